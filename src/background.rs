@@ -1,0 +1,88 @@
+//! What runs on when nobody waits for it any more.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use crate::{Error, Receipt};
+
+/// A callback on its way to a receipt.
+pub(crate) type Delivery = Pin<Box<dyn Future<Output = Result<Receipt, Error>> + Send>>;
+
+/// The outcome of a callback, which runs on if it is not waited for.
+///
+/// When the sender hangs up, the web server drops the future that answers it, and with
+/// it everything that future awaits. Dropping this future hands the rest of the callback
+/// to the tokio runtime instead, where it finishes; its outcome goes nowhere.
+///
+/// # Cancellation
+///
+/// That takes the feature `tokio`, and a drop within a tokio runtime that is not
+/// shutting down. Otherwise dropping it cancels the callback.
+///
+/// Returned by [`JobRouter::call`](crate::JobRouter::call).
+#[must_use = "futures do nothing unless polled"]
+pub struct RunOn(State);
+
+enum State {
+    Running(Delivery),
+    Settled(Result<Receipt, Error>),
+    /// The outcome was given, or the rest of the callback handed over.
+    Gone,
+}
+
+impl RunOn {
+    pub(crate) fn running(delivery: Delivery) -> Self {
+        Self(State::Running(delivery))
+    }
+
+    pub(crate) fn settled(receipt: Receipt) -> Self {
+        Self(State::Settled(Ok(receipt)))
+    }
+
+    fn take(&mut self) -> State {
+        std::mem::replace(&mut self.0, State::Gone)
+    }
+}
+
+impl Future for RunOn {
+    type Output = Result<Receipt, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let State::Running(delivery) = &mut self.0 {
+            let outcome = ready!(delivery.as_mut().poll(context));
+            self.0 = State::Gone;
+            return Poll::Ready(outcome);
+        }
+        match self.take() {
+            State::Settled(outcome) => Poll::Ready(outcome),
+            State::Running(_) | State::Gone => panic!("`RunOn` was polled after it was ready"),
+        }
+    }
+}
+
+impl Drop for RunOn {
+    fn drop(&mut self) {
+        if let State::Running(delivery) = self.take() {
+            hand_over(delivery);
+        }
+    }
+}
+
+#[cfg(feature = "tokio")]
+fn hand_over(delivery: Delivery) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(delivery);
+    }
+}
+
+#[cfg(not(feature = "tokio"))]
+fn hand_over(delivery: Delivery) {
+    drop(delivery);
+}
+
+impl fmt::Debug for RunOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunOn").finish_non_exhaustive()
+    }
+}

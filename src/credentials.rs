@@ -1,0 +1,361 @@
+//! Who may deliver: Basic, bearer, several at once, or a closure.
+
+use std::fmt;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use constant_time_eq::constant_time_eq;
+use http::header::{AUTHORIZATION, HeaderMap};
+use http::request::Parts;
+use tower::BoxError;
+
+use crate::panic::CatchPanic;
+
+/// What a sender has to show before a byte of its body is read.
+///
+/// MX offers HTTP Basic, bearer tokens of OAuth 2's client-credentials flow, and mutual
+/// TLS (MX's page on webhooks, *security*). There is no signature to check. `basic` and
+/// `bearer` compare in constant time: how long a refusal takes tells nothing about the
+/// secret but its length. [`verify`](Credentials::verify) takes a closure for the rest.
+///
+/// Refused, whatever else is accepted: two `Authorization` headers, and everything that
+/// is malformed.
+///
+/// Cloning is cheap. `Debug` shows how many there are, and no secret.
+///
+/// # Example
+///
+/// Rotation: both passwords are good until MX's side has been changed.
+///
+/// ```
+/// use mx_job_webhook::Credentials;
+///
+/// let credentials = Credentials::basic("mx", "new secret")?
+///     .or(Credentials::basic("mx", "old secret")?)
+///     .or(Credentials::bearer("a-token")?);
+/// assert_eq!(format!("{credentials:?}"), "Credentials { basic: 2, bearer: 1, closures: 0 }");
+/// # Ok::<(), mx_job_webhook::CredentialsError>(())
+/// ```
+#[derive(Clone)]
+pub struct Credentials(Arc<Accepted>);
+
+#[derive(Clone)]
+enum Accepted {
+    Anyone,
+    AnyOf {
+        secrets: Vec<Secret>,
+        closures: Vec<Verify>,
+    },
+}
+
+/// What follows the scheme in an `Authorization` header.
+#[derive(Clone)]
+struct Secret {
+    scheme: Scheme,
+    token: Box<[u8]>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    Basic,
+    Bearer,
+}
+
+type Verify = Arc<dyn Fn(&Parts) -> Verification + Send + Sync>;
+
+/// A closure's verdict on its way.
+pub(crate) type Verification =
+    std::pin::Pin<Box<dyn Future<Output = Result<bool, BoxError>> + Send>>;
+
+impl Credentials {
+    /// Accepts HTTP Basic with this user and password, both in UTF-8.
+    ///
+    /// # Errors
+    ///
+    /// If either is empty or has a control character, or the user has a colon: such
+    /// credentials cannot be sent (RFC 7617), or protect nothing.
+    pub fn basic(user: &str, password: &str) -> Result<Self, CredentialsError> {
+        if user.is_empty() || password.is_empty() {
+            return Err(CredentialsError(
+                "the user and the password must not be empty",
+            ));
+        }
+        if user.contains(':') {
+            return Err(CredentialsError("the user must not contain a colon"));
+        }
+        if user.chars().chain(password.chars()).any(char::is_control) {
+            return Err(CredentialsError(
+                "user and password must not contain control characters",
+            ));
+        }
+        let token = STANDARD.encode(format!("{user}:{password}"));
+        Ok(Self::secret(Scheme::Basic, token))
+    }
+
+    /// Accepts this bearer token.
+    ///
+    /// # Errors
+    ///
+    /// If it is empty, or has anything but visible ASCII characters: such a token cannot
+    /// be sent.
+    pub fn bearer(token: &str) -> Result<Self, CredentialsError> {
+        if token.is_empty() {
+            return Err(CredentialsError("the token must not be empty"));
+        }
+        if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(CredentialsError(
+                "the token must be visible ASCII characters",
+            ));
+        }
+        Ok(Self::secret(Scheme::Bearer, token.to_owned()))
+    }
+
+    /// Accepts what an async closure over the request's head accepts.
+    ///
+    /// For mutual TLS that a proxy reports in a header, or a token that has to be
+    /// checked by its signature. The closure takes what it needs out of the head and
+    /// returns a future, which ends in `bool` or in `Result<bool, E>`:
+    ///
+    /// - `true` accepts, `false` refuses with 401;
+    /// - `Err`, a panic, and a future that outlasts the read timeout are answered 503: it
+    ///   could not be told, and the sender should come again.
+    ///
+    /// It runs after the secrets, and only if none of them matched.
+    ///
+    /// # Example
+    ///
+    /// Only the proxy may say what the client's certificate was, so the application must
+    /// be reachable through the proxy alone.
+    ///
+    /// ```
+    /// use mx_job_webhook::Credentials;
+    ///
+    /// let credentials = Credentials::verify(|head| {
+    ///     let subject = head.headers.get("x-client-cert-dn").cloned();
+    ///     async move { subject.is_some_and(|subject| subject == "CN=webhooks.mx.com") }
+    /// });
+    /// assert_eq!(format!("{credentials:?}"), "Credentials { basic: 0, bearer: 0, closures: 1 }");
+    /// ```
+    #[must_use]
+    pub fn verify<F, Fut>(verify: F) -> Self
+    where
+        F: Fn(&Parts) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: Verdict> + Send + 'static,
+    {
+        let verify: Verify = Arc::new(move |head| {
+            let verdict = CatchPanic::start(|| verify(head));
+            Box::pin(async move {
+                match verdict.await {
+                    Ok(verdict) => verdict.into_result(),
+                    Err(_) => Err("the closure panicked".into()),
+                }
+            })
+        });
+        Self(Arc::new(Accepted::AnyOf {
+            secrets: Vec::new(),
+            closures: vec![verify],
+        }))
+    }
+
+    /// Accepts everybody: anyone who finds the URL can post job events.
+    ///
+    /// For tests, and where something in front has authenticated already and nothing
+    /// else can reach the application.
+    #[must_use]
+    pub fn unauthenticated() -> Self {
+        Self(Arc::new(Accepted::Anyone))
+    }
+
+    /// Accepts what either accepts.
+    ///
+    /// # Panics
+    ///
+    /// If either is [`unauthenticated`](Self::unauthenticated): the other would be
+    /// without meaning, and whoever wrote it meant something.
+    #[must_use]
+    #[track_caller]
+    pub fn or(self, other: Self) -> Self {
+        match (&*self.0, &*other.0) {
+            (
+                Accepted::AnyOf { secrets, closures },
+                Accepted::AnyOf {
+                    secrets: more_secrets,
+                    closures: more_closures,
+                },
+            ) => Self(Arc::new(Accepted::AnyOf {
+                secrets: [&secrets[..], more_secrets].concat(),
+                closures: [&closures[..], more_closures].concat(),
+            })),
+            _ => panic!("`Credentials::unauthenticated()` cannot be combined with others"),
+        }
+    }
+
+    fn secret(scheme: Scheme, token: String) -> Self {
+        let secret = Secret {
+            scheme,
+            token: token.into_bytes().into(),
+        };
+        Self(Arc::new(Accepted::AnyOf {
+            secrets: vec![secret],
+            closures: Vec::new(),
+        }))
+    }
+
+    /// What the head alone decides.
+    pub(crate) fn check(&self, head: &Parts) -> Check {
+        let Accepted::AnyOf { secrets, closures } = &*self.0 else {
+            return Check::Accepted;
+        };
+        let Ok(authorization) = single_authorization(&head.headers) else {
+            return Check::Refused;
+        };
+        if authorization.is_some_and(|header| matches_any(secrets, header)) {
+            return Check::Accepted;
+        }
+        if closures.is_empty() {
+            return Check::Refused;
+        }
+        let verdicts: Vec<_> = closures.iter().map(|verify| verify(head)).collect();
+        Check::Undecided(Box::pin(any_of(verdicts)))
+    }
+
+    /// What a refusal offers the sender to try.
+    pub(crate) fn challenges(&self) -> Challenges {
+        let Accepted::AnyOf { secrets, closures } = &*self.0 else {
+            return Challenges::default();
+        };
+        let has = |scheme| secrets.iter().any(|secret| secret.scheme == scheme);
+        Challenges {
+            basic: has(Scheme::Basic),
+            bearer: has(Scheme::Bearer) || !closures.is_empty(),
+        }
+    }
+}
+
+pub(crate) enum Check {
+    Accepted,
+    Refused,
+    Undecided(Verification),
+}
+
+/// The schemes of a 401's `WWW-Authenticate`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Challenges {
+    pub(crate) basic: bool,
+    pub(crate) bearer: bool,
+}
+
+/// The one `Authorization` header, if there is one. Which of two would count is a guess that two
+/// programs on the way may make differently, so two are an error.
+fn single_authorization(headers: &HeaderMap) -> Result<Option<&[u8]>, ()> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    match (values.next(), values.next()) {
+        (_, Some(_)) => Err(()),
+        (value, None) => Ok(value.map(http::HeaderValue::as_bytes)),
+    }
+}
+
+/// Compares with every secret, whichever matched, so that the time tells nothing of the order.
+fn matches_any(secrets: &[Secret], authorization: &[u8]) -> bool {
+    let Some((scheme, token)) = split_scheme(authorization) else {
+        return false;
+    };
+    secrets.iter().fold(false, |matched, secret| {
+        matched | ((secret.scheme == scheme) & constant_time_eq(&secret.token, token))
+    })
+}
+
+fn split_scheme(authorization: &[u8]) -> Option<(Scheme, &[u8])> {
+    let space = authorization.iter().position(|&byte| byte == b' ')?;
+    let (scheme, token) = authorization.split_at(space);
+    let scheme = if scheme.eq_ignore_ascii_case(b"basic") {
+        Scheme::Basic
+    } else if scheme.eq_ignore_ascii_case(b"bearer") {
+        Scheme::Bearer
+    } else {
+        return None;
+    };
+    Some((scheme, token.trim_ascii()))
+}
+
+/// True as soon as one is; an error only if none is.
+async fn any_of(verdicts: Vec<Verification>) -> Result<bool, BoxError> {
+    let mut refused = Ok(false);
+    for verdict in verdicts {
+        match verdict.await {
+            Ok(true) => return Ok(true),
+            Ok(false) => {}
+            Err(error) => refused = Err(error),
+        }
+    }
+    refused
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Accepted::AnyOf { secrets, closures } = &*self.0 else {
+            return f.write_str("Credentials(unauthenticated)");
+        };
+        let count = |scheme| {
+            secrets
+                .iter()
+                .filter(|secret| secret.scheme == scheme)
+                .count()
+        };
+        f.debug_struct("Credentials")
+            .field("basic", &count(Scheme::Basic))
+            .field("bearer", &count(Scheme::Bearer))
+            .field("closures", &closures.len())
+            .finish()
+    }
+}
+
+/// What a closure given to [`Credentials::verify`] may end in.
+///
+/// `bool`, or `Result<bool, E>` where `E` says why it could not be told.
+#[diagnostic::on_unimplemented(
+    message = "a closure that checks credentials ends in `bool` or `Result<bool, E>`, not `{Self}`",
+    label = "this closure ends in `{Self}`"
+)]
+pub trait Verdict {
+    /// Whether the sender is accepted.
+    ///
+    /// # Errors
+    ///
+    /// The closure's own: it could not be told.
+    fn into_result(self) -> Result<bool, BoxError>;
+}
+
+impl Verdict for bool {
+    fn into_result(self) -> Result<bool, BoxError> {
+        Ok(self)
+    }
+}
+
+impl<E: Into<BoxError>> Verdict for Result<bool, E> {
+    fn into_result(self) -> Result<bool, BoxError> {
+        self.map_err(Into::into)
+    }
+}
+
+/// Credentials that cannot be sent, or protect nothing.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::Credentials;
+///
+/// let error = Credentials::basic("mx", "").unwrap_err();
+/// assert_eq!(error.to_string(), "the user and the password must not be empty");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CredentialsError(&'static str);
+
+impl fmt::Display for CredentialsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for CredentialsError {}

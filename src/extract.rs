@@ -1,0 +1,143 @@
+//! The axum extractor, for those who write their own handler.
+
+use axum_core::RequestExt as _;
+use axum_core::body::Body;
+use axum_core::extract::{FromRef, FromRequest, Request};
+use axum_core::response::{IntoResponse, Response};
+
+use crate::pipeline::respond::respond;
+use crate::pipeline::{Limits, Receive, Refusal};
+use crate::{Credentials, Error, JobEvent, Receipt, Undecodable};
+
+/// Extracts an authenticated, decoded event; the credentials come from the state.
+///
+/// The router's state has to give [`Credentials`] through axum's `FromRef`, so that
+/// forgetting them does not compile. The limit of the body is axum's `DefaultBodyLimit`,
+/// which is 2 MB unless the application sets another; the read timeout is 10 s.
+///
+/// Which method reaches the handler is the route's business: use `post`.
+///
+/// # Example
+///
+/// ```
+/// use axum::{Router, extract::{FromRef, State}, response::IntoResponse, routing::post};
+/// use mx_job_webhook::{Credentials, JobEvent, JobRouter};
+///
+/// #[derive(Clone, FromRef)]
+/// struct App { credentials: Credentials, jobs: JobRouter }
+///
+/// async fn webhook(State(jobs): State<JobRouter>, event: JobEvent) -> impl IntoResponse {
+///     jobs.call(event).await
+/// }
+///
+/// let app = App { credentials: Credentials::basic("mx", "secret")?, jobs: JobRouter::new() };
+/// let router: Router = Router::new().route("/admin/webhooks", post(webhook)).with_state(app);
+/// assert!(router.has_routes());
+/// # Ok::<(), mx_job_webhook::CredentialsError>(())
+/// ```
+impl<S> FromRequest<S> for JobEvent
+where
+    S: Send + Sync,
+    Credentials: FromRef<S>,
+{
+    type Rejection = JobEventRejection;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
+        let credentials = Credentials::from_ref(state);
+        let limits = Limits {
+            body: usize::MAX,
+            ..Limits::default()
+        };
+        Receive::start(&credentials, limits, request.with_limited_body())
+            .await
+            .map_err(JobEventRejection)
+    }
+}
+
+/// Why the extractor gave no event; its response is the answer table's.
+///
+/// A handler that takes `Result<JobEvent, JobEventRejection>` can look at it, and keep
+/// the bytes of a body that could not be decoded.
+///
+/// # Example
+///
+/// ```
+/// use axum::response::{IntoResponse, Response};
+/// use http::StatusCode;
+/// use mx_job_webhook::{JobEvent, JobEventRejection};
+///
+/// async fn webhook(event: Result<JobEvent, JobEventRejection>) -> Response {
+///     match event.map_err(JobEventRejection::into_undecodable) {
+///         Ok(event) => StatusCode::NO_CONTENT.into_response(),
+///         // Stored for later: MX would only resend the same bytes.
+///         Err(Ok(undecodable)) => StatusCode::NO_CONTENT.into_response(),
+///         Err(Err(rejection)) => rejection.into_response(),
+///     }
+/// }
+/// # fn assert_handler<H: axum::handler::Handler<T, mx_job_webhook::Credentials>, T>(_: H) {}
+/// # assert_handler(webhook);
+/// ```
+pub struct JobEventRejection(Refusal);
+
+impl JobEventRejection {
+    /// What was wrong.
+    #[must_use]
+    pub fn error(&self) -> &Error {
+        match &self.0 {
+            Refusal::Error(error) => error,
+            Refusal::Undecodable(undecodable) => undecodable.error(),
+        }
+    }
+
+    /// The body with its headers, if it was authenticated and could not be decoded.
+    ///
+    /// # Errors
+    ///
+    /// The rejection itself, if that was not what was wrong.
+    pub fn into_undecodable(self) -> Result<Undecodable, Self> {
+        match self.0 {
+            Refusal::Undecodable(undecodable) => Ok(*undecodable),
+            Refusal::Error(_) => Err(self),
+        }
+    }
+}
+
+impl std::fmt::Debug for JobEventRejection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("JobEventRejection")
+            .field(self.error())
+            .finish()
+    }
+}
+
+impl std::fmt::Display for JobEventRejection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error().fmt(f)
+    }
+}
+
+impl std::error::Error for JobEventRejection {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(self.error())
+    }
+}
+
+impl IntoResponse for JobEventRejection {
+    fn into_response(self) -> Response {
+        respond::<Body>(Err(self.error().clone()))
+    }
+}
+
+/// The answer of the answer table, empty but for its headers.
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        respond::<Body>(Err(self))
+    }
+}
+
+/// 204 with an empty body.
+impl IntoResponse for Receipt {
+    fn into_response(self) -> Response {
+        respond::<Body>(Ok(self))
+    }
+}

@@ -1,0 +1,208 @@
+//! Reading a job from any self-describing format, failing on as little as possible.
+
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess};
+
+use crate::{
+    Error, InstitutionGuid, Job, JobGuid, MemberGuid, MemberId, Status, Timestamp, UserGuid, UserId,
+};
+
+use super::Scalar;
+use super::object::{FromKey, FromMap, Key, ObjectOr};
+
+impl<'de> Deserialize<'de> for Job {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        ObjectOr::<Draft>::deserialize(deserializer)?
+            .0
+            .ok_or_else(|| D::Error::custom("a job must be an object"))?
+            .finish()
+            .map_err(D::Error::custom)
+    }
+}
+
+/// What was found in a job object, before anyone asked whether it is enough.
+#[derive(Default)]
+pub(crate) struct Draft {
+    /// One bit a documented field that was read.
+    seen: u16,
+    repeated: Option<&'static str>,
+    guid: Option<JobGuid>,
+    status_name: Option<Status>,
+    status_code: Option<i64>,
+    created_at: Option<Timestamp>,
+    started_at: Option<Timestamp>,
+    finished_at: Option<Timestamp>,
+    updated_at: Option<Timestamp>,
+    error_message: Option<String>,
+    institution_guid: Option<InstitutionGuid>,
+    insitution_guid: Option<InstitutionGuid>,
+    is_authenticated: Option<bool>,
+    member_guid: Option<MemberGuid>,
+    member_id: Option<MemberId>,
+    user_guid: Option<UserGuid>,
+    user_id: Option<UserId>,
+}
+
+impl Draft {
+    /// The job, if nothing is missing that a job cannot be without.
+    pub(crate) fn finish(self) -> Result<Job, Error> {
+        // Two values for one field: acting on either could be acting on the wrong one.
+        if let Some(field) = self.repeated {
+            return Err(Error::invalid_job(field, "appears more than once"));
+        }
+        let guid = self.guid.ok_or_else(|| {
+            Error::invalid_job(
+                "guid",
+                match self.seen & Field::Guid.bit() {
+                    0 => "is missing",
+                    _ => "is not a string that names something",
+                },
+            )
+        })?;
+        let status = self
+            .status_name
+            .or_else(|| self.status_code.map(Status::from))
+            .ok_or_else(|| {
+                Error::invalid_job("status", "is missing or unusable, and so is `status_name`")
+            })?;
+        Ok(Job {
+            guid,
+            status,
+            status_code: self.status_code,
+            created_at: self.created_at,
+            started_at: self.started_at,
+            finished_at: self.finished_at,
+            updated_at: self.updated_at,
+            error_message: self.error_message,
+            institution_guid: self.institution_guid.or(self.insitution_guid),
+            is_authenticated: self.is_authenticated,
+            member_guid: self.member_guid,
+            member_id: self.member_id,
+            user_guid: self.user_guid,
+            user_id: self.user_id,
+        })
+    }
+
+    fn set(&mut self, field: Field, value: &Scalar<'_>) {
+        if self.seen & field.bit() != 0 {
+            self.repeated.get_or_insert(field.name());
+            return;
+        }
+        self.seen |= field.bit();
+        match field {
+            Field::Guid => self.guid = text(value).and_then(JobGuid::from_text),
+            Field::StatusName => {
+                self.status_name = text(value)
+                    .filter(|name| !name.trim().is_empty())
+                    .map(Status::from);
+            }
+            Field::Status => self.status_code = integer(value),
+            Field::CreatedAt => self.created_at = Timestamp::from_scalar(value),
+            Field::StartedAt => self.started_at = Timestamp::from_scalar(value),
+            Field::FinishedAt => self.finished_at = Timestamp::from_scalar(value),
+            Field::UpdatedAt => self.updated_at = Timestamp::from_scalar(value),
+            Field::ErrorMessage => self.error_message = text(value).map(str::to_owned),
+            Field::InstitutionGuid => {
+                self.institution_guid = text(value).and_then(InstitutionGuid::from_text);
+            }
+            Field::InsitutionGuid => {
+                self.insitution_guid = text(value).and_then(InstitutionGuid::from_text);
+            }
+            Field::IsAuthenticated => {
+                self.is_authenticated = match value {
+                    Scalar::Bool(value) => Some(*value),
+                    _ => None,
+                }
+            }
+            Field::MemberGuid => self.member_guid = text(value).and_then(MemberGuid::from_text),
+            Field::MemberId => self.member_id = partner_id(value, MemberId::from_text),
+            Field::UserGuid => self.user_guid = text(value).and_then(UserGuid::from_text),
+            Field::UserId => self.user_id = partner_id(value, UserId::from_text),
+        }
+    }
+}
+
+fn text<'a>(value: &'a Scalar<'_>) -> Option<&'a str> {
+    match value {
+        Scalar::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn integer(value: &Scalar<'_>) -> Option<i64> {
+    match value {
+        Scalar::Integer(integer) => Some(*integer),
+        _ => None,
+    }
+}
+
+/// A partner's own ids are often numbers; should MX ever send one as such, it is the same id.
+fn partner_id<T>(value: &Scalar<'_>, from_text: fn(&str) -> Option<T>) -> Option<T> {
+    match value {
+        Scalar::Text(text) => from_text(text),
+        Scalar::Integer(integer) => from_text(&integer.to_string()),
+        _ => None,
+    }
+}
+
+impl<'de> FromMap<'de> for Draft {
+    fn from_map<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
+        let mut draft = Self::default();
+        while let Some(Key(field)) = map.next_key::<Key<Option<Field>>>()? {
+            match field {
+                Some(field) => draft.set(field, &map.next_value()?),
+                None => _ = map.next_value::<IgnoredAny>()?,
+            }
+        }
+        Ok(draft)
+    }
+}
+
+/// The keys that are read, and what each is called.
+macro_rules! fields {
+    ($($field:ident = $name:literal),+ $(,)?) => {
+        #[derive(Clone, Copy)]
+        enum Field {
+            $($field),+
+        }
+
+        impl FromKey for Option<Field> {
+            fn from_key(key: &str) -> Self {
+                match key {
+                    $($name => Some(Field::$field),)+
+                    _ => None,
+                }
+            }
+        }
+
+        impl Field {
+            fn name(self) -> &'static str {
+                match self {
+                    $(Self::$field => $name),+
+                }
+            }
+
+            fn bit(self) -> u16 {
+                1 << self as u16
+            }
+        }
+    };
+}
+
+fields! {
+    Guid = "guid",
+    Status = "status",
+    StatusName = "status_name",
+    CreatedAt = "created_at",
+    StartedAt = "started_at",
+    FinishedAt = "finished_at",
+    UpdatedAt = "updated_at",
+    ErrorMessage = "error_message",
+    InstitutionGuid = "institution_guid",
+    // The spelling of the field table on MX's page; its sample spells the word in full.
+    InsitutionGuid = "insitution_guid",
+    IsAuthenticated = "is_authenticated",
+    MemberGuid = "member_guid",
+    MemberId = "member_id",
+    UserGuid = "user_guid",
+    UserId = "user_id",
+}

@@ -1,0 +1,112 @@
+//! Receives MX's job-status webhooks inside an application that already exists.
+//!
+//! [MX](https://docs.mx.com) runs *jobs*, each of which connects to a bank for a user. When one
+//! is DENIED, PREVENTED, HALTED, COMPLETED or CHALLENGED it posts `{"job": {…}}`. This crate
+//! takes those requests out of an application's traffic, and runs the async callback that the
+//! application registered for the status:
+//!
+//! ```
+//! use axum::{Router, routing::get};
+//! use mx_job_webhook::{Credentials, JobRouter, JobWebhookLayer};
+//!
+//! let jobs = JobRouter::new()
+//!     .on_completed(|event| async move { println!("read accounts of {:?}", event.member_guid) })
+//!     .on_challenged(|event| async move { println!("ask the user of {:?}", event.member_guid) });
+//!
+//! let app: Router = Router::new()
+//!     .route("/accounts", get(|| async { "accounts" }))
+//!     .layer(JobWebhookLayer::new("/admin/webhooks", Credentials::basic("mx", "secret")?, jobs));
+//! assert!(app.has_routes());
+//! # Ok::<(), mx_job_webhook::CredentialsError>(())
+//! ```
+//!
+//! # The flow
+//!
+//! Outside is HTTP, `Service<Request<B>>`; inside are events, `Service<JobEvent>`. The callbacks
+//! are the innermost service, and what stands between is ordinary tower middleware:
+//!
+//! ```text
+//! Request ─▶ accept ─▶ authenticate ─▶ buffer ─▶ decode ─▶ Service<JobEvent> ─▶ respond ─▶ Response
+//!    │ not ours                                             │
+//!    ▼                                                      ├─ tower's own (concurrency_limit, timeout, …)
+//!  inner service, untouched                                 └─ JobRouter   (status ─▶ callback)
+//! ```
+//!
+//! - [`JobWebhookLayer`] mounts it on a router or around any service, [`JobWebhookEndpoint`] on a
+//!   route, and [`JobEvent`] is an axum extractor. All three are one pipeline.
+//! - [`JobRouter`] goes from status to callback; [`Job`] is what a callback reads.
+//! - [`Credentials`] decide who may deliver.
+//! - [`Error`] says why a delivery was refused, and [`Receipt`] what an acknowledged one came to.
+//!
+//! # What is promised
+//!
+//! 1. **A 2xx is a receipt.** It goes out after the application's own code returned success for
+//!    the event, or if the application registered nothing for it. Anything else is an error
+//!    status, and MX's retries (12 in about 24 hours) keep the event alive.
+//! 2. **A callback that started, finishes**, with the feature `tokio`: also if the sender hangs
+//!    up. See [`RunOn`].
+//! 3. **Nobody gets in, nothing blows up.** Credentials are decided before a byte of body is
+//!    read. Bodies are bounded. What is new in a payload never fails decoding.
+//!
+//! # What does not happen
+//!
+//! Nothing outside `pipeline/respond.rs` chooses a status code. Nothing reads a body before
+//! `pipeline/authenticate.rs` has said yes: what it returns is all that `pipeline/buffer.rs`
+//! takes. Nothing spawns a task but `background.rs`. Nothing prints a credential, a user's id or
+//! a body. There is no `unsafe`.
+//!
+//! # Features
+//!
+//! - `axum` (default): the extractor, and `IntoResponse` for [`Error`] and [`Receipt`].
+//! - `tokio` (default): the read timeout, and callbacks that run on. Without it the layer
+//!   needs no runtime.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "a panic is how a test fails")
+)]
+
+mod background;
+mod callback;
+mod credentials;
+mod error;
+mod event;
+#[cfg(feature = "axum")]
+mod extract;
+mod future;
+mod guid;
+mod id;
+mod job;
+mod layer;
+mod options;
+mod panic;
+mod partner_id;
+mod pipeline;
+mod receipt;
+mod router;
+mod service;
+mod status;
+mod timestamp;
+
+pub use background::RunOn;
+pub use callback::{Callback, CallbackFuture, CallbackOutput, StateCallback};
+pub use credentials::{Credentials, CredentialsError, Verdict};
+pub use error::{Error, ErrorKind};
+pub use event::{JobEvent, Undecodable};
+#[cfg(feature = "axum")]
+pub use extract::JobEventRejection;
+pub use future::ResponseFuture;
+pub use guid::{InstitutionGuid, JobGuid, MemberGuid, UserGuid};
+pub use id::BlankIdError;
+pub use job::Job;
+pub use layer::JobWebhookLayer;
+pub use partner_id::{MemberId, UserId};
+pub use receipt::Receipt;
+pub use router::{JobRouter, JobRouterFuture, NoState, Unhandled, WithState};
+pub use service::{JobWebhook, JobWebhookEndpoint};
+pub use status::{OtherStatus, Status};
+pub use timestamp::{ParseTimestampError, Timestamp};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

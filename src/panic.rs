@@ -1,0 +1,92 @@
+//! A panic in the application's code ends one delivery and nothing else.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use pin_project_lite::pin_project;
+
+/// The code panicked. What it said is left to the panic hook: it may name a person.
+#[derive(Debug)]
+pub(crate) struct Panicked;
+
+/// Runs synchronous code of the application.
+///
+/// Asserting unwind safety is sound here because whatever the code was given is dropped with the
+/// delivery; what it shares with others is the application's, which chose how it is locked.
+pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(code)).map_err(|_| Panicked)
+}
+
+pin_project! {
+    /// Runs asynchronous code of the application, from the call that creates it.
+    #[project = CatchPanicProjection]
+    pub(crate) enum CatchPanic<F> {
+        Running { #[pin] future: F },
+        Panicked,
+    }
+}
+
+impl<F> CatchPanic<F> {
+    pub(crate) fn start(start: impl FnOnce() -> F) -> Self {
+        catch(start).map_or(Self::Panicked, |future| Self::Running { future })
+    }
+}
+
+impl<F: Future> Future for CatchPanic<F> {
+    type Output = Result<F::Output, Panicked>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let CatchPanicProjection::Running { future } = self.as_mut().project() else {
+            return Poll::Ready(Err(Panicked));
+        };
+        match catch(|| future.poll(context)) {
+            Ok(poll) => poll.map(Ok),
+            Err(panicked) => {
+                // Dropped now: a future that panicked must not be polled again, and what it
+                // holds (locks, permits) is released before anyone hears of the panic.
+                self.set(Self::Panicked);
+                Poll::Ready(Err(panicked))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    fn poll_once<F: Future>(future: CatchPanic<F>) -> Poll<Result<F::Output, Panicked>> {
+        let mut future = Box::pin(future);
+        future
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn a_panic_is_caught_when_the_future_is_made_and_when_it_is_polled() {
+        let made = CatchPanic::start(|| -> std::future::Ready<()> { panic!("made") });
+        assert!(matches!(poll_once(made), Poll::Ready(Err(Panicked))));
+        let polled = CatchPanic::start(|| async { panic!("polled") });
+        assert!(matches!(poll_once(polled), Poll::Ready(Err(Panicked))));
+        let fine = CatchPanic::start(|| async { 1 });
+        assert!(matches!(poll_once(fine), Poll::Ready(Ok(1))));
+    }
+
+    #[test]
+    fn what_a_panicked_future_held_is_released_at_once() {
+        let held = std::sync::Arc::new(());
+        let inside = held.clone();
+        let mut future = Box::pin(CatchPanic::start(|| async move {
+            let _inside = inside;
+            std::future::ready(()).await;
+            panic!("held")
+        }));
+        let _: Poll<Result<(), _>> = future
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(std::sync::Arc::strong_count(&held), 1);
+    }
+}

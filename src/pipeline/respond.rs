@@ -1,0 +1,68 @@
+//! Respond: the outcome becomes a status code. Nothing else in the crate chooses one.
+//!
+//! The body is empty, whatever happened: the sender learns the status and the headers that go
+//! with it. The reason is in the response's extensions, as an [`Error`], for outer layers.
+
+use http::header::{ALLOW, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{Response, StatusCode};
+
+use crate::{Error, ErrorKind, Receipt};
+
+/// In seconds. MX publishes neither its schedule nor whether it reads the header.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("30");
+
+pub(crate) fn respond<B: Default>(outcome: Result<Receipt, Error>) -> Response<B> {
+    let mut response = Response::new(B::default());
+    let error = match outcome {
+        Ok(_receipt) => {
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return response;
+        }
+        Err(error) => error,
+    };
+    let status = status(error.kind());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE => {
+            headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        StatusCode::METHOD_NOT_ALLOWED => {
+            headers.insert(ALLOW, const { HeaderValue::from_static("POST") });
+        }
+        StatusCode::UNAUTHORIZED => {
+            let challenges = error.challenges();
+            if challenges.basic {
+                let basic = HeaderValue::from_static(r#"Basic realm="webhooks", charset="UTF-8""#);
+                headers.append(WWW_AUTHENTICATE, basic);
+            }
+            if challenges.bearer {
+                let bearer = HeaderValue::from_static(r#"Bearer realm="webhooks""#);
+                headers.append(WWW_AUTHENTICATE, bearer);
+            }
+        }
+        _ => {}
+    }
+    response.extensions_mut().insert(error);
+    response
+}
+
+fn status(kind: ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        ErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
+        ErrorKind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        ErrorKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorKind::BodyInterrupted => StatusCode::BAD_REQUEST,
+        ErrorKind::ReadTimeout => StatusCode::REQUEST_TIMEOUT,
+        ErrorKind::NotJson | ErrorKind::OtherWebhook | ErrorKind::NoJob | ErrorKind::InvalidJob => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
+        ErrorKind::CallbackFailed | ErrorKind::CallbackPanicked => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+        ErrorKind::AuthenticationUnavailable | ErrorKind::Overloaded | ErrorKind::TimedOut => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+    }
+}

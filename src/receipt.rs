@@ -1,0 +1,32 @@
+//! What an acknowledged delivery came to.
+
+/// Why a delivery is acknowledged: the answer 204 is a receipt.
+///
+/// The response of every `Service<JobEvent>` in this crate. A service of your own may
+/// respond with `()`, which becomes [`Receipt::Handled`].
+///
+/// With the feature `axum` it is `IntoResponse`: 204 with an empty body, for each.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::Receipt;
+///
+/// assert_eq!(Receipt::from(()), Receipt::Handled);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Receipt {
+    /// The callback registered for the status returned success.
+    Handled,
+    /// There was no callback for the status, or `on_unhandled` took it.
+    Unhandled,
+    /// The hook `on_undecodable` took the body.
+    Undecodable,
+}
+
+impl From<()> for Receipt {
+    fn from((): ()) -> Self {
+        Self::Handled
+    }
+}

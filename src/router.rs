@@ -1,0 +1,401 @@
+//! From status to callback.
+
+use std::fmt;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tower::Service;
+
+use crate::background::{Delivery, RunOn};
+use crate::callback::{Callback, CallbackFuture, Erased, StateCallback, erase};
+use crate::{Error, JobEvent, Receipt, Status};
+
+/// Routes each job to the async callback registered for its status.
+///
+/// Register closures or `async fn`s, which return `()` or `Result<(), E>`. `Ok` (or `()`)
+/// means that the application has taken charge of the event, and the delivery is
+/// acknowledged; after an `Err` or a panic MX delivers the event again, so a callback may
+/// see an event more than once and must not mind.
+///
+/// Callbacks that share something are easiest written with
+/// [`with_state`](JobRouter::with_state).
+///
+/// A status without a callback is acknowledged, after `on_unhandled` took it if that is
+/// registered: MX has no use for an error about a status that nobody wants.
+///
+/// A `JobRouter` is a `tower::Service<JobEvent>`: tower's middleware goes around it
+/// (`concurrency_limit`, `timeout`), and a queue worker can drive it with no HTTP in
+/// sight. Cloning it is cheap, and a clone shares the callbacks.
+///
+/// # Panics
+///
+/// Registering a second callback for a status panics, as overlapping routes do in axum.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::{Job, JobEvent, JobRouter, Receipt, Status};
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let jobs = JobRouter::new()
+///     .on_completed(|event| async move { println!("read accounts of {}", event.guid) })
+///     .on_challenged(|_event| async move { Err("nobody to ask") });
+///
+/// let completed = JobEvent::from(Job::new("JOB-1".parse()?, Status::Completed));
+/// assert_eq!(jobs.call(completed).await?, Receipt::Handled);
+///
+/// let challenged = JobEvent::from(Job::new("JOB-1".parse()?, Status::Challenged));
+/// assert!(jobs.call(challenged).await.is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct JobRouter<S = NoState> {
+    routes: Arc<Routes>,
+    state: S,
+}
+
+/// The state of a [`JobRouter`] whose callbacks take the event alone.
+#[derive(Clone, Copy, Debug)]
+pub struct NoState(());
+
+/// The state of a [`JobRouter`] whose callbacks take `(App, JobEvent)`.
+#[derive(Clone, Copy, Debug)]
+pub struct WithState<App>(App);
+
+#[derive(Clone, Default)]
+struct Routes {
+    /// At the index that is the status's integer.
+    known: [Option<Erased<JobEvent>>; Status::KNOWN],
+    /// Few, if any: searched in order.
+    other: Vec<(Status, Erased<JobEvent>)>,
+    unhandled: Option<Erased<Unhandled>>,
+}
+
+impl Routes {
+    fn find(&self, status: &Status) -> Option<&Erased<JobEvent>> {
+        match status.index() {
+            Some(index) => self.known[index].as_ref(),
+            None => self
+                .other
+                .iter()
+                .find(|(other, _)| other == status)
+                .map(|(_, route)| route),
+        }
+    }
+}
+
+impl JobRouter {
+    /// A router without callbacks.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            routes: Arc::default(),
+            state: NoState(()),
+        }
+    }
+
+    /// A router whose callbacks take `(App, JobEvent)`: a clone of `app`, then the event.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::sync::{Arc, atomic::{AtomicU32, Ordering}};
+    /// use mx_job_webhook::{Job, JobEvent, JobRouter, Status};
+    ///
+    /// #[derive(Clone, Default)]
+    /// struct App { completed: Arc<AtomicU32> }
+    ///
+    /// async fn completed(app: App, _event: JobEvent) {
+    ///     app.completed.fetch_add(1, Ordering::Relaxed);
+    /// }
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// let app = App::default();
+    /// let jobs = JobRouter::with_state(app.clone()).on_completed(completed);
+    /// jobs.call(JobEvent::from(Job::new("JOB-1".parse()?, Status::Completed))).await?;
+    /// assert_eq!(app.completed.load(Ordering::Relaxed), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn with_state<App>(app: App) -> JobRouter<WithState<App>>
+    where
+        App: Clone + Send + Sync + 'static,
+    {
+        JobRouter {
+            routes: Arc::default(),
+            state: WithState(app),
+        }
+    }
+}
+
+impl Default for JobRouter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The methods `on_*`, for callbacks of one signature: what a callback for a job has to be, what
+/// one for the unhandled, and the function that makes either take the event alone.
+macro_rules! registration {
+    ([$($job:tt)+] [$($unhandled:tt)+] $adapt:path) => {
+        registration!(on_denied, Denied, [$($job)+],
+            "Registers the callback for DENIED: the bank refused the credentials.");
+        registration!(on_prevented, Prevented, [$($job)+],
+            "Registers the callback for PREVENTED: logins are blocked for now.");
+        registration!(on_halted, Halted, [$($job)+],
+            "Registers the callback for HALTED: the job failed for another reason.");
+        registration!(on_completed, Completed, [$($job)+],
+            "Registers the callback for COMPLETED: the accounts can be read.");
+        registration!(on_challenged, Challenged, [$($job)+],
+            "Registers the callback for CHALLENGED: the bank asks the user something.");
+
+        /// Registers the callback for any status, in MX's table or not.
+        ///
+        /// # Panics
+        ///
+        /// If the status has a callback already.
+        #[must_use]
+        #[track_caller]
+        pub fn on_status<F, Fut>(self, status: Status, callback: F) -> Self
+        where
+            F: $($job)+,
+            Fut: CallbackFuture,
+        {
+            let callback = erase($adapt(&self.state, callback), Receipt::Handled);
+            self.route(status, callback)
+        }
+
+        /// Registers the callback for all that has none; it is told why.
+        ///
+        /// # Panics
+        ///
+        /// If it is registered already.
+        #[must_use]
+        #[track_caller]
+        pub fn on_unhandled<F, Fut>(self, callback: F) -> Self
+        where
+            F: $($unhandled)+,
+            Fut: CallbackFuture,
+        {
+            let callback = erase($adapt(&self.state, callback), Receipt::Unhandled);
+            self.route_unhandled(callback)
+        }
+    };
+    ($name:ident, $status:ident, [$($job:tt)+], $doc:literal) => {
+        #[doc = $doc]
+        ///
+        /// # Panics
+        ///
+        /// If the status has a callback already.
+        #[must_use]
+        #[track_caller]
+        pub fn $name<F, Fut>(self, callback: F) -> Self
+        where
+            F: $($job)+,
+            Fut: CallbackFuture,
+        {
+            self.on_status(Status::$status, callback)
+        }
+    };
+}
+
+/// Registration of callbacks that take the event alone.
+impl JobRouter {
+    registration!([Callback<JobEvent, Fut>] [Callback<Unhandled, Fut>] take_event);
+}
+
+fn take_event<F>(_: &NoState, callback: F) -> F {
+    callback
+}
+
+/// Registration of callbacks that take the application's state, then the event.
+impl<App: Clone + Send + Sync + 'static> JobRouter<WithState<App>> {
+    registration!([StateCallback<App, JobEvent, Fut>] [StateCallback<App, Unhandled, Fut>] take_state);
+}
+
+fn take_state<App, Event, F, Fut>(
+    state: &WithState<App>,
+    callback: F,
+) -> impl Fn(Event) -> Fut + Send + Sync + 'static
+where
+    App: Clone + Send + Sync + 'static,
+    F: StateCallback<App, Event, Fut>,
+{
+    let app = state.0.clone();
+    move |event| callback(app.clone(), event)
+}
+
+impl<S> JobRouter<S> {
+    /// Whether a callback is registered for the status.
+    #[must_use]
+    pub fn handles(&self, status: &Status) -> bool {
+        self.routes.find(status).is_some()
+    }
+
+    /// Runs the callback for the event's status, once.
+    ///
+    /// What the service does, without the readiness that a router does not need: for
+    /// handlers that take the event by the extractor. With the feature `axum`, what it
+    /// resolves to is `IntoResponse`, by the same table as everywhere.
+    ///
+    /// # Errors
+    ///
+    /// [`CallbackFailed`](crate::ErrorKind::CallbackFailed), with the callback's error as
+    /// its source, and [`CallbackPanicked`](crate::ErrorKind::CallbackPanicked).
+    ///
+    /// # Cancellation
+    ///
+    /// A callback that started runs on if this future is dropped, as [`RunOn`] says. The
+    /// future of the `Service` does not: whoever drops that one (a timeout around the
+    /// router, say) cancels the callback.
+    pub fn call(&self, event: JobEvent) -> RunOn {
+        self.start(event)
+            .map_or_else(RunOn::settled, RunOn::running)
+    }
+
+    /// The callback's future, or the receipt if there is nothing to run.
+    fn start(&self, event: JobEvent) -> Result<Delivery, Receipt> {
+        if let Some(callback) = self.routes.find(&event.status) {
+            return Ok(callback(event));
+        }
+        let Some(callback) = &self.routes.unhandled else {
+            return Err(Receipt::Unhandled);
+        };
+        Ok(callback(match event.status {
+            Status::Other(_) => Unhandled::UnknownStatus(event),
+            _ => Unhandled::NoCallback(event),
+        }))
+    }
+
+    #[track_caller]
+    fn route(mut self, status: Status, callback: Erased<JobEvent>) -> Self {
+        assert!(
+            !self.handles(&status),
+            "a callback for {status} is registered already"
+        );
+        let routes = Arc::make_mut(&mut self.routes);
+        match status.index() {
+            Some(index) => routes.known[index] = Some(callback),
+            None => routes.other.push((status, callback)),
+        }
+        self
+    }
+
+    #[track_caller]
+    fn route_unhandled(mut self, callback: Erased<Unhandled>) -> Self {
+        let routes = Arc::make_mut(&mut self.routes);
+        assert!(
+            routes.unhandled.is_none(),
+            "a callback for the unhandled is registered already"
+        );
+        routes.unhandled = Some(callback);
+        self
+    }
+}
+
+impl<S> Service<JobEvent> for JobRouter<S> {
+    type Response = Receipt;
+    type Error = Error;
+    type Future = JobRouterFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, event: JobEvent) -> JobRouterFuture {
+        JobRouterFuture(self.start(event))
+    }
+}
+
+/// Prints the statuses that have a callback.
+impl<S> fmt::Debug for JobRouter<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = (0..Status::KNOWN)
+            .filter_map(Status::at)
+            .filter(|status| self.handles(status));
+        let other = self.routes.other.iter().map(|(status, _)| status.clone());
+        f.debug_struct("JobRouter")
+            .field("statuses", &known.chain(other).collect::<Vec<_>>())
+            .field("unhandled", &self.routes.unhandled.is_some())
+            .finish()
+    }
+}
+
+/// The response future of a [`JobRouter`].
+///
+/// # Cancellation
+///
+/// Dropping it cancels the callback; see [`JobRouter::call`] for one that runs on.
+#[must_use = "futures do nothing unless polled"]
+pub struct JobRouterFuture(Result<Delivery, Receipt>);
+
+impl Future for JobRouterFuture {
+    type Output = Result<Receipt, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Ok(delivery) => delivery.as_mut().poll(context),
+            Err(receipt) => Poll::Ready(Ok(*receipt)),
+        }
+    }
+}
+
+impl fmt::Debug for JobRouterFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobRouterFuture").finish_non_exhaustive()
+    }
+}
+
+/// An event that no callback was registered for, and why.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::{JobRouter, Unhandled};
+///
+/// let jobs = JobRouter::new().on_unhandled(|unhandled| async move {
+///     match unhandled {
+///         Unhandled::UnknownStatus(event) => println!("new at MX: {}", event.status),
+///         other => println!("nobody wants {}", other.event().status),
+///     }
+/// });
+/// assert_eq!(format!("{jobs:?}"), "JobRouter { statuses: [], unhandled: true }");
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Unhandled {
+    /// The status is one of the ten, and the application registered nothing for it.
+    NoCallback(JobEvent),
+    /// The status is in no table this version knows: MX may have invented it since.
+    UnknownStatus(JobEvent),
+}
+
+impl Unhandled {
+    /// The event.
+    #[must_use]
+    pub fn event(&self) -> &JobEvent {
+        match self {
+            Self::NoCallback(event) | Self::UnknownStatus(event) => event,
+        }
+    }
+
+    /// The event, to keep.
+    #[must_use]
+    pub fn into_event(self) -> JobEvent {
+        match self {
+            Self::NoCallback(event) | Self::UnknownStatus(event) => event,
+        }
+    }
+}
+
+impl Deref for Unhandled {
+    type Target = JobEvent;
+
+    fn deref(&self) -> &JobEvent {
+        self.event()
+    }
+}

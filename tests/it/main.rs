@@ -1,0 +1,1 @@
+//! One binary, so that the tests link once.
