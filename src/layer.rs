@@ -60,8 +60,11 @@ pub struct JobWebhookLayer<J> {
 impl<J> JobWebhookLayer<J> {
     /// A layer that receives on this path.
     ///
-    /// The path is compared byte for byte with the request's. Inside `Router::nest` that
-    /// is the path without the prefix.
+    /// The path is compared byte for byte with the request's. Put the layer on the
+    /// outermost router, after what it nests: axum asks the layers of a *nested* router
+    /// only for that router's own routes, with the prefix taken off, and answers 404 by
+    /// itself for the rest. In there, [`JobWebhookEndpoint`](crate::JobWebhookEndpoint)
+    /// on a route is what works.
     ///
     /// # Panics
     ///

@@ -4,8 +4,7 @@
 //! 2. Its path is the one that was given, byte for byte: no trailing slash is added, nothing is
 //!    decoded, and the query has no say.
 //!
-//! Anything else belongs to the service within. Note where a layer stands: inside `Router::nest`
-//! axum has taken the prefix off the path before any layer of the nested router sees it.
+//! Anything else belongs to the service within.
 
 use http::{Method, Request};
 

@@ -1,0 +1,404 @@
+//! The answer table, row by row, for every way to mount the crate.
+
+use std::future::pending;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{Request, StatusCode};
+use mx_job_webhook::{Credentials, Error, ErrorKind, JobRouter};
+use tower::ServiceBuilder;
+
+use crate::support::{
+    Frames, Jobs, PATH, SAMPLE, Settings, delivery, jobs, mounts, no_callbacks, sample_with_status,
+    send,
+};
+
+struct Row {
+    name: &'static str,
+    settings: Settings,
+    request: fn() -> Request<Body>,
+    status: u16,
+    /// A header that the answer must have, and its value.
+    header: Option<(&'static str, &'static str)>,
+    kind: Option<ErrorKind>,
+}
+
+fn row(name: &'static str, jobs: Jobs, request: fn() -> Request<Body>, status: u16) -> Row {
+    Row {
+        name,
+        settings: Settings::new(jobs),
+        request,
+        status,
+        header: None,
+        kind: None,
+    }
+}
+
+impl Row {
+    fn because(mut self, kind: ErrorKind) -> Self {
+        self.kind = Some(kind);
+        self
+    }
+
+    fn header(mut self, name: &'static str, value: &'static str) -> Self {
+        self.header = Some((name, value));
+        self
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(&mut self.settings);
+        self
+    }
+}
+
+fn panics() {
+    panic!("on purpose")
+}
+
+fn sample() -> Request<Body> {
+    delivery(SAMPLE)
+}
+
+fn returns(outcome: Result<(), &'static str>) -> Jobs {
+    jobs(JobRouter::new().on_completed(move |_| async move { outcome }))
+}
+
+#[derive(Clone)]
+struct NeverReady;
+
+impl tower::Service<mx_job_webhook::JobEvent> for NeverReady {
+    type Response = mx_job_webhook::Receipt;
+    type Error = std::convert::Infallible;
+    type Future = std::future::Pending<Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), Self::Error>> {
+        std::task::Poll::Pending
+    }
+
+    fn call(&mut self, _: mx_job_webhook::JobEvent) -> Self::Future {
+        unreachable!("it never was ready")
+    }
+}
+
+fn table() -> Vec<Row> {
+    let retry = ("retry-after", "30");
+    let mut table = vec![
+        row(
+            "the callback returned `()`",
+            jobs(JobRouter::new().on_completed(|_| async {})),
+            sample,
+            204,
+        ),
+        row("the callback returned `Ok`", returns(Ok(())), sample, 204),
+        row("no callback for the status", no_callbacks(), sample, 204),
+        row(
+            "no callback for a status that MX invented",
+            returns(Err("not for this one")),
+            || delivery(sample_with_status(13, "AUTHENTICATED")),
+            204,
+        ),
+        row(
+            "`on_unhandled` took it",
+            jobs(JobRouter::new().on_unhandled(|_| async {})),
+            sample,
+            204,
+        ),
+        row(
+            "`on_unhandled` failed",
+            jobs(JobRouter::new().on_unhandled(|_| async { Err("full") })),
+            sample,
+            500,
+        )
+        .because(ErrorKind::CallbackFailed),
+        row(
+            "`on_undecodable` took it",
+            no_callbacks(),
+            || delivery("{}"),
+            204,
+        )
+        .with(|settings| settings.on_undecodable = Some(Ok(()))),
+        row(
+            "`on_undecodable` failed",
+            no_callbacks(),
+            || delivery("{}"),
+            500,
+        )
+        .with(|settings| settings.on_undecodable = Some(Err("full")))
+        .because(ErrorKind::CallbackFailed),
+        row(
+            "the callback returned `Err`",
+            returns(Err("no")),
+            sample,
+            500,
+        )
+        .because(ErrorKind::CallbackFailed),
+        row(
+            "the callback panicked",
+            jobs(JobRouter::new().on_completed(|_| async { panics() })),
+            sample,
+            500,
+        )
+        .because(ErrorKind::CallbackPanicked),
+        row(
+            "the callback panicked before it returned a future",
+            jobs(
+                JobRouter::new()
+                    .on_completed(|_| -> std::future::Ready<()> { panic!("on purpose") }),
+            ),
+            sample,
+            500,
+        )
+        .because(ErrorKind::CallbackPanicked),
+        row(
+            "overloaded",
+            jobs(ServiceBuilder::new().load_shed().service(NeverReady)),
+            sample,
+            503,
+        )
+        .because(ErrorKind::Overloaded)
+        .header(retry.0, retry.1),
+        row(
+            "credentials could not be checked",
+            no_callbacks(),
+            sample,
+            503,
+        )
+        .with(|settings| {
+            settings.credentials =
+                Credentials::verify(|_| async { Err::<bool, _>("the key server is down") });
+        })
+        .because(ErrorKind::AuthenticationUnavailable)
+        .header(retry.0, retry.1),
+        row(
+            "credentials missing",
+            no_callbacks(),
+            || without("authorization"),
+            401,
+        )
+        .because(ErrorKind::Unauthorized)
+        .header(
+            "www-authenticate",
+            r#"Basic realm="webhooks", charset="UTF-8""#,
+        ),
+        row(
+            "credentials wrong",
+            no_callbacks(),
+            || with("authorization", "Basic bXg6"),
+            401,
+        )
+        .because(ErrorKind::Unauthorized)
+        .header(
+            "www-authenticate",
+            r#"Basic realm="webhooks", charset="UTF-8""#,
+        ),
+        row(
+            "a bearer token wrong",
+            no_callbacks(),
+            || with("authorization", "Bearer x"),
+            401,
+        )
+        .with(|settings| settings.credentials = Credentials::bearer("y").unwrap())
+        .because(ErrorKind::Unauthorized)
+        .header("www-authenticate", r#"Bearer realm="webhooks""#),
+        row(
+            "the content type is not JSON",
+            no_callbacks(),
+            || with("content-type", "text/plain"),
+            415,
+        )
+        .because(ErrorKind::UnsupportedMediaType),
+        row(
+            "no content type",
+            no_callbacks(),
+            || without("content-type"),
+            415,
+        )
+        .because(ErrorKind::UnsupportedMediaType),
+        row("too large", no_callbacks(), sample, 413)
+            .with(|settings| settings.body_limit = Some(100))
+            .because(ErrorKind::BodyTooLarge),
+        row(
+            "the body broke off",
+            no_callbacks(),
+            || {
+                delivery(Frames::new([
+                    Ok(http_body::Frame::data("{\"job\"".into())),
+                    Err("connection reset".into()),
+                ]))
+            },
+            400,
+        )
+        .because(ErrorKind::BodyInterrupted),
+        row("not JSON inside", no_callbacks(), || delivery("{"), 422).because(ErrorKind::NotJson),
+        row(
+            "an empty body",
+            no_callbacks(),
+            || delivery(Body::empty()),
+            422,
+        )
+        .because(ErrorKind::NotJson),
+        row(
+            "another webhook of MX",
+            no_callbacks(),
+            || delivery(r#"{"type":"BALANCE"}"#),
+            422,
+        )
+        .because(ErrorKind::OtherWebhook),
+        row("no job", no_callbacks(), || delivery("[]"), 422).because(ErrorKind::NoJob),
+        row(
+            "a job without a guid",
+            no_callbacks(),
+            || delivery(r#"{"job":{"status":6}}"#),
+            422,
+        )
+        .because(ErrorKind::InvalidJob),
+    ];
+    if cfg!(feature = "tokio") {
+        let stalled = JobRouter::new().on_completed(|_| pending::<()>());
+        let timeout = ServiceBuilder::new()
+            .timeout(Duration::from_secs(1))
+            .service(stalled);
+        table.push(
+            row("timed out", jobs(timeout), sample, 503)
+                .because(ErrorKind::TimedOut)
+                .header(retry.0, retry.1),
+        );
+        table.push(
+            row(
+                "the body came too slowly",
+                no_callbacks(),
+                || delivery(Frames::of_data([&b"{"[..]]).then_nothing_for_ever()),
+                408,
+            )
+            .because(ErrorKind::ReadTimeout),
+        );
+        table.push(
+            row(
+                "the credentials' check never ended",
+                no_callbacks(),
+                sample,
+                503,
+            )
+            .with(|settings| settings.credentials = Credentials::verify(|_| pending::<bool>()))
+            .because(ErrorKind::AuthenticationUnavailable)
+            .header(retry.0, retry.1),
+        );
+    }
+    table
+}
+
+fn with(name: &'static str, value: &'static str) -> Request<Body> {
+    let mut request = sample();
+    request.headers_mut().insert(name, value.parse().unwrap());
+    request
+}
+
+fn without(name: &'static str) -> Request<Body> {
+    let mut request = sample();
+    request.headers_mut().remove(name);
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_row_is_answered_alike_wherever_the_crate_is_mounted() {
+    for row in table() {
+        for (mount, app) in mounts(&row.settings) {
+            let name = format!("{} ({mount})", row.name);
+            let (head, body) = send(app, (row.request)()).await;
+            assert_eq!(head.status.as_u16(), row.status, "{name}");
+            assert!(
+                body.is_empty(),
+                "{name}: an answer says nothing in its body"
+            );
+            let kind = head.extensions.get::<Error>().map(Error::kind);
+            assert_eq!(kind, row.kind, "{name}");
+            if let Some((header, value)) = row.header {
+                assert_eq!(head.headers[header], value, "{name}");
+            }
+            let only = |header| head.headers.contains_key(header);
+            assert_eq!(only("retry-after"), row.status == 503, "{name}");
+            assert_eq!(only("www-authenticate"), row.status == 401, "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn another_method_is_refused_by_the_terminal_service_and_left_alone_by_the_layer() {
+    for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"] {
+        let settings = Settings::new(no_callbacks());
+        for (mount, app) in mounts(&settings) {
+            let mut request = sample();
+            *request.method_mut() = method.parse().unwrap();
+            let (head, _) = send(app, request).await;
+            let expected = match mount {
+                // There is no such route in the application: its own answer.
+                "the layer around the router" | "Router::layer" => StatusCode::NOT_FOUND,
+                _ => StatusCode::METHOD_NOT_ALLOWED,
+            };
+            assert_eq!(head.status, expected, "{method} {mount}");
+            if mount == "route_service" {
+                assert_eq!(head.headers["allow"], "POST", "{method}");
+                let error = head.extensions.get::<Error>().unwrap();
+                assert_eq!(error.kind(), ErrorKind::MethodNotAllowed);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_offers_every_scheme_that_is_accepted() {
+    let mut settings = Settings::new(no_callbacks());
+    settings.credentials = Credentials::basic("mx", "secret")
+        .unwrap()
+        .or(Credentials::bearer("token").unwrap())
+        .or(Credentials::basic("mx", "old").unwrap());
+    for (mount, app) in mounts(&settings) {
+        let (head, _) = send(app, without("authorization")).await;
+        let offered: Vec<_> = head.headers.get_all("www-authenticate").iter().collect();
+        let basic = r#"Basic realm="webhooks", charset="UTF-8""#;
+        assert_eq!(offered, [basic, r#"Bearer realm="webhooks""#], "{mount}");
+    }
+}
+
+/// The order of the stages shows in which complaint wins when there are several.
+#[tokio::test]
+async fn the_credentials_are_decided_first_then_the_type_then_the_size() {
+    let cases = [
+        ("nothing right", "Basic x", "text/plain", "999999", 401),
+        (
+            "credentials right",
+            "Basic bXg6c2VjcmV0",
+            "text/plain",
+            "999999",
+            415,
+        ),
+        (
+            "type right",
+            "Basic bXg6c2VjcmV0",
+            "application/json",
+            "999999",
+            413,
+        ),
+    ];
+    for (name, authorization, content_type, length, status) in cases {
+        let mut settings = Settings::new(no_callbacks());
+        settings.body_limit = Some(1000);
+        for (mount, app) in mounts(&settings) {
+            if mount == "the extractor" && status == 413 {
+                continue; // axum's limit counts the bytes and does not look at the header
+            }
+            let body = Frames::of_data([]).then_nothing_for_ever();
+            let request = Request::post(PATH)
+                .header("authorization", authorization)
+                .header("content-type", content_type)
+                .header("content-length", length)
+                .body(body.into())
+                .unwrap();
+            let (head, _) = send(app, request).await;
+            assert_eq!(head.status.as_u16(), status, "{name} ({mount})");
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Bodies, however they are cut, and however far they come.
+
+use axum::body::{Body, Bytes};
+use http::{HeaderMap, Request};
+use http_body::Frame;
+use mx_job_webhook::{Error, ErrorKind, JobRouter};
+
+use crate::support::{
+    Frames, Jobs, Log, SAMPLE, Settings, delivery, jobs, mounts, no_callbacks, send,
+};
+
+/// A service that logs the body of each event.
+fn logging(log: &Log) -> Jobs {
+    let log = log.clone();
+    jobs(JobRouter::new().on_completed(move |event| {
+        log.push(std::str::from_utf8(event.body()).unwrap());
+        async {}
+    }))
+}
+
+async fn statuses(settings: Settings, request: impl Fn() -> Request<Body>) -> Vec<u16> {
+    let mut statuses = Vec::new();
+    for (_, app) in mounts(&settings) {
+        statuses.push(send(app, request()).await.0.status.as_u16());
+    }
+    statuses
+}
+
+#[tokio::test]
+async fn any_split_into_frames_is_the_same_body() {
+    let sample = SAMPLE.as_bytes();
+    let splits: Vec<Vec<&'static [u8]>> = vec![
+        vec![sample],
+        sample.chunks(1).collect(),
+        sample.chunks(2).collect(),
+        sample.chunks(100).collect(),
+        vec![&sample[..1], &sample[1..]],
+        vec![b"", sample, b""],
+        vec![&sample[..9], b"", b"", &sample[9..]],
+    ];
+    for frames in splits {
+        let log = Log::default();
+        let answers = statuses(Settings::new(logging(&log)), || {
+            delivery(Frames::of_data(frames.clone()))
+        });
+        assert!(
+            answers.await.iter().all(|&status| status == 204),
+            "{} frames",
+            frames.len()
+        );
+        assert!(
+            log.entries().iter().all(|body| body == SAMPLE),
+            "{} frames",
+            frames.len()
+        );
+        assert!(log.entries().len() >= 3);
+    }
+}
+
+#[tokio::test]
+async fn trailers_are_ignored() {
+    let body = || {
+        let trailers = HeaderMap::from_iter([(http::header::ETAG, "x".parse().unwrap())]);
+        Frames::new([
+            Ok(Frame::data(Bytes::from_static(SAMPLE.as_bytes()))),
+            Ok(Frame::trailers(trailers)),
+        ])
+    };
+    let answers = statuses(Settings::new(no_callbacks()), || delivery(body())).await;
+    assert!(answers.iter().all(|&status| status == 204), "{answers:?}");
+}
+
+#[tokio::test]
+async fn the_limit_is_the_last_length_that_is_read() {
+    for (limit, status) in [(SAMPLE.len(), 204), (SAMPLE.len() - 1, 413), (0, 413)] {
+        for chunk in [1, 64, SAMPLE.len()] {
+            let mut settings = Settings::new(no_callbacks());
+            settings.body_limit = Some(limit);
+            let answers = statuses(settings, || {
+                delivery(Frames::of_data(SAMPLE.as_bytes().chunks(chunk)))
+            });
+            let answers = answers.await;
+            assert!(
+                answers.iter().all(|&answer| answer == status),
+                "{limit} {chunk}: {answers:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn unless_set_the_limit_is_64_kib_and_axums_own_for_the_extractor() {
+    for (length, ours, axums) in [
+        (65_536, 204, 204),
+        (65_537, 413, 204),
+        (3_000_000, 413, 413),
+    ] {
+        for (mount, app) in mounts(&Settings::new(no_callbacks())) {
+            let padding = " ".repeat(length - SAMPLE.len());
+            let (head, _) = send(app, delivery(format!("{SAMPLE}{padding}"))).await;
+            let expected = if mount == "the extractor" {
+                axums
+            } else {
+                ours
+            };
+            assert_eq!(head.status.as_u16(), expected, "{length} {mount}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_announced_length_is_enough_to_refuse_and_never_enough_to_allocate() {
+    for (mount, app) in mounts(&Settings::new(no_callbacks())) {
+        if mount == "the extractor" {
+            continue; // axum's limit counts what comes
+        }
+        let mut request = delivery(Frames::of_data([]).then_nothing_for_ever());
+        request
+            .headers_mut()
+            .insert("content-length", "100000000000".parse().unwrap());
+        let (head, _) = send(app, request).await;
+        assert_eq!(head.status.as_u16(), 413, "{mount}");
+    }
+}
+
+/// Frames without end and without a byte, which no limit of bytes alone would stop.
+struct EmptyFrames;
+
+impl http_body::Body for EmptyFrames {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        std::task::Poll::Ready(Some(Ok(Frame::data(Bytes::new()))))
+    }
+}
+
+#[tokio::test]
+async fn empty_frames_without_end_come_to_an_end() {
+    let mut settings = Settings::new(no_callbacks());
+    settings.body_limit = Some(1000);
+    for (mount, app) in mounts(&settings) {
+        if mount == "the extractor" {
+            continue; // its limit is axum's, and so is the body
+        }
+        let (head, _) = send(app, delivery(Body::new(EmptyFrames))).await;
+        assert_eq!(head.status.as_u16(), 413, "{mount}");
+    }
+}
+
+#[tokio::test]
+async fn somebody_elses_limit_on_the_way_is_recognised() {
+    for (mount, app) in mounts(&Settings::new(no_callbacks())) {
+        let limited = http_body_util::Limited::new(Body::from(SAMPLE), 10);
+        let (head, _) = send(app, delivery(Body::new(limited))).await;
+        assert_eq!(head.status.as_u16(), 413, "{mount}");
+        let error = head.extensions.get::<Error>().unwrap();
+        assert_eq!(error.kind(), ErrorKind::BodyTooLarge, "{mount}");
+    }
+}
+
+#[cfg(feature = "tokio")]
+mod slow {
+    use std::time::Duration;
+
+    use mx_job_webhook::{JobWebhookEndpoint, JobWebhookLayer};
+    use tokio::time::Instant;
+    use tower::{Layer as _, ServiceExt as _, service_fn};
+
+    use super::*;
+    use crate::support::{PATH, credentials};
+
+    fn stalled() -> Request<Body> {
+        delivery(Frames::of_data([&b"{"[..]]).then_nothing_for_ever())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_read_timeout_is_ten_seconds_unless_set() {
+        for (mount, app) in mounts(&Settings::new(no_callbacks())) {
+            let start = Instant::now();
+            let (head, _) = send(app, stalled()).await;
+            assert_eq!(head.status.as_u16(), 408, "{mount}");
+            assert_eq!(start.elapsed().as_secs(), 10, "{mount}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_can_be_set_and_switched_off() {
+        let endpoint = JobWebhookEndpoint::new(credentials(), JobRouter::new());
+        let start = Instant::now();
+        let short = endpoint.clone().with_read_timeout(Duration::from_secs(2));
+        assert_eq!(short.oneshot(stalled()).await.unwrap().status(), 408);
+        assert_eq!(start.elapsed().as_secs(), 2);
+
+        let never = endpoint.with_read_timeout(None).oneshot(stalled());
+        assert!(
+            tokio::time::timeout(Duration::from_secs(86_400), never)
+                .await
+                .is_err()
+        );
+
+        let inner = service_fn(|_: Request<Body>| async {
+            Ok::<_, std::convert::Infallible>(http::Response::new(Body::empty()))
+        });
+        let layer = JobWebhookLayer::new(PATH, credentials(), JobRouter::new())
+            .with_read_timeout(Duration::from_secs(3));
+        let start = Instant::now();
+        assert_eq!(
+            layer
+                .layer(inner)
+                .oneshot(stalled())
+                .await
+                .unwrap()
+                .status(),
+            408
+        );
+        assert_eq!(start.elapsed().as_secs(), 3);
+    }
+
+    /// A byte a second is slow however steadily it comes.
+    #[tokio::test(start_paused = true)]
+    async fn the_timeout_is_for_the_whole_body_and_not_for_each_frame() {
+        let (sender, receiver) = tokio::sync::mpsc::channel::<u8>(1);
+        let drip = tokio::spawn(async move {
+            while sender.send(b' ').await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let body = Body::new(Drip(receiver));
+        let start = Instant::now();
+        let endpoint = JobWebhookEndpoint::new(credentials(), JobRouter::new());
+        assert_eq!(
+            endpoint.oneshot(delivery(body)).await.unwrap().status(),
+            408
+        );
+        assert_eq!(start.elapsed().as_secs(), 10);
+        drip.await.unwrap();
+    }
+
+    struct Drip(tokio::sync::mpsc::Receiver<u8>);
+
+    impl http_body::Body for Drip {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: std::pin::Pin<&mut Self>,
+            context: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            let byte = std::task::ready!(self.0.poll_recv(context));
+            std::task::Poll::Ready(byte.map(|byte| Ok(Frame::data(Bytes::from(vec![byte])))))
+        }
+    }
+
+    #[test]
+    fn without_a_tokio_runtime_there_is_no_timeout_and_no_panic() {
+        let endpoint = JobWebhookEndpoint::new(credentials(), JobRouter::new());
+        let mut response = Box::pin(endpoint.oneshot(stalled()));
+        let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(response.as_mut().poll(context).is_pending());
+    }
+}

@@ -1,0 +1,321 @@
+//! Who gets in, and who does not.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::body::Body;
+use http::{HeaderValue, Request};
+use mx_job_webhook::Credentials;
+
+use crate::support::{PATH, SAMPLE, Settings, delivery, mounts, no_callbacks, send};
+
+fn request(authorization: &[&[u8]]) -> Request<Body> {
+    let mut request = delivery(SAMPLE);
+    request.headers_mut().remove("authorization");
+    for value in authorization {
+        request
+            .headers_mut()
+            .append("authorization", HeaderValue::from_bytes(value).unwrap());
+    }
+    request
+}
+
+async fn accepts(credentials: Credentials, authorization: &[&[u8]]) -> bool {
+    let mut settings = Settings::new(no_callbacks());
+    settings.credentials = credentials;
+    let mut answers = Vec::new();
+    for (_, app) in mounts(&settings) {
+        answers.push(send(app, request(authorization)).await.0.status.as_u16());
+    }
+    answers.dedup();
+    match answers[..] {
+        [204] => true,
+        [401] => false,
+        _ => panic!("the mounts disagree, or answer something else: {answers:?}"),
+    }
+}
+
+#[tokio::test]
+async fn basic() {
+    let cases: [(&str, &[&[u8]], bool); 25] = [
+        ("the very header", &[b"Basic bXg6c2VjcmV0"], true),
+        ("the scheme in another case", &[b"bAsIc bXg6c2VjcmV0"], true),
+        ("several spaces", &[b"Basic   bXg6c2VjcmV0"], true),
+        ("no header", &[], false),
+        ("an empty header", &[b""], false),
+        ("the scheme alone", &[b"Basic"], false),
+        ("the scheme and a space", &[b"Basic "], false),
+        ("another password", &[b"Basic bXg6U2VjcmV0"], false),
+        ("another user", &[b"Basic bW06c2VjcmV0"], false),
+        ("the start of it", &[b"Basic bXg6c2Vj"], false),
+        ("more than it", &[b"Basic bXg6c2VjcmV0AAAA"], false),
+        ("no colon", &[b"Basic bXhzZWNyZXQ="], false),
+        ("a colon alone", &[b"Basic Og=="], false),
+        ("not base64", &[b"Basic !!!!"], false),
+        ("base64 without its padding", &[b"Basic bXg6c2VjcmV"], false),
+        (
+            "not base64: the credentials themselves",
+            &[b"Basic mx:secret"],
+            false,
+        ),
+        ("not ASCII", &[b"Basic \xff\xfe"], false),
+        (
+            "not ASCII in the scheme",
+            &[b"\xc3\xa9 bXg6c2VjcmV0"],
+            false,
+        ),
+        ("another scheme", &[b"Bearer bXg6c2VjcmV0"], false),
+        ("an unknown scheme", &[b"Digest bXg6c2VjcmV0"], false),
+        ("no scheme", &[b"bXg6c2VjcmV0"], false),
+        (
+            "two in one",
+            &[b"Basic bXg6c2VjcmV0, Basic bXg6c2VjcmV0"],
+            false,
+        ),
+        (
+            "two headers, both right",
+            &[b"Basic bXg6c2VjcmV0", b"Basic bXg6c2VjcmV0"],
+            false,
+        ),
+        (
+            "two headers, the first right",
+            &[b"Basic bXg6c2VjcmV0", b"Basic eA=="],
+            false,
+        ),
+        (
+            "two headers, the last right",
+            &[b"Basic eA==", b"Basic bXg6c2VjcmV0"],
+            false,
+        ),
+    ];
+    let credentials = Credentials::basic("mx", "secret").unwrap();
+    for (name, authorization, expected) in cases {
+        assert_eq!(
+            accepts(credentials.clone(), authorization).await,
+            expected,
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn basic_in_utf_8_and_with_colons_in_the_password() {
+    let credentials = Credentials::basic("mx", "a:b:é").unwrap();
+    assert!(accepts(credentials.clone(), &[b"Basic bXg6YTpiOsOp"]).await);
+    // The same in Latin-1.
+    assert!(!accepts(credentials, &[b"Basic bXg6YTpiOuk="]).await);
+}
+
+#[tokio::test]
+async fn bearer() {
+    let cases: [(&str, &[&[u8]], bool); 6] = [
+        ("the very token", &[b"Bearer tok.en-1"], true),
+        ("the scheme in another case", &[b"BEARER tok.en-1"], true),
+        ("the token in another case", &[b"Bearer Tok.en-1"], false),
+        ("another token", &[b"Bearer token"], false),
+        ("as Basic", &[b"Basic tok.en-1"], false),
+        (
+            "two headers",
+            &[b"Bearer tok.en-1", b"Bearer tok.en-1"],
+            false,
+        ),
+    ];
+    for (name, authorization, expected) in cases {
+        let credentials = Credentials::bearer("tok.en-1").unwrap();
+        assert_eq!(
+            accepts(credentials, authorization).await,
+            expected,
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn several_at_once() {
+    let credentials = Credentials::basic("mx", "new")
+        .unwrap()
+        .or(Credentials::basic("mx", "old").unwrap())
+        .or(Credentials::bearer("token").unwrap());
+    for authorization in [&b"Basic bXg6bmV3"[..], b"Basic bXg6b2xk", b"Bearer token"] {
+        assert!(
+            accepts(credentials.clone(), &[authorization]).await,
+            "{authorization:?}"
+        );
+    }
+    for authorization in [&b"Basic token"[..], b"Bearer bXg6bmV3", b"Basic bXg6b2xl"] {
+        assert!(
+            !accepts(credentials.clone(), &[authorization]).await,
+            "{authorization:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn anyone_if_that_is_what_was_said() {
+    let anyone = Credentials::unauthenticated();
+    assert!(accepts(anyone.clone(), &[]).await);
+    assert!(accepts(anyone.clone(), &[b"Basic !!!!"]).await);
+    assert!(accepts(anyone, &[b"Basic eA==", b"Basic eA=="]).await);
+}
+
+#[test]
+fn credentials_that_protect_nothing_or_cannot_be_sent_are_refused_when_built() {
+    let basic = [
+        ("", ""),
+        ("mx", ""),
+        ("", "secret"),
+        ("m:x", "secret"),
+        ("mx", "sec\nret"),
+        ("m\0x", "secret"),
+        ("mx", "\u{7f}"),
+    ];
+    for (user, password) in basic {
+        assert!(
+            Credentials::basic(user, password).is_err(),
+            "{user:?} {password:?}"
+        );
+    }
+    for token in ["", " ", "a b", "tökén", "a\n", "a\0"] {
+        assert!(Credentials::bearer(token).is_err(), "{token:?}");
+    }
+}
+
+#[test]
+fn anyone_combined_with_somebody_is_a_mistake() {
+    for (left, right) in [
+        (
+            Credentials::unauthenticated(),
+            Credentials::bearer("x").unwrap(),
+        ),
+        (
+            Credentials::bearer("x").unwrap(),
+            Credentials::unauthenticated(),
+        ),
+    ] {
+        let combined = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| left.or(right)));
+        assert!(combined.is_err());
+    }
+}
+
+#[test]
+fn nothing_that_is_printed_shows_a_secret() {
+    let credentials = Credentials::basic("mx-user", "hunter2")
+        .unwrap()
+        .or(Credentials::bearer("hunter2-token").unwrap());
+    let layer = mx_job_webhook::JobWebhookLayer::new(PATH, credentials.clone(), no_callbacks());
+    let printed = format!(
+        "{credentials:?} {layer:?} {:?}",
+        Credentials::basic("hunter2", "")
+    );
+    for secret in ["hunter2", "mx-user", "aHVudGVy", "bXgtdXNlcg"] {
+        assert!(!printed.contains(secret), "{printed}");
+    }
+}
+
+#[tokio::test]
+async fn a_closure_sees_the_head_and_decides() {
+    let by_header = || {
+        Credentials::verify(|head| {
+            let subject = head.headers.get("x-client-cert").cloned();
+            async move {
+                tokio::task::yield_now().await;
+                subject.is_some_and(|subject| subject == "CN=mx")
+            }
+        })
+    };
+    for (subject, status) in [(Some("CN=mx"), 204), (Some("CN=eve"), 401), (None, 401)] {
+        let mut settings = Settings::new(no_callbacks());
+        settings.credentials = by_header();
+        for (mount, app) in mounts(&settings) {
+            let mut request = request(&[]);
+            if let Some(subject) = subject {
+                request
+                    .headers_mut()
+                    .insert("x-client-cert", subject.parse().unwrap());
+            }
+            let (head, _) = send(app, request).await;
+            assert_eq!(head.status.as_u16(), status, "{subject:?} {mount}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_closure_runs_only_if_no_secret_matched_and_the_header_is_not_ambiguous() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let credentials = Credentials::basic("mx", "secret")
+        .unwrap()
+        .or(Credentials::verify(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            async { true }
+        }));
+    assert!(accepts(credentials.clone(), &[b"Basic bXg6c2VjcmV0"]).await);
+    assert!(!accepts(credentials.clone(), &[b"Bearer a", b"Bearer b"]).await);
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+    assert!(accepts(credentials, &[b"Bearer a"]).await);
+    assert!(asked.load(Ordering::Relaxed) > 0);
+}
+
+#[tokio::test]
+async fn one_closure_that_says_yes_is_enough_and_one_that_fails_is_no_yes() {
+    let yes = || Credentials::verify(|_| async { true });
+    let no = || Credentials::verify(|_| async { false });
+    let failing = || Credentials::verify(|_| async { Err::<bool, _>("down") });
+    let panicking = || Credentials::verify(|_| async { panics() });
+    let panicking_at_once =
+        || Credentials::verify(|_| -> std::future::Ready<bool> { panic!("on purpose") });
+    let cases = [
+        ("no, yes", no().or(yes()), 204),
+        ("fails, yes", failing().or(yes()), 204),
+        ("panics, yes", panicking().or(yes()), 204),
+        ("no, no", no().or(no()), 401),
+        ("fails", failing(), 503),
+        ("fails, no", failing().or(no()), 503),
+        ("panics", panicking(), 503),
+        ("panics at once", panicking_at_once(), 503),
+    ];
+    for (name, credentials, status) in cases {
+        let mut settings = Settings::new(no_callbacks());
+        settings.credentials = credentials;
+        for (mount, app) in mounts(&settings) {
+            let (head, _) = send(app, request(&[])).await;
+            assert_eq!(head.status.as_u16(), status, "{name} ({mount})");
+        }
+    }
+}
+
+fn panics() -> bool {
+    panic!("on purpose")
+}
+
+/// A body that must not be polled.
+struct Untouchable;
+
+impl http_body::Body for Untouchable {
+    type Data = axum::body::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
+        panic!("the body was read before the sender was let in")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_byte_of_a_body_is_read_before_the_sender_is_let_in() {
+    let slowly_no = Credentials::verify(|_| async {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        false
+    });
+    for credentials in [Credentials::basic("mx", "other").unwrap(), slowly_no] {
+        let mut settings = Settings::new(no_callbacks());
+        settings.credentials = credentials;
+        for (mount, app) in mounts(&settings) {
+            let request = delivery(Body::new(Untouchable));
+            let (head, _) = send(app, request).await;
+            assert_eq!(head.status.as_u16(), 401, "{mount}");
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! What decodes, what does not, and what the error says.
+
+use mx_job_webhook::{ErrorKind, Job, Status, Timestamp};
+use serde_json::{Value, json};
+
+use crate::support::SAMPLE;
+
+fn sample_object() -> serde_json::Map<String, Value> {
+    let sample: Value = serde_json::from_str(SAMPLE).unwrap();
+    sample["job"].as_object().unwrap().clone()
+}
+
+/// The sample with one field changed, or without it.
+fn sample_with(field: &str, value: Option<Value>) -> Vec<u8> {
+    let mut job = sample_object();
+    job.remove(field);
+    if let Some(value) = value {
+        job.insert(field.to_owned(), value);
+    }
+    serde_json::to_vec(&json!({ "job": job })).unwrap()
+}
+
+fn decode(json: impl AsRef<[u8]>) -> Job {
+    Job::decode(json.as_ref()).unwrap()
+}
+
+#[test]
+fn the_sample_is_read_field_by_field() {
+    let job = decode(SAMPLE);
+    assert_eq!(job.guid, "JOB-a177e002-e5b8-0680-3427-39556fa93c6e");
+    assert_eq!(job.status, Status::Completed);
+    assert_eq!(job.status_code, Some(6));
+    let dates = [
+        job.created_at,
+        job.started_at,
+        job.finished_at,
+        job.updated_at,
+    ];
+    let expected = [1_471_281_212, 1_471_281_213, 1_471_281_215, 1_471_281_218];
+    assert_eq!(dates.map(|date| date.unwrap().unix_seconds()), expected);
+    assert_eq!(job.error_message, None);
+    assert_eq!(
+        job.institution_guid.unwrap(),
+        "INS-3aeb38da-26e4-3818-e0fa-673315ab7754"
+    );
+    assert_eq!(job.is_authenticated, Some(true));
+    assert_eq!(
+        job.member_guid.unwrap(),
+        "MBR-48d9a481-f2a2-7e13-2685-62869cf0d33a"
+    );
+    assert_eq!(job.member_id, None);
+    assert_eq!(
+        job.user_guid.unwrap(),
+        "USR-eaf4ac68-d17d-5e9b-7b46-959a5b315a9e"
+    );
+    assert_eq!(job.user_id.unwrap(), "7834372140");
+}
+
+#[test]
+fn a_job_is_written_as_it_was_read() {
+    let sample: Value = serde_json::from_str(SAMPLE).unwrap();
+    assert_eq!(serde_json::to_value(decode(SAMPLE)).unwrap(), sample["job"]);
+}
+
+#[test]
+fn the_order_of_fields_makes_no_difference() {
+    let expected = decode(SAMPLE);
+    let fields: Vec<(String, Value)> = sample_object().into_iter().collect();
+    assert_eq!(fields.len(), 14);
+    for rotation in 0..fields.len() {
+        let mut rotated = fields.clone();
+        rotated.rotate_left(rotation);
+        for reversed in [false, true] {
+            if reversed {
+                rotated.reverse();
+            }
+            // Written by hand: a map of serde_json's would sort the fields again.
+            let fields: Vec<String> = rotated
+                .iter()
+                .map(|(name, value)| format!("\"{name}\":{value}"))
+                .collect();
+            let json = format!("{{\"job\":{{{}}}}}", fields.join(","));
+            assert_eq!(
+                decode(json),
+                expected,
+                "rotation {rotation}, reversed {reversed}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_field_but_the_guid_may_be_null_or_absent_or_of_another_type() {
+    let whole = serde_json::to_value(decode(SAMPLE)).unwrap();
+    for field in sample_object().keys().filter(|field| *field != "guid") {
+        let strange = [
+            json!(null),
+            json!([1, {"a": [2]}]),
+            json!({"a": {"b": 1}}),
+            json!(""),
+        ];
+        let strange = strange.into_iter().map(Some).chain([None]);
+        for value in strange {
+            let job = decode(sample_with(field, value.clone()));
+            let mut written = serde_json::to_value(&job).unwrap();
+            // The others are what they were; of this one only an empty text is a value.
+            let left = if field == "error_message" && value == Some(json!("")) {
+                json!("")
+            } else if field == "status_name" {
+                json!("COMPLETED") // by its integer
+            } else {
+                json!(null)
+            };
+            assert_eq!(written[field], left, "{field}: {value:?}");
+            written[field] = whole[field].clone();
+            assert_eq!(written, whole, "{field}: {value:?}");
+        }
+    }
+}
+
+#[test]
+fn unknown_fields_are_read_around_wherever_they_are() {
+    let strange = r#"{"deep":[[[{"guid":"X","job":{"guid":"Y"}}]]],"big":1e400,"ünï\u0063ode":"\ud83d\udd11"}"#;
+    let fields = SAMPLE
+        .trim()
+        .trim_start_matches("{\n  \"job\": {")
+        .trim_end_matches("  }\n}");
+    let json = format!(
+        r#"{{"before":{strange},"job":{{"new":{strange},{fields},"newer":{strange}}},"after":{strange}}}"#
+    );
+    assert_eq!(decode(json), decode(SAMPLE));
+}
+
+#[test]
+fn the_name_decides_the_status_and_the_integer_serves_where_it_is_missing() {
+    let cases = [
+        (
+            r#""status":2,"status_name":"CHALLENGED""#,
+            Status::Challenged,
+            Some(2),
+        ),
+        (
+            r#""status":2,"status_name":"DENIED""#,
+            Status::Denied,
+            Some(2),
+        ),
+        (
+            r#""status":99,"status_name":"HALTED""#,
+            Status::Halted,
+            Some(99),
+        ),
+        (r#""status_name":"PREVENTED""#, Status::Prevented, None),
+        (
+            r#""status":null,"status_name":"PREVENTED""#,
+            Status::Prevented,
+            None,
+        ),
+        (
+            r#""status":"six","status_name":"completed""#,
+            Status::Completed,
+            None,
+        ),
+        (r#""status":9"#, Status::Halted, Some(9)),
+        (r#""status":9,"status_name":null"#, Status::Halted, Some(9)),
+        (r#""status":9,"status_name":" ""#, Status::Halted, Some(9)),
+        (r#""status":9,"status_name":7"#, Status::Halted, Some(9)),
+        (r#""status":9.0"#, Status::Halted, Some(9)),
+        (
+            r#""status":13,"status_name":"AUTHENTICATED""#,
+            Status::from("AUTHENTICATED"),
+            Some(13),
+        ),
+        (
+            r#""status":6,"status_name":"FAILED""#,
+            Status::from("FAILED"),
+            Some(6),
+        ),
+        (r#""status":42"#, Status::from(42), Some(42)),
+        (r#""status":-1"#, Status::from(-1), Some(-1)),
+        (r#""status_name":"C\u004fMPLETED""#, Status::Completed, None),
+    ];
+    for (fields, status, code) in cases {
+        let job = decode(format!(r#"{{"job":{{"guid":"JOB-1",{fields}}}}}"#));
+        assert_eq!((&job.status, job.status_code), (&status, code), "{fields}");
+        let again: Job = serde_json::from_value(serde_json::to_value(&job).unwrap()).unwrap();
+        assert_eq!(again, job, "{fields}");
+    }
+}
+
+#[test]
+fn both_spellings_of_the_institution_are_read() {
+    let cases = [
+        (r#""institution_guid":"INS-1""#, Some("INS-1")),
+        (r#""insitution_guid":"INS-2""#, Some("INS-2")),
+        (
+            r#""institution_guid":"INS-1","insitution_guid":"INS-2""#,
+            Some("INS-1"),
+        ),
+        (
+            r#""insitution_guid":"INS-2","institution_guid":"INS-1""#,
+            Some("INS-1"),
+        ),
+        (
+            r#""institution_guid":null,"insitution_guid":"INS-2""#,
+            Some("INS-2"),
+        ),
+        (r#""institution_guid":null,"insitution_guid":null"#, None),
+    ];
+    for (fields, expected) in cases {
+        let job = decode(format!(
+            r#"{{"job":{{"guid":"JOB-1","status":6,{fields}}}}}"#
+        ));
+        assert_eq!(
+            job.institution_guid.as_ref().map(|guid| guid.as_str()),
+            expected,
+            "{fields}"
+        );
+    }
+}
+
+#[test]
+fn dates_are_seconds_or_iso_8601_and_never_milliseconds() {
+    let cases = [
+        (json!(1_471_281_212), Some(1_471_281_212)),
+        (json!("2016-08-15T17:13:32Z"), Some(1_471_281_212)),
+        (json!("2016-08-15T17:13:32+00:00"), Some(1_471_281_212)),
+        (json!("2016-08-15T11:13:32.250-06:00"), Some(1_471_281_212)),
+        (json!(1_471_281_212_000_i64), Some(1_471_281_212_000_i64)),
+        (json!(0), Some(0)),
+        (json!(-5), Some(-5)),
+        (json!(1_471_281_212.75), Some(1_471_281_212)),
+        (json!(u64::MAX), None),
+        (json!("soon"), None),
+        (json!("1471281212"), None),
+        (json!(true), None),
+    ];
+    for field in ["created_at", "started_at", "finished_at", "updated_at"] {
+        for (value, expected) in &cases {
+            let json = serde_json::to_value(decode(sample_with(field, Some(value.clone()))));
+            assert_eq!(json.unwrap()[field], json!(expected), "{field}: {value}");
+        }
+    }
+}
+
+/// The Nexus "read job" endpoint's form of the same object.
+#[test]
+fn a_polled_job_reads_as_a_delivered_one() {
+    let mut job = sample_object();
+    for (field, date) in [
+        ("created_at", "2016-08-15T17:13:32+00:00"),
+        ("started_at", "2016-08-15T17:13:33+00:00"),
+        ("finished_at", "2016-08-15T17:13:35+00:00"),
+        ("updated_at", "2016-08-15T17:13:38+00:00"),
+    ] {
+        job.insert(field.into(), date.into());
+    }
+    job.insert("error_message_code".into(), Value::Null);
+    assert_eq!(
+        serde_json::from_value::<Job>(job.into()).unwrap(),
+        decode(SAMPLE)
+    );
+}
+
+#[test]
+fn text_is_kept_to_the_letter() {
+    let cases = [
+        (r#""<b>MFA</b> 'x' = \"y\"""#, "<b>MFA</b> 'x' = \"y\""),
+        (
+            r#""line\nbreak\ttab\\ \/ \u0000""#,
+            "line\nbreak\ttab\\ / \0",
+        ),
+        (r#""é ü 銀行 🏦 \ud83c\udfe6""#, "é ü 銀行 🏦 🏦"),
+        (r#""""#, ""),
+    ];
+    for (json, expected) in cases {
+        let json = format!(
+            r#"{{"job":{{"guid":{},"status":6,"error_message":{json}}}}}"#,
+            r#""J""#
+        );
+        assert_eq!(decode(json).error_message.as_deref(), Some(expected));
+    }
+    let job = decode(r#"{"job":{"g\u0075id":"JOB-\u00e9","status":6}}"#);
+    assert_eq!(job.guid, "JOB-é");
+}
+
+#[test]
+fn a_partners_own_ids_may_be_numbers() {
+    let job = decode(r#"{"job":{"guid":"J","status":6,"user_id":7834372140,"member_id":-1}}"#);
+    assert_eq!(job.user_id.unwrap(), "7834372140");
+    assert_eq!(job.member_id.unwrap(), "-1");
+}
+
+#[test]
+fn a_byte_order_mark_and_white_space_around_the_document_are_fine() {
+    for (before, after) in [
+        ("\u{feff}", ""),
+        ("\u{feff}\r\n\t ", "\n\n"),
+        ("  ", " \t\r\n"),
+    ] {
+        assert_eq!(decode(format!("{before}{SAMPLE}{after}")), decode(SAMPLE));
+    }
+}
+
+#[test]
+fn what_fails_says_which_field_and_why() {
+    use ErrorKind::{InvalidJob, NoJob, NotJson, OtherWebhook};
+    let guid = Some("guid");
+    let cases: [(&str, &[u8], ErrorKind, Option<&str>); 40] = [
+        ("empty", b"", NotJson, None),
+        ("white space", b" \n", NotJson, None),
+        ("a byte-order mark alone", b"\xef\xbb\xbf", NotJson, None),
+        ("two byte-order marks", b"\xef\xbb\xbf\xef\xbb\xbf{}", NotJson, None),
+        ("text", b"hello", NotJson, None),
+        ("a form", b"job=1&status=6", NotJson, None),
+        ("cut off", br#"{"job":{"guid":"JOB-1","status":6}"#, NotJson, None),
+        ("two documents", br#"{"job":{"guid":"J","status":6}}{}"#, NotJson, None),
+        ("trailing comma", br#"{"job":{"guid":"J","status":6,}}"#, NotJson, None),
+        ("a control character in a string", b"{\"job\":{\"guid\":\"J\n\",\"status\":6}}", NotJson, None),
+        ("half a surrogate pair", br#"{"job":{"guid":"\ud83d","status":6}}"#, NotJson, None),
+        ("not UTF-8", b"{\"job\":{\"guid\":\"\xff\",\"status\":6}}", NotJson, None),
+        ("UTF-16", b"\xff\xfe{\0}\0", NotJson, None),
+        ("a number out of range", br#"{"job":{"guid":"J","status":1e400}}"#, NotJson, None),
+        ("NaN", br#"{"job":{"guid":"J","status":NaN}}"#, NotJson, None),
+        ("null", b"null", NoJob, None),
+        ("true", b"true", NoJob, None),
+        ("a number", b"7", NoJob, None),
+        ("a negative number", b"-7", NoJob, None),
+        ("a fraction", b"7.5", NoJob, None),
+        ("a string", b"\"job\"", NoJob, None),
+        ("an array", br#"[{"job":{"guid":"J","status":6}}]"#, NoJob, None),
+        ("an empty object", b"{}", NoJob, None),
+        ("a job at the root", br#"{"guid":"JOB-1","status":6}"#, NoJob, None),
+        ("job is null", br#"{"job":null}"#, NoJob, None),
+        ("job is a string", br#"{"job":"JOB-1"}"#, NoJob, None),
+        ("job is an array", br#"{"job":[{"guid":"J","status":6}]}"#, NoJob, None),
+        ("the key in another case", br#"{"Job":{"guid":"J","status":6}}"#, NoJob, None),
+        ("an aggregation webhook", br#"{"type":"AGGREGATION","action":"member_data_updated"}"#, OtherWebhook, None),
+        ("a history webhook", br#"{"type":"initial_data_ready","member_guid":"MBR-1"}"#, OtherWebhook, None),
+        ("a microdeposit webhook", br#"{"action":"UPDATED","micro_deposit":{"guid":"MIC-1","status":6,"status_name":"COMPLETED"}}"#, OtherWebhook, None),
+        ("two jobs", br#"{"job":{"guid":"J","status":6},"job":{"guid":"K","status":6}}"#, InvalidJob, Some("job")),
+        ("no guid", br#"{"job":{"status":6}}"#, InvalidJob, guid),
+        ("the guid is null", br#"{"job":{"guid":null,"status":6}}"#, InvalidJob, guid),
+        ("the guid is blank", br#"{"job":{"guid":" ","status":6}}"#, InvalidJob, guid),
+        ("the guid is a number", br#"{"job":{"guid":7,"status":6}}"#, InvalidJob, guid),
+        ("two guids", br#"{"job":{"guid":"J","guid":"J","status":6}}"#, InvalidJob, guid),
+        ("two statuses", br#"{"job":{"guid":"J","status":6,"status":null}}"#, InvalidJob, Some("status")),
+        ("no status", br#"{"job":{"guid":"JOB-1"}}"#, InvalidJob, Some("status")),
+        ("no usable status", br#"{"job":{"guid":"J","status":"6","status_name":""}}"#, InvalidJob, Some("status")),
+    ];
+    for (name, json, kind, field) in cases {
+        let error = Job::decode(json).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.field()),
+            (kind, field),
+            "{name}: {error}"
+        );
+        assert!(kind.is_undecodable(), "{name}");
+    }
+}
+
+#[test]
+fn an_error_repeats_nothing_of_the_payload() {
+    let payloads = [
+        r#"{"job":{"guid":["hunter2"],"status":"hunter2"}}"#,
+        r#"{"job":{"guid":"J","status":{"hunter2":1}}}"#,
+        r#"{"job":{"guid":"J","hunter2":hunter2}}"#,
+        r#"{"hunter2":"hunter2"}"#,
+        r#"{"job":"hunter2"}"#,
+        r#"{"type":"hunter2"}"#,
+        "hunter2",
+        "\"hunter2\"",
+        r#"{"job":{"guid":"hunter2","guid":"hunter2"}}"#,
+        "{\"hunter2\u{1}\":1}",
+    ];
+    for payload in payloads {
+        let error = Job::decode(payload.as_bytes()).unwrap_err();
+        let printed = format!("{error} {error:?} {error:#?}");
+        assert!(!printed.contains("hunter"), "{printed}");
+        if let Ok(json) = serde_json::from_str::<Value>(payload) {
+            if let Err(error) = serde_json::from_value::<Job>(json["job"].clone()) {
+                assert!(!error.to_string().contains("hunter"), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn depth_and_length_are_an_error_or_nothing_and_never_the_end() {
+    let depth = 500_000;
+    let bomb = |open: &str, close: &str| open.repeat(depth) + &close.repeat(depth);
+    let value = bomb("[", "]");
+    let object = bomb("{\"a\":", "}").replace("}}", "}1}");
+    for json in [
+        format!(r#"{{"job":{{"guid":"J","status":6,"unknown":{value}}}}}"#),
+        format!(r#"{{"job":{{"guid":"J","status":6,"member_id":{value}}}}}"#),
+        format!(r#"{{"job":{{"guid":"J","status":6}},"unknown":{value}}}"#),
+        format!(r#"{{"job":{value}}}"#),
+        value.clone(),
+        object,
+        "[".repeat(depth),
+        "{\"job\":".repeat(depth),
+        format!(r#"{{"job":{{"guid":"{}","status":6}}}}"#, "x".repeat(depth)),
+        format!(r#"{{"job":{{"guid":"J","status":{}}}}}"#, "9".repeat(depth)),
+        format!(
+            r#"{{"job":{{"guid":"J","status":0.{}}}}}"#,
+            "9".repeat(depth)
+        ),
+    ] {
+        if let Ok(job) = Job::decode(json.as_bytes()) {
+            assert!(!job.guid.as_str().is_empty());
+        }
+    }
+}
+
+#[test]
+fn timestamps_convert_to_system_time() {
+    let moment = decode(SAMPLE).created_at.unwrap().to_system_time().unwrap();
+    let since = moment
+        .duration_since(std::time::SystemTime::UNIX_EPOCH)
+        .unwrap();
+    assert_eq!(since.as_secs(), 1_471_281_212);
+    assert_eq!(
+        decode(SAMPLE).created_at,
+        Some(Timestamp::from_unix_seconds(1_471_281_212))
+    );
+}

@@ -1,0 +1,286 @@
+//! From status to callback.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use mx_job_webhook::{Error, ErrorKind, Job, JobEvent, JobRouter, Receipt, Status, Unhandled};
+use tower::{Service as _, ServiceExt as _};
+
+use crate::support::{Log, Settings, delivery, jobs, mounts, sample_with_status, send};
+
+fn event(status: impl Into<Status>) -> JobEvent {
+    JobEvent::from(Job::new("JOB-1".parse().unwrap(), status.into()))
+}
+
+const ACTIONABLE: [(i64, &str); 5] = [
+    (8, "DENIED"),
+    (7, "PREVENTED"),
+    (9, "HALTED"),
+    (6, "COMPLETED"),
+    (2, "CHALLENGED"),
+];
+
+/// A router that logs which callback ran with which status.
+fn logging(log: &Log) -> JobRouter {
+    let callback = |name: &'static str| {
+        let log = log.clone();
+        move |event: JobEvent| {
+            let log = log.clone();
+            async move { log.push(format!("{name}: {}", event.status)) }
+        }
+    };
+    JobRouter::new()
+        .on_denied(callback("on_denied"))
+        .on_prevented(callback("on_prevented"))
+        .on_halted(callback("on_halted"))
+        .on_completed(callback("on_completed"))
+        .on_challenged(callback("on_challenged"))
+}
+
+#[tokio::test]
+async fn each_actionable_status_reaches_its_callback_through_a_real_router() {
+    let log = Log::default();
+    let mut expected = Vec::new();
+    for (mount, app) in mounts(&Settings::new(jobs(logging(&log)))) {
+        for (code, name) in ACTIONABLE {
+            let request = delivery(sample_with_status(code, name));
+            assert_eq!(
+                send(app.clone(), request).await.0.status,
+                204,
+                "{name} {mount}"
+            );
+            expected.push(format!("on_{}: {name}", name.to_lowercase()));
+        }
+    }
+    assert_eq!(log.entries(), expected);
+}
+
+#[tokio::test]
+async fn any_status_can_have_a_callback_and_equal_statuses_share_it() {
+    let log = Log::default();
+    let callback = |name: &'static str| {
+        let log = log.clone();
+        move |_: JobEvent| {
+            log.push(name);
+            std::future::ready(())
+        }
+    };
+    let jobs = JobRouter::new()
+        .on_status(Status::Received, callback("received"))
+        .on_status(Status::from("AUTHENTICATED"), callback("authenticated"))
+        .on_status(Status::from(42), callback("42"));
+    for (status, expected) in [
+        (Status::Received, Receipt::Handled),
+        (Status::from(3), Receipt::Handled),
+        (Status::from("AUTHENTICATED"), Receipt::Handled),
+        (Status::from(42), Receipt::Handled),
+        (Status::from("THROTTLED"), Receipt::Unhandled),
+        (Status::from(43), Receipt::Unhandled),
+        (Status::Completed, Receipt::Unhandled),
+    ] {
+        assert_eq!(
+            jobs.call(event(status.clone())).await.unwrap(),
+            expected,
+            "{status}"
+        );
+    }
+    assert_eq!(
+        log.entries(),
+        ["received", "received", "authenticated", "42"]
+    );
+}
+
+#[tokio::test]
+async fn on_unhandled_tells_a_status_nobody_wants_from_one_nobody_knows() {
+    let log = Log::default();
+    let seen = log.clone();
+    let jobs = JobRouter::new()
+        .on_completed(|_| async {})
+        .on_unhandled(move |unhandled| {
+            seen.push(match &unhandled {
+                Unhandled::NoCallback(event) => format!("no callback: {}", event.status),
+                Unhandled::UnknownStatus(event) => format!("unknown: {}", event.status),
+                _ => unreachable!(),
+            });
+            assert_eq!(unhandled.guid, "JOB-1");
+            assert_eq!(unhandled.event().guid, unhandled.clone().into_event().guid);
+            async {}
+        });
+    for status in [
+        Status::Denied,
+        Status::Completed,
+        Status::from("NEW"),
+        Status::from(99),
+    ] {
+        jobs.call(event(status)).await.unwrap();
+    }
+    assert_eq!(
+        log.entries(),
+        ["no callback: DENIED", "unknown: NEW", "unknown: 99"]
+    );
+}
+
+async fn by_name(_: JobEvent) {}
+
+async fn by_name_with_result(event: JobEvent) -> Result<(), std::io::Error> {
+    match event.status {
+        Status::Denied => Err(std::io::Error::other("no")),
+        _ => Ok(()),
+    }
+}
+
+async fn unhandled_by_name(_: Unhandled) -> Result<(), String> {
+    Err("nobody".to_owned())
+}
+
+#[tokio::test]
+async fn closures_and_functions_by_name_with_or_without_a_result() {
+    let jobs = JobRouter::new()
+        .on_completed(by_name)
+        .on_denied(by_name_with_result)
+        .on_halted(|event| async move { if event.guid == "x" { Err("x") } else { Ok(()) } })
+        .on_challenged(|_| async { Err::<(), tower::BoxError>("boxed".into()) })
+        .on_unhandled(unhandled_by_name);
+    let cases = [
+        (Status::Completed, Ok(Receipt::Handled)),
+        (Status::Denied, Err("no")),
+        (Status::Halted, Ok(Receipt::Handled)),
+        (Status::Challenged, Err("boxed")),
+        (Status::Prevented, Err("nobody")),
+    ];
+    for (status, expected) in cases {
+        let outcome = jobs.call(event(status.clone())).await;
+        let outcome = outcome.map_err(|error: Error| {
+            assert_eq!(error.kind(), ErrorKind::CallbackFailed);
+            std::error::Error::source(&error).unwrap().to_string()
+        });
+        assert_eq!(outcome, expected.map_err(str::to_owned), "{status}");
+    }
+}
+
+#[derive(Clone)]
+struct App {
+    log: Log,
+}
+
+async fn completed(app: App, event: JobEvent) -> Result<(), std::convert::Infallible> {
+    app.log.push(format!("completed {}", event.guid));
+    Ok(())
+}
+
+async fn unhandled(app: App, unhandled: Unhandled) {
+    app.log.push(format!("unhandled {}", unhandled.status));
+}
+
+#[tokio::test]
+async fn callbacks_with_state() {
+    let app = App {
+        log: Log::default(),
+    };
+    let router = JobRouter::with_state(app.clone())
+        .on_completed(completed)
+        .on_halted(|app, event| async move { app.log.push(format!("halted {}", event.guid)) })
+        .on_status(
+            Status::from("NEW"),
+            |app, _| async move { app.log.push("new") },
+        )
+        .on_unhandled(unhandled);
+    for status in [
+        Status::Completed,
+        Status::Halted,
+        Status::from("NEW"),
+        Status::Denied,
+    ] {
+        router.call(event(status)).await.unwrap();
+    }
+    assert_eq!(
+        app.log.entries(),
+        ["completed JOB-1", "halted JOB-1", "new", "unhandled DENIED"]
+    );
+    // And it mounts like any other.
+    for (mount, mounted) in mounts(&Settings::new(jobs(router))) {
+        assert_eq!(
+            send(mounted, delivery(sample_with_status(9, "HALTED")))
+                .await
+                .0
+                .status,
+            204,
+            "{mount}"
+        );
+    }
+}
+
+#[test]
+fn registering_a_status_twice_panics_where_it_was_written() {
+    let twice: [(&str, fn() -> JobRouter); 4] = [
+        ("by method", || {
+            JobRouter::new().on_denied(by_name).on_denied(by_name)
+        }),
+        ("by status", || {
+            JobRouter::new()
+                .on_denied(by_name)
+                .on_status(Status::from(8), by_name)
+        }),
+        ("outside the table", || {
+            let new = || Status::from("NEW");
+            JobRouter::new()
+                .on_status(new(), by_name)
+                .on_status(new(), by_name)
+        }),
+        ("unhandled", || {
+            JobRouter::new()
+                .on_unhandled(|_| async {})
+                .on_unhandled(|_| async {})
+        }),
+    ];
+    for (name, register) in twice {
+        // Where the panic is said to be, and what it says, as its hook is told.
+        let (sender, said) = std::sync::mpsc::channel();
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let file = info.location().map(|location| location.file().to_owned());
+            let _ = sender.send((file, info.to_string()));
+        }));
+        let outcome = catch_unwind(AssertUnwindSafe(register));
+        std::panic::set_hook(usual);
+        assert!(outcome.is_err(), "{name}");
+        // Other tests panic too, on their own threads.
+        let found = said
+            .iter()
+            .find(|(_, text)| text.contains("registered already"));
+        assert_eq!(found.unwrap().0.as_deref(), Some(file!()), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_clone_that_registers_more_leaves_the_other_as_it_was() {
+    let first = JobRouter::new().on_denied(by_name);
+    let second = first.clone().on_halted(by_name);
+    assert!(!first.handles(&Status::Halted) && second.handles(&Status::Halted));
+    assert!(second.handles(&Status::Denied));
+}
+
+#[tokio::test]
+async fn it_is_a_service_that_is_always_ready() {
+    let mut jobs = JobRouter::new().on_denied(|_| async {});
+    let receipt = jobs
+        .ready()
+        .await
+        .unwrap()
+        .call(event(Status::Denied))
+        .await
+        .unwrap();
+    assert_eq!(receipt, Receipt::Handled);
+}
+
+#[test]
+fn printing_it_shows_what_has_a_callback() {
+    let jobs = JobRouter::new()
+        .on_denied(by_name)
+        .on_status(Status::from(42), by_name);
+    let printed = format!("{jobs:?}");
+    assert!(
+        printed.contains("Denied") && printed.contains("42"),
+        "{printed}"
+    );
+    assert!(printed.contains("unhandled: false"), "{printed}");
+}

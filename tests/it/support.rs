@@ -1,0 +1,254 @@
+//! What the tests have in common: MX's sample, requests, and the ways to mount the crate.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes};
+use axum::routing::get;
+use axum::{Router, response::IntoResponse as _};
+use http::{Request, Response};
+use http_body::Frame;
+use mx_job_webhook::{
+    Credentials, JobEvent, JobRouter, JobWebhookEndpoint, JobWebhookLayer, Receipt,
+};
+use tower::util::BoxCloneSyncService;
+use tower::{BoxError, Layer as _, Service, ServiceExt as _};
+
+pub(crate) const SAMPLE: &str = include_str!("../fixtures/completed.json");
+pub(crate) const PATH: &str = "/admin/webhooks";
+/// `mx:secret`
+pub(crate) const BASIC: &str = "Basic bXg6c2VjcmV0";
+
+pub(crate) fn credentials() -> Credentials {
+    Credentials::basic("mx", "secret").unwrap()
+}
+
+/// The sample with another status.
+pub(crate) fn sample_with_status(code: i64, name: &str) -> String {
+    SAMPLE
+        .replace("\"status\": 6", &format!("\"status\": {code}"))
+        .replace("\"COMPLETED\"", &format!("\"{name}\""))
+}
+
+/// The request that MX sends, with this body.
+pub(crate) fn delivery(body: impl Into<Body>) -> Request<Body> {
+    Request::post(PATH)
+        .header("authorization", BASIC)
+        .header("content-type", "application/json; charset=utf-8")
+        .header("accept", "application/json")
+        .body(body.into())
+        .unwrap()
+}
+
+/// A body that comes in these frames and then ends, or never does.
+pub(crate) struct Frames {
+    frames: VecDeque<Result<Frame<Bytes>, BoxError>>,
+    ends: bool,
+}
+
+impl Frames {
+    pub(crate) fn new(frames: impl IntoIterator<Item = Result<Frame<Bytes>, BoxError>>) -> Self {
+        Self {
+            frames: frames.into_iter().collect(),
+            ends: true,
+        }
+    }
+
+    pub(crate) fn of_data(frames: impl IntoIterator<Item = &'static [u8]>) -> Self {
+        Self::new(
+            frames
+                .into_iter()
+                .map(|data| Ok(Frame::data(Bytes::from_static(data)))),
+        )
+    }
+
+    pub(crate) fn then_nothing_for_ever(mut self) -> Self {
+        self.ends = false;
+        self
+    }
+}
+
+impl http_body::Body for Frames {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.frames.pop_front() {
+            Some(frame) => Poll::Ready(Some(frame)),
+            None if self.ends => Poll::Ready(None),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl From<Frames> for Body {
+    fn from(frames: Frames) -> Self {
+        Self::new(frames)
+    }
+}
+
+/// What callbacks were called with, in order.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    pub(crate) fn push(&self, entry: impl Into<String>) {
+        self.0.lock().unwrap().push(entry.into());
+    }
+
+    pub(crate) fn entries(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+/// Any service of events, so that one table serves them all.
+pub(crate) type Jobs = BoxCloneSyncService<JobEvent, Receipt, BoxError>;
+
+pub(crate) fn jobs<S>(service: S) -> Jobs
+where
+    S: Service<JobEvent, Response = Receipt, Error: Into<BoxError>> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    BoxCloneSyncService::new(service.map_err(Into::into))
+}
+
+pub(crate) fn no_callbacks() -> Jobs {
+    jobs(JobRouter::new())
+}
+
+/// An application with the crate mounted in one of the ways it can be.
+pub(crate) type App = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+
+/// What differs between the rows of a table: the settings of a mount.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub credentials: Credentials,
+    pub jobs: Jobs,
+    pub body_limit: Option<usize>,
+    /// What the hook `on_undecodable` returns, if there is one.
+    pub on_undecodable: Option<Result<(), &'static str>>,
+}
+
+impl Settings {
+    pub(crate) fn new(jobs: Jobs) -> Self {
+        Self {
+            credentials: credentials(),
+            jobs,
+            body_limit: None,
+            on_undecodable: None,
+        }
+    }
+}
+
+/// Every way to mount the crate, by name.
+pub(crate) fn mounts(settings: &Settings) -> Vec<(&'static str, App)> {
+    vec![
+        ("the layer around the router", around_the_router(settings)),
+        ("Router::layer", router_layer(settings)),
+        ("route_service", route_service(settings)),
+        #[cfg(feature = "axum")]
+        ("the extractor", extractor(settings)),
+    ]
+}
+
+fn own_routes() -> Router {
+    Router::new().route("/accounts", get(|| async { "accounts" }))
+}
+
+fn layer(settings: &Settings) -> JobWebhookLayer<Jobs> {
+    let mut layer = JobWebhookLayer::new(PATH, settings.credentials.clone(), settings.jobs.clone());
+    if let Some(limit) = settings.body_limit {
+        layer = layer.with_body_limit(limit);
+    }
+    if let Some(outcome) = settings.on_undecodable {
+        layer = layer.on_undecodable(move |_| async move { outcome });
+    }
+    layer
+}
+
+fn around_the_router(settings: &Settings) -> App {
+    App::new(layer(settings).layer(own_routes()))
+}
+
+fn router_layer(settings: &Settings) -> App {
+    App::new(own_routes().layer(layer(settings)))
+}
+
+fn route_service(settings: &Settings) -> App {
+    let mut endpoint = JobWebhookEndpoint::new(settings.credentials.clone(), settings.jobs.clone());
+    if let Some(limit) = settings.body_limit {
+        endpoint = endpoint.with_body_limit(limit);
+    }
+    if let Some(outcome) = settings.on_undecodable {
+        endpoint = endpoint.on_undecodable(move |_| async move { outcome });
+    }
+    App::new(own_routes().route_service(PATH, endpoint))
+}
+
+#[cfg(feature = "axum")]
+mod with_extractor {
+    use axum::extract::{DefaultBodyLimit, FromRef, State};
+    use axum::response::Response;
+    use axum::routing::{MethodRouter, post};
+    use http::StatusCode;
+    use mx_job_webhook::{Error, JobEventRejection};
+
+    use super::*;
+
+    impl FromRef<Settings> for Credentials {
+        fn from_ref(settings: &Settings) -> Self {
+            settings.credentials.clone()
+        }
+    }
+
+    /// What an application would write, hook and all.
+    async fn handler(
+        State(settings): State<Settings>,
+        event: Result<JobEvent, JobEventRejection>,
+    ) -> Response {
+        let rejection = match event {
+            Ok(event) => {
+                return settings
+                    .jobs
+                    .oneshot(event)
+                    .await
+                    .map_err(Error::from)
+                    .into_response();
+            }
+            Err(rejection) => rejection,
+        };
+        match (
+            rejection.error().kind().is_undecodable(),
+            settings.on_undecodable,
+        ) {
+            (true, Some(Ok(()))) => StatusCode::NO_CONTENT.into_response(),
+            (true, Some(Err(error))) => Error::from(BoxError::from(error)).into_response(),
+            _ => rejection.into_response(),
+        }
+    }
+
+    pub(crate) fn extractor(settings: &Settings) -> App {
+        let mut route: MethodRouter<Settings> = post(handler);
+        if let Some(limit) = settings.body_limit {
+            route = route.layer(DefaultBodyLimit::max(limit));
+        }
+        let route = Router::new()
+            .route(PATH, route)
+            .with_state(settings.clone());
+        App::new(own_routes().merge(route))
+    }
+}
+#[cfg(feature = "axum")]
+pub(crate) use with_extractor::extractor;
+
+/// Sends one request to an application of this mount, and takes its response apart.
+pub async fn send(app: App, request: Request<Body>) -> (http::response::Parts, Bytes) {
+    let (head, body) = app.oneshot(request).await.unwrap().into_parts();
+    (head, axum::body::to_bytes(body, usize::MAX).await.unwrap())
+}

@@ -1,0 +1,21 @@
+//! What the compiler says about mistakes, word by word.
+//!
+//! The words are those of the toolchain that `rustc` below names; another one may say the same
+//! differently, so there the cases are not compared. `TRYBUILD=overwrite` writes them anew.
+
+const TOOLCHAIN: &str = "rustc 1.95.0";
+
+#[test]
+#[cfg(all(feature = "axum", feature = "tokio"))]
+fn mistakes_are_explained() {
+    let version = std::process::Command::new(std::env::var("RUSTC").unwrap_or("rustc".into()))
+        .arg("--version")
+        .output()
+        .unwrap();
+    let version = String::from_utf8(version.stdout).unwrap();
+    if !version.starts_with(TOOLCHAIN) {
+        println!("not compared: the cases are written for {TOOLCHAIN}, and this is {version}");
+        return;
+    }
+    trybuild::TestCases::new().compile_fail("tests/ui/*.rs");
+}
