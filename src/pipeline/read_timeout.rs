@@ -4,14 +4,13 @@ use std::task::{Context, Poll};
 
 /// How long authentication and the body may take together.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "tokio"), derive(Default))]
 pub(crate) struct ReadTimeout(#[cfg(feature = "tokio")] pub(crate) Option<std::time::Duration>);
 
+#[cfg(feature = "tokio")]
 impl Default for ReadTimeout {
     fn default() -> Self {
-        Self(
-            #[cfg(feature = "tokio")]
-            Some(std::time::Duration::from_secs(10)),
-        )
+        Self(Some(std::time::Duration::from_secs(10)))
     }
 }
 

@@ -211,7 +211,8 @@ async fn callbacks_with_state() {
 
 #[test]
 fn registering_a_status_twice_panics_where_it_was_written() {
-    let twice: [(&str, fn() -> JobRouter); 4] = [
+    type Case = (&'static str, fn() -> JobRouter);
+    let twice: [Case; 4] = [
         ("by method", || {
             JobRouter::new().on_denied(by_name).on_denied(by_name)
         }),

@@ -6,9 +6,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
+use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::routing::get;
-use axum::{Router, response::IntoResponse as _};
 use http::{Request, Response};
 use http_body::Frame;
 use mx_job_webhook::{
@@ -194,7 +194,7 @@ fn route_service(settings: &Settings) -> App {
 #[cfg(feature = "axum")]
 mod with_extractor {
     use axum::extract::{DefaultBodyLimit, FromRef, State};
-    use axum::response::Response;
+    use axum::response::{IntoResponse as _, Response};
     use axum::routing::{MethodRouter, post};
     use http::StatusCode;
     use mx_job_webhook::{Error, JobEventRejection};
@@ -248,7 +248,7 @@ mod with_extractor {
 pub(crate) use with_extractor::extractor;
 
 /// Sends one request to an application of this mount, and takes its response apart.
-pub async fn send(app: App, request: Request<Body>) -> (http::response::Parts, Bytes) {
+pub(crate) async fn send(app: App, request: Request<Body>) -> (http::response::Parts, Bytes) {
     let (head, body) = app.oneshot(request).await.unwrap().into_parts();
     (head, axum::body::to_bytes(body, usize::MAX).await.unwrap())
 }
