@@ -118,7 +118,7 @@ impl std::fmt::Display for JobEventRejection {
 
 impl std::error::Error for JobEventRejection {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(self.error())
+        self.error().source()
     }
 }
 

@@ -6,12 +6,16 @@ mod bodies;
 mod credentials;
 mod decode;
 mod events;
+#[cfg(unix)]
 mod examples;
 mod mounts;
+#[cfg(unix)]
+mod process;
 mod properties;
 mod readiness;
 mod router;
 mod running_on;
+#[cfg(target_os = "linux")]
 mod sockets;
 mod support;
 mod ui;
