@@ -21,7 +21,7 @@ use crate::{Error, Job};
 /// server's read buffer, which lives as long as the event does.
 ///
 /// `Debug` shows the job as [`Job`]'s `Debug` does, and the size of the body. With the
-/// feature `axum` it is an extractor, see [`JobEventRejection`](crate::JobEventRejection).
+/// feature `axum` it is an extractor; see its `FromRequest` below.
 ///
 /// # Example
 ///

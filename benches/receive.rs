@@ -1,0 +1,135 @@
+//! What decoding a webhook and receiving a delivery cost, beside what one would write by hand.
+//!
+//! `cargo bench`; the ratio within a group, read off one run, is what means something.
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "criterion's macros, and a panic is how a benchmark fails"
+)]
+
+use std::hint::black_box;
+
+use axum::body::Body;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use http::{Request, Response, StatusCode};
+use mx_job_webhook::{Credentials, Job, JobRouter, JobWebhookLayer};
+use serde::de::IgnoredAny;
+use tokio::runtime::{Builder, Runtime};
+use tower::{Layer as _, Service, ServiceExt as _};
+
+const PATH: &str = "/admin/webhooks";
+
+/// The documented sample, without the white space that only the page has.
+fn sample() -> Vec<u8> {
+    let sample = include_str!("../tests/fixtures/completed.json");
+    let value: serde_json::Value = serde_json::from_str(sample).unwrap();
+    serde_json::to_vec(&value).unwrap()
+}
+
+/// What one writes by hand.
+mod by_hand {
+    use super::{Json, StatusCode};
+
+    #[derive(serde::Deserialize)]
+    pub(super) struct Webhook {
+        pub(super) job: Job,
+    }
+
+    #[derive(serde::Deserialize)]
+    #[expect(dead_code, reason = "decoding them is what is measured")]
+    pub(super) struct Job {
+        guid: String,
+        status: i64,
+        pub(super) status_name: String,
+        created_at: i64,
+        started_at: Option<i64>,
+        finished_at: Option<i64>,
+        updated_at: i64,
+        error_message: Option<String>,
+        institution_guid: Option<String>,
+        is_authenticated: bool,
+        member_guid: String,
+        member_id: Option<String>,
+        user_guid: String,
+        user_id: Option<String>,
+    }
+
+    pub(super) async fn handler(Json(webhook): Json<Webhook>) -> StatusCode {
+        match webhook.job.status_name.as_str() {
+            "COMPLETED" | "CHALLENGED" => StatusCode::NO_CONTENT,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+fn decode(criterion: &mut Criterion) {
+    let sample = sample();
+    let mut group = criterion.benchmark_group("decode");
+    group.bench_function("Job::decode", |bencher| {
+        bencher.iter(|| Job::decode(black_box(&sample)).unwrap());
+    });
+    group.bench_function("a struct of Strings", |bencher| {
+        bencher.iter(|| serde_json::from_slice::<by_hand::Webhook>(black_box(&sample)).unwrap());
+    });
+    group.bench_function("IgnoredAny", |bencher| {
+        bencher.iter(|| serde_json::from_slice::<IgnoredAny>(black_box(&sample)).unwrap());
+    });
+}
+
+fn deliver(criterion: &mut Criterion) {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let jobs = JobRouter::new()
+        .on_completed(|_| async {})
+        .on_challenged(|_| async {});
+    let layer = JobWebhookLayer::new(PATH, Credentials::basic("mx", "secret").unwrap(), jobs);
+    let own = || Router::new().route("/accounts", get(|| async { "accounts" }));
+    let by_hand = own().route(PATH, post(by_hand::handler));
+
+    let mut group = criterion.benchmark_group("deliver");
+    let mut bench = |name, service: &mut dyn FnMut(Request<Body>) -> StatusCode| {
+        let sample = sample();
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched(
+                || request(&sample),
+                |request| assert_eq!(service(request), StatusCode::NO_CONTENT),
+                BatchSize::SmallInput,
+            );
+        });
+    };
+    let mut around = layer.layer(own());
+    bench("the layer around the router", &mut |request| {
+        answer(&runtime, &mut around, request)
+    });
+    let mut within: Router = own().layer(layer);
+    bench("Router::layer", &mut |request| {
+        answer(&runtime, &mut within, request)
+    });
+    let mut by_hand = by_hand;
+    bench(
+        "a Json handler that checks no credentials",
+        &mut |request| answer(&runtime, &mut by_hand, request),
+    );
+}
+
+fn request(body: &[u8]) -> Request<Body> {
+    Request::post(PATH)
+        .header("authorization", "Basic bXg6c2VjcmV0")
+        .header("content-type", "application/json; charset=utf-8")
+        .body(Body::from(body.to_vec()))
+        .unwrap()
+}
+
+fn answer<S>(runtime: &Runtime, service: &mut S, request: Request<Body>) -> StatusCode
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = std::convert::Infallible>,
+{
+    runtime.block_on(async {
+        let service = service.ready().await.unwrap();
+        service.call(request).await.unwrap().status()
+    })
+}
+
+criterion_group!(benches, decode, deliver);
+criterion_main!(benches);
