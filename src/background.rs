@@ -21,6 +21,31 @@ pub(crate) type Delivery = Pin<Box<dyn Future<Output = Result<Receipt, Error>> +
 /// shutting down. Otherwise dropping it cancels the callback.
 ///
 /// Returned by [`JobRouter::call`](crate::JobRouter::call).
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::{Job, JobEvent, JobRouter, Status};
+/// use std::time::Duration;
+/// use tokio::{sync::mpsc, time::{sleep, timeout}};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (sender, mut finished) = mpsc::unbounded_channel();
+/// let jobs = JobRouter::new().on_completed(move |event| {
+///     let sender = sender.clone();
+///     async move {
+///         sleep(Duration::from_millis(20)).await; // The sender hangs up here.
+///         sender.send(event.into_job().guid)
+///     }
+/// });
+/// let event = JobEvent::from(Job::new("JOB-1".parse()?, Status::Completed));
+/// assert!(timeout(Duration::from_millis(1), jobs.call(event)).await.is_err());
+/// drop(jobs);
+/// let guid = finished.recv().await; // `None` without the feature `tokio`
+/// assert_eq!(guid.is_some(), cfg!(feature = "tokio"));
+/// # Ok(()) }
+/// ```
 #[must_use = "futures do nothing unless polled"]
 pub struct RunOn(State);
 

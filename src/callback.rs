@@ -77,6 +77,16 @@ impl<F, App, Event, Fut> StateCallback<App, Event, Fut> for F where
 ///
 /// Implemented for every such future. It has to be `Send + 'static` because it runs on,
 /// on whichever thread, when the sender hangs up.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::CallbackFuture;
+///
+/// fn is_one<Fut: CallbackFuture>(_: &Fut) -> bool { true }
+///
+/// assert!(is_one(&async { Err::<(), _>("the database is down") }));
+/// ```
 #[diagnostic::on_unimplemented(
     message = "a job callback has to be async, and this one returns `{Self}`",
     label = "`{Self}` is no future that a callback can return",
@@ -91,6 +101,15 @@ impl<Fut> CallbackFuture for Fut where Fut: Future<Output: CallbackOutput> + Sen
 /// `Ok` and `()` are success, and the delivery is acknowledged. `Err` is not: the answer
 /// is 500, and MX delivers the event again. `E` is anything that converts into a boxed
 /// error: an error type, `anyhow::Error`, `String`.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::CallbackOutput;
+///
+/// assert!(().into_result().is_ok());
+/// assert!(Err::<(), _>("the database is down").into_result().is_err());
+/// ```
 #[diagnostic::on_unimplemented(
     message = "a job callback returns `()` or `Result<(), E>`, not `{Self}`",
     label = "this callback ends in `{Self}`",

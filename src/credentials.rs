@@ -75,6 +75,16 @@ impl Credentials {
     ///
     /// If either is empty or has a control character, or the user has a colon: such
     /// credentials cannot be sent (RFC 7617), or protect nothing.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::Credentials;
+    ///
+    /// assert!(Credentials::basic("mx", "secret").is_ok());
+    /// assert!(Credentials::basic("mx", "").is_err());
+    /// assert!(Credentials::basic("m:x", "secret").is_err());
+    /// ```
     pub fn basic(user: &str, password: &str) -> Result<Self, CredentialsError> {
         if user.is_empty() || password.is_empty() {
             return Err(CredentialsError(
@@ -99,6 +109,15 @@ impl Credentials {
     ///
     /// If it is empty, or has anything but visible ASCII characters: such a token cannot
     /// be sent.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::Credentials;
+    ///
+    /// assert!(Credentials::bearer("mF_9.B5f-4.1JqM").is_ok());
+    /// assert!(Credentials::bearer("two words").is_err());
+    /// ```
     pub fn bearer(token: &str) -> Result<Self, CredentialsError> {
         if token.is_empty() {
             return Err(CredentialsError("the token must not be empty"));
@@ -162,6 +181,15 @@ impl Credentials {
     ///
     /// For tests, and where something in front has authenticated already and nothing
     /// else can reach the application.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::Credentials;
+    ///
+    /// let anyone = Credentials::unauthenticated();
+    /// assert_eq!(format!("{anyone:?}"), "Credentials(unauthenticated)");
+    /// ```
     #[must_use]
     pub fn unauthenticated() -> Self {
         Self(Arc::new(Accepted::Anyone))
@@ -314,6 +342,15 @@ impl fmt::Debug for Credentials {
 /// What a closure given to [`Credentials::verify`] may end in.
 ///
 /// `bool`, or `Result<bool, E>` where `E` says why it could not be told.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::Verdict;
+///
+/// assert_eq!(true.into_result().unwrap(), true);
+/// assert!(Err::<bool, _>("the key server is down").into_result().is_err());
+/// ```
 #[diagnostic::on_unimplemented(
     message = "a closure that checks credentials ends in `bool` or `Result<bool, E>`, not `{Self}`",
     label = "this closure ends in `{Self}`"

@@ -49,6 +49,16 @@ impl JobEvent {
     /// # Errors
     ///
     /// As [`Job::decode`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::JobEvent;
+    ///
+    /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status": 6, "new": true}}"#)?;
+    /// assert!(event.headers().is_empty());
+    /// # Ok::<(), mx_job_webhook::Error>(())
+    /// ```
     pub fn decode(webhook: impl Into<Bytes>) -> Result<Self, Error> {
         let body = webhook.into();
         Ok(Self::new(
@@ -151,6 +161,26 @@ impl fmt::Debug for JobEvent {
 /// authenticated: the sender's credentials were right.
 ///
 /// `Debug` shows the reason and the size of the body, not the body.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::{Credentials, ErrorKind, JobRouter, JobWebhookEndpoint};
+/// # use axum::body::Body; use http::Request; use tower::ServiceExt;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let endpoint = JobWebhookEndpoint::new(Credentials::unauthenticated(), JobRouter::new())
+///     .on_undecodable(|undecodable| async move {
+///         assert_eq!(undecodable.error().kind(), ErrorKind::OtherWebhook);
+///         assert_eq!(undecodable.body(), r#"{"type": "BALANCE"}"#);
+///     });
+///
+/// let request = Request::post("/").header("content-type", "application/json");
+/// let request = request.body(Body::from(r#"{"type": "BALANCE"}"#))?;
+/// assert_eq!(endpoint.oneshot(request).await?.status(), 204);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Undecodable {
     error: Error,

@@ -35,7 +35,8 @@ use crate::{Credentials, JobWebhook};
 /// use mx_job_webhook::{Credentials, JobRouter, JobWebhookLayer};
 /// # use axum::body::Body; use http::{Request, StatusCode}; use tower::ServiceExt;
 ///
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let jobs = JobRouter::new()
 ///     .on_completed(|event| async move { println!("read accounts of {:?}", event.member_guid) });
 ///
@@ -48,8 +49,7 @@ use crate::{Credentials, JobWebhook};
 ///     .header("content-type", "application/json")
 ///     .body(Body::from(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#))?;
 /// assert_eq!(app.oneshot(delivery).await?.status(), StatusCode::NO_CONTENT);
-/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(()) }
 /// ```
 #[derive(Clone)]
 pub struct JobWebhookLayer<J> {

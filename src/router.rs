@@ -38,7 +38,8 @@ use crate::{Error, JobEvent, Receipt, Status};
 /// ```
 /// use mx_job_webhook::{Job, JobEvent, JobRouter, Receipt, Status};
 ///
-/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let jobs = JobRouter::new()
 ///     .on_completed(|event| async move { println!("read accounts of {}", event.guid) })
 ///     .on_challenged(|_event| async move { Err("nobody to ask") });
@@ -48,8 +49,7 @@ use crate::{Error, JobEvent, Receipt, Status};
 ///
 /// let challenged = JobEvent::from(Job::new("JOB-1".parse()?, Status::Challenged));
 /// assert!(jobs.call(challenged).await.is_err());
-/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(()) }
 /// ```
 #[derive(Clone)]
 pub struct JobRouter<S = NoState> {
@@ -112,13 +112,13 @@ impl JobRouter {
     ///     app.completed.fetch_add(1, Ordering::Relaxed);
     /// }
     ///
-    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let app = App::default();
     /// let jobs = JobRouter::with_state(app.clone()).on_completed(completed);
     /// jobs.call(JobEvent::from(Job::new("JOB-1".parse()?, Status::Completed))).await?;
     /// assert_eq!(app.completed.load(Ordering::Relaxed), 1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # Ok(()) }
     /// ```
     #[must_use]
     pub fn with_state<App>(app: App) -> JobRouter<WithState<App>>
@@ -155,6 +155,9 @@ macro_rules! registration {
 
         /// Registers the callback for any status, in MX's table or not.
         ///
+        /// For `Status::from("AUTHENTICATED")`, say, or for `Status::Received` of a job that was
+        /// polled. A name and an integer outside the table are two statuses.
+        ///
         /// # Panics
         ///
         /// If the status has a callback already.
@@ -170,6 +173,9 @@ macro_rules! registration {
         }
 
         /// Registers the callback for all that has none; it is told why.
+        ///
+        /// It takes an [`Unhandled`], which tells a status that nobody wants from one that MX
+        /// may have invented. Without it, both are acknowledged in silence.
         ///
         /// # Panics
         ///
@@ -231,6 +237,16 @@ where
 
 impl<S> JobRouter<S> {
     /// Whether a callback is registered for the status.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{JobRouter, Status};
+    ///
+    /// let jobs = JobRouter::new().on_status(Status::from("AUTHENTICATED"), |_| async {});
+    /// assert!(jobs.handles(&Status::from("AUTHENTICATED")));
+    /// assert!(!jobs.handles(&Status::Completed));
+    /// ```
     #[must_use]
     pub fn handles(&self, status: &Status) -> bool {
         self.routes.find(status).is_some()

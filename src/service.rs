@@ -94,14 +94,14 @@ impl<S, J> fmt::Debug for JobWebhook<S, J> {
 /// use mx_job_webhook::{Credentials, JobRouter, JobWebhookEndpoint};
 /// # use axum::body::Body; use http::{Request, StatusCode}; use tower::ServiceExt;
 ///
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let endpoint = JobWebhookEndpoint::new(Credentials::basic("mx", "secret")?, JobRouter::new());
 /// let app: Router = Router::new().route_service("/admin/webhooks", endpoint);
 ///
 /// let response = app.oneshot(Request::get("/admin/webhooks").body(Body::empty())?).await?;
 /// assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
-/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok(()) }
 /// ```
 pub struct JobWebhookEndpoint<J> {
     options: Arc<Options<J>>,

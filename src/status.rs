@@ -96,6 +96,15 @@ impl Status {
     ///
     /// `None` only for a status of which MX sent nothing but an integer that is not
     /// in the table.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::Status;
+    ///
+    /// assert_eq!(Status::Denied.name(), Some("DENIED"));
+    /// assert_eq!(Status::from(42).name(), None);
+    /// ```
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         match self {
@@ -109,6 +118,15 @@ impl Status {
     ///
     /// `None` for a status that is known by a name outside the table. The integer
     /// that MX sent for a job is in [`Job::status_code`](crate::Job::status_code).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::Status;
+    ///
+    /// assert_eq!(Status::Denied.code(), Some(8));
+    /// assert_eq!(Status::from("AUTHENTICATED").code(), None);
+    /// ```
     #[must_use]
     pub fn code(&self) -> Option<i64> {
         match self {
