@@ -90,7 +90,7 @@ mod timestamp;
 
 pub use background::RunOn;
 pub use callback::{Callback, CallbackFuture, CallbackOutput, StateCallback};
-pub use credentials::{Credentials, CredentialsError, Verdict};
+pub use credentials::{Credentials, CredentialsError, CredentialsHandle, Verdict};
 pub use error::{Error, ErrorKind};
 pub use event::{JobEvent, Undecodable};
 #[cfg(feature = "axum")]

@@ -1,16 +1,22 @@
 //! Who may deliver: Basic, bearer, several at once, or a closure.
 
+mod accepted;
+mod handle;
+mod verdict;
+
 use std::fmt;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use constant_time_eq::constant_time_eq;
-use http::header::{AUTHORIZATION, HeaderMap};
 use http::request::Parts;
-use tower::BoxError;
 
 use crate::panic::CatchPanic;
+use accepted::{Accepted, Scheme, Secret, Verify};
+pub(crate) use accepted::{Challenges, Check, Verification};
+pub use handle::CredentialsHandle;
+use handle::Source;
+pub use verdict::Verdict;
 
 /// What a sender has to show before a byte of its body is read.
 ///
@@ -38,35 +44,7 @@ use crate::panic::CatchPanic;
 /// # Ok::<(), mx_job_webhook::CredentialsError>(())
 /// ```
 #[derive(Clone)]
-pub struct Credentials(Arc<Accepted>);
-
-#[derive(Clone)]
-enum Accepted {
-    Anyone,
-    AnyOf {
-        secrets: Vec<Secret>,
-        closures: Vec<Verify>,
-    },
-}
-
-/// What follows the scheme in an `Authorization` header.
-#[derive(Clone)]
-struct Secret {
-    scheme: Scheme,
-    token: Box<[u8]>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Scheme {
-    Basic,
-    Bearer,
-}
-
-type Verify = Arc<dyn Fn(&Parts) -> Verification + Send + Sync>;
-
-/// A closure's verdict on its way.
-pub(crate) type Verification =
-    std::pin::Pin<Box<dyn Future<Output = Result<bool, BoxError>> + Send>>;
+pub struct Credentials(Source);
 
 impl Credentials {
     /// Accepts HTTP Basic with this user and password, both in UTF-8.
@@ -171,10 +149,10 @@ impl Credentials {
                 }
             })
         });
-        Self(Arc::new(Accepted::AnyOf {
+        Self::fixed(Accepted::AnyOf {
             secrets: Vec::new(),
             closures: vec![verify],
-        }))
+        })
     }
 
     /// Accepts everybody: anyone who finds the URL can post job events.
@@ -192,7 +170,7 @@ impl Credentials {
     /// ```
     #[must_use]
     pub fn unauthenticated() -> Self {
-        Self(Arc::new(Accepted::Anyone))
+        Self::fixed(Accepted::Anyone)
     }
 
     /// Accepts what either accepts.
@@ -200,22 +178,36 @@ impl Credentials {
     /// # Panics
     ///
     /// If either is [`unauthenticated`](Self::unauthenticated): the other would be
-    /// without meaning, and whoever wrote it meant something.
+    /// without meaning, and whoever wrote it meant something. If either is
+    /// [`replaceable`](Self::replaceable): combine them first.
     #[must_use]
     #[track_caller]
     pub fn or(self, other: Self) -> Self {
-        match (&*self.0, &*other.0) {
+        let [this, other] = [self, other].map(Credentials::into_fixed);
+        match (&*this, &*other) {
             (
                 Accepted::AnyOf { secrets, closures },
                 Accepted::AnyOf {
                     secrets: more_secrets,
                     closures: more_closures,
                 },
-            ) => Self(Arc::new(Accepted::AnyOf {
+            ) => Self::fixed(Accepted::AnyOf {
                 secrets: [&secrets[..], more_secrets].concat(),
                 closures: [&closures[..], more_closures].concat(),
-            })),
+            }),
             _ => panic!("`Credentials::unauthenticated()` cannot be combined with others"),
+        }
+    }
+
+    fn fixed(accepted: Accepted) -> Self {
+        Self(Source::Fixed(Arc::new(accepted)))
+    }
+
+    #[track_caller]
+    fn into_fixed(self) -> Arc<Accepted> {
+        match self.0 {
+            Source::Fixed(accepted) => accepted,
+            Source::Replaceable(_) => panic!("replaceable credentials cannot be combined"),
         }
     }
 
@@ -224,155 +216,26 @@ impl Credentials {
             scheme,
             token: token.into_bytes().into(),
         };
-        Self(Arc::new(Accepted::AnyOf {
+        Self::fixed(Accepted::AnyOf {
             secrets: vec![secret],
             closures: Vec::new(),
-        }))
+        })
     }
 
     /// What the head alone decides.
     pub(crate) fn check(&self, head: &Parts) -> Check {
-        let Accepted::AnyOf { secrets, closures } = &*self.0 else {
-            return Check::Accepted;
-        };
-        let Ok(authorization) = single_authorization(&head.headers) else {
-            return Check::Refused;
-        };
-        if authorization.is_some_and(|header| matches_any(secrets, header)) {
-            return Check::Accepted;
-        }
-        if closures.is_empty() {
-            return Check::Refused;
-        }
-        let verdicts: Vec<_> = closures.iter().map(|verify| verify(head)).collect();
-        Check::Undecided(Box::pin(any_of(verdicts)))
+        self.0.with(|accepted| accepted.check(head))
     }
 
     /// What a refusal offers the sender to try.
     pub(crate) fn challenges(&self) -> Challenges {
-        let Accepted::AnyOf { secrets, closures } = &*self.0 else {
-            return Challenges::default();
-        };
-        let has = |scheme| secrets.iter().any(|secret| secret.scheme == scheme);
-        Challenges {
-            basic: has(Scheme::Basic),
-            bearer: has(Scheme::Bearer) || !closures.is_empty(),
-        }
+        self.0.with(Accepted::challenges)
     }
-}
-
-pub(crate) enum Check {
-    Accepted,
-    Refused,
-    Undecided(Verification),
-}
-
-/// The schemes of a 401's `WWW-Authenticate`.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Challenges {
-    pub(crate) basic: bool,
-    pub(crate) bearer: bool,
-}
-
-/// The one `Authorization` header, if there is one. Which of two would count is a guess that two
-/// programs on the way may make differently, so two are an error.
-fn single_authorization(headers: &HeaderMap) -> Result<Option<&[u8]>, ()> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    match (values.next(), values.next()) {
-        (_, Some(_)) => Err(()),
-        (value, None) => Ok(value.map(http::HeaderValue::as_bytes)),
-    }
-}
-
-/// Compares with every secret, whichever matched, so that the time tells nothing of the order.
-fn matches_any(secrets: &[Secret], authorization: &[u8]) -> bool {
-    let Some((scheme, token)) = split_scheme(authorization) else {
-        return false;
-    };
-    secrets.iter().fold(false, |matched, secret| {
-        matched | ((secret.scheme == scheme) & constant_time_eq(&secret.token, token))
-    })
-}
-
-fn split_scheme(authorization: &[u8]) -> Option<(Scheme, &[u8])> {
-    let space = authorization.iter().position(|&byte| byte == b' ')?;
-    let (scheme, token) = authorization.split_at(space);
-    let scheme = if scheme.eq_ignore_ascii_case(b"basic") {
-        Scheme::Basic
-    } else if scheme.eq_ignore_ascii_case(b"bearer") {
-        Scheme::Bearer
-    } else {
-        return None;
-    };
-    Some((scheme, token.trim_ascii()))
-}
-
-/// True as soon as one is; an error only if none is.
-async fn any_of(verdicts: Vec<Verification>) -> Result<bool, BoxError> {
-    let mut refused = Ok(false);
-    for verdict in verdicts {
-        match verdict.await {
-            Ok(true) => return Ok(true),
-            Ok(false) => {}
-            Err(error) => refused = Err(error),
-        }
-    }
-    refused
 }
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Accepted::AnyOf { secrets, closures } = &*self.0 else {
-            return f.write_str("Credentials(unauthenticated)");
-        };
-        let count = |scheme| {
-            secrets
-                .iter()
-                .filter(|secret| secret.scheme == scheme)
-                .count()
-        };
-        f.debug_struct("Credentials")
-            .field("basic", &count(Scheme::Basic))
-            .field("bearer", &count(Scheme::Bearer))
-            .field("closures", &closures.len())
-            .finish()
-    }
-}
-
-/// What a closure given to [`Credentials::verify`] may end in.
-///
-/// `bool`, or `Result<bool, E>` where `E` says why it could not be told.
-///
-/// # Example
-///
-/// ```
-/// use mx_job_webhook::Verdict;
-///
-/// assert_eq!(true.into_result().unwrap(), true);
-/// assert!(Err::<bool, _>("the key server is down").into_result().is_err());
-/// ```
-#[diagnostic::on_unimplemented(
-    message = "a closure that checks credentials ends in `bool` or `Result<bool, E>`, not `{Self}`",
-    label = "this closure ends in `{Self}`"
-)]
-pub trait Verdict {
-    /// Whether the sender is accepted.
-    ///
-    /// # Errors
-    ///
-    /// The closure's own: it could not be told.
-    fn into_result(self) -> Result<bool, BoxError>;
-}
-
-impl Verdict for bool {
-    fn into_result(self) -> Result<bool, BoxError> {
-        Ok(self)
-    }
-}
-
-impl<E: Into<BoxError>> Verdict for Result<bool, E> {
-    fn into_result(self) -> Result<bool, BoxError> {
-        self.map_err(Into::into)
+        self.0.with(|accepted| accepted.fmt(f))
     }
 }
 

@@ -1,0 +1,147 @@
+//! What is accepted, and whether a request's head shows it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use constant_time_eq::constant_time_eq;
+use http::header::{AUTHORIZATION, HeaderMap};
+use http::request::Parts;
+use tower::BoxError;
+
+#[derive(Clone)]
+pub(super) enum Accepted {
+    Anyone,
+    AnyOf {
+        secrets: Vec<Secret>,
+        closures: Vec<Verify>,
+    },
+}
+
+/// What follows the scheme in an `Authorization` header.
+#[derive(Clone)]
+pub(super) struct Secret {
+    pub(super) scheme: Scheme,
+    pub(super) token: Box<[u8]>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scheme {
+    Basic,
+    Bearer,
+}
+
+pub(super) type Verify = Arc<dyn Fn(&Parts) -> Verification + Send + Sync>;
+
+/// A closure's verdict on its way.
+pub(crate) type Verification =
+    std::pin::Pin<Box<dyn Future<Output = Result<bool, BoxError>> + Send>>;
+
+impl Accepted {
+    /// What the head alone decides.
+    pub(super) fn check(&self, head: &Parts) -> Check {
+        let Accepted::AnyOf { secrets, closures } = self else {
+            return Check::Accepted;
+        };
+        let Ok(authorization) = single_authorization(&head.headers) else {
+            return Check::Refused;
+        };
+        if authorization.is_some_and(|header| matches_any(secrets, header)) {
+            return Check::Accepted;
+        }
+        if closures.is_empty() {
+            return Check::Refused;
+        }
+        let verdicts: Vec<_> = closures.iter().map(|verify| verify(head)).collect();
+        Check::Undecided(Box::pin(any_of(verdicts)))
+    }
+
+    /// What a refusal offers the sender to try.
+    pub(super) fn challenges(&self) -> Challenges {
+        let Accepted::AnyOf { secrets, closures } = self else {
+            return Challenges::default();
+        };
+        let has = |scheme| secrets.iter().any(|secret| secret.scheme == scheme);
+        Challenges {
+            basic: has(Scheme::Basic),
+            bearer: has(Scheme::Bearer) || !closures.is_empty(),
+        }
+    }
+}
+
+pub(crate) enum Check {
+    Accepted,
+    Refused,
+    Undecided(Verification),
+}
+
+/// The schemes of a 401's `WWW-Authenticate`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Challenges {
+    pub(crate) basic: bool,
+    pub(crate) bearer: bool,
+}
+
+/// The one `Authorization` header, if there is one. Which of two would count is a guess that two
+/// programs on the way may make differently, so two are an error.
+fn single_authorization(headers: &HeaderMap) -> Result<Option<&[u8]>, ()> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    match (values.next(), values.next()) {
+        (_, Some(_)) => Err(()),
+        (value, None) => Ok(value.map(http::HeaderValue::as_bytes)),
+    }
+}
+
+/// Compares with every secret, whichever matched, so that the time tells nothing of the order.
+fn matches_any(secrets: &[Secret], authorization: &[u8]) -> bool {
+    let Some((scheme, token)) = split_scheme(authorization) else {
+        return false;
+    };
+    secrets.iter().fold(false, |matched, secret| {
+        matched | ((secret.scheme == scheme) & constant_time_eq(&secret.token, token))
+    })
+}
+
+fn split_scheme(authorization: &[u8]) -> Option<(Scheme, &[u8])> {
+    let space = authorization.iter().position(|&byte| byte == b' ')?;
+    let (scheme, token) = authorization.split_at(space);
+    let scheme = if scheme.eq_ignore_ascii_case(b"basic") {
+        Scheme::Basic
+    } else if scheme.eq_ignore_ascii_case(b"bearer") {
+        Scheme::Bearer
+    } else {
+        return None;
+    };
+    Some((scheme, token.trim_ascii()))
+}
+
+/// True as soon as one is; an error only if none is.
+async fn any_of(verdicts: Vec<Verification>) -> Result<bool, BoxError> {
+    let mut refused = Ok(false);
+    for verdict in verdicts {
+        match verdict.await {
+            Ok(true) => return Ok(true),
+            Ok(false) => {}
+            Err(error) => refused = Err(error),
+        }
+    }
+    refused
+}
+
+impl fmt::Debug for Accepted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::AnyOf { secrets, closures } = self else {
+            return f.write_str("Credentials(unauthenticated)");
+        };
+        let count = |scheme| {
+            secrets
+                .iter()
+                .filter(|secret| secret.scheme == scheme)
+                .count()
+        };
+        f.debug_struct("Credentials")
+            .field("basic", &count(Scheme::Basic))
+            .field("bearer", &count(Scheme::Bearer))
+            .field("closures", &closures.len())
+            .finish()
+    }
+}
