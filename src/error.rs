@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tower::BoxError;
 
+use crate::Permanent;
 use crate::credentials::Challenges;
 
 /// Why a delivery was not acknowledged.
@@ -87,6 +88,14 @@ pub enum ErrorKind {
     Overloaded,
     /// A timeout around the callbacks passed. Answered 503.
     TimedOut,
+    /// The answer deadline passed; a callback that started runs on. Answered 503.
+    AnswerDeadline,
+    /// An earlier delivery of the same event is still under way. Answered 503.
+    InFlight,
+    /// The ledger could not be asked, or not be told. Answered 503.
+    LedgerUnavailable,
+    /// The application is shutting down. Answered 503.
+    ShuttingDown,
 }
 
 impl ErrorKind {
@@ -120,6 +129,10 @@ impl ErrorKind {
             Self::CallbackPanicked => "the callback panicked",
             Self::Overloaded => "overloaded",
             Self::TimedOut => "the callback timed out",
+            Self::AnswerDeadline => "the answer deadline passed",
+            Self::InFlight => "an earlier delivery of the event is still under way",
+            Self::LedgerUnavailable => "the ledger is unavailable",
+            Self::ShuttingDown => "shutting down",
         }
     }
 }
@@ -135,6 +148,12 @@ impl Error {
     #[must_use]
     pub fn field(&self) -> Option<&'static str> {
         self.0.field
+    }
+
+    /// Whether the callback said that no retry will mend it, by [`Permanent`].
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        chain(self).any(|error| error.is::<Permanent>())
     }
 
     pub(crate) fn new(kind: ErrorKind) -> Self {

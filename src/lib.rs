@@ -66,13 +66,17 @@
     allow(clippy::unwrap_used, reason = "a panic is how a test fails")
 )]
 
+mod acknowledge_first;
 mod background;
 mod callback;
 mod credentials;
+mod deadline;
+mod dedupe;
 mod error;
 mod event;
 #[cfg(feature = "axum")]
 mod extract;
+mod failure;
 mod future;
 mod guid;
 mod id;
@@ -81,6 +85,7 @@ mod layer;
 mod options;
 mod panic;
 mod partner_id;
+mod permanent;
 mod pipeline;
 mod receipt;
 mod router;
@@ -88,19 +93,25 @@ mod service;
 mod status;
 mod timestamp;
 
-pub use background::RunOn;
+pub use acknowledge_first::{AcknowledgeFirst, AcknowledgeFirstLayer};
+pub use background::{Background, BackgroundTask, RunOn};
 pub use callback::{Callback, CallbackFuture, CallbackOutput, StateCallback};
 pub use credentials::{Credentials, CredentialsError, CredentialsHandle, Verdict};
+pub use dedupe::{
+    Claim, Commit, Dedupe, DedupeFuture, DedupeLayer, EventName, FencingToken, Ledger, MemoryLedger,
+};
 pub use error::{Error, ErrorKind};
 pub use event::{JobEvent, Undecodable};
 #[cfg(feature = "axum")]
 pub use extract::JobEventRejection;
+pub use failure::Failure;
 pub use future::ResponseFuture;
 pub use guid::{InstitutionGuid, JobGuid, MemberGuid, UserGuid};
 pub use id::BlankIdError;
 pub use job::Job;
 pub use layer::JobWebhookLayer;
 pub use partner_id::{MemberId, UserId};
+pub use permanent::{DeadLetter, Permanent};
 pub use receipt::Receipt;
 pub use router::{JobRouter, JobRouterFuture, NoState, Unhandled, WithState};
 pub use service::{JobWebhook, JobWebhookEndpoint};
@@ -110,3 +121,6 @@ pub use timestamp::{ParseTimestampError, Timestamp};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[doc = include_str!("guarantees.md")]
+pub mod guarantees {}

@@ -1,15 +1,20 @@
 //! What can be set, once for the layer and the terminal service.
 
 use crate::callback::Erased;
+use crate::deadline::Timeout;
+use crate::failure::FailureHook;
 use crate::pipeline::Limits;
-use crate::{Credentials, Undecodable};
+use crate::{Background, Credentials, Undecodable};
 
 /// All that a delivery needs, shared by every clone of a service.
 #[derive(Clone)]
 pub(crate) struct Options<J> {
     pub(crate) credentials: Credentials,
     pub(crate) limits: Limits,
+    pub(crate) answer_deadline: Timeout,
+    pub(crate) background: Background,
     pub(crate) on_undecodable: Option<Erased<Undecodable>>,
+    pub(crate) on_error: Option<FailureHook>,
     pub(crate) jobs: J,
 }
 
@@ -18,7 +23,10 @@ impl<J> Options<J> {
         Self {
             credentials,
             limits: Limits::default(),
+            answer_deadline: Timeout::NONE,
+            background: Background::new(),
             on_undecodable: None,
+            on_error: None,
             jobs,
         }
     }
@@ -52,7 +60,51 @@ macro_rules! optional_settings {
         ) -> Self {
             ::std::sync::Arc::make_mut(&mut self.options)
                 .limits
-                .read_timeout = $crate::pipeline::ReadTimeout(timeout.into());
+                .read_timeout = $crate::deadline::Timeout(timeout.into());
+            self
+        }
+
+        /// Sets how long the sender waits for the callback; as long as it takes unless set.
+        ///
+        /// Past it the answer is 503 with `Retry-After`, and the callback runs on. MX delivers
+        /// the event again, and with [`DedupeLayer`](crate::DedupeLayer) that one is
+        /// acknowledged once the callback has succeeded; without it, the callback runs again.
+        ///
+        /// The time counts from when the callback, or its readiness, first has to be waited
+        /// for, by tokio's clock. Keep it below what the sender and every proxy on the way
+        /// wait; MX does not publish its own.
+        #[cfg(feature = "tokio")]
+        #[must_use]
+        pub fn with_answer_deadline(
+            mut self,
+            deadline: impl Into<Option<::std::time::Duration>>,
+        ) -> Self {
+            ::std::sync::Arc::make_mut(&mut self.options).answer_deadline =
+                $crate::deadline::Timeout(deadline.into());
+            self
+        }
+
+        /// Sets where callbacks run on, to wait for them at shutdown.
+        #[must_use]
+        pub fn with_background(mut self, background: $crate::Background) -> Self {
+            ::std::sync::Arc::make_mut(&mut self.options).background = background;
+            self
+        }
+
+        /// Sets who is told of every delivery that fails, at whichever stage.
+        ///
+        /// Refusals, errors and panics of callbacks, a deadline that passed; also what fails
+        /// after nobody waits for it any more. The closure is called where the delivery runs
+        /// and must not block; what it needs time for it sends elsewhere. If it panics,
+        /// nothing changes. What [`Failure`](crate::Failure) holds has no payload in it, but
+        /// the error of a callback prints what the application made it print.
+        #[must_use]
+        pub fn on_error<F>(mut self, hook: F) -> Self
+        where
+            F: Fn($crate::Failure<'_>) + Send + Sync + 'static,
+        {
+            ::std::sync::Arc::make_mut(&mut self.options).on_error =
+                Some($crate::failure::FailureHook::new(hook));
             self
         }
 

@@ -75,16 +75,23 @@ mod tests {
         assert!(matches!(poll_once(fine), Poll::Ready(Ok(1))));
     }
 
+    /// Keeps what it holds when it panics, as an `async` block would not.
+    struct Panicking(#[expect(dead_code, reason = "held")] std::sync::Arc<()>);
+
+    impl Future for Panicking {
+        type Output = ();
+
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+            panic!("held")
+        }
+    }
+
     #[test]
     fn what_a_panicked_future_held_is_released_at_once() {
         let held = std::sync::Arc::new(());
-        let inside = held.clone();
-        let mut future = Box::pin(CatchPanic::start(|| async move {
-            let _inside = inside;
-            std::future::ready(()).await;
-            panic!("held")
-        }));
-        let _: Poll<Result<(), _>> = future
+        let inside = Panicking(held.clone());
+        let mut future = Box::pin(CatchPanic::start(|| inside));
+        let _ = future
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()));
         assert_eq!(std::sync::Arc::strong_count(&held), 1);

@@ -23,6 +23,14 @@ pub enum Receipt {
     Unhandled,
     /// The hook `on_undecodable` took the body.
     Undecodable,
+    /// The callback failed for good, and the hook `on_dead_letter` took the event.
+    DeadLettered,
+    /// An earlier delivery of the same event was acknowledged: see `DedupeLayer`.
+    Duplicate,
+    /// A later event of the same job was acknowledged: see `DedupeLayer`.
+    Stale,
+    /// The callback is under way; nobody knows yet: see `AcknowledgeFirstLayer`.
+    Accepted,
 }
 
 impl From<()> for Receipt {

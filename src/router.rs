@@ -10,7 +10,7 @@ use tower::Service;
 
 use crate::background::{Delivery, RunOn};
 use crate::callback::{Callback, CallbackFuture, Erased, StateCallback, erase};
-use crate::{Error, JobEvent, Receipt, Status};
+use crate::{Background, DeadLetter, Error, JobEvent, Receipt, Status};
 
 /// Routes each job to the async callback registered for its status.
 ///
@@ -72,6 +72,8 @@ struct Routes {
     /// Few, if any: searched in order.
     other: Vec<(Status, Erased<JobEvent>)>,
     unhandled: Option<Erased<Unhandled>>,
+    dead_letter: Option<Erased<DeadLetter>>,
+    background: Background,
 }
 
 impl Routes {
@@ -141,7 +143,7 @@ impl Default for JobRouter {
 /// The methods `on_*`, for callbacks of one signature: what a callback for a job has to be, what
 /// one for the unhandled, and the function that makes either take the event alone.
 macro_rules! registration {
-    ([$($job:tt)+] [$($unhandled:tt)+] $adapt:path) => {
+    ([$($job:tt)+] [$($unhandled:tt)+] [$($dead:tt)+] $adapt:path) => {
         registration!(on_denied, Denied, [$($job)+],
             "Registers the callback for DENIED: the bank refused the credentials.");
         registration!(on_prevented, Prevented, [$($job)+],
@@ -190,6 +192,25 @@ macro_rules! registration {
             let callback = erase($adapt(&self.state, callback), Receipt::Unhandled);
             self.route_unhandled(callback)
         }
+
+        /// Registers who takes the events that a callback failed for good.
+        ///
+        /// See [`Permanent`](crate::Permanent). If it succeeds the delivery is acknowledged; if it
+        /// fails, the answer is 500. Each delivery then costs a copy of its event.
+        ///
+        /// # Panics
+        ///
+        /// If it is registered already.
+        #[must_use]
+        #[track_caller]
+        pub fn on_dead_letter<F, Fut>(self, hook: F) -> Self
+        where
+            F: $($dead)+,
+            Fut: CallbackFuture,
+        {
+            let hook = erase($adapt(&self.state, hook), Receipt::DeadLettered);
+            self.route_dead_letter(hook)
+        }
     };
     ($name:ident, $status:ident, [$($job:tt)+], $doc:literal) => {
         #[doc = $doc]
@@ -211,7 +232,9 @@ macro_rules! registration {
 
 /// Registration of callbacks that take the event alone.
 impl JobRouter {
-    registration!([Callback<JobEvent, Fut>] [Callback<Unhandled, Fut>] take_event);
+    registration!(
+        [Callback<JobEvent, Fut>] [Callback<Unhandled, Fut>] [Callback<DeadLetter, Fut>] take_event
+    );
 }
 
 fn take_event<F>(_: &NoState, callback: F) -> F {
@@ -220,7 +243,10 @@ fn take_event<F>(_: &NoState, callback: F) -> F {
 
 /// Registration of callbacks that take the application's state, then the event.
 impl<App: Clone + Send + Sync + 'static> JobRouter<WithState<App>> {
-    registration!([StateCallback<App, JobEvent, Fut>] [StateCallback<App, Unhandled, Fut>] take_state);
+    registration!(
+        [StateCallback<App, JobEvent, Fut>] [StateCallback<App, Unhandled, Fut>]
+        [StateCallback<App, DeadLetter, Fut>] take_state
+    );
 }
 
 fn take_state<App, Event, F, Fut>(
@@ -261,7 +287,9 @@ impl<S> JobRouter<S> {
     /// # Errors
     ///
     /// [`CallbackFailed`](crate::ErrorKind::CallbackFailed), with the callback's error as
-    /// its source, and [`CallbackPanicked`](crate::ErrorKind::CallbackPanicked).
+    /// its source, and [`CallbackPanicked`](crate::ErrorKind::CallbackPanicked);
+    /// [`Overloaded`](crate::ErrorKind::Overloaded) and
+    /// [`ShuttingDown`](crate::ErrorKind::ShuttingDown) of its [`Background`].
     ///
     /// # Cancellation
     ///
@@ -269,12 +297,44 @@ impl<S> JobRouter<S> {
     /// future of the `Service` does not: whoever drops that one (a timeout around the
     /// router, say) cancels the callback.
     pub fn call(&self, event: JobEvent) -> RunOn {
-        self.start(event)
-            .map_or_else(RunOn::settled, RunOn::running)
+        let place = match self.routes.background.reserve() {
+            Ok(place) => place,
+            Err(error) => return RunOn::settled(Err(error)),
+        };
+        match self.start(event) {
+            Ok(delivery) => RunOn::running(delivery, place),
+            Err(receipt) => RunOn::settled(Ok(receipt)),
+        }
+    }
+
+    /// Sets where callbacks run on, which [`call`](Self::call) started.
+    ///
+    /// For handlers that call the router by themselves; the layer and the terminal service
+    /// have a setting of their own.
+    #[must_use]
+    pub fn with_background(mut self, background: Background) -> Self {
+        Arc::make_mut(&mut self.routes).background = background;
+        self
     }
 
     /// The callback's future, or the receipt if there is nothing to run.
     fn start(&self, event: JobEvent) -> Result<Delivery, Receipt> {
+        let Some(dead_letter) = &self.routes.dead_letter else {
+            return self.start_callback(event);
+        };
+        let (dead_letter, copy) = (dead_letter.clone(), event.clone());
+        let delivery = self.start_callback(event)?;
+        Ok(Box::pin(async move {
+            match delivery.await {
+                Err(error) if error.is_permanent() => {
+                    dead_letter(DeadLetter::new(copy, error)).await
+                }
+                outcome => outcome,
+            }
+        }))
+    }
+
+    fn start_callback(&self, event: JobEvent) -> Result<Delivery, Receipt> {
         if let Some(callback) = self.routes.find(&event.status) {
             return Ok(callback(event));
         }
@@ -309,6 +369,17 @@ impl<S> JobRouter<S> {
             "a callback for the unhandled is registered already"
         );
         routes.unhandled = Some(callback);
+        self
+    }
+
+    #[track_caller]
+    fn route_dead_letter(mut self, hook: Erased<DeadLetter>) -> Self {
+        let routes = Arc::make_mut(&mut self.routes);
+        assert!(
+            routes.dead_letter.is_none(),
+            "a hook for dead letters is registered already"
+        );
+        routes.dead_letter = Some(hook);
         self
     }
 }

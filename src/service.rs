@@ -14,6 +14,7 @@ use tower::{BoxError, Service};
 
 use crate::options::{Options, optional_settings};
 use crate::pipeline::accept::{Path, accepts_method};
+use crate::pipeline::deliver::failed;
 use crate::pipeline::respond::respond;
 use crate::{Credentials, Error, ErrorKind, JobEvent, Receipt, ResponseFuture};
 
@@ -143,8 +144,8 @@ where
         if accepts_method(&request) {
             ResponseFuture::delivery(&self.options, request)
         } else {
-            let refusal = respond(Err(Error::new(ErrorKind::MethodNotAllowed)));
-            ResponseFuture::inner(ready(Ok(refusal)))
+            let error = failed(&self.options, Error::new(ErrorKind::MethodNotAllowed), None);
+            ResponseFuture::inner(ready(Ok(respond(Err(error)))))
         }
     }
 }

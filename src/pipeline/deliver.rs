@@ -10,7 +10,9 @@ use pin_project_lite::pin_project;
 use tower::{BoxError, Service};
 
 use super::{Receive, Refusal};
-use crate::background::RunOn;
+use crate::background::{Place, RunOn};
+use crate::deadline::Deadline;
+use crate::failure::FailureHook;
 use crate::options::Options;
 use crate::panic::{CatchPanic, Panicked, catch};
 use crate::{Error, ErrorKind, JobEvent, Receipt};
@@ -20,20 +22,39 @@ pin_project! {
     ///
     /// Dropped before the callback is called, it leaves nothing behind and the event unread;
     /// dropped after, the callback runs on ([`RunOn`]).
-    #[project = DeliverProjection]
-    pub(crate) enum Deliver<B, J> {
-        Receiving { #[pin] receive: Receive<B>, options: Arc<Options<J>> },
-        // Boxed because it is rare, and would make every future of the layer larger.
-        AwaitingReadiness { waiting: Option<Box<(J, JobEvent)>> },
-        Calling { call: RunOn },
+    pub(crate) struct Deliver<B, J> {
+        #[pin]
+        step: Step<B, J>,
+        options: Arc<Options<J>>,
+        answer_deadline: Deadline,
     }
+}
+
+pin_project! {
+    #[project = StepProjection]
+    enum Step<B, J> {
+        Receiving { #[pin] receive: Receive<B> },
+        // Boxed because it is rare, and would make every future of the layer larger.
+        AwaitingReadiness { waiting: Option<Box<Waiting<J>>> },
+        Calling { call: RunOn },
+        Answered,
+    }
+}
+
+struct Waiting<J> {
+    jobs: J,
+    event: JobEvent,
+    place: Place,
 }
 
 impl<B, J> Deliver<B, J> {
     pub(crate) fn start(options: &Arc<Options<J>>, request: Request<B>) -> Self {
-        Self::Receiving {
-            receive: Receive::start(&options.credentials, options.limits, request),
+        Self {
+            step: Step::Receiving {
+                receive: Receive::start(&options.credentials, options.limits, request),
+            },
             options: options.clone(),
+            answer_deadline: Deadline::default(),
         }
     }
 }
@@ -49,68 +70,143 @@ where
 {
     type Output = Result<Receipt, Error>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
         loop {
-            let next = match self.as_mut().project() {
-                DeliverProjection::Receiving { receive, options } => {
-                    match ready!(receive.poll(context)) {
-                        // The clone is fresh: it has reserved nothing, and is made ready before
-                        // it is called. The original is never called.
-                        Ok(event) => match catch(|| options.jobs.clone()) {
-                            Ok(jobs) => begin(jobs, event, context)?,
-                            Err(Panicked) => return Poll::Ready(Err(panicked())),
-                        },
-                        Err(Refusal::Error(error)) => return Poll::Ready(Err(error)),
-                        Err(Refusal::Undecodable(undecodable)) => match &options.on_undecodable {
-                            Some(hook) => Self::Calling {
-                                call: RunOn::running(hook(*undecodable)),
-                            },
-                            None => return Poll::Ready(Err(undecodable.error().clone())),
-                        },
-                    }
-                }
-                DeliverProjection::AwaitingReadiness { waiting } => {
-                    let Some((jobs, _)) = waiting.as_deref_mut() else {
+            let next = match this.step.as_mut().project() {
+                StepProjection::Receiving { receive } => match ready!(receive.poll(context)) {
+                    Ok(event) => begin(this.options, event, context),
+                    Err(refusal) => refuse(this.options, refusal),
+                },
+                StepProjection::AwaitingReadiness { waiting } => {
+                    let Some(mut readied) = waiting.take() else {
                         panic!("`Deliver` was polled after it was ready");
                     };
-                    ready!(poll_ready(jobs, context))?;
-                    let Some(ready) = waiting.take() else {
-                        continue;
-                    };
-                    let (jobs, event) = *ready;
-                    Self::Calling {
-                        call: call(jobs, event),
+                    match poll_ready(&mut readied.jobs, context) {
+                        Poll::Ready(Ok(())) => Ok(Step::call(this.options, *readied)),
+                        Poll::Ready(Err(error)) => {
+                            Err(failed(this.options, error, Some(&readied.event)))
+                        }
+                        Poll::Pending => {
+                            let limit = this.options.answer_deadline;
+                            if this.answer_deadline.poll(limit, context).is_pending() {
+                                *waiting = Some(readied);
+                                return Poll::Pending;
+                            }
+                            let error = Error::new(ErrorKind::AnswerDeadline);
+                            Err(failed(this.options, error, Some(&readied.event)))
+                        }
                     }
                 }
-                DeliverProjection::Calling { call } => return Pin::new(call).poll(context),
+                StepProjection::Calling { call } => match Pin::new(call).poll(context) {
+                    Poll::Ready(outcome) => return Poll::Ready(outcome),
+                    Poll::Pending => {
+                        let limit = this.options.answer_deadline;
+                        ready!(this.answer_deadline.poll(limit, context));
+                        let error = Error::new(ErrorKind::AnswerDeadline);
+                        Err(failed(this.options, error, None))
+                    }
+                },
+                StepProjection::Answered => panic!("`Deliver` was polled after it was ready"),
             };
-            self.set(next);
+            match next {
+                Ok(next) => this.step.set(next),
+                Err(error) => {
+                    // A callback that is still under way is handed over here, and not when the
+                    // web server gets round to dropping this.
+                    this.step.set(Step::Answered);
+                    return Poll::Ready(Err(error));
+                }
+            }
         }
     }
 }
 
 fn begin<B, J>(
-    mut jobs: J,
+    options: &Options<J>,
     event: JobEvent,
     context: &mut Context<'_>,
-) -> Result<Deliver<B, J>, Error>
+) -> Result<Step<B, J>, Error>
+where
+    J: Service<JobEvent> + Clone,
+    J::Response: Into<Receipt>,
+    J::Error: Into<BoxError>,
+    J::Future: Send + 'static,
+{
+    let fail = |error, event: &JobEvent| Err(failed(options, error, Some(event)));
+    let place = match options.background.reserve() {
+        Ok(place) => place,
+        Err(error) => return fail(error, &event),
+    };
+    // The clone is fresh: it has reserved nothing, and is made ready before it is called. The
+    // original is never called.
+    let mut jobs = match catch(|| options.jobs.clone()) {
+        Ok(jobs) => jobs,
+        Err(Panicked) => return fail(panicked(), &event),
+    };
+    match poll_ready(&mut jobs, context) {
+        Poll::Ready(Ok(())) => Ok(Step::call(options, Waiting { jobs, event, place })),
+        Poll::Ready(Err(error)) => fail(error, &event),
+        Poll::Pending => Ok(Step::AwaitingReadiness {
+            waiting: Some(Box::new(Waiting { jobs, event, place })),
+        }),
+    }
+}
+
+fn refuse<B, J>(options: &Options<J>, refusal: Refusal) -> Result<Step<B, J>, Error> {
+    let undecodable = match refusal {
+        Refusal::Error(error) => return Err(failed(options, error, None)),
+        Refusal::Undecodable(undecodable) => undecodable,
+    };
+    let Some(hook) = &options.on_undecodable else {
+        return Err(failed(options, undecodable.error().clone(), None));
+    };
+    let place = match options.background.reserve() {
+        Ok(place) => place,
+        Err(error) => return Err(failed(options, error, None)),
+    };
+    let running = hook(*undecodable);
+    let on_error = options.on_error.clone();
+    Ok(Step::Calling {
+        call: match on_error {
+            None => RunOn::running(running, place),
+            Some(on_error) => RunOn::running(
+                Box::pin(async move {
+                    running
+                        .await
+                        .inspect_err(|error| on_error.report(error, None))
+                }),
+                place,
+            ),
+        },
+    })
+}
+
+/// Reports an error on its way out.
+pub(crate) fn failed<J>(options: &Options<J>, error: Error, event: Option<&JobEvent>) -> Error {
+    if let Some(on_error) = &options.on_error {
+        on_error.report(&error, event.map(JobEvent::job));
+    }
+    error
+}
+
+impl<B, J> Step<B, J>
 where
     J: Service<JobEvent>,
     J::Response: Into<Receipt>,
     J::Error: Into<BoxError>,
     J::Future: Send + 'static,
 {
-    Ok(match poll_ready(&mut jobs, context)? {
-        Poll::Ready(()) => Deliver::Calling {
-            call: call(jobs, event),
-        },
-        Poll::Pending => Deliver::AwaitingReadiness {
-            waiting: Some(Box::new((jobs, event))),
-        },
-    })
+    fn call(options: &Options<J>, readied: Waiting<J>) -> Self {
+        let Waiting { jobs, event, place } = readied;
+        Self::Calling {
+            call: call(jobs, event, place, options.on_error.as_ref()),
+        }
+    }
 }
 
-fn poll_ready<J>(jobs: &mut J, context: &mut Context<'_>) -> Poll<Result<(), Error>>
+/// Asks a service of events whether it is ready.
+pub(crate) fn poll_ready<J>(jobs: &mut J, context: &mut Context<'_>) -> Poll<Result<(), Error>>
 where
     J: Service<JobEvent>,
     J::Error: Into<BoxError>,
@@ -121,21 +217,33 @@ where
     }
 }
 
-fn call<J>(mut jobs: J, event: JobEvent) -> RunOn
+/// Calls a service of events that is ready; what it fails with is reported, waited for or not.
+pub(crate) fn call<J>(
+    mut jobs: J,
+    event: JobEvent,
+    place: Place,
+    on_error: Option<&FailureHook>,
+) -> RunOn
 where
     J: Service<JobEvent>,
     J::Response: Into<Receipt>,
     J::Error: Into<BoxError>,
     J::Future: Send + 'static,
 {
+    let on_error = on_error.map(|on_error| (on_error.clone(), event.job().clone()));
     let running = CatchPanic::start(|| jobs.call(event));
-    RunOn::running(Box::pin(async move {
-        match running.await {
-            Ok(Ok(response)) => Ok(response.into()),
-            Ok(Err(error)) => Err(Error::from(error.into())),
-            Err(Panicked) => Err(panicked()),
+    let delivery = async move {
+        let error = match running.await {
+            Ok(Ok(response)) => return Ok(response.into()),
+            Ok(Err(error)) => Error::from(error.into()),
+            Err(Panicked) => panicked(),
+        };
+        if let Some((on_error, job)) = on_error {
+            on_error.report(&error, Some(&job));
         }
-    }))
+        Err(error)
+    };
+    RunOn::running(Box::pin(delivery), place)
 }
 
 fn panicked() -> Error {

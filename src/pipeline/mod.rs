@@ -5,7 +5,6 @@ pub(crate) mod authenticate;
 pub(crate) mod buffer;
 pub(crate) mod decode;
 pub(crate) mod deliver;
-mod read_timeout;
 pub(crate) mod respond;
 
 use std::pin::Pin;
@@ -17,24 +16,24 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower::BoxError;
 
+use crate::deadline::{Deadline, Timeout};
 use crate::{Credentials, Error, ErrorKind, JobEvent, Undecodable};
 use authenticate::{Authenticating, Authentication, Head, authenticate};
 use buffer::Buffer;
-pub(crate) use read_timeout::ReadTimeout;
 
 /// How much a sender may take of the receiver.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Bytes of body.
     pub(crate) body: usize,
-    pub(crate) read_timeout: ReadTimeout,
+    pub(crate) read_timeout: Timeout,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             body: 64 * 1024,
-            read_timeout: ReadTimeout::default(),
+            read_timeout: Timeout::READ,
         }
     }
 }
@@ -52,7 +51,7 @@ pin_project! {
         #[pin]
         step: Step<B>,
         limits: Limits,
-        deadline: read_timeout::Deadline,
+        deadline: Deadline,
     }
 }
 
@@ -85,7 +84,7 @@ impl<B> Receive<B> {
         Self {
             step,
             limits,
-            deadline: read_timeout::Deadline::default(),
+            deadline: Deadline::default(),
         }
     }
 }

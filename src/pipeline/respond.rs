@@ -61,8 +61,12 @@ fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::CallbackFailed | ErrorKind::CallbackPanicked => {
             StatusCode::INTERNAL_SERVER_ERROR
         }
-        ErrorKind::AuthenticationUnavailable | ErrorKind::Overloaded | ErrorKind::TimedOut => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        ErrorKind::AuthenticationUnavailable
+        | ErrorKind::Overloaded
+        | ErrorKind::TimedOut
+        | ErrorKind::AnswerDeadline
+        | ErrorKind::InFlight
+        | ErrorKind::LedgerUnavailable
+        | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
     }
 }

@@ -1,0 +1,135 @@
+//! Acknowledge first: 204 at once, and the callback in the background.
+
+use std::fmt;
+use std::future::{Ready, ready};
+use std::task::{Context, Poll};
+
+use tower::{BoxError, Layer, Service};
+
+use crate::failure::FailureHook;
+use crate::pipeline::deliver;
+use crate::{Background, Error, ErrorKind, Failure, JobEvent, Receipt};
+
+/// Acknowledges each event at once, and runs the callback in the background.
+///
+/// For callbacks that take longer than a sender waits, and events that may be lost. **It
+/// gives up the promise that a 204 is a receipt**: MX never delivers an acknowledged event
+/// again, so one whose callback fails, panics, or is cut short by a crash or a restart is
+/// gone. Where that will not do, prefer
+/// [`with_answer_deadline`](crate::JobWebhookLayer::with_answer_deadline), or a durable queue
+/// as the callback.
+///
+/// A failure goes to `on_error`, which is a required argument: nothing fails in silence.
+/// What runs is bounded and drained by the [`Background`]: when its places are taken, or it
+/// drains, or there is no runtime to spawn on, the event is not acknowledged but answered
+/// 503.
+///
+/// With [`DedupeLayer`](crate::DedupeLayer), put that one inside: an event is settled when
+/// its callback has succeeded, not when it was accepted.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::{AcknowledgeFirstLayer, Background, JobEvent, JobRouter, Receipt, Status};
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let background = Background::new();
+/// let jobs = ServiceBuilder::new()
+///     .layer(AcknowledgeFirstLayer::new(background.clone(), |failure| {
+///         eprintln!("lost: {failure:?}");
+///     }))
+///     .service(JobRouter::new().on_halted(|_| async { Err("nobody to tell") }));
+///
+/// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "HALTED"}}"#)?;
+/// # if cfg!(feature = "tokio") {
+/// assert_eq!(jobs.oneshot(event).await?, Receipt::Accepted);
+/// # }
+/// assert_eq!(background.drain(std::future::pending::<()>()).await, 0);
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct AcknowledgeFirstLayer {
+    background: Background,
+    on_error: FailureHook,
+}
+
+impl AcknowledgeFirstLayer {
+    /// Runs callbacks there, and tells this hook what failed.
+    ///
+    /// The hook is as [`on_error`](crate::JobWebhookLayer::on_error) of the layer.
+    #[must_use]
+    pub fn new<F>(background: Background, on_error: F) -> Self
+    where
+        F: Fn(Failure<'_>) + Send + Sync + 'static,
+    {
+        Self {
+            background,
+            on_error: FailureHook::new(on_error),
+        }
+    }
+}
+
+impl<S> Layer<S> for AcknowledgeFirstLayer {
+    type Service = AcknowledgeFirst<S>;
+
+    fn layer(&self, inner: S) -> AcknowledgeFirst<S> {
+        AcknowledgeFirst {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for AcknowledgeFirstLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AcknowledgeFirstLayer")
+            .field("background", &self.background)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A service of events with an [`AcknowledgeFirstLayer`] around it.
+///
+/// It is ready when the service within is.
+#[derive(Clone, Debug)]
+pub struct AcknowledgeFirst<S> {
+    inner: S,
+    layer: AcknowledgeFirstLayer,
+}
+
+impl<S> Service<JobEvent> for AcknowledgeFirst<S>
+where
+    S: Service<JobEvent> + Clone,
+    S::Response: Into<Receipt>,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+{
+    type Response = Receipt;
+    type Error = Error;
+    type Future = Ready<Result<Receipt, Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        deliver::poll_ready(&mut self.inner, context)
+    }
+
+    fn call(&mut self, event: JobEvent) -> Self::Future {
+        let place = match self.layer.background.reserve() {
+            Ok(place) if place.can_spawn() => place,
+            Ok(_) => return ready(Err(Error::new(ErrorKind::Overloaded))),
+            Err(error) => return ready(Err(error)),
+        };
+        // The clone stays, for the next event to make ready; the one that is ready is called.
+        let clone = self.inner.clone();
+        let readied = std::mem::replace(&mut self.inner, clone);
+        // Nobody waits for it: dropped, it is handed to the background.
+        drop(deliver::call(
+            readied,
+            event,
+            place,
+            Some(&self.layer.on_error),
+        ));
+        ready(Ok(Receipt::Accepted))
+    }
+}

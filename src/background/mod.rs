@@ -1,0 +1,313 @@
+//! What runs on when nobody waits for it any more: counted, bounded, and waited for at shutdown.
+
+mod places;
+mod run_on;
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tower::{BoxError, Service};
+
+use crate::pipeline::deliver;
+use crate::{Error, ErrorKind, JobEvent, Receipt};
+use places::{NoPlace, Places};
+pub use run_on::RunOn;
+
+/// How many callbacks may be under way at once, waited for or not.
+const CAPACITY: usize = 4096;
+
+/// Where callbacks run on: counted, bounded, and waited for at shutdown.
+///
+/// When a sender hangs up, the web server drops the future that answers it. A callback
+/// that had started goes on all the same: the rest of it is handed to the runtime. Every
+/// callback holds a place from its start to its end, whether somebody waits for it or
+/// not; when all places are taken, deliveries are answered 503 and MX comes again.
+///
+/// Every layer, terminal service and [`JobRouter`](crate::JobRouter) has one of its own.
+/// Give them one with `with_background` to wait for it at shutdown. A clone is the same
+/// `Background`.
+///
+/// With the feature `tokio`, the runtime is the one that the future is dropped in; without
+/// it, or with another, say how to spawn by [`with_spawn`](Self::with_spawn). Where there
+/// is no runtime, or it shuts down, callbacks that nobody waits for are cancelled.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+/// use mx_job_webhook::{Background, Credentials, JobRouter, JobWebhookLayer};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let background = Background::new();
+/// let jobs = JobRouter::new().on_completed(|_| async {});
+/// let layer = JobWebhookLayer::new("/admin/webhooks", Credentials::basic("mx", "secret")?, jobs)
+///     .with_background(background.clone());
+///
+/// // Serve until the signal comes, and then:
+/// let left = background.drain(tokio::time::sleep(Duration::from_secs(30))).await;
+/// assert_eq!(left, 0);
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Background(Arc<Inner>);
+
+struct Inner {
+    places: Places,
+    spawn: Option<Spawn>,
+}
+
+type Spawn = Arc<dyn Fn(BackgroundTask) + Send + Sync>;
+
+/// A callback on its way to a receipt.
+pub(crate) type Delivery = Pin<Box<dyn Future<Output = Result<Receipt, Error>> + Send>>;
+
+impl Background {
+    /// Places for 4,096 callbacks, on tokio with the feature `tokio`.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::build(CAPACITY, None)
+    }
+
+    /// Sets how many callbacks may be under way at once.
+    ///
+    /// What this is called on is no longer the same as clones that were made of it.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{Background, ErrorKind, Job, JobEvent, JobRouter, Status};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let jobs = JobRouter::new()
+    ///     .with_background(Background::new().with_capacity(0))
+    ///     .on_completed(|_| async {});
+    /// let event = JobEvent::from(Job::new("JOB-1".parse()?, Status::Completed));
+    /// assert_eq!(jobs.call(event).await.unwrap_err().kind(), ErrorKind::Overloaded);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn with_capacity(self, callbacks: usize) -> Self {
+        Self::build(callbacks, self.0.spawn.clone())
+    }
+
+    /// Sets how to hand a future to the runtime, for runtimes other than tokio.
+    ///
+    /// The closure is called in a destructor: it must neither block nor panic. What this
+    /// is called on is no longer the same as clones that were made of it.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::{pin::pin, sync::mpsc::channel, task::{Context, Waker}};
+    /// use mx_job_webhook::{Background, Job, JobEvent, JobRouter, Status};
+    ///
+    /// let (executor, tasks) = channel();
+    /// let background = Background::new().with_spawn(move |task| { let _ = executor.send(task); });
+    /// let jobs = JobRouter::new()
+    ///     .with_background(background.clone())
+    ///     .on_completed(|_| std::future::pending::<()>());
+    ///
+    /// let event = JobEvent::from(Job::new("JOB-1".parse()?, Status::Completed));
+    /// let mut call = Box::pin(jobs.call(event));
+    /// assert!(call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    /// drop(call); // The sender hangs up.
+    /// assert_eq!((tasks.try_iter().count(), background.running()), (1, 0));
+    /// # Ok::<(), mx_job_webhook::BlankIdError>(())
+    /// ```
+    #[must_use]
+    pub fn with_spawn<F>(self, spawn: F) -> Self
+    where
+        F: Fn(BackgroundTask) + Send + Sync + 'static,
+    {
+        Self::build(self.0.places.capacity(), Some(Arc::new(spawn)))
+    }
+
+    fn build(capacity: usize, spawn: Option<Spawn>) -> Self {
+        Self(Arc::new(Inner {
+            places: Places::new(capacity),
+            spawn,
+        }))
+    }
+
+    /// How many callbacks are under way, waited for or not.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.0.places.taken()
+    }
+
+    /// Runs a service of events, and what it started runs on if this is dropped.
+    ///
+    /// For handlers that take the event by the extractor, where `jobs` is more than a
+    /// [`JobRouter`](crate::JobRouter): [`JobRouter::call`](crate::JobRouter::call) does the
+    /// same for a router alone. With the feature `axum`, what it resolves to is
+    /// `IntoResponse`.
+    ///
+    /// # Errors
+    ///
+    /// The service's, as [`Error`] reads them; [`Overloaded`](ErrorKind::Overloaded) if no
+    /// place is free, and [`ShuttingDown`](ErrorKind::ShuttingDown) after a drain began.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropped before the service was ready, nothing has started, and the event is dropped.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{Background, Job, JobEvent, JobRouter, Receipt, Status};
+    /// use tower::ServiceBuilder;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let jobs = ServiceBuilder::new()
+    ///     .concurrency_limit(8)
+    ///     .service(JobRouter::new().on_completed(|_| async {}));
+    /// let event = JobEvent::from(Job::new("JOB-1".parse()?, Status::Completed));
+    /// assert_eq!(Background::new().run(jobs, event).await?, Receipt::Handled);
+    /// # Ok(()) }
+    /// ```
+    pub async fn run<J>(&self, mut jobs: J, event: JobEvent) -> Result<Receipt, Error>
+    where
+        J: Service<JobEvent>,
+        J::Response: Into<Receipt>,
+        J::Error: Into<BoxError>,
+        J::Future: Send + 'static,
+    {
+        let place = self.reserve()?;
+        poll_fn(|context| deliver::poll_ready(&mut jobs, context)).await?;
+        deliver::call(jobs, event, place, None).await
+    }
+
+    /// Takes no more callbacks, and waits for those under way until the deadline.
+    ///
+    /// What comes after this began is answered 503. The deadline is any future, such as
+    /// `tokio::time::sleep(…)`, or `std::future::pending()` for none. Gives how many callbacks
+    /// were left when it was over; 0 if all finished.
+    ///
+    /// Call it once the server has stopped, which for axum is when `serve` with
+    /// `with_graceful_shutdown` returns. What is left is not cancelled: it ends with the
+    /// runtime.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping it stops the waiting. It stays closed.
+    #[must_use = "what was left is not finished"]
+    pub async fn drain(&self, deadline: impl Future) -> usize {
+        self.0.places.close();
+        let mut deadline = std::pin::pin!(deadline);
+        poll_fn(|context| {
+            if self.0.places.poll_empty(context).is_ready() {
+                return Poll::Ready(0);
+            }
+            deadline
+                .as_mut()
+                .poll(context)
+                .map(|_| self.0.places.taken())
+        })
+        .await
+    }
+
+    /// A place for a callback, if there is one.
+    pub(crate) fn reserve(&self) -> Result<Place, Error> {
+        match self.0.places.take() {
+            Ok(()) => Ok(Place(self.clone())),
+            Err(NoPlace::Full) => Err(Error::new(ErrorKind::Overloaded)),
+            Err(NoPlace::Closed) => Err(Error::new(ErrorKind::ShuttingDown)),
+        }
+    }
+}
+
+impl Default for Background {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Background {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Background")
+            .field("running", &self.running())
+            .field("capacity", &self.0.places.capacity())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The place of one callback, free again when it is dropped.
+pub(crate) struct Place(Background);
+
+impl Place {
+    /// Whether there is a runtime to hand a future to.
+    pub(crate) fn can_spawn(&self) -> bool {
+        self.0.0.spawn.is_some() || tokio_is_here()
+    }
+
+    /// Hands the rest of a delivery to the runtime, or cancels it where there is none.
+    ///
+    /// The place goes along: it is free when the delivery has ended, or was cancelled.
+    pub(crate) fn spawn(self, delivery: Delivery) {
+        let background = self.0.clone();
+        let task = BackgroundTask::new(Box::pin(async move {
+            let _outcome = delivery.await;
+            drop(self);
+        }));
+        match &background.0.spawn {
+            Some(spawn) => spawn(task),
+            None => task.spawn_uncounted(),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.0.places.give_back();
+    }
+}
+
+#[cfg(feature = "tokio")]
+fn tokio_is_here() -> bool {
+    tokio::runtime::Handle::try_current().is_ok()
+}
+
+#[cfg(not(feature = "tokio"))]
+fn tokio_is_here() -> bool {
+    false
+}
+
+/// The rest of a callback, for a runtime to poll to its end.
+///
+/// It never panics. Dropping it cancels the callback. See [`Background::with_spawn`].
+#[must_use = "futures do nothing unless polled"]
+pub struct BackgroundTask(Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl BackgroundTask {
+    pub(crate) fn new(task: Pin<Box<dyn Future<Output = ()> + Send>>) -> Self {
+        Self(task)
+    }
+
+    /// Hands it to tokio, or drops it where that is not.
+    pub(crate) fn spawn_uncounted(self) {
+        #[cfg(feature = "tokio")]
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(self);
+        }
+    }
+}
+
+impl Future for BackgroundTask {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(context)
+    }
+}
+
+impl fmt::Debug for BackgroundTask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BackgroundTask").finish_non_exhaustive()
+    }
+}

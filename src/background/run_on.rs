@@ -1,0 +1,102 @@
+//! The future of a callback, which outlives whoever awaited it.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use super::{Delivery, Place};
+use crate::{Error, Receipt};
+
+/// The outcome of a callback, which runs on if it is not waited for.
+///
+/// When the sender hangs up, the web server drops the future that answers it, and with
+/// it everything that future awaits. Dropping this future hands the rest of the callback
+/// to the runtime of its [`Background`](crate::Background) instead, where it finishes; its
+/// outcome goes nowhere.
+///
+/// # Cancellation
+///
+/// That takes a runtime to hand it to: with the feature `tokio` a drop within a runtime
+/// that is not shutting down, or else
+/// [`Background::with_spawn`](crate::Background::with_spawn). Where there is none, dropping
+/// it cancels the callback.
+///
+/// Returned by [`JobRouter::call`](crate::JobRouter::call).
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::{Job, JobEvent, JobRouter, Status};
+/// use std::time::Duration;
+/// use tokio::{sync::mpsc, time::{sleep, timeout}};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (sender, mut finished) = mpsc::unbounded_channel();
+/// let jobs = JobRouter::new().on_completed(move |event| {
+///     let sender = sender.clone();
+///     async move {
+///         sleep(Duration::from_millis(20)).await; // The sender hangs up here.
+///         sender.send(event.into_job().guid)
+///     }
+/// });
+/// let event = JobEvent::from(Job::new("JOB-1".parse()?, Status::Completed));
+/// assert!(timeout(Duration::from_millis(1), jobs.call(event)).await.is_err());
+/// drop(jobs);
+/// let guid = finished.recv().await; // `None` without the feature `tokio`
+/// assert_eq!(guid.is_some(), cfg!(feature = "tokio"));
+/// # Ok(()) }
+/// ```
+#[must_use = "futures do nothing unless polled"]
+pub struct RunOn(State);
+
+enum State {
+    Running(Delivery, Place),
+    Settled(Result<Receipt, Error>),
+    /// The outcome was given, or the rest of the callback handed over.
+    Gone,
+}
+
+impl RunOn {
+    pub(crate) fn running(delivery: Delivery, place: Place) -> Self {
+        Self(State::Running(delivery, place))
+    }
+
+    pub(crate) fn settled(outcome: Result<Receipt, Error>) -> Self {
+        Self(State::Settled(outcome))
+    }
+
+    fn take(&mut self) -> State {
+        std::mem::replace(&mut self.0, State::Gone)
+    }
+}
+
+impl Future for RunOn {
+    type Output = Result<Receipt, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let State::Running(delivery, _) = &mut self.0 {
+            let outcome = ready!(delivery.as_mut().poll(context));
+            self.0 = State::Gone;
+            return Poll::Ready(outcome);
+        }
+        match self.take() {
+            State::Settled(outcome) => Poll::Ready(outcome),
+            State::Running(..) | State::Gone => panic!("`RunOn` was polled after it was ready"),
+        }
+    }
+}
+
+impl Drop for RunOn {
+    fn drop(&mut self) {
+        if let State::Running(delivery, place) = self.take() {
+            place.spawn(delivery);
+        }
+    }
+}
+
+impl fmt::Debug for RunOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunOn").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,149 @@
+//! What remembers which events were handled.
+
+use std::time::Duration;
+
+use tower::BoxError;
+
+use super::EventName;
+
+/// Remembers which events are under way and which are settled.
+///
+/// Two phases: an event is *claimed* before its callback runs, and *committed* once it has
+/// succeeded; if it fails, the claim is *released*. A claim is a lease: one whose holder
+/// died is over by itself. Each has a [`FencingToken`], larger than every earlier one of
+/// the same event, and whoever comes with a token that was overtaken changes nothing.
+///
+/// [`MemoryLedger`](crate::MemoryLedger) is one for a single process. Implement it for a
+/// store that several share. Each method has to be atomic: of several that claim one event
+/// at once, one is granted it.
+///
+/// An error of any of the three means that the ledger could not be asked, and is answered
+/// 503: nothing is acknowledged that is not known to be settled.
+///
+/// # Cancellation
+///
+/// The futures may be dropped. What then happened to the claim is unknown, and the lease
+/// settles it.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+/// use mx_job_webhook::{Claim, EventName, Job, Ledger, MemoryLedger, Status};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let ledger = MemoryLedger::new();
+/// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed));
+/// let lease = Duration::from_secs(60);
+///
+/// let Claim::Granted(token) = ledger.claim(&event, lease).await? else { unreachable!() };
+/// assert_eq!(ledger.claim(&event, lease).await?, Claim::InFlight);
+/// ledger.commit(&event, token).await?;
+/// assert_eq!(ledger.claim(&event, lease).await?, Claim::Settled);
+/// # Ok(()) }
+/// ```
+pub trait Ledger: Send + Sync + 'static {
+    /// What goes wrong when the ledger cannot be asked.
+    type Error: Into<BoxError>;
+
+    /// Claims an event for as long as the lease, if nobody else has.
+    ///
+    /// In this order: an event that is settled is [`Claim::Settled`]; one whose claim has not
+    /// ended is [`Claim::InFlight`]; one that is older, by its `updated_at`, than another of
+    /// the same job that is settled is [`Claim::Stale`]; any other is [`Claim::Granted`].
+    ///
+    /// # Errors
+    ///
+    /// If the ledger cannot be asked; nothing may be claimed then, or for a lease at most.
+    fn claim(
+        &self,
+        event: &EventName,
+        lease: Duration,
+    ) -> impl Future<Output = Result<Claim, Self::Error>> + Send;
+
+    /// Settles an event whose callback has succeeded.
+    ///
+    /// A lease that is over does not matter, as long as nobody else has claimed the event
+    /// since: then it is [`Commit::Overtaken`], and whoever did decides.
+    ///
+    /// # Errors
+    ///
+    /// If the ledger cannot be told. The event is then delivered again.
+    fn commit(
+        &self,
+        event: &EventName,
+        token: FencingToken,
+    ) -> impl Future<Output = Result<Commit, Self::Error>> + Send;
+
+    /// Gives a claim back, so that the next delivery need not wait for the lease.
+    ///
+    /// Nothing happens if somebody else has claimed the event since, or it is settled.
+    ///
+    /// # Errors
+    ///
+    /// If the ledger cannot be told. The lease then ends by itself.
+    fn release(
+        &self,
+        event: &EventName,
+        token: FencingToken,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
+
+/// What a ledger says to whoever claims an event.
+///
+/// # Example
+///
+/// See [`Ledger`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Claim {
+    /// Nobody else has it: run the callback, then commit or release.
+    Granted(FencingToken),
+    /// Somebody has it, and may yet fail.
+    InFlight,
+    /// It was handled.
+    Settled,
+    /// A later event of its job was handled.
+    Stale,
+}
+
+/// What became of a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Commit {
+    /// The event is settled.
+    Settled,
+    /// The lease was over and somebody else has claimed the event since.
+    Overtaken,
+}
+
+/// Says which of two claims on one event is the later one.
+///
+/// The callback finds its own in the event's extensions. An application that writes it
+/// beside its effect, and refuses a smaller one, is safe even from a callback that was
+/// thought dead and was only slow.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::FencingToken;
+///
+/// assert!(FencingToken::new(2) > FencingToken::new(1));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FencingToken(u64);
+
+impl FencingToken {
+    /// A token; for those who write a ledger.
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number, to be stored and compared.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}

@@ -1,0 +1,255 @@
+//! The ledger of a single process.
+
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::fmt;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::{Claim, Commit, EventName, FencingToken, Ledger};
+use crate::deadline::Instant;
+use crate::{JobGuid, Timestamp};
+
+/// Twice as long as MX retries (12 times in about 24 hours; MX's page on webhooks).
+const WINDOW: Duration = Duration::from_secs(48 * 60 * 60);
+
+const CAPACITY: usize = 100_000;
+
+/// A [`Ledger`] in this process's memory, bounded in time and number.
+///
+/// It remembers settled events for 48 hours, and 100,000 of them at most: past that the
+/// oldest go first, and a duplicate of one that is gone runs its callback again. A claim
+/// under way is never dropped. A restart forgets everything.
+///
+/// A clone is the same ledger. No method waits: a lock is held for the time of a few
+/// lookups, which does not grow with the number of events.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+/// use mx_job_webhook::MemoryLedger;
+///
+/// let ledger = MemoryLedger::new()
+///     .with_capacity(10_000)
+///     .with_window(Duration::from_secs(24 * 60 * 60));
+/// assert_eq!((ledger.settled(), ledger.in_flight()), (0, 0));
+/// ```
+#[derive(Clone)]
+pub struct MemoryLedger {
+    capacity: usize,
+    window: Duration,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    events: HashMap<Key, Event>,
+    /// Those jobs of which an event is settled.
+    jobs: HashMap<Key, SettledJob>,
+    /// Oldest first.
+    settled: VecDeque<Settled>,
+    last_token: u64,
+    hashers: [RandomState; 2],
+}
+
+/// Stands for an event or a job. The hash is keyed with what nobody else knows, so that nobody can
+/// make two collide, and of 128 bits, so that no two do by chance. A third of the memory that the
+/// names themselves would take.
+type Key = [u64; 2];
+
+enum Event {
+    InFlight { token: FencingToken, until: Instant },
+    Settled,
+}
+
+struct SettledJob {
+    last: Option<Timestamp>,
+    events: u32,
+}
+
+struct Settled {
+    at: Instant,
+    event: Key,
+    job: Key,
+}
+
+impl MemoryLedger {
+    /// A ledger for 100,000 events and 48 hours.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            capacity: CAPACITY,
+            window: WINDOW,
+            state: Arc::default(),
+        }
+    }
+
+    /// Sets how many settled events are remembered at most.
+    ///
+    /// An event takes about 170 bytes. The capacity is not shared with clones that were
+    /// made before.
+    #[must_use]
+    pub fn with_capacity(mut self, events: usize) -> Self {
+        self.capacity = events;
+        self
+    }
+
+    /// Sets how long settled events are remembered, by tokio's clock where there is one.
+    ///
+    /// Shorter than the sender retries, and a late retry runs the callback again. The window
+    /// is not shared with clones that were made before.
+    #[must_use]
+    pub fn with_window(mut self, window: Duration) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// How many settled events are remembered.
+    #[must_use]
+    pub fn settled(&self) -> usize {
+        self.state().settled.len()
+    }
+
+    /// How many events are claimed and neither settled nor released.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        let state = self.state();
+        state.events.len() - state.settled.len()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ledger for MemoryLedger {
+    type Error = Infallible;
+
+    async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, Infallible> {
+        let now = Instant::now();
+        let mut state = self.state();
+        state.forget(now, self.window, self.capacity);
+        Ok(state.claim(event, now, lease))
+    }
+
+    async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, Infallible> {
+        let now = Instant::now();
+        let mut state = self.state();
+        let commit = state.commit(event, token, now);
+        state.forget(now, self.window, self.capacity);
+        Ok(commit)
+    }
+
+    async fn release(&self, event: &EventName, token: FencingToken) -> Result<(), Infallible> {
+        self.state().release(event, token);
+        Ok(())
+    }
+}
+
+impl State {
+    fn claim(&mut self, event: &EventName, now: Instant, lease: Duration) -> Claim {
+        let key = self.key(event);
+        match self.events.get(&key) {
+            Some(Event::Settled) => return Claim::Settled,
+            Some(Event::InFlight { until, .. }) if now < *until => return Claim::InFlight,
+            _ => {}
+        }
+        let job = self.jobs.get(&self.job_key(event.guid()));
+        if let (Some(last), Some(this)) = (job.and_then(|job| job.last), event.updated_at())
+            && this < last
+        {
+            self.events.remove(&key);
+            return Claim::Stale;
+        }
+        self.last_token += 1;
+        let token = FencingToken::new(self.last_token);
+        // A lease beyond what the clock can tell ends never, or in this case in a year.
+        let until = now
+            .checked_add(lease)
+            .unwrap_or(now + Duration::from_secs(31_536_000));
+        self.events.insert(key, Event::InFlight { token, until });
+        Claim::Granted(token)
+    }
+
+    fn commit(&mut self, event: &EventName, token: FencingToken, now: Instant) -> Commit {
+        let key = self.key(event);
+        let Some(held) = self.held(key, token) else {
+            return Commit::Overtaken;
+        };
+        *held = Event::Settled;
+        let job_key = self.job_key(event.guid());
+        let job = self.jobs.entry(job_key).or_insert(SettledJob {
+            last: None,
+            events: 0,
+        });
+        job.last = job.last.max(event.updated_at());
+        job.events += 1;
+        self.settled.push_back(Settled {
+            at: now,
+            event: key,
+            job: job_key,
+        });
+        Commit::Settled
+    }
+
+    fn release(&mut self, event: &EventName, token: FencingToken) {
+        let key = self.key(event);
+        if self.held(key, token).is_some() {
+            self.events.remove(&key);
+        }
+    }
+
+    /// The claim of this very token.
+    fn held(&mut self, key: Key, token: FencingToken) -> Option<&mut Event> {
+        self.events
+            .get_mut(&key)
+            .filter(|event| matches!(event, Event::InFlight { token: held, .. } if *held == token))
+    }
+
+    /// Drops settled events that are too old or too many, the oldest first.
+    fn forget(&mut self, now: Instant, window: Duration, capacity: usize) {
+        while let Some(oldest) = self.settled.front() {
+            let too_old = now.saturating_duration_since(oldest.at) >= window;
+            if !too_old && self.settled.len() <= capacity {
+                return;
+            }
+            let (event, job) = (oldest.event, oldest.job);
+            self.settled.pop_front();
+            self.events.remove(&event);
+            if let Some(settled) = self.jobs.get_mut(&job) {
+                settled.events -= 1;
+                if settled.events == 0 {
+                    self.jobs.remove(&job);
+                }
+            }
+        }
+    }
+
+    fn job_key(&self, guid: &JobGuid) -> Key {
+        self.key(guid)
+    }
+
+    fn key(&self, name: impl Hash) -> Key {
+        self.hashers.each_ref().map(|hasher| hasher.hash_one(&name))
+    }
+}
+
+impl Default for MemoryLedger {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryLedger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryLedger")
+            .field("settled", &self.settled())
+            .field("in_flight", &self.in_flight())
+            .field("capacity", &self.capacity)
+            .field("window", &self.window)
+            .finish()
+    }
+}

@@ -1,0 +1,78 @@
+//! What a hook is told of a delivery that failed.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::panic::catch;
+use crate::{Error, Job};
+
+/// A delivery that failed, for the hooks that report it.
+///
+/// What `on_error` of the layer and the terminal service gets, for a failure of any stage,
+/// and what [`AcknowledgeFirstLayer`](crate::AcknowledgeFirstLayer) reports to.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::{Credentials, ErrorKind, JobRouter, JobWebhookEndpoint};
+/// # use axum::body::Body; use http::Request; use tower::ServiceExt;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (sender, failures) = std::sync::mpsc::channel();
+/// let jobs = JobRouter::new().on_completed(|_| async { Err("the database is down") });
+/// let endpoint = JobWebhookEndpoint::new(Credentials::unauthenticated(), jobs)
+///     .on_error(move |failure| {
+///         let guid = failure.job().map(|job| job.guid.clone());
+///         let _ = sender.send((failure.error().kind(), guid));
+///     });
+///
+/// let request = Request::post("/").header("content-type", "application/json");
+/// let request = request.body(Body::from(r#"{"job": {"guid": "JOB-1", "status": 6}}"#))?;
+/// assert_eq!(endpoint.oneshot(request).await?.status(), 500);
+/// assert_eq!(failures.try_recv()?, (ErrorKind::CallbackFailed, Some("JOB-1".parse()?)));
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Copy)]
+pub struct Failure<'a> {
+    error: &'a Error,
+    job: Option<&'a Job>,
+}
+
+impl<'a> Failure<'a> {
+    /// What went wrong; its kind says at which stage.
+    #[must_use]
+    pub fn error(&self) -> &'a Error {
+        self.error
+    }
+
+    /// The job, if it went wrong after the body was decoded.
+    #[must_use]
+    pub fn job(&self) -> Option<&'a Job> {
+        self.job
+    }
+}
+
+impl fmt::Debug for Failure<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Failure")
+            .field("error", self.error)
+            .field("job", &self.job)
+            .finish()
+    }
+}
+
+/// A hook that is told of failures.
+#[derive(Clone)]
+pub(crate) struct FailureHook(Arc<dyn Fn(Failure<'_>) + Send + Sync>);
+
+impl FailureHook {
+    pub(crate) fn new(hook: impl Fn(Failure<'_>) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hook))
+    }
+
+    /// Whoever reports must not change what is answered: a hook that panics has said enough.
+    pub(crate) fn report(&self, error: &Error, job: Option<&Job>) {
+        let _ = catch(|| (self.0)(Failure { error, job }));
+    }
+}
