@@ -15,6 +15,8 @@ mod properties;
 mod readiness;
 mod router;
 mod running_on;
+#[cfg(feature = "tokio")]
+mod simulation;
 #[cfg(target_os = "linux")]
 mod sockets;
 mod support;

@@ -1,0 +1,106 @@
+//! The guarantees, under everything that can go wrong at once, from a seed.
+//!
+//! A stand-in for MX delivers events with retries, duplicates, reordering and hang-ups to a
+//! receiver whose callbacks succeed, fail, panic and stall, whose ledger errs, and which is killed
+//! and started again. Time is paused and there are no sockets, so a seed is always the same run.
+//! What has to hold is checked at every step: see `World`.
+
+mod broken;
+mod receiver;
+mod sender;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use broken::Broken;
+use world::{Plan, World};
+
+const SEEDS: u64 = 10_000;
+
+/// What went wrong in the run of this seed, if anything.
+fn run(seed: u64, broken: Option<Broken>) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let run = || {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let plan = Plan::draw(&mut random);
+        runtime.block_on(World::new(plan, random, broken).run())
+    };
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("the run panicked".to_owned()))
+}
+
+/// The first seed of these that fails, tried on every processor.
+fn first_failure(seeds: u64, broken: Option<Broken>) -> Option<(u64, String)> {
+    let next = AtomicU64::new(0);
+    let search = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds {
+                return None;
+            }
+            if let Err(wrong) = run(seed, broken) {
+                next.store(seeds, Ordering::Relaxed);
+                return Some((seed, wrong));
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let searches: Vec<_> = (0..threads).map(|_| scope.spawn(search)).collect();
+        let found = searches.into_iter().filter_map(|it| it.join().unwrap());
+        found.min_by_key(|(seed, _)| *seed)
+    })
+}
+
+#[test]
+fn the_guarantees_hold_whatever_happens() {
+    let failure = match std::env::var("MX_SIMULATION_SEED") {
+        Ok(seed) => {
+            let seed = seed.parse().unwrap();
+            run(seed, None).err().map(|wrong| (seed, wrong))
+        }
+        Err(_) => first_failure(SEEDS, None),
+    };
+    if let Some((seed, wrong)) = failure {
+        panic!(
+            "{wrong}\nreplay it with\n  MX_SIMULATION_SEED={seed} \
+             cargo test --all-features --test it the_guarantees_hold"
+        );
+    }
+}
+
+#[test]
+fn a_ledger_that_is_broken_is_found_out() {
+    for (broken, expected) in [
+        (Broken::CommitsBeforeSuccess, "acknowledged"),
+        (Broken::AcknowledgesInFlight, "acknowledged"),
+        (Broken::NeverReleases, "in flight"),
+    ] {
+        let (_, wrong) = first_failure(500, Some(broken))
+            .unwrap_or_else(|| panic!("nothing was found wrong with {broken:?}"));
+        assert!(wrong.contains(expected), "{broken:?}: {wrong}");
+    }
+}
+
+#[test]
+fn a_seed_is_always_the_same_run() {
+    for seed in 0..20 {
+        let trace = || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap();
+            let mut random = fastrand::Rng::with_seed(seed);
+            let plan = Plan::draw(&mut random);
+            let world = World::new(plan, random, None);
+            runtime.block_on(world.clone().run()).unwrap();
+            world.trace()
+        };
+        assert_eq!(trace(), trace(), "seed {seed}");
+    }
+}
