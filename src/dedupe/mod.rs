@@ -14,6 +14,7 @@ use std::time::Duration;
 use tower::{BoxError, Layer, Service};
 
 use crate::callback::{Callback, CallbackFuture, Erased, erase};
+use crate::panic::{CatchPanic, Panicked};
 use crate::pipeline::deliver;
 use crate::{Error, ErrorKind, JobEvent, Receipt};
 pub use event_name::EventName;
@@ -175,8 +176,16 @@ where
     // From here to the commit, whatever ends this future releases the claim.
     let held = Held::new(options.ledger.clone(), name, token);
     event.extensions_mut().insert(token);
-    let outcome = inner.call(event).await.map(Into::into);
-    match outcome.map_err(|error| Error::from(error.into())) {
+    // A panic is caught, so that the release is waited for.
+    let outcome = CatchPanic::start(|| {
+        let call = inner.call(event);
+        async move { call.await.map(Into::into).map_err(Into::into) }
+    });
+    let outcome = match outcome.await {
+        Ok(outcome) => outcome.map_err(Error::from),
+        Err(Panicked) => Err(Error::new(ErrorKind::CallbackPanicked)),
+    };
+    match outcome {
         Ok(receipt) => {
             // Overtaken or not, the callback has succeeded, which is what a 2xx says.
             held.commit().await.map_err(unavailable)?;

@@ -1,12 +1,15 @@
 //! The answer table, row by row, for every way to mount the crate.
 
-use std::future::pending;
+use std::future::{pending, ready};
 use std::time::Duration;
 
 use axum::body::Body;
 use http::{Request, StatusCode};
-use mx_job_webhook::{Credentials, Error, ErrorKind, JobRouter};
-use tower::ServiceBuilder;
+use mx_job_webhook::{
+    Background, Claim, Commit, Credentials, DedupeLayer, Error, ErrorKind, EventName, FencingToken,
+    JobRouter, Ledger, Permanent,
+};
+use tower::{Layer as _, ServiceBuilder};
 
 use crate::support::{
     Frames, Jobs, PATH, SAMPLE, Settings, delivery, jobs, mounts, no_callbacks, sample_with_status,
@@ -81,6 +84,121 @@ impl tower::Service<mx_job_webhook::JobEvent> for NeverReady {
     fn call(&mut self, _: mx_job_webhook::JobEvent) -> Self::Future {
         unreachable!("it never was ready")
     }
+}
+
+/// Says the same to whoever asks.
+struct Oracle {
+    claim: Result<Claim, &'static str>,
+    commit: Result<Commit, &'static str>,
+}
+
+impl Ledger for Oracle {
+    type Error = &'static str;
+
+    async fn claim(&self, _: &EventName, _: Duration) -> Result<Claim, Self::Error> {
+        self.claim
+    }
+
+    async fn commit(&self, _: &EventName, _: FencingToken) -> Result<Commit, Self::Error> {
+        self.commit
+    }
+
+    async fn release(&self, _: &EventName, _: FencingToken) -> Result<(), Self::Error> {
+        Err("nobody asked")
+    }
+}
+
+/// Callbacks that would fail, behind a ledger that says this.
+fn behind(claim: Result<Claim, &'static str>) -> Jobs {
+    let commit = Ok(Commit::Settled);
+    let dedupe = DedupeLayer::new(Oracle { claim, commit });
+    jobs(dedupe.layer(JobRouter::new().on_completed(|_| async { Err("it ran") })))
+}
+
+/// A callback that succeeds, and then this.
+fn commits(commit: Result<Commit, &'static str>) -> Jobs {
+    let claim = Ok(Claim::Granted(FencingToken::new(1)));
+    let dedupe = DedupeLayer::new(Oracle { claim, commit });
+    jobs(dedupe.layer(JobRouter::new().on_completed(|_| async {})))
+}
+
+fn fails_for_good(hook: Result<(), &'static str>) -> Jobs {
+    let router = JobRouter::new()
+        .on_completed(|_| async { Err(Permanent::new("the member was deleted")) })
+        .on_dead_letter(move |_| async move { hook });
+    jobs(router)
+}
+
+fn ledger_and_background_rows() -> Vec<Row> {
+    let retry = ("retry-after", "30");
+    let unavailable = |row: Row| {
+        row.because(ErrorKind::LedgerUnavailable)
+            .header(retry.0, retry.1)
+    };
+    let permanent = JobRouter::new().on_completed(|_| async { Err(Permanent::new("gone")) });
+    let full = |settings: &mut Settings| {
+        settings.background = Background::new().with_capacity(0);
+    };
+    vec![
+        row(
+            "a duplicate of a settled event",
+            behind(Ok(Claim::Settled)),
+            sample,
+            204,
+        ),
+        row("a stale event", behind(Ok(Claim::Stale)), sample, 204),
+        row(
+            "a duplicate of an event in flight",
+            behind(Ok(Claim::InFlight)),
+            sample,
+            503,
+        )
+        .because(ErrorKind::InFlight)
+        .header(retry.0, retry.1),
+        unavailable(row(
+            "the ledger cannot be asked",
+            behind(Err("down")),
+            sample,
+            503,
+        )),
+        unavailable(row(
+            "the ledger cannot be told",
+            commits(Err("down")),
+            sample,
+            503,
+        )),
+        row("settled", commits(Ok(Commit::Settled)), sample, 204),
+        row(
+            "overtaken, and yet it succeeded",
+            commits(Ok(Commit::Overtaken)),
+            sample,
+            204,
+        ),
+        row(
+            "the dead-letter hook took it",
+            fails_for_good(Ok(())),
+            sample,
+            204,
+        ),
+        row(
+            "the dead-letter hook failed",
+            fails_for_good(Err("full")),
+            sample,
+            500,
+        )
+        .because(ErrorKind::CallbackFailed),
+        row(
+            "permanent, and nobody keeps it",
+            jobs(permanent),
+            sample,
+            500,
+        )
+        .because(ErrorKind::CallbackFailed),
+        row("no place is free", no_callbacks(), sample, 503)
+            .with(full)
+            .because(ErrorKind::Overloaded)
+            .header(retry.0, retry.1),
+    ]
 }
 
 fn table() -> Vec<Row> {
@@ -256,6 +374,7 @@ fn table() -> Vec<Row> {
         )
         .because(ErrorKind::InvalidJob),
     ];
+    table.extend(ledger_and_background_rows());
     if cfg!(feature = "tokio") {
         let stalled = JobRouter::new().on_completed(|_| pending::<()>());
         let timeout = ServiceBuilder::new()
@@ -321,6 +440,48 @@ async fn every_row_is_answered_alike_wherever_the_crate_is_mounted() {
             let only = |header| head.headers.contains_key(header);
             assert_eq!(only("retry-after"), row.status == 503, "{name}");
             assert_eq!(only("www-authenticate"), row.status == 401, "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_comes_while_it_shuts_down_is_asked_to_come_again() {
+    for undecodable in [false, true] {
+        let mut settings = Settings::new(no_callbacks());
+        settings.on_undecodable = undecodable.then_some(Ok(()));
+        assert_eq!(settings.background.drain(ready(())).await, 0);
+        for (mount, app) in mounts(&settings) {
+            if mount == "the extractor" && undecodable {
+                continue; // there the handler's own code takes it
+            }
+            let body = if undecodable { "{}" } else { SAMPLE };
+            let (head, _) = send(app, delivery(body)).await;
+            assert_eq!(head.status, 503, "{mount}");
+            assert_eq!(head.headers["retry-after"], "30", "{mount}");
+            let error = head.extensions.get::<Error>().unwrap();
+            assert_eq!(error.kind(), ErrorKind::ShuttingDown, "{mount}");
+        }
+    }
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(start_paused = true)]
+async fn past_the_answer_deadline_it_is_asked_to_come_again() {
+    let slow = JobRouter::new().on_completed(|_| pending::<()>());
+    for stalls in [jobs(slow), jobs(ServiceBuilder::new().service(NeverReady))] {
+        let mut settings = Settings::new(stalls);
+        settings.answer_deadline = Some(5);
+        for (mount, app) in mounts(&settings) {
+            if mount == "the extractor" {
+                continue; // whoever writes a handler writes its timeout
+            }
+            let sent = tokio::time::Instant::now();
+            let (head, _) = send(app, delivery(SAMPLE)).await;
+            assert_eq!(sent.elapsed().as_secs(), 5, "{mount}");
+            assert_eq!(head.status, 503, "{mount}");
+            assert_eq!(head.headers["retry-after"], "30", "{mount}");
+            let error = head.extensions.get::<Error>().unwrap();
+            assert_eq!(error.kind(), ErrorKind::AnswerDeadline, "{mount}");
         }
     }
 }

@@ -2,12 +2,15 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod answers;
+mod background;
 mod bodies;
 mod credentials;
 mod decode;
+mod dedupe;
 mod events;
 #[cfg(unix)]
 mod examples;
+mod hooks;
 mod mounts;
 #[cfg(unix)]
 mod process;

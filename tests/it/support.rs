@@ -5,6 +5,8 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+#[cfg(feature = "tokio")]
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -12,7 +14,7 @@ use axum::routing::get;
 use http::{Request, Response};
 use http_body::Frame;
 use mx_job_webhook::{
-    Credentials, JobEvent, JobRouter, JobWebhookEndpoint, JobWebhookLayer, Receipt,
+    Background, Credentials, JobEvent, JobRouter, JobWebhookEndpoint, JobWebhookLayer, Receipt,
 };
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Layer as _, Service, ServiceExt as _};
@@ -130,7 +132,10 @@ pub(crate) type App = BoxCloneSyncService<Request<Body>, Response<Body>, Infalli
 pub(crate) struct Settings {
     pub credentials: Credentials,
     pub jobs: Jobs,
+    pub background: Background,
     pub body_limit: Option<usize>,
+    /// In seconds, for the mounts that have such a setting.
+    pub answer_deadline: Option<u64>,
     /// What the hook `on_undecodable` returns, if there is one.
     pub on_undecodable: Option<Result<(), &'static str>>,
 }
@@ -140,7 +145,9 @@ impl Settings {
         Self {
             credentials: credentials(),
             jobs,
+            background: Background::new(),
             body_limit: None,
+            answer_deadline: None,
             on_undecodable: None,
         }
     }
@@ -162,7 +169,12 @@ fn own_routes() -> Router {
 }
 
 fn layer(settings: &Settings) -> JobWebhookLayer<Jobs> {
-    let mut layer = JobWebhookLayer::new(PATH, settings.credentials.clone(), settings.jobs.clone());
+    let mut layer = JobWebhookLayer::new(PATH, settings.credentials.clone(), settings.jobs.clone())
+        .with_background(settings.background.clone());
+    #[cfg(feature = "tokio")]
+    {
+        layer = layer.with_answer_deadline(settings.answer_deadline.map(Duration::from_secs));
+    }
     if let Some(limit) = settings.body_limit {
         layer = layer.with_body_limit(limit);
     }
@@ -181,7 +193,12 @@ fn router_layer(settings: &Settings) -> App {
 }
 
 fn route_service(settings: &Settings) -> App {
-    let mut endpoint = JobWebhookEndpoint::new(settings.credentials.clone(), settings.jobs.clone());
+    let mut endpoint = JobWebhookEndpoint::new(settings.credentials.clone(), settings.jobs.clone())
+        .with_background(settings.background.clone());
+    #[cfg(feature = "tokio")]
+    {
+        endpoint = endpoint.with_answer_deadline(settings.answer_deadline.map(Duration::from_secs));
+    }
     if let Some(limit) = settings.body_limit {
         endpoint = endpoint.with_body_limit(limit);
     }
@@ -214,12 +231,10 @@ mod with_extractor {
     ) -> Response {
         let rejection = match event {
             Ok(event) => {
-                return settings
-                    .jobs
-                    .oneshot(event)
-                    .await
-                    .map_err(Error::from)
-                    .into_response();
+                let Settings {
+                    background, jobs, ..
+                } = settings;
+                return background.run(jobs, event).await.into_response();
             }
             Err(rejection) => rejection,
         };
@@ -251,4 +266,9 @@ pub(crate) use with_extractor::extractor;
 pub(crate) async fn send(app: App, request: Request<Body>) -> (http::response::Parts, Bytes) {
     let (head, body) = app.oneshot(request).await.unwrap().into_parts();
     (head, axum::body::to_bytes(body, usize::MAX).await.unwrap())
+}
+
+/// A panic that no hook prints.
+pub(crate) fn panic_quietly() {
+    std::panic::resume_unwind(Box::new(()));
 }

@@ -4,19 +4,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mx_job_webhook::{
-    Background, Credentials, Dedupe, DedupeLayer, JobEvent, JobRouter, JobWebhookEndpoint,
-    MemoryLedger, Permanent,
+    Background, Credentials, Dedupe, DedupeLayer, Error, JobEvent, JobRouter, JobWebhookEndpoint,
+    MemoryLedger, Permanent, Receipt,
 };
 use tokio::sync::watch;
-use tower::{BoxError, Layer as _};
+use tower::util::BoxCloneSyncService;
+use tower::{BoxError, Layer as _, ServiceExt as _};
 
 use super::broken::Unreliable;
 use super::world::{LEASE, World};
 
+/// The callbacks, with middleware around them.
+type Callbacks = BoxCloneSyncService<JobEvent, Receipt, Error>;
+
 /// One life of the receiver.
 #[derive(Clone)]
 pub(crate) struct Receiver {
-    pub(crate) endpoint: JobWebhookEndpoint<Dedupe<JobRouter, Unreliable>>,
+    pub(crate) endpoint: JobWebhookEndpoint<Dedupe<Callbacks, Unreliable>>,
     pub(crate) ledger: MemoryLedger,
     pub(crate) background: Background,
     /// Whether it lives.
@@ -67,9 +71,9 @@ impl Receiver {
     }
 }
 
-fn callbacks(world: &World) -> JobRouter {
+fn callbacks(world: &World) -> Callbacks {
     let (handling, letters) = (world.clone(), world.clone());
-    JobRouter::new()
+    let router = JobRouter::new()
         .on_completed({
             let world = handling.clone();
             move |event| handle(&world, event)
@@ -87,7 +91,15 @@ fn callbacks(world: &World) -> JobRouter {
                     Err("nowhere to put it")
                 }
             }
-        })
+        });
+    // A panic of the router's callbacks never gets out of it; one of middleware does.
+    let world = world.clone();
+    Callbacks::new(router.map_request(move |event| {
+        if world.draw(|random| random.u8(..50)) == 0 {
+            panic_quietly();
+        }
+        event
+    }))
 }
 
 /// What a callback may do.

@@ -1,0 +1,194 @@
+//! What runs on is counted, bounded, and waited for; what is acknowledged first as well.
+
+use std::future::{pending, ready};
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use mx_job_webhook::{
+    AcknowledgeFirstLayer, Background, BackgroundTask, Error, ErrorKind, Job, JobEvent, JobRouter,
+    JobWebhookEndpoint, Receipt, Status,
+};
+use tokio::sync::Semaphore;
+use tower::{Layer as _, ServiceExt as _};
+
+use crate::support::{Log, SAMPLE, credentials, delivery, panic_quietly};
+
+fn event() -> JobEvent {
+    Job::new("JOB-1".parse().unwrap(), Status::Completed).into()
+}
+
+/// A router whose callbacks wait at a gate, and which logs those that got through.
+fn gated(log: &Log, gate: &Arc<Semaphore>) -> JobRouter {
+    let (log, gate) = (log.clone(), gate.clone());
+    JobRouter::new().on_completed(move |_| {
+        let (log, gate) = (log.clone(), gate.clone());
+        async move {
+            gate.acquire().await.unwrap().forget();
+            log.push("finished");
+        }
+    })
+}
+
+fn start<F: Future>(future: F) -> std::pin::Pin<Box<F>> {
+    let mut future = Box::pin(future);
+    let context = &mut Context::from_waker(Waker::noop());
+    assert!(future.as_mut().poll(context).is_pending());
+    future
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(start_paused = true)]
+async fn drain_waits_for_what_runs_on_and_reports_what_was_left() {
+    let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
+    let background = Background::new();
+    let endpoint = JobWebhookEndpoint::new(credentials(), gated(&log, &gate))
+        .with_background(background.clone());
+    for _ in 0..3 {
+        drop(start(endpoint.clone().oneshot(delivery(SAMPLE))));
+    }
+    assert_eq!(background.running(), 3);
+    gate.add_permits(1);
+    let left = background.drain(tokio::time::sleep(Duration::from_secs(30)));
+    assert_eq!(left.await, 2);
+    let refused = endpoint.oneshot(delivery(SAMPLE)).await.unwrap();
+    assert_eq!(refused.status(), 503);
+    gate.add_permits(2);
+    assert_eq!(background.drain(pending::<()>()).await, 0);
+    assert_eq!(log.entries().len(), 3);
+    assert_eq!(background.running(), 0);
+}
+
+#[tokio::test]
+async fn drain_waits_for_what_is_waited_for_too() {
+    let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
+    let background = Background::new();
+    let jobs = gated(&log, &gate).with_background(background.clone());
+    let call = tokio::spawn(start(jobs.call(event())));
+    let drain = tokio::spawn(async move { background.drain(pending::<()>()).await });
+    tokio::task::yield_now().await;
+    assert!(!drain.is_finished());
+    gate.add_permits(1);
+    assert_eq!(drain.await.unwrap(), 0);
+    assert_eq!(call.await.unwrap().unwrap(), Receipt::Handled);
+}
+
+#[tokio::test]
+async fn past_the_bound_deliveries_are_refused_and_no_callback_is_cut_short() {
+    let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
+    let background = Background::new().with_capacity(2);
+    let jobs = gated(&log, &gate).with_background(background.clone());
+    let first = start(jobs.call(event()));
+    let second = start(jobs.call(event()));
+    let kind = |outcome: Result<Receipt, Error>| outcome.unwrap_err().kind();
+    assert_eq!(kind(jobs.call(event()).await), ErrorKind::Overloaded);
+    drop(first);
+    if cfg!(feature = "tokio") {
+        // It runs on, and its place goes along.
+        assert_eq!(kind(jobs.call(event()).await), ErrorKind::Overloaded);
+    }
+    gate.add_permits(3);
+    assert!(second.await.is_ok());
+    tokio::task::yield_now().await;
+    assert!(jobs.call(event()).await.is_ok());
+    assert_eq!(background.running(), 0);
+}
+
+/// Another runtime's executor: a list of what it was given.
+#[test]
+fn another_runtime_is_handed_the_rest_by_its_own_spawn() {
+    let (executor, tasks) = std::sync::mpsc::channel::<BackgroundTask>();
+    let background = Background::new().with_spawn(move |task| executor.send(task).unwrap());
+    let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
+    let endpoint = JobWebhookEndpoint::new(credentials(), gated(&log, &gate))
+        .with_background(background.clone());
+    drop(start(endpoint.oneshot(delivery(SAMPLE))));
+    let mut task = tasks.try_recv().unwrap();
+    let context = &mut Context::from_waker(Waker::noop());
+    assert!(std::pin::Pin::new(&mut task).poll(context).is_pending());
+    assert_eq!(background.running(), 1);
+    gate.add_permits(1);
+    assert!(std::pin::Pin::new(&mut task).poll(context).is_ready());
+    assert_eq!((log.entries().len(), background.running()), (1, 0));
+}
+
+#[test]
+fn a_callback_that_was_cancelled_gives_its_place_back() {
+    let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
+    let background = Background::new();
+    let jobs = gated(&log, &gate).with_background(background.clone());
+    let call = start(jobs.call(event()));
+    assert_eq!(background.running(), 1);
+    drop(call); // there is no runtime here
+    assert_eq!(background.running(), 0);
+}
+
+#[tokio::test]
+async fn nothing_is_drained_at_once() {
+    assert_eq!(Background::new().drain(ready(())).await, 0);
+}
+
+fn failures(log: &Log) -> impl Fn(mx_job_webhook::Failure<'_>) + Send + Sync + use<> {
+    let log = log.clone();
+    move |failure| {
+        let guid = failure.job().map(|job| job.guid.to_string());
+        log.push(format!("{:?} {guid:?}", failure.error().kind()));
+    }
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn acknowledged_first_runs_later_and_fails_aloud() {
+    let (log, failed) = (Log::default(), Log::default());
+    let (background, gate) = (Background::new(), Arc::new(Semaphore::new(0)));
+    let router = gated(&log, &gate)
+        .on_halted(|_| async { Err("nobody to tell") })
+        .on_denied(|_| async { panic_quietly() });
+    let layer = AcknowledgeFirstLayer::new(background.clone(), failures(&failed));
+    let jobs = layer.layer(router);
+    for status in [Status::Completed, Status::Halted, Status::Denied] {
+        let event = Job::new("JOB-1".parse().unwrap(), status).into();
+        let receipt = jobs.clone().oneshot(event).await.unwrap();
+        assert_eq!(receipt, Receipt::Accepted);
+    }
+    assert_eq!(background.running(), 3);
+    gate.add_permits(1);
+    assert_eq!(background.drain(pending::<()>()).await, 0);
+    assert_eq!(log.entries(), ["finished"]);
+    assert_eq!(
+        failed.entries(),
+        [
+            r#"CallbackFailed Some("JOB-1")"#,
+            r#"CallbackPanicked Some("JOB-1")"#
+        ]
+    );
+    let late = jobs.oneshot(event()).await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::ShuttingDown);
+}
+
+#[test]
+fn what_cannot_run_in_the_background_is_not_acknowledged() {
+    let (log, gate) = (Log::default(), Arc::new(Semaphore::new(1)));
+    let layer = AcknowledgeFirstLayer::new(Background::new(), |_| ());
+    let mut outcome = Box::pin(layer.layer(gated(&log, &gate)).oneshot(event()));
+    let context = &mut Context::from_waker(Waker::noop());
+    let std::task::Poll::Ready(outcome) = outcome.as_mut().poll(context) else {
+        panic!("it waits for a runtime that is not there");
+    };
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Overloaded);
+    assert!(log.entries().is_empty());
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn what_is_acknowledged_first_is_bounded() {
+    let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
+    let background = Background::new().with_capacity(1);
+    let layer = AcknowledgeFirstLayer::new(background.clone(), |_| ());
+    let jobs = layer.layer(gated(&log, &gate));
+    assert!(jobs.clone().oneshot(event()).await.is_ok());
+    let refused = jobs.oneshot(event()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Overloaded);
+    gate.add_permits(1);
+    assert_eq!(background.drain(pending::<()>()).await, 0);
+}

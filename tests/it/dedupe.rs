@@ -1,0 +1,472 @@
+//! Each event once: what is a duplicate, what is stale, and what becomes of a claim.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use mx_job_webhook::{
+    Background, Claim, Commit, DedupeLayer, ErrorKind, EventName, FencingToken, Job, JobEvent,
+    JobRouter, Ledger, MemoryLedger, Receipt, Status, Timestamp,
+};
+use tokio::sync::Semaphore;
+use tower::{BoxError, Layer as _, Service, ServiceBuilder, ServiceExt as _, service_fn};
+
+use crate::support::Log;
+
+const LEASE: Duration = Duration::from_secs(60);
+
+fn job(guid: &str, status: Status, updated_at: impl Into<Option<i64>>) -> Job {
+    let mut job = Job::new(guid.parse().unwrap(), status);
+    job.updated_at = updated_at.into().map(Timestamp::from_unix_seconds);
+    job
+}
+
+fn name(guid: &str, status: Status, updated_at: impl Into<Option<i64>>) -> EventName {
+    EventName::of(&job(guid, status, updated_at))
+}
+
+fn completed(updated_at: i64) -> JobEvent {
+    job("JOB-1", Status::Completed, updated_at).into()
+}
+
+fn logging(log: &Log) -> JobRouter {
+    let log = log.clone();
+    let callback = move |event: JobEvent| {
+        log.push(EventName::of(&event).to_string());
+        async {}
+    };
+    JobRouter::new()
+        .on_completed(callback.clone())
+        .on_challenged(callback)
+}
+
+#[tokio::test]
+async fn what_runs_and_what_is_acknowledged_without() {
+    use Receipt::{Duplicate, Handled, Stale};
+    use Status::{Challenged, Completed};
+    let (log, stale) = (Log::default(), Log::default());
+    let seen = stale.clone();
+    let jobs = DedupeLayer::new(MemoryLedger::new())
+        .on_stale(move |event| {
+            seen.push(EventName::of(&event).to_string());
+            async {}
+        })
+        .layer(logging(&log));
+    let cases = [
+        ("the first", job("JOB-1", Challenged, 10), Handled),
+        ("again", job("JOB-1", Challenged, 10), Duplicate),
+        (
+            "challenged a second time",
+            job("JOB-1", Challenged, 20),
+            Handled,
+        ),
+        (
+            "the first, retried late",
+            job("JOB-1", Challenged, 10),
+            Duplicate,
+        ),
+        (
+            "an earlier one that never came",
+            job("JOB-1", Challenged, 15),
+            Stale,
+        ),
+        (
+            "completed in the same second",
+            job("JOB-1", Completed, 20),
+            Handled,
+        ),
+        (
+            "challenged before, came after",
+            job("JOB-1", Challenged, 19),
+            Stale,
+        ),
+        (
+            "another job's is no older",
+            job("JOB-2", Challenged, 5),
+            Handled,
+        ),
+        ("without a time", job("JOB-1", Challenged, None), Handled),
+        (
+            "without a time, again",
+            job("JOB-1", Challenged, None),
+            Duplicate,
+        ),
+        ("and later", job("JOB-1", Completed, 30), Handled),
+    ];
+    for (case, job, expected) in cases {
+        let receipt = jobs.clone().oneshot(job.into()).await.unwrap();
+        assert_eq!(receipt, expected, "{case}");
+    }
+    assert_eq!(log.entries().len(), 6);
+    assert_eq!(
+        stale.entries(),
+        ["JOB-1 CHALLENGED 15", "JOB-1 CHALLENGED 19"]
+    );
+}
+
+#[tokio::test]
+async fn a_stale_event_that_its_hook_fails_on_comes_again() {
+    let ledger = MemoryLedger::new();
+    let jobs = DedupeLayer::new(ledger.clone())
+        .on_stale(|_| async { Err("no") })
+        .layer(JobRouter::new());
+    jobs.clone().oneshot(completed(20)).await.unwrap();
+    for _ in 0..2 {
+        let error = jobs.clone().oneshot(completed(10)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::CallbackFailed);
+    }
+    assert_eq!(ledger.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_duplicate_of_an_event_in_flight_is_not_acknowledged_and_the_next_after_a_failure_runs() {
+    let gate = Arc::new(Semaphore::new(0));
+    let (log, opened) = (Log::default(), gate.clone());
+    let seen = log.clone();
+    let router = JobRouter::new().on_completed(move |_| {
+        let (seen, opened) = (seen.clone(), opened.clone());
+        async move {
+            seen.push("started");
+            opened.acquire().await.unwrap().forget();
+            if seen.entries().len() == 1 {
+                Err("the first fails")
+            } else {
+                Ok(())
+            }
+        }
+    });
+    let jobs = DedupeLayer::new(MemoryLedger::new()).layer(router);
+    let first = tokio::spawn(jobs.clone().oneshot(completed(1)));
+    while log.entries().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let duplicate = jobs.clone().oneshot(completed(1)).await.unwrap_err();
+    assert_eq!(duplicate.kind(), ErrorKind::InFlight);
+    gate.add_permits(2);
+    assert_eq!(
+        first.await.unwrap().unwrap_err().kind(),
+        ErrorKind::CallbackFailed
+    );
+    assert_eq!(
+        jobs.clone().oneshot(completed(1)).await.unwrap(),
+        Receipt::Handled
+    );
+    assert_eq!(
+        jobs.oneshot(completed(1)).await.unwrap(),
+        Receipt::Duplicate
+    );
+}
+
+/// Whatever ends a delivery without success gives the claim back.
+#[tokio::test]
+async fn a_claim_is_given_back_however_the_delivery_ends() {
+    let ledger = MemoryLedger::new();
+    let layer = DedupeLayer::new(ledger.clone());
+
+    let fails = layer.layer(service_fn(|_| async { Err::<(), BoxError>("no".into()) }));
+    assert!(fails.oneshot(completed(1)).await.is_err());
+    assert_eq!(ledger.in_flight(), 0, "it failed");
+
+    let quietly = |_: JobEvent| -> std::future::Ready<Result<(), BoxError>> {
+        std::panic::resume_unwind(Box::new(()))
+    };
+    let outcome = layer.layer(service_fn(quietly)).oneshot(completed(1)).await;
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::CallbackPanicked);
+    assert_eq!(ledger.in_flight(), 0, "it panicked when it was called");
+
+    let later = service_fn(|_| async {
+        tokio::task::yield_now().await;
+        if true {
+            std::panic::resume_unwind(Box::new(()));
+        }
+        Ok::<_, BoxError>(())
+    });
+    let outcome = layer.layer(later).oneshot(completed(1)).await;
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::CallbackPanicked);
+    assert_eq!(ledger.in_flight(), 0, "it panicked later");
+
+    let stalls = layer.layer(service_fn(|_| {
+        std::future::pending::<Result<(), BoxError>>()
+    }));
+    let mut dropped = Box::pin(stalls.oneshot(completed(1)));
+    let context = &mut Context::from_waker(Waker::noop());
+    assert!(dropped.as_mut().poll(context).is_pending());
+    assert_eq!(ledger.in_flight(), 1);
+    drop(dropped);
+    assert_eq!(ledger.in_flight(), 0, "it was dropped");
+    assert_eq!(ledger.settled(), 0);
+}
+
+/// A ledger on the other side of a network: nothing is done at once.
+#[derive(Clone)]
+struct Remote(MemoryLedger, Log);
+
+impl Ledger for Remote {
+    type Error = Infallible;
+
+    async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, Infallible> {
+        tokio::task::yield_now().await;
+        self.0.claim(event, lease).await
+    }
+
+    async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, Infallible> {
+        tokio::task::yield_now().await;
+        self.0.commit(event, token).await
+    }
+
+    async fn release(&self, event: &EventName, token: FencingToken) -> Result<(), Infallible> {
+        tokio::task::yield_now().await;
+        self.1.push("released");
+        self.0.release(event, token).await
+    }
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn a_claim_in_a_remote_ledger_is_given_back_by_the_runtime() {
+    let ledger = Remote(MemoryLedger::new(), Log::default());
+    let stalls = service_fn(|_| std::future::pending::<Result<(), BoxError>>());
+    let jobs = DedupeLayer::new(ledger.clone()).layer(stalls);
+    let delivery = tokio::spawn(jobs.oneshot(completed(1)));
+    while ledger.0.in_flight() == 0 {
+        tokio::task::yield_now().await;
+    }
+    delivery.abort();
+    while ledger.0.in_flight() == 1 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ledger.1.entries(), ["released"]);
+}
+
+#[tokio::test]
+async fn the_callback_finds_its_fencing_token() {
+    let log = Log::default();
+    let seen = log.clone();
+    let router = JobRouter::new().on_completed(move |event| {
+        let token = event.extensions().get::<FencingToken>().copied();
+        seen.push(token.unwrap().get().to_string());
+        async { Err("again") }
+    });
+    let jobs = DedupeLayer::new(MemoryLedger::new()).layer(router);
+    for _ in 0..2 {
+        assert!(jobs.clone().oneshot(completed(1)).await.is_err());
+    }
+    assert_eq!(log.entries(), ["1", "2"]);
+}
+
+/// Ready once, and not a second time without being asked.
+struct ReadyOnce(bool);
+
+impl Clone for ReadyOnce {
+    fn clone(&self) -> Self {
+        Self(false)
+    }
+}
+
+impl Service<JobEvent> for ReadyOnce {
+    type Response = ();
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<(), Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0 = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: JobEvent) -> Self::Future {
+        assert!(std::mem::take(&mut self.0), "called unready");
+        std::future::ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn the_service_within_is_called_only_when_ready() {
+    let mut jobs = DedupeLayer::new(MemoryLedger::new()).layer(ReadyOnce(false));
+    for updated_at in 0..3 {
+        let ready = jobs.ready().await.unwrap();
+        ready.call(completed(updated_at)).await.unwrap();
+    }
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(start_paused = true)]
+async fn the_retry_of_a_delivery_that_hung_up_finds_it_settled() {
+    let background = Background::new();
+    let log = Log::default();
+    let seen = log.clone();
+    let router = JobRouter::new().on_completed(move |_| {
+        let seen = seen.clone();
+        async move {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            seen.push("finished");
+        }
+    });
+    let jobs = ServiceBuilder::new()
+        .layer(DedupeLayer::new(MemoryLedger::new()))
+        .service(router);
+    let hangs_up = background.run(jobs.clone(), completed(1));
+    assert!(
+        tokio::time::timeout(Duration::from_secs(1), hangs_up)
+            .await
+            .is_err()
+    );
+    assert_eq!(background.running(), 1);
+    let error = background
+        .run(jobs.clone(), completed(1))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InFlight);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(background.running(), 0);
+    let retry = background.run(jobs, completed(1)).await;
+    assert_eq!(retry.unwrap(), Receipt::Duplicate);
+    assert_eq!(log.entries(), ["finished"]);
+}
+
+mod memory {
+    use super::*;
+
+    async fn claim(ledger: &MemoryLedger, event: &EventName) -> Option<FencingToken> {
+        match ledger.claim(event, LEASE).await {
+            Ok(Claim::Granted(token)) => Some(token),
+            _ => None,
+        }
+    }
+
+    async fn settle(ledger: &MemoryLedger, event: &EventName) {
+        let token = claim(ledger, event).await.unwrap();
+        assert_eq!(ledger.commit(event, token).await, Ok(Commit::Settled));
+    }
+
+    fn numbered(number: usize) -> EventName {
+        name(&format!("JOB-{number}"), Status::Completed, 1)
+    }
+
+    #[tokio::test]
+    async fn past_the_capacity_the_oldest_settled_go_and_a_claim_in_flight_never() {
+        let ledger = MemoryLedger::new().with_capacity(3);
+        let held = claim(&ledger, &numbered(100)).await.unwrap();
+        for number in 0..5 {
+            settle(&ledger, &numbered(number)).await;
+        }
+        assert_eq!((ledger.settled(), ledger.in_flight()), (3, 1));
+        assert!(claim(&ledger, &numbered(1)).await.is_some(), "forgotten");
+        for number in 2..5 {
+            assert_eq!(
+                ledger.claim(&numbered(number), LEASE).await,
+                Ok(Claim::Settled)
+            );
+        }
+        assert_eq!(
+            ledger.claim(&numbered(100), LEASE).await,
+            Ok(Claim::InFlight)
+        );
+        assert_eq!(
+            ledger.commit(&numbered(100), held).await,
+            Ok(Commit::Settled)
+        );
+    }
+
+    #[tokio::test]
+    async fn what_a_job_was_at_is_forgotten_with_its_last_event() {
+        let ledger = MemoryLedger::new().with_capacity(1);
+        settle(&ledger, &name("JOB-1", Status::Challenged, 10)).await;
+        settle(&ledger, &name("JOB-1", Status::Completed, 20)).await;
+        let older = name("JOB-1", Status::Challenged, 15);
+        assert_eq!(ledger.claim(&older, LEASE).await, Ok(Claim::Stale));
+        settle(&ledger, &numbered(2)).await;
+        assert!(claim(&ledger, &older).await.is_some());
+    }
+
+    #[cfg(feature = "tokio")]
+    #[tokio::test(start_paused = true)]
+    async fn what_is_settled_is_remembered_for_the_window_and_no_longer() {
+        let ledger = MemoryLedger::new();
+        settle(&ledger, &numbered(1)).await;
+        tokio::time::sleep(Duration::from_secs(48 * 3600 - 1)).await;
+        assert_eq!(ledger.claim(&numbered(1), LEASE).await, Ok(Claim::Settled));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(claim(&ledger, &numbered(1)).await.is_some());
+        assert_eq!((ledger.settled(), ledger.in_flight()), (0, 1));
+    }
+
+    #[cfg(feature = "tokio")]
+    #[tokio::test(start_paused = true)]
+    async fn who_was_overtaken_changes_nothing() {
+        let (ledger, event) = (MemoryLedger::new(), numbered(1));
+        let slow = claim(&ledger, &event).await.unwrap();
+        tokio::time::sleep(LEASE).await;
+        let fast = claim(&ledger, &event).await.unwrap();
+        assert!(fast > slow);
+        assert_eq!(ledger.commit(&event, slow).await, Ok(Commit::Overtaken));
+        ledger.release(&event, slow).await.unwrap();
+        assert_eq!(ledger.claim(&event, LEASE).await, Ok(Claim::InFlight));
+        assert_eq!(ledger.commit(&event, fast).await, Ok(Commit::Settled));
+        ledger.release(&event, fast).await.unwrap();
+        assert_eq!(ledger.claim(&event, LEASE).await, Ok(Claim::Settled));
+        // A lease that is over costs nothing where nobody came.
+        let alone = claim(&ledger, &numbered(2)).await.unwrap();
+        tokio::time::sleep(LEASE * 2).await;
+        assert_eq!(
+            ledger.commit(&numbered(2), alone).await,
+            Ok(Commit::Settled)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_no_clock_can_tell_is_a_long_one() {
+        let (ledger, event) = (MemoryLedger::new(), numbered(1));
+        let claim = ledger.claim(&event, Duration::MAX).await;
+        assert!(matches!(claim, Ok(Claim::Granted(_))));
+        assert_eq!(ledger.claim(&event, LEASE).await, Ok(Claim::InFlight));
+    }
+
+    /// Many threads on few events: at most one holds an event at a time, and none after it is
+    /// settled.
+    #[test]
+    fn under_real_threads_one_holds_an_event() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+
+        const EVENTS: usize = 4;
+        const ROUNDS: usize = 200;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        for round in 0..ROUNDS {
+            let ledger = MemoryLedger::new();
+            let holders: [AtomicUsize; EVENTS] = Default::default();
+            let settled: [AtomicUsize; EVENTS] = Default::default();
+            std::thread::scope(|scope| {
+                for thread in 0..8 {
+                    let (ledger, holders, settled) = (&ledger, &holders, &settled);
+                    let runtime = runtime.handle().clone();
+                    scope.spawn(move || {
+                        for turn in 0..20 {
+                            let number = (thread + turn) % EVENTS;
+                            let event = numbered(number);
+                            let Some(token) = runtime.block_on(claim(ledger, &event)) else {
+                                continue;
+                            };
+                            let before = holders[number].fetch_add(1, Ordering::SeqCst);
+                            assert_eq!(before, 0, "two held it");
+                            assert_eq!(settled[number].load(Ordering::SeqCst), 0, "it was settled");
+                            std::thread::yield_now();
+                            holders[number].fetch_sub(1, Ordering::SeqCst);
+                            if (thread * 7 + turn + round) % 5 == 0 {
+                                settled[number].fetch_add(1, Ordering::SeqCst);
+                                let commit = runtime.block_on(ledger.commit(&event, token));
+                                assert_eq!(commit, Ok(Commit::Settled));
+                            } else {
+                                runtime.block_on(ledger.release(&event, token)).unwrap();
+                            }
+                        }
+                    });
+                }
+            });
+            assert_eq!(ledger.in_flight(), 0);
+            let settled: usize = settled.iter().map(|it| it.load(Ordering::SeqCst)).sum();
+            assert_eq!(ledger.settled(), settled);
+        }
+    }
+}
