@@ -8,7 +8,10 @@ use crate::background::Delivery;
 use crate::panic::{CatchPanic, Panicked};
 use crate::{Error, ErrorKind, Receipt};
 
-/// An async closure or `async fn` that takes one argument, such as a [`JobEvent`].
+/// A closure or `async fn` of one argument, such as a [`JobEvent`], that is async.
+///
+/// Written `|event| async move { … }`, or by name. An `async move |event| { … }` that
+/// captures something is not enough of a function for Rust (`Fn`).
 ///
 /// Implemented for every `Fn(Event) -> Fut` that is `Send + Sync + 'static`, where the
 /// future's output is a [`CallbackOutput`]. There is nothing to implement by hand.
@@ -146,9 +149,13 @@ where
     Fut: CallbackFuture,
 {
     Arc::new(move |event| {
-        let running = CatchPanic::start(|| callback(event));
+        // What converts the error is the application's code too.
+        let running = CatchPanic::start(|| {
+            let running = callback(event);
+            async move { running.await.into_result() }
+        });
         Box::pin(async move {
-            match running.await.map(CallbackOutput::into_result) {
+            match running.await {
                 Ok(Ok(())) => Ok(receipt),
                 Ok(Err(error)) => Err(Error::with_source(ErrorKind::CallbackFailed, error)),
                 Err(Panicked) => Err(Error::new(ErrorKind::CallbackPanicked)),

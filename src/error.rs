@@ -112,6 +112,22 @@ impl ErrorKind {
         )
     }
 
+    /// Whether it says how callbacks went. The other kinds say that none was called, which from
+    /// within one is something that the application did, and no reason to answer by.
+    fn is_of_callbacks(self) -> bool {
+        matches!(
+            self,
+            Self::CallbackFailed
+                | Self::CallbackPanicked
+                | Self::Overloaded
+                | Self::TimedOut
+                | Self::AnswerDeadline
+                | Self::InFlight
+                | Self::LedgerUnavailable
+                | Self::ShuttingDown
+        )
+    }
+
     fn text(self) -> &'static str {
         match self {
             Self::MethodNotAllowed => "method not allowed",
@@ -219,9 +235,9 @@ impl Error {
 
 /// Reads what a `Service<JobEvent>` failed with.
 ///
-/// Finds, however deep in the chain of sources, an [`Error`] of this crate, and tower's
-/// own refusals: `Overloaded` of `load_shed` and, with the feature `tokio`, `Elapsed` of
-/// `timeout`. Anything else is a callback that failed.
+/// Finds, however deep in the chain of sources, an [`Error`] of this crate that says how
+/// callbacks went, and tower's own refusals: `Overloaded` of `load_shed` and, with the
+/// feature `tokio`, `Elapsed` of `timeout`. Anything else is a callback that failed.
 ///
 /// # Example
 ///
@@ -257,7 +273,9 @@ impl Error {
 /// An error of ours, or the kind of one of tower's, anywhere in a chain of sources.
 fn recognise(error: &(dyn StdError + 'static)) -> Option<Result<Error, ErrorKind>> {
     chain(error).find_map(|error| {
-        if let Some(own) = error.downcast_ref::<Error>() {
+        if let Some(own) = error.downcast_ref::<Error>()
+            && own.kind().is_of_callbacks()
+        {
             return Some(Ok(own.clone()));
         }
         if error.is::<tower::load_shed::error::Overloaded>() {
@@ -337,7 +355,13 @@ mod tests {
     fn what_a_service_failed_with_is_recognised_however_deep() {
         let overloaded = || BoxError::from(tower::load_shed::error::Overloaded::new());
         let own = || BoxError::from(Error::new(ErrorKind::CallbackPanicked));
-        let cases: [(&str, BoxError, ErrorKind); 5] = [
+        let refused = BoxError::from(Error::new(ErrorKind::Unauthorized));
+        let cases: [(&str, BoxError, ErrorKind); 6] = [
+            (
+                "no outcome of a callback",
+                refused,
+                ErrorKind::CallbackFailed,
+            ),
             ("load_shed", overloaded(), ErrorKind::Overloaded),
             (
                 "load_shed, wrapped",

@@ -4,6 +4,7 @@ use axum_core::RequestExt as _;
 use axum_core::body::Body;
 use axum_core::extract::{FromRef, FromRequest, Request};
 use axum_core::response::{IntoResponse, Response};
+use http_body::Body as _;
 
 use crate::pipeline::respond::respond;
 use crate::pipeline::{Limits, Receive, Refusal};
@@ -44,11 +45,20 @@ where
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
         let credentials = Credentials::from_ref(state);
+        let sent_at_most = request.body().size_hint().upper();
+        let request = request.with_limited_body();
+        let read_at_most = request.body().size_hint().upper();
+        // axum's own count stops the body. The number serves to refuse by `Content-Length`, and
+        // where it is no limit but the length of the body itself, it must not.
+        let body = match read_at_most {
+            Some(limit) if sent_at_most.is_none_or(|sent| limit < sent) => limit,
+            _ => u64::MAX,
+        };
         let limits = Limits {
-            body: usize::MAX,
+            body: usize::try_from(body).unwrap_or(usize::MAX),
             ..Limits::default()
         };
-        Receive::start(&credentials, limits, request.with_limited_body())
+        Receive::start(&credentials, limits, request)
             .await
             .map_err(JobEventRejection)
     }

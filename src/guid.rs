@@ -122,6 +122,14 @@ mod tests {
     }
 
     #[test]
+    fn an_id_that_is_no_string_is_not_repeated() {
+        for json in ["7834372140", "-7834372140", "7834372140.5", "[7834372140]"] {
+            let error = serde_json::from_str::<crate::UserId>(json).unwrap_err();
+            assert!(!error.to_string().contains("7834372140"), "{error}");
+        }
+    }
+
+    #[test]
     fn a_map_finds_an_id_by_its_text_wherever_it_is_stored() {
         let long = "y".repeat(99);
         let map: HashMap<UserGuid, i32> =

@@ -160,7 +160,10 @@ macro_rules! id_type {
 
         impl<'de> ::serde::Deserialize<'de> for $name {
             fn deserialize<D: ::serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                deserializer.deserialize_str($crate::id::IdVisitor(Self::from_text))
+                // What a format says by itself of a number repeats it, and it may be a person's.
+                deserializer
+                    .deserialize_str($crate::id::IdVisitor(Self::from_text))
+                    .map_err(|_| ::serde::de::Error::custom("an id is a string that is not blank"))
             }
         }
     };

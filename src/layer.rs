@@ -16,17 +16,19 @@ use crate::{Credentials, JobWebhook};
 /// within; everything else passes through untouched, other methods on the path included.
 ///
 /// `jobs` is a [`JobRouter`](crate::JobRouter), or one with tower's middleware around it:
-/// any `Service<JobEvent>` whose response is a [`Receipt`](crate::Receipt) or `()`. It is
-/// cloned for each delivery, and the clone is made ready before it is called.
+/// any `Service<JobEvent>` whose response is a [`Receipt`](crate::Receipt) or `()`, which
+/// for axum has to be `Clone + Send + Sync`. It is cloned for each delivery, and the clone
+/// is made ready before it is called.
 ///
 /// Refusals and receipts have an empty body (`ResBody: Default`); the reason of a refusal
 /// is in the response's extensions, as an [`Error`](crate::Error).
 ///
 /// # Cancellation
 ///
-/// When the sender hangs up, a callback that has started runs on, as
-/// [`RunOn`](crate::RunOn) says. Before that, the delivery is given up: MX was told
-/// nothing, and will retry.
+/// When the sender hangs up, what has started of `jobs` runs on, as
+/// [`Background`](crate::Background) says. Before that, the delivery is given up: MX was told
+/// nothing, and will retry. Middleware within `jobs` can still cut a callback short, as
+/// tower's `timeout` does; [`with_answer_deadline`](Self::with_answer_deadline) does not.
 ///
 /// # Example
 ///
@@ -60,11 +62,13 @@ pub struct JobWebhookLayer<J> {
 impl<J> JobWebhookLayer<J> {
     /// A layer that receives on this path.
     ///
-    /// The path is compared byte for byte with the request's. Put the layer on the
-    /// outermost router, after what it nests: axum asks the layers of a *nested* router
-    /// only for that router's own routes, with the prefix taken off, and answers 404 by
-    /// itself for the rest. In there, [`JobWebhookEndpoint`](crate::JobWebhookEndpoint)
-    /// on a route is what works.
+    /// The path is compared byte for byte with the request's.
+    ///
+    /// Add it to the outermost router, **and last**: axum's layers see only what was added
+    /// before them. A wildcard route or a fallback that comes after the layer takes the
+    /// deliveries, and may answer them 200. The layers of a *nested* router are asked only
+    /// for that router's own routes, with the prefix taken off; in there,
+    /// [`JobWebhookEndpoint`](crate::JobWebhookEndpoint) on a route is what works.
     ///
     /// # Panics
     ///

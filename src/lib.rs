@@ -44,7 +44,7 @@
 //!    the event, or if the application registered nothing for it. Anything else is an error
 //!    status, and MX's retries (12 in about 24 hours) keep the event alive.
 //! 2. **A callback that started, finishes**, with the feature `tokio`: also if the sender hangs
-//!    up. See [`RunOn`].
+//!    up. See [`Background`].
 //! 3. **Nobody gets in, nothing blows up.** Credentials are decided before a byte of body is
 //!    read. Bodies are bounded. What is new in a payload never fails decoding.
 //!

@@ -1,6 +1,7 @@
 //! The status of a job, which decides which callback runs.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 /// What a job is at: one of MX's ten known statuses, or another.
 ///
@@ -11,7 +12,8 @@ use std::fmt;
 /// printed by MX (3, 4, 5, 7, 8 and 9). ASCII case makes no difference in a name.
 ///
 /// A name or integer outside the table becomes [`Status::Other`], which keeps it: MX
-/// may invent statuses, and has shown some that are in no table (`AUTHENTICATED`).
+/// may invent statuses, and has shown some that are in no table (`AUTHENTICATED`). Two
+/// such names that differ in case alone are equal.
 ///
 /// Do not confuse these with MX's *connection* statuses: there, 1 is PREVENTED, 2 is
 /// DENIED and 3 is CHALLENGED.
@@ -160,11 +162,15 @@ impl Status {
 }
 
 /// The status of that name; one that is not in the table keeps the name.
+///
+/// White space around a known name makes no difference. A blank name is kept too, but no
+/// job can be read from a payload that has no other.
 impl From<&str> for Status {
     fn from(name: &str) -> Self {
+        let trimmed = name.trim();
         KNOWN
             .iter()
-            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .find(|(known, _)| known.eq_ignore_ascii_case(trimmed))
             .map_or_else(
                 || Self::Other(OtherStatus(Unknown::Name(name.into()))),
                 |(_, status)| status.clone(),
@@ -218,10 +224,36 @@ impl fmt::Display for OtherStatus {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug)]
 enum Unknown {
     Name(Box<str>),
     Code(i64),
+}
+
+impl PartialEq for Unknown {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Name(this), Self::Name(other)) => this.eq_ignore_ascii_case(other),
+            (Self::Code(this), Self::Code(other)) => this == other,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Unknown {}
+
+impl Hash for Unknown {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Self::Name(name) => {
+                for byte in name.bytes() {
+                    state.write_u8(byte.to_ascii_uppercase());
+                }
+                state.write_u8(0xff);
+            }
+            Self::Code(code) => code.hash(state),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -256,8 +288,29 @@ mod tests {
     }
 
     #[test]
+    fn case_and_white_space_make_no_difference_where_they_could_cost_an_event() {
+        let hash = |status: &Status| {
+            let mut hasher = std::hash::DefaultHasher::new();
+            status.hash(&mut hasher);
+            hasher.finish()
+        };
+        let pairs = [
+            (" completed\n", "COMPLETED", true),
+            ("authenticated", "AUTHENTICATED", true),
+            ("AUTHENTICATED", "THROTTLED", false),
+            ("É", "é", false),
+        ];
+        for (one, other, equal) in pairs {
+            let (one, other) = (Status::from(one), Status::from(other));
+            assert_eq!(one == other, equal, "{one} {other}");
+            assert_eq!(hash(&one) == hash(&other), equal, "{one} {other}");
+        }
+        assert_ne!(Status::from("42"), Status::from(42));
+    }
+
+    #[test]
     fn what_is_not_in_the_table_keeps_its_name_or_integer() {
-        for name in ["AUTHENTICATED", "FAILED", "статус", " COMPLETED", "6"] {
+        for name in ["AUTHENTICATED", "FAILED", "статус", " NEW ", "6"] {
             let status = Status::from(name);
             assert_eq!((status.name(), status.code()), (Some(name), None));
             assert_eq!(status.to_string(), name);

@@ -59,9 +59,8 @@ impl Timestamp {
     /// Reads a date that a payload holds, or nothing where it is no date.
     pub(crate) fn from_scalar(scalar: &Scalar<'_>) -> Option<Self> {
         match scalar {
-            Scalar::Integer(seconds) => Some(Self(*seconds)),
             Scalar::Text(text) => text.parse().ok(),
-            _ => None,
+            number => number.floor().map(Self),
         }
     }
 }

@@ -47,7 +47,7 @@ use crate::{Error, Receipt};
 /// assert_eq!(guid.is_some(), cfg!(feature = "tokio"));
 /// # Ok(()) }
 /// ```
-#[must_use = "futures do nothing unless polled"]
+#[must_use = "the outcome says what to answer"]
 pub struct RunOn(State);
 
 enum State {

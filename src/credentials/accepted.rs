@@ -1,8 +1,12 @@
 //! What is accepted, and whether a request's head shows it.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use constant_time_eq::constant_time_eq;
 use http::header::{AUTHORIZATION, HeaderMap};
 use http::request::Parts;
@@ -48,7 +52,7 @@ impl Accepted {
         if authorization.is_some_and(|header| matches_any(secrets, header)) {
             return Check::Accepted;
         }
-        if closures.is_empty() {
+        if closures.is_empty() || authorization.is_some_and(is_malformed) {
             return Check::Refused;
         }
         let verdicts: Vec<_> = closures.iter().map(|verify| verify(head)).collect();
@@ -114,16 +118,43 @@ fn split_scheme(authorization: &[u8]) -> Option<(Scheme, &[u8])> {
     Some((scheme, token.trim_ascii()))
 }
 
-/// True as soon as one is; an error only if none is.
-async fn any_of(verdicts: Vec<Verification>) -> Result<bool, BoxError> {
-    let mut refused = Ok(false);
-    for verdict in verdicts {
-        match verdict.await {
-            Ok(true) => return Ok(true),
-            Ok(false) => {}
-            Err(error) => refused = Err(error),
-        }
+/// Whether a header cannot be what any scheme that is known here sends; no secret is like that, so
+/// it is asked only before the closures are.
+fn is_malformed(authorization: &[u8]) -> bool {
+    if !authorization.is_ascii() {
+        return true;
     }
+    match split_scheme(authorization) {
+        Some((Scheme::Basic, token)) => !STANDARD
+            .decode(token)
+            .is_ok_and(|pair| pair.contains(&b':')),
+        _ => false,
+    }
+}
+
+/// True as soon as one is, whatever the others do; an error only if none is.
+async fn any_of(mut verdicts: Vec<Verification>) -> Result<bool, BoxError> {
+    let mut refused = Ok(false);
+    poll_fn(|context| {
+        let mut yes = false;
+        verdicts.retain_mut(|verdict| match verdict.as_mut().poll(context) {
+            Poll::Pending => true,
+            Poll::Ready(said) => {
+                match said {
+                    Ok(said) => yes |= said,
+                    Err(error) => refused = Err(error),
+                }
+                false
+            }
+        });
+        if yes {
+            refused = Ok(true);
+        } else if !verdicts.is_empty() {
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    })
+    .await;
     refused
 }
 

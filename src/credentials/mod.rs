@@ -25,8 +25,8 @@ pub use verdict::Verdict;
 /// `bearer` compare in constant time: how long a refusal takes tells nothing about the
 /// secret but its length. [`verify`](Credentials::verify) takes a closure for the rest.
 ///
-/// Refused, whatever else is accepted: two `Authorization` headers, and everything that
-/// is malformed.
+/// Refused, whatever else is accepted: two `Authorization` headers, and one that is
+/// malformed (not ASCII, or Basic that is not Base64 or has no colon).
 ///
 /// Cloning is cheap. `Debug` shows how many there are, and no secret.
 ///
@@ -141,12 +141,13 @@ impl Credentials {
         Fut: Future<Output: Verdict> + Send + 'static,
     {
         let verify: Verify = Arc::new(move |head| {
-            let verdict = CatchPanic::start(|| verify(head));
+            let verdict = CatchPanic::start(|| {
+                let verdict = verify(head);
+                async move { verdict.await.into_result() }
+            });
             Box::pin(async move {
-                match verdict.await {
-                    Ok(verdict) => verdict.into_result(),
-                    Err(_) => Err("the closure panicked".into()),
-                }
+                let verdict = verdict.await;
+                verdict.unwrap_or_else(|_| Err("the closure panicked".into()))
             })
         });
         Self::fixed(Accepted::AnyOf {

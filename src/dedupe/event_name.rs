@@ -78,10 +78,12 @@ impl EventName {
 impl fmt::Display for EventName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plain = |name: &str| name.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'_'));
-        match self.status.name() {
+        // Equal events have one text: case makes no difference in a status.
+        match self.status.name().map(str::to_ascii_uppercase) {
             // Read from its end, the text can mean but one event: a strange name is quoted.
-            Some(name) if !plain(name) => write!(f, "{} {name:?} ", self.guid)?,
-            _ => write!(f, "{} {} ", self.guid, self.status)?,
+            Some(name) if !plain(&name) => write!(f, "{} {name:?} ", self.guid)?,
+            Some(name) => write!(f, "{} {name} ", self.guid)?,
+            None => write!(f, "{} {} ", self.guid, self.status)?,
         }
         match self.version {
             Version::UpdatedAt(timestamp) => write!(f, "{}", timestamp.unix_seconds()),
@@ -168,6 +170,7 @@ mod tests {
         assert_ne!(strange("a b", "c"), strange("a", "b c"));
         assert_ne!(strange("a", "b \"c"), strange("a", "b \\\"c"));
         assert_ne!(strange("a", "\"b c\""), strange("a", "b c"));
+        assert_eq!(strange("a", "new"), strange("a", "NEW"));
         assert_ne!(
             strange("a", "42"),
             named(|job| {

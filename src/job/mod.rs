@@ -25,6 +25,10 @@ pub(crate) use scalar::Scalar;
 /// or of a type that it cannot be read from is `None`; the payload itself stays in
 /// [`JobEvent::body`](crate::JobEvent::body).
 ///
+/// Two values that JSON's grammar has and no Rust type does, half a surrogate pair
+/// (`"\ud83d"`) and a number beyond every float (`1e400`), are errors of syntax where a
+/// documented field has them.
+///
 /// `Serialize` writes the documented shape and `Deserialize` reads it, so a job can be
 /// stored as JSON or queued, and read again. The formats have to be self-describing,
 /// as JSON is. `Deserialize` reads the object that stands under `job`;

@@ -95,7 +95,7 @@ impl Draft {
                     .filter(|name| !name.trim().is_empty())
                     .map(Status::from);
             }
-            Field::Status => self.status_code = integer(value),
+            Field::Status => self.status_code = value.integer(),
             Field::CreatedAt => self.created_at = Timestamp::from_scalar(value),
             Field::StartedAt => self.started_at = Timestamp::from_scalar(value),
             Field::FinishedAt => self.finished_at = Timestamp::from_scalar(value),
@@ -128,19 +128,11 @@ fn text<'a>(value: &'a Scalar<'_>) -> Option<&'a str> {
     }
 }
 
-fn integer(value: &Scalar<'_>) -> Option<i64> {
-    match value {
-        Scalar::Integer(integer) => Some(*integer),
-        _ => None,
-    }
-}
-
 /// A partner's own ids are often numbers; should MX ever send one as such, it is the same id.
 fn partner_id<T>(value: &Scalar<'_>, from_text: fn(&str) -> Option<T>) -> Option<T> {
     match value {
         Scalar::Text(text) => from_text(text),
-        Scalar::Integer(integer) => from_text(&integer.to_string()),
-        _ => None,
+        number => from_text(&number.integer()?.to_string()),
     }
 }
 

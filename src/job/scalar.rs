@@ -5,26 +5,42 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// What stands behind a field's name. Reading it fails on nothing but broken syntax, so a field
-/// that MX changes the type of costs that field and not the event.
+/// What stands behind a field's name. Reading it fails only on what `serde_json` has no value for
+/// (broken syntax, half a surrogate pair, a number beyond every float), so a field that MX changes
+/// the type of costs that field and not the event.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Scalar<'de> {
     Null,
     Bool(bool),
     Integer(i64),
+    /// With a fraction or an exponent.
+    Float(f64),
     Text(Cow<'de, str>),
     /// An array, an object, or a number beyond 64 bits.
     Other,
 }
 
 impl Scalar<'_> {
-    fn from_f64(number: f64) -> Self {
-        let floor = number.floor();
-        // Between these bounds the conversion is exact; NaN is in no range.
-        if (-9.0e18..=9.0e18).contains(&floor) {
-            Self::Integer(floor as i64)
-        } else {
-            Self::Other
+    /// The integer that it is, also when it is written as `6.0`; never one that it is near.
+    pub(crate) fn integer(&self) -> Option<i64> {
+        /// Up to here every integer is a float of its own.
+        const EXACT: f64 = 9_007_199_254_740_992.0;
+        match self {
+            Self::Integer(integer) => Some(*integer),
+            Self::Float(float) if float.fract() == 0.0 && float.abs() < EXACT => {
+                Some(*float as i64)
+            }
+            _ => None,
+        }
+    }
+
+    /// The integer that is not above it.
+    pub(crate) fn floor(&self) -> Option<i64> {
+        match self {
+            Self::Integer(integer) => Some(*integer),
+            // Between these bounds the conversion is exact; NaN is in no range.
+            Self::Float(float) if (-9.0e18..=9.0e18).contains(float) => Some(float.floor() as i64),
+            _ => None,
         }
     }
 }
@@ -69,7 +85,7 @@ impl<'de> Visitor<'de> for ScalarVisitor {
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
-        Ok(Scalar::from_f64(value))
+        Ok(Scalar::Float(value))
     }
 
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
@@ -98,7 +114,7 @@ impl<'de> Visitor<'de> for ScalarVisitor {
         if first == "$serde_json::private::Number" {
             let number = map.next_value::<Cow<'_, str>>()?;
             return Ok(number.parse().map_or_else(
-                |_| number.parse().map_or(Scalar::Other, Scalar::from_f64),
+                |_| number.parse().map_or(Scalar::Other, Scalar::Float),
                 Scalar::Integer,
             ));
         }
@@ -119,15 +135,12 @@ mod tests {
             ("true", Scalar::Bool(true)),
             ("7", Scalar::Integer(7)),
             ("-7", Scalar::Integer(-7)),
-            ("-0", Scalar::Integer(0)),
             ("9223372036854775807", Scalar::Integer(i64::MAX)),
             ("-9223372036854775808", Scalar::Integer(i64::MIN)),
-            ("9223372036854775808", Scalar::Other),
-            ("18446744073709551616", Scalar::Other),
-            ("1471281212.0", Scalar::Integer(1_471_281_212)),
-            ("-0.5", Scalar::Integer(-1)),
-            ("1.471281212e9", Scalar::Integer(1_471_281_212)),
-            ("1e300", Scalar::Other),
+            ("1471281212.0", Scalar::Float(1_471_281_212.0)),
+            ("-0.5", Scalar::Float(-0.5)),
+            ("1.471281212e9", Scalar::Float(1_471_281_212.0)),
+            ("1e300", Scalar::Float(1e300)),
             ("\"text\"", Scalar::Text("text".into())),
             (r#""\u00e9\n\ud83d\udd11""#, Scalar::Text("é\n🔑".into())),
             ("[]", Scalar::Other),
@@ -139,6 +152,33 @@ mod tests {
             assert_eq!(
                 serde_json::from_str::<Scalar<'_>>(json).unwrap(),
                 expected,
+                "{json}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_number_is_an_integer_or_near_one() {
+        let cases = [
+            ("7", Some(7), Some(7)),
+            ("-0", Some(0), Some(0)),
+            ("6.0", Some(6), Some(6)),
+            ("1.471281212e9", Some(1_471_281_212), Some(1_471_281_212)),
+            ("8.9", None, Some(8)),
+            ("-0.5", None, Some(-1)),
+            // Two to the power of 53, which has a neighbour that reads the same.
+            ("9007199254740992.0", None, Some(9_007_199_254_740_992)),
+            ("1e300", None, None),
+            ("9223372036854775808", None, None),
+            ("18446744073709551616", None, None),
+            ("\"7\"", None, None),
+            ("null", None, None),
+        ];
+        for (json, integer, floor) in cases {
+            let scalar = serde_json::from_str::<Scalar<'_>>(json).unwrap();
+            assert_eq!(
+                (scalar.integer(), scalar.floor()),
+                (integer, floor),
                 "{json}"
             );
         }

@@ -3,11 +3,11 @@
 //! What is asked, in this order:
 //! 1. The content type is JSON: `application/json` or `application/…+json`, with any parameters.
 //! 2. `Content-Length`, where there is one, is within the limit.
-//! 3. The bytes that really come are within the limit. An empty frame counts as a byte, so that
-//!    a run of them ends too.
+//! 3. The bytes that really come are within the limit, and empty frames are no more than a body
+//!    of the default limit has bytes, so that a run of them ends too.
 //!
 //! Memory is taken for what has come, never for what was announced. A body of one frame, which
-//! is what a body of MX's size comes as, is not copied. Trailers are ignored.
+//! is what a body of MX's size comes as, is not copied. Trailers end it, and are ignored.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -31,8 +31,11 @@ pin_project! {
         body: B,
         collected: Collected,
         remaining: usize,
+        empty_frames: u32,
     }
 }
+
+const EMPTY_FRAMES: u32 = 64 * 1024;
 
 enum Collected {
     Nothing,
@@ -54,6 +57,7 @@ impl<B> Buffer<B> {
             body,
             collected: Collected::Nothing,
             remaining: limit,
+            empty_frames: 0,
         })
     }
 }
@@ -76,11 +80,14 @@ where
                 Err(error) => return Poll::Ready(Err(failed(error))),
             };
             let Ok(data) = frame.into_data() else {
-                continue;
+                break;
             };
-            match this.remaining.checked_sub(data.remaining().max(1)) {
-                Some(remaining) => *this.remaining = remaining,
-                None => return Poll::Ready(Err(Error::new(ErrorKind::BodyTooLarge))),
+            *this.empty_frames += u32::from(!data.has_remaining());
+            match this.remaining.checked_sub(data.remaining()) {
+                Some(remaining) if *this.empty_frames <= EMPTY_FRAMES => {
+                    *this.remaining = remaining;
+                }
+                _ => return Poll::Ready(Err(Error::new(ErrorKind::BodyTooLarge))),
             }
             this.collected.push(data);
         }

@@ -211,8 +211,8 @@ where
     J: Service<JobEvent>,
     J::Error: Into<BoxError>,
 {
-    match catch(|| jobs.poll_ready(context)) {
-        Ok(poll) => poll.map_err(|error| Error::from_readiness(error.into())),
+    match catch(|| jobs.poll_ready(context).map_err(Into::into)) {
+        Ok(poll) => poll.map_err(Error::from_readiness),
         Err(Panicked) => Poll::Ready(Err(panicked())),
     }
 }
@@ -231,11 +231,14 @@ where
     J::Future: Send + 'static,
 {
     let on_error = on_error.map(|on_error| (on_error.clone(), event.job().clone()));
-    let running = CatchPanic::start(|| jobs.call(event));
+    let running = CatchPanic::start(|| {
+        let running = jobs.call(event);
+        async move { running.await.map(Into::into).map_err(Into::into) }
+    });
     let delivery = async move {
         let error = match running.await {
-            Ok(Ok(response)) => return Ok(response.into()),
-            Ok(Err(error)) => Error::from(error.into()),
+            Ok(Ok(receipt)) => return Ok(receipt),
+            Ok(Err(error)) => Error::from(error),
             Err(Panicked) => panicked(),
         };
         if let Some((on_error, job)) = on_error {

@@ -548,9 +548,6 @@ async fn the_credentials_are_decided_first_then_the_type_then_the_size() {
         let mut settings = Settings::new(no_callbacks());
         settings.body_limit = Some(1000);
         for (mount, app) in mounts(&settings) {
-            if mount == "the extractor" && status == 413 {
-                continue; // axum's limit counts the bytes and does not look at the header
-            }
             let body = Frames::of_data([]).then_nothing_for_ever();
             let request = Request::post(PATH)
                 .header("authorization", authorization)

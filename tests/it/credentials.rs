@@ -257,15 +257,39 @@ async fn a_closure_runs_only_if_no_secret_matched_and_the_header_is_not_ambiguou
 }
 
 #[tokio::test]
+async fn what_is_malformed_is_refused_whatever_a_closure_would_say() {
+    let yes = Credentials::verify(|_| async { true });
+    let credentials = Credentials::basic("mx", "secret").unwrap().or(yes);
+    let cases: [(&[u8], bool); 8] = [
+        (b"Basic \xff\xfe", false),
+        (b"Custom \xff", false),
+        (b"Basic !!!!", false),
+        (b"Basic", true),
+        (b"basic bXg=", false),
+        (b"Basic bXg6eA==", true),
+        (b"Bearer token", true),
+        (b"Signature keyId=1", true),
+    ];
+    for (authorization, accepted) in cases {
+        let name = String::from_utf8_lossy(authorization);
+        let outcome = accepts(credentials.clone(), &[authorization]).await;
+        assert_eq!(outcome, accepted, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn one_closure_that_says_yes_is_enough_and_one_that_fails_is_no_yes() {
     let yes = || Credentials::verify(|_| async { true });
     let no = || Credentials::verify(|_| async { false });
+    let hanging = || Credentials::verify(|_| std::future::pending::<bool>());
     let failing = || Credentials::verify(|_| async { Err::<bool, _>("down") });
     let panicking = || Credentials::verify(|_| async { panics() });
     let panicking_at_once =
         || Credentials::verify(|_| -> std::future::Ready<bool> { panic!("on purpose") });
     let cases = [
         ("no, yes", no().or(yes()), 204),
+        ("hangs, yes", hanging().or(yes()), 204),
+        ("yes, hangs", yes().or(hanging()), 204),
         ("fails, yes", failing().or(yes()), 204),
         ("panics, yes", panicking().or(yes()), 204),
         ("no, no", no().or(no()), 401),

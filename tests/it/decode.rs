@@ -369,6 +369,17 @@ fn a_number_beyond_every_range_is_an_error_or_an_unusable_field() {
 }
 
 #[test]
+fn a_fraction_is_no_status_and_nobodys_id() {
+    let error = Job::decode(br#"{"job":{"guid":"J","status":8.9}}"#).unwrap_err();
+    assert_eq!(error.field(), Some("status"));
+    let job = Job::decode(br#"{"job":{"guid":"J","status":8.0,"user_id":12345.7,"member_id":7}}"#);
+    let job = job.unwrap();
+    assert_eq!(job.status, Status::Denied);
+    assert_eq!(job.user_id, None);
+    assert_eq!(job.member_id.unwrap(), "7");
+}
+
+#[test]
 fn an_error_repeats_nothing_of_the_payload() {
     let payloads = [
         r#"{"job":{"guid":["hunter2"],"status":"hunter2"}}"#,
@@ -399,12 +410,20 @@ fn depth_and_length_are_an_error_or_nothing_and_never_the_end() {
     let depth = 500_000;
     let bomb = |open: &str, close: &str| open.repeat(depth) + &close.repeat(depth);
     let value = bomb("[", "]");
-    let object = bomb("{\"a\":", "}").replace("}}", "}1}");
+    let object = "{\"a\":".repeat(depth) + "1" + &"}".repeat(depth);
+    for deep in [&value, &object] {
+        for json in [
+            format!(r#"{{"job":{{"guid":"J","status":6,"unknown":{deep}}}}}"#),
+            format!(r#"{{"job":{{"guid":"J","status":6}},"unknown":{deep}}}"#),
+        ] {
+            assert!(Job::decode(json.as_bytes()).is_ok(), "read around");
+        }
+    }
     for json in [
-        format!(r#"{{"job":{{"guid":"J","status":6,"unknown":{value}}}}}"#),
         format!(r#"{{"job":{{"guid":"J","status":6,"member_id":{value}}}}}"#),
-        format!(r#"{{"job":{{"guid":"J","status":6}},"unknown":{value}}}"#),
+        format!(r#"{{"job":{{"guid":"J","status":6,"member_id":{object}}}}}"#),
         format!(r#"{{"job":{value}}}"#),
+        format!(r#"{{"job":{object}}}"#),
         value.clone(),
         object,
         "[".repeat(depth),

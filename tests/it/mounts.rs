@@ -39,6 +39,21 @@ async fn the_layer_of_the_outermost_router_sees_every_path_in_full() {
     assert_eq!(status(app, PATH).await, StatusCode::NO_CONTENT);
 }
 
+/// What is added after a layer is not under it: why the documentation says to add it last.
+#[tokio::test]
+async fn what_is_added_after_the_layer_takes_its_deliveries_away() {
+    let last: Router = Router::new()
+        .route("/{*rest}", get(|| async { "a page" }))
+        .fallback(|| async { "another" })
+        .layer(layer());
+    assert_eq!(status(last, PATH).await, StatusCode::NO_CONTENT);
+    let then_a_fallback = Router::new()
+        .route("/other", get(|| async {}))
+        .layer(layer())
+        .fallback(|| async { "a page" });
+    assert_eq!(status(then_a_fallback, PATH).await, StatusCode::OK);
+}
+
 /// axum asks the layers of a nested router for that router's own routes only, and without the
 /// prefix: what the layer's documentation says.
 #[tokio::test]

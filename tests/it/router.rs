@@ -66,7 +66,7 @@ async fn any_status_can_have_a_callback_and_equal_statuses_share_it() {
     };
     let jobs = JobRouter::new()
         .on_status(Status::Received, callback("received"))
-        .on_status(Status::from("AUTHENTICATED"), callback("authenticated"))
+        .on_status(Status::from("Authenticated"), callback("authenticated"))
         .on_status(Status::from(42), callback("42"));
     for (status, expected) in [
         (Status::Received, Receipt::Handled),
@@ -155,6 +155,23 @@ async fn closures_and_functions_by_name_with_or_without_a_result() {
         });
         assert_eq!(outcome, expected.map_err(str::to_owned), "{status}");
     }
+}
+
+/// An error whose conversion is as broken as what it is about.
+struct Unconvertible;
+
+impl From<Unconvertible> for tower::BoxError {
+    fn from(_: Unconvertible) -> Self {
+        crate::support::panic_quietly();
+        unreachable!()
+    }
+}
+
+#[tokio::test]
+async fn an_error_that_panics_when_it_is_converted_is_a_panic_of_the_callback() {
+    let jobs = JobRouter::new().on_denied(|_| async { Err(Unconvertible) });
+    let error = jobs.call(event(Status::Denied)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CallbackPanicked);
 }
 
 #[derive(Clone)]

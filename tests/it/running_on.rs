@@ -53,6 +53,16 @@ async fn a_callback_that_started_finishes_when_nobody_waits_any_more() {
 }
 
 #[tokio::test]
+async fn a_callback_that_was_waited_for_leaves_nothing_behind() {
+    let (log, gate) = (Log::default(), Arc::new(Semaphore::new(9)));
+    let endpoint = JobWebhookEndpoint::new(credentials(), gated(&log, &gate));
+    let answer = endpoint.oneshot(delivery(SAMPLE)).await.unwrap();
+    assert_eq!(answer.status(), 204);
+    let metrics = tokio::runtime::Handle::current().metrics();
+    assert_eq!(metrics.num_alive_tasks(), 0);
+}
+
+#[tokio::test]
 async fn the_same_for_a_handler_that_calls_the_router() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
     let jobs = gated(&log, &gate);
