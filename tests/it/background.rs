@@ -3,7 +3,6 @@
 use std::future::{pending, ready};
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::Duration;
 
 use mx_job_webhook::{
     AcknowledgeFirstLayer, Background, BackgroundTask, Error, ErrorKind, Job, JobEvent, JobRouter,
@@ -12,7 +11,7 @@ use mx_job_webhook::{
 use tokio::sync::Semaphore;
 use tower::{Layer as _, ServiceExt as _};
 
-use crate::support::{Log, SAMPLE, credentials, delivery, panic_quietly};
+use crate::support::{Log, SAMPLE, credentials, delivery};
 
 fn event() -> JobEvent {
     Job::new("JOB-1".parse().unwrap(), Status::Completed).into()
@@ -35,28 +34,6 @@ fn start<F: Future>(future: F) -> std::pin::Pin<Box<F>> {
     let context = &mut Context::from_waker(Waker::noop());
     assert!(future.as_mut().poll(context).is_pending());
     future
-}
-
-#[cfg(feature = "tokio")]
-#[tokio::test(start_paused = true)]
-async fn drain_waits_for_what_runs_on_and_reports_what_was_left() {
-    let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
-    let background = Background::new();
-    let endpoint = JobWebhookEndpoint::new(credentials(), gated(&log, &gate))
-        .with_background(background.clone());
-    for _ in 0..3 {
-        drop(start(endpoint.clone().oneshot(delivery(SAMPLE))));
-    }
-    assert_eq!(background.running(), 3);
-    gate.add_permits(1);
-    let left = background.drain(tokio::time::sleep(Duration::from_secs(30)));
-    assert_eq!(left.await, 2);
-    let refused = endpoint.oneshot(delivery(SAMPLE)).await.unwrap();
-    assert_eq!(refused.status(), 503);
-    gate.add_permits(2);
-    assert_eq!(background.drain(pending::<()>()).await, 0);
-    assert_eq!(log.entries().len(), 3);
-    assert_eq!(background.running(), 0);
 }
 
 #[tokio::test]
@@ -128,44 +105,6 @@ async fn nothing_is_drained_at_once() {
     assert_eq!(Background::new().drain(ready(())).await, 0);
 }
 
-fn failures(log: &Log) -> impl Fn(mx_job_webhook::Failure<'_>) + Send + Sync + use<> {
-    let log = log.clone();
-    move |failure| {
-        let guid = failure.job().map(|job| job.guid.to_string());
-        log.push(format!("{:?} {guid:?}", failure.error().kind()));
-    }
-}
-
-#[cfg(feature = "tokio")]
-#[tokio::test]
-async fn acknowledged_first_runs_later_and_fails_aloud() {
-    let (log, failed) = (Log::default(), Log::default());
-    let (background, gate) = (Background::new(), Arc::new(Semaphore::new(0)));
-    let router = gated(&log, &gate)
-        .on_halted(|_| async { Err("nobody to tell") })
-        .on_denied(|_| async { panic_quietly() });
-    let layer = AcknowledgeFirstLayer::new(background.clone(), failures(&failed));
-    let jobs = layer.layer(router);
-    for status in [Status::Completed, Status::Halted, Status::Denied] {
-        let event = Job::new("JOB-1".parse().unwrap(), status).into();
-        let receipt = jobs.clone().oneshot(event).await.unwrap();
-        assert_eq!(receipt, Receipt::Accepted);
-    }
-    assert_eq!(background.running(), 3);
-    gate.add_permits(1);
-    assert_eq!(background.drain(pending::<()>()).await, 0);
-    assert_eq!(log.entries(), ["finished"]);
-    assert_eq!(
-        failed.entries(),
-        [
-            r#"CallbackFailed Some("JOB-1")"#,
-            r#"CallbackPanicked Some("JOB-1")"#
-        ]
-    );
-    let late = jobs.oneshot(event()).await.unwrap_err();
-    assert_eq!(late.kind(), ErrorKind::ShuttingDown);
-}
-
 #[test]
 fn what_cannot_run_in_the_background_is_not_acknowledged() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(1)));
@@ -179,16 +118,82 @@ fn what_cannot_run_in_the_background_is_not_acknowledged() {
     assert!(log.entries().is_empty());
 }
 
+/// What needs the feature `tokio`.
 #[cfg(feature = "tokio")]
-#[tokio::test]
-async fn what_is_acknowledged_first_is_bounded() {
-    let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
-    let background = Background::new().with_capacity(1);
-    let layer = AcknowledgeFirstLayer::new(background.clone(), |_| ());
-    let jobs = layer.layer(gated(&log, &gate));
-    assert!(jobs.clone().oneshot(event()).await.is_ok());
-    let refused = jobs.oneshot(event()).await.unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Overloaded);
-    gate.add_permits(1);
-    assert_eq!(background.drain(pending::<()>()).await, 0);
+mod on_tokio {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::support::panic_quietly;
+
+    fn failures(log: &Log) -> impl Fn(mx_job_webhook::Failure<'_>) + Send + Sync + use<> {
+        let log = log.clone();
+        move |failure| {
+            let guid = failure.job().map(|job| job.guid.to_string());
+            log.push(format!("{:?} {guid:?}", failure.error().kind()));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn drain_waits_for_what_runs_on_and_reports_what_was_left() {
+        let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
+        let background = Background::new();
+        let endpoint = JobWebhookEndpoint::new(credentials(), gated(&log, &gate))
+            .with_background(background.clone());
+        for _ in 0..3 {
+            drop(start(endpoint.clone().oneshot(delivery(SAMPLE))));
+        }
+        assert_eq!(background.running(), 3);
+        gate.add_permits(1);
+        let left = background.drain(tokio::time::sleep(Duration::from_secs(30)));
+        assert_eq!(left.await, 2);
+        let refused = endpoint.oneshot(delivery(SAMPLE)).await.unwrap();
+        assert_eq!(refused.status(), 503);
+        gate.add_permits(2);
+        assert_eq!(background.drain(pending::<()>()).await, 0);
+        assert_eq!(log.entries().len(), 3);
+        assert_eq!(background.running(), 0);
+    }
+
+    #[tokio::test]
+    async fn acknowledged_first_runs_later_and_fails_aloud() {
+        let (log, failed) = (Log::default(), Log::default());
+        let (background, gate) = (Background::new(), Arc::new(Semaphore::new(0)));
+        let router = gated(&log, &gate)
+            .on_halted(|_| async { Err("nobody to tell") })
+            .on_denied(|_| async { panic_quietly() });
+        let layer = AcknowledgeFirstLayer::new(background.clone(), failures(&failed));
+        let jobs = layer.layer(router);
+        for status in [Status::Completed, Status::Halted, Status::Denied] {
+            let event = Job::new("JOB-1".parse().unwrap(), status).into();
+            let receipt = jobs.clone().oneshot(event).await.unwrap();
+            assert_eq!(receipt, Receipt::Accepted);
+        }
+        assert_eq!(background.running(), 3);
+        gate.add_permits(1);
+        assert_eq!(background.drain(pending::<()>()).await, 0);
+        assert_eq!(log.entries(), ["finished"]);
+        assert_eq!(
+            failed.entries(),
+            [
+                r#"CallbackFailed Some("JOB-1")"#,
+                r#"CallbackPanicked Some("JOB-1")"#
+            ]
+        );
+        let late = jobs.oneshot(event()).await.unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::ShuttingDown);
+    }
+
+    #[tokio::test]
+    async fn what_is_acknowledged_first_is_bounded() {
+        let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
+        let background = Background::new().with_capacity(1);
+        let layer = AcknowledgeFirstLayer::new(background.clone(), |_| ());
+        let jobs = layer.layer(gated(&log, &gate));
+        assert!(jobs.clone().oneshot(event()).await.is_ok());
+        let refused = jobs.oneshot(event()).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Overloaded);
+        gate.add_permits(1);
+        assert_eq!(background.drain(pending::<()>()).await, 0);
+    }
 }

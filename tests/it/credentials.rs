@@ -343,3 +343,87 @@ async fn no_byte_of_a_body_is_read_before_the_sender_is_let_in() {
         }
     }
 }
+
+#[tokio::test]
+async fn credentials_are_replaced_wherever_they_were_given_to() {
+    let secret = |password| Credentials::basic("mx", password).unwrap();
+    let (credentials, handle) = secret("secret").replaceable();
+    let mut settings = Settings::new(no_callbacks());
+    settings.credentials = credentials.clone();
+    let apps = mounts(&settings);
+    let answers = async || {
+        let mut answers = Vec::new();
+        for (_, app) in &apps {
+            let (head, _) = send(app.clone(), delivery(SAMPLE)).await;
+            answers.push(head.status.as_u16());
+        }
+        answers.dedup();
+        answers
+    };
+    assert_eq!(answers().await, [204]);
+    handle.clone().replace(secret("another"));
+    assert_eq!(answers().await, [401]);
+    handle.replace(secret("another").or(secret("secret")));
+    assert_eq!(answers().await, [204]);
+    handle.replace(Credentials::bearer("token").unwrap());
+    let (_, app) = apps[0].clone();
+    let (head, _) = send(app, delivery(SAMPLE)).await;
+    assert_eq!(
+        head.headers["www-authenticate"],
+        r#"Bearer realm="webhooks""#
+    );
+    let printed = format!("{handle:?} {credentials:?}");
+    assert!(
+        !printed.contains("secret") && printed.contains("bearer: 1"),
+        "{printed}"
+    );
+}
+
+#[test]
+fn replaceable_credentials_are_neither_combined_nor_nested() {
+    let replaceable = || Credentials::basic("mx", "secret").unwrap().replaceable();
+    let plain = || Credentials::bearer("token").unwrap();
+    let mistakes: [fn(Credentials, Credentials); 4] = [
+        |replaceable, plain| drop(replaceable.or(plain)),
+        |replaceable, plain| drop(plain.or(replaceable)),
+        |replaceable, _| drop(replaceable.replaceable()),
+        |replaceable, plain| plain.replaceable().1.replace(replaceable),
+    ];
+    for mistake in mistakes {
+        let made = std::panic::catch_unwind(|| mistake(replaceable().0, plain()));
+        assert!(made.is_err());
+    }
+}
+
+/// Two thousand replacements under three threads of requests: each is checked against one whole
+/// set, of which every one accepts it.
+#[test]
+fn a_request_is_checked_against_the_old_or_the_new_and_never_against_nothing() {
+    use std::sync::atomic::AtomicBool;
+
+    let set = |other: &str| {
+        let other = Credentials::basic("mx", other).unwrap();
+        Credentials::basic("mx", "secret").unwrap().or(other)
+    };
+    let (credentials, handle) = set("first").replaceable();
+    let endpoint =
+        mx_job_webhook::JobWebhookEndpoint::new(credentials, mx_job_webhook::JobRouter::new());
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .build()
+                    .unwrap();
+                while !done.load(Ordering::Relaxed) {
+                    let answer = tower::ServiceExt::oneshot(endpoint.clone(), delivery(SAMPLE));
+                    assert_eq!(runtime.block_on(answer).unwrap().status(), 204);
+                }
+            });
+        }
+        for number in 0..2_000 {
+            handle.replace(set(&number.to_string()));
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}

@@ -6,11 +6,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use mx_job_webhook::{
-    Background, Claim, Commit, DedupeLayer, ErrorKind, EventName, FencingToken, Job, JobEvent,
-    JobRouter, Ledger, MemoryLedger, Receipt, Status, Timestamp,
+    Claim, Commit, DedupeLayer, ErrorKind, EventName, FencingToken, Job, JobEvent, JobRouter,
+    Ledger, MemoryLedger, Receipt, Status, Timestamp,
 };
 use tokio::sync::Semaphore;
-use tower::{BoxError, Layer as _, Service, ServiceBuilder, ServiceExt as _, service_fn};
+use tower::{BoxError, Layer as _, Service, ServiceExt as _, service_fn};
 
 use crate::support::Log;
 
@@ -198,47 +198,6 @@ async fn a_claim_is_given_back_however_the_delivery_ends() {
     assert_eq!(ledger.settled(), 0);
 }
 
-/// A ledger on the other side of a network: nothing is done at once.
-#[derive(Clone)]
-struct Remote(MemoryLedger, Log);
-
-impl Ledger for Remote {
-    type Error = Infallible;
-
-    async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, Infallible> {
-        tokio::task::yield_now().await;
-        self.0.claim(event, lease).await
-    }
-
-    async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, Infallible> {
-        tokio::task::yield_now().await;
-        self.0.commit(event, token).await
-    }
-
-    async fn release(&self, event: &EventName, token: FencingToken) -> Result<(), Infallible> {
-        tokio::task::yield_now().await;
-        self.1.push("released");
-        self.0.release(event, token).await
-    }
-}
-
-#[cfg(feature = "tokio")]
-#[tokio::test]
-async fn a_claim_in_a_remote_ledger_is_given_back_by_the_runtime() {
-    let ledger = Remote(MemoryLedger::new(), Log::default());
-    let stalls = service_fn(|_| std::future::pending::<Result<(), BoxError>>());
-    let jobs = DedupeLayer::new(ledger.clone()).layer(stalls);
-    let delivery = tokio::spawn(jobs.oneshot(completed(1)));
-    while ledger.0.in_flight() == 0 {
-        tokio::task::yield_now().await;
-    }
-    delivery.abort();
-    while ledger.0.in_flight() == 1 {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(ledger.1.entries(), ["released"]);
-}
-
 #[tokio::test]
 async fn the_callback_finds_its_fencing_token() {
     let log = Log::default();
@@ -287,41 +246,6 @@ async fn the_service_within_is_called_only_when_ready() {
         let ready = jobs.ready().await.unwrap();
         ready.call(completed(updated_at)).await.unwrap();
     }
-}
-
-#[cfg(feature = "tokio")]
-#[tokio::test(start_paused = true)]
-async fn the_retry_of_a_delivery_that_hung_up_finds_it_settled() {
-    let background = Background::new();
-    let log = Log::default();
-    let seen = log.clone();
-    let router = JobRouter::new().on_completed(move |_| {
-        let seen = seen.clone();
-        async move {
-            tokio::time::sleep(Duration::from_secs(20)).await;
-            seen.push("finished");
-        }
-    });
-    let jobs = ServiceBuilder::new()
-        .layer(DedupeLayer::new(MemoryLedger::new()))
-        .service(router);
-    let hangs_up = background.run(jobs.clone(), completed(1));
-    assert!(
-        tokio::time::timeout(Duration::from_secs(1), hangs_up)
-            .await
-            .is_err()
-    );
-    assert_eq!(background.running(), 1);
-    let error = background
-        .run(jobs.clone(), completed(1))
-        .await
-        .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InFlight);
-    tokio::time::sleep(Duration::from_secs(30)).await;
-    assert_eq!(background.running(), 0);
-    let retry = background.run(jobs, completed(1)).await;
-    assert_eq!(retry.unwrap(), Receipt::Duplicate);
-    assert_eq!(log.entries(), ["finished"]);
 }
 
 mod memory {
@@ -468,5 +392,92 @@ mod memory {
             let settled: usize = settled.iter().map(|it| it.load(Ordering::SeqCst)).sum();
             assert_eq!(ledger.settled(), settled);
         }
+    }
+}
+
+/// What needs the feature `tokio`.
+#[cfg(feature = "tokio")]
+mod on_tokio {
+    use mx_job_webhook::Background;
+    use tower::ServiceBuilder;
+
+    use super::*;
+
+    /// A ledger on the other side of a network: nothing is done at once.
+    #[derive(Clone)]
+    struct Remote(MemoryLedger, Log);
+
+    impl Ledger for Remote {
+        type Error = Infallible;
+
+        async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, Infallible> {
+            tokio::task::yield_now().await;
+            self.0.claim(event, lease).await
+        }
+
+        async fn commit(
+            &self,
+            event: &EventName,
+            token: FencingToken,
+        ) -> Result<Commit, Infallible> {
+            tokio::task::yield_now().await;
+            self.0.commit(event, token).await
+        }
+
+        async fn release(&self, event: &EventName, token: FencingToken) -> Result<(), Infallible> {
+            tokio::task::yield_now().await;
+            self.1.push("released");
+            self.0.release(event, token).await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_claim_in_a_remote_ledger_is_given_back_by_the_runtime() {
+        let ledger = Remote(MemoryLedger::new(), Log::default());
+        let stalls = service_fn(|_| std::future::pending::<Result<(), BoxError>>());
+        let jobs = DedupeLayer::new(ledger.clone()).layer(stalls);
+        let delivery = tokio::spawn(jobs.oneshot(completed(1)));
+        while ledger.0.in_flight() == 0 {
+            tokio::task::yield_now().await;
+        }
+        delivery.abort();
+        while ledger.0.in_flight() == 1 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(ledger.1.entries(), ["released"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_retry_of_a_delivery_that_hung_up_finds_it_settled() {
+        let background = Background::new();
+        let log = Log::default();
+        let seen = log.clone();
+        let router = JobRouter::new().on_completed(move |_| {
+            let seen = seen.clone();
+            async move {
+                tokio::time::sleep(Duration::from_secs(20)).await;
+                seen.push("finished");
+            }
+        });
+        let jobs = ServiceBuilder::new()
+            .layer(DedupeLayer::new(MemoryLedger::new()))
+            .service(router);
+        let hangs_up = background.run(jobs.clone(), completed(1));
+        assert!(
+            tokio::time::timeout(Duration::from_secs(1), hangs_up)
+                .await
+                .is_err()
+        );
+        assert_eq!(background.running(), 1);
+        let error = background
+            .run(jobs.clone(), completed(1))
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InFlight);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(background.running(), 0);
+        let retry = background.run(jobs, completed(1)).await;
+        assert_eq!(retry.unwrap(), Receipt::Duplicate);
+        assert_eq!(log.entries(), ["finished"]);
     }
 }

@@ -1,8 +1,8 @@
-//! The quickstart, run as the README says.
+//! The examples, run as they say themselves.
 
 use std::process::Command;
 
-use crate::process::{Process, quickstart, run};
+use crate::process::{Process, example, quickstart, run};
 
 const COMPLETED: &str = "COMPLETED JOB-a177e002-e5b8-0680-3427-39556fa93c6e \
                          MBR-48d9a481-f2a2-7e13-2685-62869cf0d33a";
@@ -39,7 +39,7 @@ fn the_curl_line_works_when_pasted_and_ctrl_c_ends_it() {
         assert_eq!(body, "");
         assert_eq!(process.line(), COMPLETED);
 
-        assert!(process.interrupt().success());
+        assert!(process.stop("INT").success());
     }
 }
 
@@ -69,5 +69,23 @@ fn mistakes_are_told_before_anything_is_served() {
         assert!(!output.status.success(), "{expected}");
         assert_eq!(text(&output.stdout), "", "{expected}");
         assert!(text(&output.stderr).contains(expected), "{output:?}");
+    }
+}
+
+#[test]
+fn a_callback_outlives_its_sender_and_the_signal_that_stops_the_server() {
+    for signal in ["TERM", "INT"] {
+        let mut command = example("graceful_shutdown");
+        command.env("WORK_SECONDS", "2");
+        let (mut process, printed) = Process::serve(command);
+        // It is curl that hangs up, after a second.
+        let pasted = run(Command::new("sh")
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(["-c", printed.last().unwrap()]));
+        assert_eq!(pasted.status.code(), Some(28), "{pasted:?}");
+        assert!(process.line().starts_with("started JOB-"));
+        assert!(process.stop(signal).success());
+        assert_eq!(process.line(), "draining 1");
+        assert!(process.line().starts_with("finished JOB-"));
     }
 }

@@ -1,4 +1,4 @@
-//! The quickstart as its users run it: a process with an address, lines of output and signals.
+//! An example as its users run it: a process with an address, lines of output and signals.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -12,20 +12,24 @@ use std::time::{Duration, Instant};
 /// Far more than anything takes: it ends a test that would hang.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The command, with nothing of this process's environment that the quickstart reads.
-pub(crate) fn quickstart() -> Command {
-    let mut command = Command::new(executable());
-    for variable in ["ADDR", "MX_USER", "MX_PASSWORD"] {
+/// The command of an example, with nothing of this process's environment that examples read.
+pub(crate) fn example(name: &str) -> Command {
+    let mut command = Command::new(examples().join(name));
+    for variable in ["MX_USER", "MX_PASSWORD", "WORK_SECONDS"] {
         command.env_remove(variable);
     }
     command.env("ADDR", "127.0.0.1:0");
     command
 }
 
-/// Built here because cargo builds an example with tests of its own only as its tests.
-fn executable() -> &'static PathBuf {
-    static EXECUTABLE: OnceLock<PathBuf> = OnceLock::new();
-    EXECUTABLE.get_or_init(|| {
+pub(crate) fn quickstart() -> Command {
+    example("quickstart")
+}
+
+/// Built here because cargo builds examples with tests of their own only as their tests.
+fn examples() -> &'static PathBuf {
+    static EXAMPLES: OnceLock<PathBuf> = OnceLock::new();
+    EXAMPLES.get_or_init(|| {
         // `<target>/<profile>/deps/it-…`
         let test = std::env::current_exe().unwrap();
         let profile = test.ancestors().nth(2).unwrap();
@@ -35,18 +39,18 @@ fn executable() -> &'static PathBuf {
         };
         let built = Command::new(env!("CARGO"))
             .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .args(["build", "--locked", "--quiet", "--example", "quickstart"])
+            .args(["build", "--locked", "--quiet", "--examples"])
             .args(["--profile", name])
             .arg("--target-dir")
             .arg(profile.parent().unwrap())
             .status()
             .unwrap();
-        assert!(built.success(), "the quickstart was not built");
-        profile.join("examples/quickstart")
+        assert!(built.success(), "the examples were not built");
+        profile.join("examples")
     })
 }
 
-/// A quickstart that serves, killed when dropped.
+/// An example that serves, killed when dropped.
 pub(crate) struct Process {
     child: Child,
     lines: Receiver<String>,
@@ -54,7 +58,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts it, and waits until it has delivered the sample to itself.
+    /// Starts it, and waits until it has printed its curl line.
     pub(crate) fn serve(mut command: Command) -> (Self, Vec<String>) {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
@@ -88,10 +92,10 @@ impl Process {
         }
     }
 
-    /// As Ctrl-C does.
-    pub(crate) fn interrupt(&mut self) -> ExitStatus {
+    /// Sends a signal, such as Ctrl-C's `INT`, and waits for the end.
+    pub(crate) fn stop(&mut self, signal: &str) -> ExitStatus {
         let signalled = Command::new("kill")
-            .args(["-INT", &self.child.id().to_string()])
+            .args([&format!("-{signal}"), &self.child.id().to_string()])
             .status()
             .unwrap();
         assert!(signalled.success());

@@ -11,6 +11,8 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+#[cfg(feature = "tokio")]
+use mx_job_webhook::Background;
 use mx_job_webhook::{JobRouter, JobWebhookLayer};
 use tokio::net::TcpListener;
 use tower::{Layer as _, service_fn};
@@ -259,4 +261,72 @@ fn plain_hyper_needs_no_axum() {
     assert_eq!(log.entries().len(), 1);
     let get = b"GET /admin/webhooks HTTP/1.1\r\nhost: mx\r\n\r\n";
     assert!(say(address, get).contains("content-length: 10"));
+}
+
+/// How a sender leaves while the callback runs.
+#[cfg(feature = "tokio")]
+#[derive(Clone, Copy, Debug)]
+enum Leaves {
+    /// Closes its socket: FIN.
+    Closes,
+    /// Resets the connection: RST.
+    Resets,
+    /// Says that it will say no more, and still listens.
+    HalfCloses,
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_of_a_hundred_callbacks_finish_however_the_senders_leave() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    for leaves in [Leaves::Closes, Leaves::Resets, Leaves::HalfCloses] {
+        let [started, finished]: [Arc<AtomicUsize>; 2] = Default::default();
+        let counts = (started.clone(), finished.clone());
+        let jobs = JobRouter::new().on_completed(move |_| {
+            let (started, finished) = counts.clone();
+            async move {
+                started.fetch_add(1, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                finished.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let background = Background::new();
+        let layer = JobWebhookLayer::new(PATH, credentials(), jobs);
+        let app = axum::Router::new().layer(layer.with_background(background.clone()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move { axum::serve(listener, app).await });
+
+        let mut senders = Vec::new();
+        for _ in 0..100 {
+            let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            stream
+                .write_all(with_length(SAMPLE).as_bytes())
+                .await
+                .unwrap();
+            senders.push(stream);
+        }
+        while started.load(Ordering::SeqCst) < 100 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        for mut stream in senders {
+            match leaves {
+                Leaves::Closes => drop(stream),
+                Leaves::Resets => stream.set_zero_linger().unwrap(),
+                Leaves::HalfCloses => {
+                    stream.shutdown().await.unwrap();
+                    tokio::spawn(async move { stream.read_to_end(&mut Vec::new()).await });
+                }
+            }
+        }
+        // The callbacks under way are all that is left of the deliveries.
+        let left = background.drain(tokio::time::sleep(Duration::from_secs(20)));
+        assert_eq!(left.await, 0, "{leaves:?}");
+        assert_eq!(finished.load(Ordering::SeqCst), 100, "{leaves:?}");
+        server.abort();
+    }
 }

@@ -135,6 +135,7 @@ pub(crate) struct Settings {
     pub background: Background,
     pub body_limit: Option<usize>,
     /// In seconds, for the mounts that have such a setting.
+    #[cfg(feature = "tokio")]
     pub answer_deadline: Option<u64>,
     /// What the hook `on_undecodable` returns, if there is one.
     pub on_undecodable: Option<Result<(), &'static str>>,
@@ -147,6 +148,7 @@ impl Settings {
             jobs,
             background: Background::new(),
             body_limit: None,
+            #[cfg(feature = "tokio")]
             answer_deadline: None,
             on_undecodable: None,
         }
