@@ -8,13 +8,17 @@
 )]
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use http::{Request, Response, StatusCode};
-use mx_job_webhook::{Credentials, Job, JobRouter, JobWebhookLayer};
+use mx_job_webhook::{
+    Claim, Credentials, DedupeLayer, EventName, Job, JobRouter, JobWebhookLayer, Ledger as _,
+    MemoryLedger, Status, Timestamp,
+};
 use serde::de::IgnoredAny;
 use tokio::runtime::{Builder, Runtime};
 use tower::{Layer as _, Service, ServiceExt as _};
@@ -83,7 +87,7 @@ fn deliver(criterion: &mut Criterion) {
     let jobs = JobRouter::new()
         .on_completed(|_| async {})
         .on_challenged(|_| async {});
-    let layer = JobWebhookLayer::new(PATH, Credentials::basic("mx", "secret").unwrap(), jobs);
+    let layer = layer_around(jobs);
     let own = || Router::new().route("/accounts", get(|| async { "accounts" }));
     let by_hand = own().route(PATH, post(by_hand::handler));
 
@@ -106,11 +110,47 @@ fn deliver(criterion: &mut Criterion) {
     bench("Router::layer", &mut |request| {
         answer(&runtime, &mut within, request)
     });
+    let deduped =
+        DedupeLayer::new(MemoryLedger::new()).layer(JobRouter::new().on_completed(|_| async {}));
+    let mut deduped = layer_around(deduped).layer(own());
+    bench("a duplicate that the memory ledger knows", &mut |request| {
+        answer(&runtime, &mut deduped, request)
+    });
     let mut by_hand = by_hand;
     bench(
         "a Json handler that checks no credentials",
         &mut |request| answer(&runtime, &mut by_hand, request),
     );
+}
+
+/// An event is claimed and settled, among so many that are remembered.
+fn ledger(criterion: &mut Criterion) {
+    let runtime = Builder::new_current_thread().build().unwrap();
+    let mut group = criterion.benchmark_group("claim and commit in the memory ledger");
+    for remembered in [1_000, 100_000] {
+        let ledger = MemoryLedger::new().with_capacity(remembered);
+        let mut number = 0;
+        let mut settle = || {
+            number += 1;
+            let mut job = Job::new("JOB-1".parse().unwrap(), Status::Completed);
+            job.updated_at = Some(Timestamp::from_unix_seconds(number));
+            let event = EventName::of(&job);
+            runtime.block_on(async {
+                match ledger.claim(&event, Duration::from_secs(60)).await {
+                    Ok(Claim::Granted(token)) => ledger.commit(&event, token).await,
+                    _ => unreachable!("each is newer than all before"),
+                }
+            })
+        };
+        for _ in 0..remembered {
+            settle().unwrap();
+        }
+        group.bench_function(remembered.to_string(), |bencher| bencher.iter(&mut settle));
+    }
+}
+
+fn layer_around<J>(jobs: J) -> JobWebhookLayer<J> {
+    JobWebhookLayer::new(PATH, Credentials::basic("mx", "secret").unwrap(), jobs)
 }
 
 fn request(body: &[u8]) -> Request<Body> {
@@ -131,5 +171,5 @@ where
     })
 }
 
-criterion_group!(benches, decode, deliver);
+criterion_group!(benches, decode, deliver, ledger);
 criterion_main!(benches);

@@ -28,17 +28,22 @@
 //! ```text
 //! Request ─▶ accept ─▶ authenticate ─▶ buffer ─▶ decode ─▶ Service<JobEvent> ─▶ respond ─▶ Response
 //!    │ not ours                                             │
-//!    ▼                                                      ├─ tower's own (concurrency_limit, timeout, …)
-//!  inner service, untouched                                 └─ JobRouter   (status ─▶ callback)
+//!    ▼                                                      ├─ DedupeLayer (duplicates and stale events end here)
+//!  inner service, untouched                                 ├─ tower's own (concurrency_limit, load_shed, …)
+//!                                                           └─ JobRouter   (status ─▶ callback)
 //! ```
 //!
 //! - [`JobWebhookLayer`] mounts it on a router or around any service, [`JobWebhookEndpoint`] on a
 //!   route, and [`JobEvent`] is an axum extractor. All three are one pipeline.
 //! - [`JobRouter`] goes from status to callback; [`Job`] is what a callback reads.
 //! - [`Credentials`] decide who may deliver.
+//! - [`DedupeLayer`] and a [`Ledger`] have each event handled once, and [`Background`] has what was
+//!   started finished.
 //! - [`Error`] says why a delivery was refused, and [`Receipt`] what an acknowledged one came to.
 //!
 //! # What is promised
+//!
+//! In full, with its limits, in [`guarantees`].
 //!
 //! 1. **A 2xx is a receipt.** It goes out after the application's own code returned success for
 //!    the event, or if the application registered nothing for it. Anything else is an error
@@ -52,7 +57,7 @@
 //!
 //! Nothing outside `pipeline/respond.rs` chooses a status code. Nothing reads a body before
 //! `pipeline/authenticate.rs` has said yes: what it returns is all that `pipeline/buffer.rs`
-//! takes. Nothing spawns a task but `background.rs`. Nothing prints a credential, a user's id or
+//! takes. Nothing spawns a task but `background`. Nothing prints a credential, a user's id or
 //! a body. There is no `unsafe`.
 //!
 //! # Features

@@ -1,6 +1,7 @@
 //! One binary, so that the tests link once.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod allocations;
 mod answers;
 mod background;
 mod bodies;
