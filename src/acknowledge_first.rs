@@ -15,9 +15,8 @@ use crate::{Background, Error, ErrorKind, Failure, JobEvent, Receipt};
 /// For callbacks that take longer than a sender waits, and events that may be lost. **It
 /// gives up the promise that a 204 is a receipt**: MX never delivers an acknowledged event
 /// again, so one whose callback fails, panics, or is cut short by a crash or a restart is
-/// gone. Where that will not do, prefer
-/// [`with_answer_deadline`](crate::JobWebhookLayer::with_answer_deadline), or a durable queue
-/// as the callback.
+/// gone. Where that will not do, prefer the layer's `with_answer_deadline`, or a durable
+/// queue as the callback.
 ///
 /// A failure goes to `on_error`, which is a required argument: nothing fails in silence.
 /// What runs is bounded and drained by the [`Background`]: when its places are taken, or it

@@ -28,7 +28,7 @@ use crate::{Credentials, JobWebhook};
 /// When the sender hangs up, what has started of `jobs` runs on, as
 /// [`Background`](crate::Background) says. Before that, the delivery is given up: MX was told
 /// nothing, and will retry. Middleware within `jobs` can still cut a callback short, as
-/// tower's `timeout` does; [`with_answer_deadline`](Self::with_answer_deadline) does not.
+/// tower's `timeout` does; `with_answer_deadline` does not.
 ///
 /// # Example
 ///

@@ -123,7 +123,7 @@ pub use service::{JobWebhook, JobWebhookEndpoint};
 pub use status::{OtherStatus, Status};
 pub use timestamp::{ParseTimestampError, Timestamp};
 
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "axum", feature = "tokio"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
