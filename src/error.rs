@@ -273,10 +273,8 @@ impl Error {
 /// An error of ours, or the kind of one of tower's, anywhere in a chain of sources.
 fn recognise(error: &(dyn StdError + 'static)) -> Option<Result<Error, ErrorKind>> {
     chain(error).find_map(|error| {
-        if let Some(own) = error.downcast_ref::<Error>()
-            && own.kind().is_of_callbacks()
-        {
-            return Some(Ok(own.clone()));
+        if let Some(own) = error.downcast_ref::<Error>() {
+            return own.kind().is_of_callbacks().then(|| Ok(own.clone()));
         }
         if error.is::<tower::load_shed::error::Overloaded>() {
             return Some(Err(ErrorKind::Overloaded));

@@ -161,9 +161,9 @@ impl State {
             _ => {}
         }
         let job = self.jobs.get(&self.job_key(event.guid()));
-        if let (Some(last), Some(this)) = (job.and_then(|job| job.last), event.updated_at())
-            && this < last
-        {
+        let last = job.and_then(|job| job.last);
+        // Without a time, on either side, there is no before: `None` is less than any `Some`.
+        if event.updated_at().is_some_and(|this| Some(this) < last) {
             self.events.remove(&key);
             return Claim::Stale;
         }
