@@ -167,14 +167,17 @@ impl Status {
 /// job can be read from a payload that has no other.
 impl From<&str> for Status {
     fn from(name: &str) -> Self {
-        let trimmed = name.trim();
-        KNOWN
-            .iter()
-            .find(|(known, _)| known.eq_ignore_ascii_case(trimmed))
-            .map_or_else(
-                || Self::Other(OtherStatus(Unknown::Name(name.into()))),
-                |(_, status)| status.clone(),
-            )
+        // As MX sends them, before any other way to write them.
+        let known = KNOWN.iter().find(|(known, _)| *known == name).or_else(|| {
+            let name = name.trim();
+            KNOWN
+                .iter()
+                .find(|(known, _)| known.eq_ignore_ascii_case(name))
+        });
+        known.map_or_else(
+            || Self::Other(OtherStatus(Unknown::Name(name.into()))),
+            |(_, status)| status.clone(),
+        )
     }
 }
 

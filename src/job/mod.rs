@@ -12,7 +12,7 @@ use crate::{
     pipeline::decode,
 };
 
-pub(crate) use object::{FromKey, FromMap, Key, ObjectOr};
+pub(crate) use object::{Fill, FromKey, Key, Object};
 pub(crate) use read::Draft;
 pub(crate) use scalar::Scalar;
 

@@ -1,21 +1,24 @@
 //! Reading a job from any self-describing format, failing on as little as possible.
 
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess};
+use serde::de::{
+    Deserialize, DeserializeSeed as _, Deserializer, Error as _, IgnoredAny, MapAccess,
+};
 
 use crate::{
     Error, InstitutionGuid, Job, JobGuid, MemberGuid, MemberId, Status, Timestamp, UserGuid, UserId,
 };
 
 use super::Scalar;
-use super::object::{FromKey, FromMap, Key, ObjectOr};
+use super::object::{Fill, FromKey, Key, Object};
+use crate::id::is_blank;
 
 impl<'de> Deserialize<'de> for Job {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        ObjectOr::<Draft>::deserialize(deserializer)?
-            .0
-            .ok_or_else(|| D::Error::custom("a job must be an object"))?
-            .finish()
-            .map_err(D::Error::custom)
+        let mut draft = Draft::default();
+        if !Object(&mut draft).deserialize(deserializer)? {
+            return Err(D::Error::custom("a job must be an object"));
+        }
+        draft.finish().map_err(D::Error::custom)
     }
 }
 
@@ -91,9 +94,7 @@ impl Draft {
         match field {
             Field::Guid => self.guid = text(value).and_then(JobGuid::from_text),
             Field::StatusName => {
-                self.status_name = text(value)
-                    .filter(|name| !name.trim().is_empty())
-                    .map(Status::from);
+                self.status_name = text(value).filter(|name| !is_blank(name)).map(Status::from);
             }
             Field::Status => self.status_code = value.integer(),
             Field::CreatedAt => self.created_at = Timestamp::from_scalar(value),
@@ -136,16 +137,15 @@ fn partner_id<T>(value: &Scalar<'_>, from_text: fn(&str) -> Option<T>) -> Option
     }
 }
 
-impl<'de> FromMap<'de> for Draft {
-    fn from_map<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
-        let mut draft = Self::default();
+impl<'de> Fill<'de> for Draft {
+    fn fill<A: MapAccess<'de>>(&mut self, mut map: A) -> Result<(), A::Error> {
         while let Some(Key(field)) = map.next_key::<Key<Option<Field>>>()? {
             match field {
-                Some(field) => draft.set(field, &map.next_value()?),
+                Some(field) => self.set(field, &map.next_value()?),
                 None => _ = map.next_value::<IgnoredAny>()?,
             }
         }
-        Ok(draft)
+        Ok(())
     }
 }
 

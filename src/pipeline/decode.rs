@@ -9,9 +9,9 @@
 //!
 //! Everything else is novelty, and novelty is read around.
 
-use serde::de::{Deserialize, IgnoredAny, MapAccess};
+use serde::de::{DeserializeSeed as _, IgnoredAny, MapAccess};
 
-use crate::job::{Draft, FromKey, FromMap, Key, ObjectOr};
+use crate::job::{Draft, Fill, FromKey, Key, Object};
 use crate::{Error, ErrorKind, Job};
 
 pub(crate) fn decode(body: &[u8]) -> Result<Job, Error> {
@@ -19,46 +19,61 @@ pub(crate) fn decode(body: &[u8]) -> Result<Job, Error> {
     let text = std::str::from_utf8(body).map_err(|_| Error::not_json("it is not UTF-8"))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut json = serde_json::Deserializer::from_str(text);
-    let root = ObjectOr::<Root>::deserialize(&mut json)
-        .and_then(|root| json.end().map(|()| root))
+    let mut root = Root::default();
+    let is_object = Object(&mut root)
+        .deserialize(&mut json)
+        .and_then(|is_object| json.end().map(|()| is_object))
         .map_err(|error| Error::not_json_at(error.line(), error.column()))?;
 
-    let Some(root) = root.0 else {
+    if !is_object {
         return Err(Error::no_job("the root is not an object"));
-    };
+    }
     match root.job {
-        _ if root.repeated => Err(Error::invalid_job("job", "appears more than once")),
-        Some(ObjectOr(Some(draft))) => draft.finish(),
-        Some(ObjectOr(None)) => Err(Error::no_job("`job` is not an object")),
-        None if root.other_webhook => Err(Error::new(ErrorKind::OtherWebhook)),
-        None => Err(Error::no_job("the root has no `job`")),
+        Found::Repeated => Err(Error::invalid_job("job", "appears more than once")),
+        Found::Object => root.draft.finish(),
+        Found::AnotherType => Err(Error::no_job("`job` is not an object")),
+        Found::Missing if root.other_webhook => Err(Error::new(ErrorKind::OtherWebhook)),
+        Found::Missing => Err(Error::no_job("the root has no `job`")),
     }
 }
 
 #[derive(Default)]
 struct Root {
-    job: Option<ObjectOr<Draft>>,
-    repeated: bool,
+    job: Found,
+    draft: Draft,
     /// Every other webhook of MX has one of these keys at its root, and no job webhook has.
     other_webhook: bool,
 }
 
-impl<'de> FromMap<'de> for Root {
-    fn from_map<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
-        let mut root = Self::default();
+/// What stands behind the key `job`.
+#[derive(Default)]
+enum Found {
+    #[default]
+    Missing,
+    Object,
+    AnotherType,
+    Repeated,
+}
+
+impl<'de> Fill<'de> for Root {
+    fn fill<A: MapAccess<'de>>(&mut self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<Key<RootKey>>()? {
             match key.0 {
                 RootKey::Job => {
-                    root.repeated |= root.job.is_some();
-                    root.job = Some(map.next_value()?);
+                    let is_object = map.next_value_seed(Object(&mut self.draft))?;
+                    self.job = match (&self.job, is_object) {
+                        (Found::Missing, true) => Found::Object,
+                        (Found::Missing, false) => Found::AnotherType,
+                        _ => Found::Repeated,
+                    };
                     continue;
                 }
-                RootKey::TypeOrAction => root.other_webhook = true,
+                RootKey::TypeOrAction => self.other_webhook = true,
                 RootKey::Unknown => {}
             }
             map.next_value::<IgnoredAny>()?;
         }
-        Ok(root)
+        Ok(())
     }
 }
 

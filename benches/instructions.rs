@@ -1,0 +1,108 @@
+//! Instructions, which repeat to the digit whatever else the machine does.
+//!
+//! `cargo bench --bench instructions`, with valgrind and gungraun's runner installed. Every
+//! service has answered a request before the one that is counted.
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "gungraun's macros, and a panic is how a benchmark fails"
+)]
+
+mod subjects;
+
+use std::convert::Infallible;
+use std::hint::black_box;
+
+use axum::body::Body;
+use gungraun::{library_benchmark, library_benchmark_group, main};
+use http::{Request, Response, StatusCode};
+use mx_job_webhook::Job;
+use serde::de::IgnoredAny;
+use subjects::mounts::{answer, delivery, not_ours, own_routes};
+use subjects::{by_hand, mounts, reversed, sample};
+use tower::Service;
+
+type Measured<T> = Box<dyn FnOnce() -> T>;
+
+#[library_benchmark]
+#[bench::sample(sample())]
+#[bench::reversed(reversed())]
+fn decode(body: Vec<u8>) -> Job {
+    Job::decode(black_box(&body)).unwrap()
+}
+
+#[library_benchmark]
+#[bench::sample(sample())]
+#[bench::reversed(reversed())]
+fn decode_by_hand(body: Vec<u8>) -> by_hand::Webhook {
+    serde_json::from_slice(black_box(&body)).unwrap()
+}
+
+#[library_benchmark]
+#[bench::sample(Box::new(by_hand::json(sample())))]
+#[bench::reversed(Box::new(by_hand::json(reversed())))]
+fn decode_with_axum_json(decode: Measured<by_hand::Webhook>) -> by_hand::Webhook {
+    decode()
+}
+
+#[library_benchmark]
+#[bench::sample(sample())]
+fn decode_nothing(body: Vec<u8>) -> IgnoredAny {
+    serde_json::from_slice(black_box(&body)).unwrap()
+}
+
+/// One request, after one like it.
+fn second<S>(mut service: S, request: fn() -> Request<Body>) -> Measured<StatusCode>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + 'static,
+{
+    assert!(answer(&mut service, request()).is_success());
+    let request = request();
+    Box::new(move || {
+        let status = answer(&mut service, request);
+        // What the service itself holds is not the request's to drop.
+        std::mem::forget(service);
+        status
+    })
+}
+
+fn ours() -> Request<Body> {
+    delivery(sample())
+}
+
+#[library_benchmark]
+#[bench::around_the_router(second(mounts::around_the_router(), ours))]
+#[bench::with_the_memory_ledger(second(mounts::with_the_memory_ledger(), ours))]
+#[bench::router_layer(second(mounts::router_layer(), ours))]
+#[bench::route_service(second(mounts::route_service(), ours))]
+#[bench::extractor(second(mounts::extractor(), ours))]
+#[bench::by_hand(second(by_hand::app(), ours))]
+fn deliver(request: Measured<StatusCode>) -> StatusCode {
+    request()
+}
+
+#[library_benchmark]
+#[bench::around_the_router(second(mounts::around_the_router(), not_ours))]
+#[bench::bare_router(second(own_routes(), not_ours))]
+#[bench::router_layer(second(mounts::router_layer(), not_ours))]
+#[bench::layer_that_does_nothing(second(
+    mounts::router_with_a_layer_that_does_nothing(),
+    not_ours
+))]
+fn pass_through(request: Measured<StatusCode>) -> StatusCode {
+    request()
+}
+
+library_benchmark_group!(
+    name = receive,
+    benchmarks = [
+        decode,
+        decode_by_hand,
+        decode_with_axum_json,
+        decode_nothing,
+        deliver,
+        pass_through
+    ]
+);
+
+main!(library_benchmark_groups = receive);

@@ -1,0 +1,110 @@
+//! This crate, mounted in each of its ways.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{FromRef, State};
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use http::{Request, Response, StatusCode};
+use mx_job_webhook::{
+    Credentials, Dedupe, DedupeLayer, JobEvent, JobRouter, JobWebhook, JobWebhookEndpoint,
+    JobWebhookLayer, MemoryLedger,
+};
+use tower::layer::util::Identity;
+use tower::{Layer as _, Service};
+
+pub(crate) const PATH: &str = "/admin/webhooks";
+
+pub(crate) fn own_routes() -> Router {
+    Router::new().route("/accounts", get(|| async { "accounts" }))
+}
+
+fn credentials() -> Credentials {
+    Credentials::basic("mx", "secret").unwrap()
+}
+
+fn jobs() -> JobRouter {
+    JobRouter::new()
+        .on_completed(|_| async {})
+        .on_challenged(|_| async {})
+}
+
+fn layer() -> JobWebhookLayer<JobRouter> {
+    JobWebhookLayer::new(PATH, credentials(), jobs())
+}
+
+pub(crate) fn around_the_router() -> JobWebhook<Router, JobRouter> {
+    layer().layer(own_routes())
+}
+
+/// Ledger and all. What it is asked first it has seen before.
+pub(crate) fn with_the_memory_ledger() -> JobWebhook<Router, Dedupe<JobRouter, MemoryLedger>> {
+    let jobs = DedupeLayer::new(MemoryLedger::new()).layer(jobs());
+    JobWebhookLayer::new(PATH, credentials(), jobs).layer(own_routes())
+}
+
+pub(crate) fn router_layer() -> Router {
+    own_routes().layer(layer())
+}
+
+/// What axum itself takes for a layer that does nothing.
+pub(crate) fn router_with_a_layer_that_does_nothing() -> Router {
+    own_routes().layer(Identity::new())
+}
+
+pub(crate) fn route_service() -> Router {
+    own_routes().route_service(PATH, JobWebhookEndpoint::new(credentials(), jobs()))
+}
+
+pub(crate) fn extractor() -> Router {
+    #[derive(Clone, FromRef)]
+    struct App {
+        credentials: Credentials,
+        jobs: JobRouter,
+    }
+
+    async fn handler(State(jobs): State<JobRouter>, event: JobEvent) -> impl IntoResponse {
+        jobs.call(event).await
+    }
+
+    let app = App {
+        credentials: credentials(),
+        jobs: jobs(),
+    };
+    let route = Router::new().route(PATH, post(handler)).with_state(app);
+    own_routes().merge(route)
+}
+
+pub(crate) fn delivery(body: Vec<u8>) -> Request<Body> {
+    Request::post(PATH)
+        .header("authorization", "Basic bXg6c2VjcmV0")
+        .header("content-type", "application/json; charset=utf-8")
+        .body(Body::from(body))
+        .unwrap()
+}
+
+pub(crate) fn not_ours() -> Request<Body> {
+    Request::get("/accounts").body(Body::empty()).unwrap()
+}
+
+/// One request's way through a service.
+pub(crate) fn answer<S>(service: &mut S, request: Request<Body>) -> StatusCode
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    now(std::future::poll_fn(|context| service.poll_ready(context))).unwrap();
+    now(service.call(request)).unwrap().status()
+}
+
+/// Polls a future that never waits to its end: no runtime is part of what is measured.
+pub(crate) fn now<F: Future>(future: F) -> F::Output {
+    let context = &mut Context::from_waker(Waker::noop());
+    match pin!(future).poll(context) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("it waits"),
+    }
+}
