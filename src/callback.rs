@@ -1,7 +1,10 @@
 //! What counts as a callback, and how one is stored.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use pin_project_lite::pin_project;
 use tower::BoxError;
 
 use crate::background::Delivery;
@@ -149,17 +152,35 @@ where
     Fut: CallbackFuture,
 {
     Arc::new(move |event| {
-        // What converts the error is the application's code too.
-        let running = CatchPanic::start(|| {
-            let running = callback(event);
-            async move { running.await.into_result() }
-        });
-        Box::pin(async move {
-            match running.await {
-                Ok(Ok(())) => Ok(receipt),
-                Ok(Err(error)) => Err(Error::with_source(ErrorKind::CallbackFailed, error)),
-                Err(Panicked) => Err(Error::new(ErrorKind::CallbackPanicked)),
-            }
+        Box::pin(Running {
+            callback: CatchPanic::start(|| callback(event), CallbackOutput::into_result),
+            receipt,
         })
     })
+}
+
+pin_project! {
+    /// A callback that runs. By hand, because an `async` block would copy the event, half a
+    /// kilobyte that most callbacks' futures hold, once more.
+    struct Running<Fut>
+    where
+        Fut: Future,
+    {
+        #[pin]
+        callback: CatchPanic<Fut, Result<(), BoxError>>,
+        receipt: Receipt,
+    }
+}
+
+impl<Fut: CallbackFuture> Future for Running<Fut> {
+    type Output = Result<Receipt, Error>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        this.callback.poll(context).map(|outcome| match outcome {
+            Ok(Ok(())) => Ok(*this.receipt),
+            Ok(Err(error)) => Err(Error::with_source(ErrorKind::CallbackFailed, error)),
+            Err(Panicked) => Err(Error::new(ErrorKind::CallbackPanicked)),
+        })
+    }
 }

@@ -19,28 +19,32 @@ pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Result<T, Panicked> {
 }
 
 pin_project! {
-    /// Runs asynchronous code of the application, from the call that creates it.
+    /// Runs asynchronous code of the application, from the call that creates it to the conversion
+    /// of what it ends in.
     #[project = CatchPanicProjection]
-    pub(crate) enum CatchPanic<F> {
-        Running { #[pin] future: F },
+    pub(crate) enum CatchPanic<F, T>
+    where
+        F: Future,
+    {
+        Running { #[pin] future: F, convert: fn(F::Output) -> T },
         Panicked,
     }
 }
 
-impl<F> CatchPanic<F> {
-    pub(crate) fn start(start: impl FnOnce() -> F) -> Self {
-        catch(start).map_or(Self::Panicked, |future| Self::Running { future })
+impl<F: Future, T> CatchPanic<F, T> {
+    pub(crate) fn start(start: impl FnOnce() -> F, convert: fn(F::Output) -> T) -> Self {
+        catch(start).map_or(Self::Panicked, |future| Self::Running { future, convert })
     }
 }
 
-impl<F: Future> Future for CatchPanic<F> {
-    type Output = Result<F::Output, Panicked>;
+impl<F: Future, T> Future for CatchPanic<F, T> {
+    type Output = Result<T, Panicked>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let CatchPanicProjection::Running { future } = self.as_mut().project() else {
+        let CatchPanicProjection::Running { future, convert } = self.as_mut().project() else {
             return Poll::Ready(Err(Panicked));
         };
-        match catch(|| future.poll(context)) {
+        match catch(|| future.poll(context).map(convert)) {
             Ok(poll) => poll.map(Ok),
             Err(panicked) => {
                 // Dropped now: a future that panicked must not be polled again, and what it
@@ -58,7 +62,11 @@ mod tests {
 
     use super::*;
 
-    fn poll_once<F: Future>(future: CatchPanic<F>) -> Poll<Result<F::Output, Panicked>> {
+    fn start<F: Future>(start: impl FnOnce() -> F) -> CatchPanic<F, F::Output> {
+        CatchPanic::start(start, |output| output)
+    }
+
+    fn poll_once<F: Future, T>(future: CatchPanic<F, T>) -> Poll<Result<T, Panicked>> {
         let mut future = Box::pin(future);
         future
             .as_mut()
@@ -67,12 +75,14 @@ mod tests {
 
     #[test]
     fn a_panic_is_caught_when_the_future_is_made_and_when_it_is_polled() {
-        let made = CatchPanic::start(|| -> std::future::Ready<()> { panic!("made") });
+        let made = start(|| -> std::future::Ready<()> { panic!("made") });
         assert!(matches!(poll_once(made), Poll::Ready(Err(Panicked))));
-        let polled = CatchPanic::start(|| async { panic!("polled") });
+        let polled = start(|| async { panic!("polled") });
         assert!(matches!(poll_once(polled), Poll::Ready(Err(Panicked))));
-        let fine = CatchPanic::start(|| async { 1 });
+        let fine = start(|| async { 1 });
         assert!(matches!(poll_once(fine), Poll::Ready(Ok(1))));
+        let converted = CatchPanic::start(|| async { 1 }, |_| -> () { panic!("converted") });
+        assert!(matches!(poll_once(converted), Poll::Ready(Err(Panicked))));
     }
 
     /// Keeps what it holds when it panics, as an `async` block would not.
@@ -90,7 +100,7 @@ mod tests {
     fn what_a_panicked_future_held_is_released_at_once() {
         let held = std::sync::Arc::new(());
         let inside = Panicking(held.clone());
-        let mut future = Box::pin(CatchPanic::start(|| inside));
+        let mut future = Box::pin(start(|| inside));
         let _ = future
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()));

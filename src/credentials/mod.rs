@@ -141,10 +141,7 @@ impl Credentials {
         Fut: Future<Output: Verdict> + Send + 'static,
     {
         let verify: Verify = Arc::new(move |head| {
-            let verdict = CatchPanic::start(|| {
-                let verdict = verify(head);
-                async move { verdict.await.into_result() }
-            });
+            let verdict = CatchPanic::start(|| verify(head), Verdict::into_result);
             Box::pin(async move {
                 let verdict = verdict.await;
                 verdict.unwrap_or_else(|_| Err("the closure panicked".into()))

@@ -177,10 +177,10 @@ where
     let held = Held::new(options.ledger.clone(), name, token);
     event.extensions_mut().insert(token);
     // A panic is caught, so that the release is waited for.
-    let outcome = CatchPanic::start(|| {
-        let call = inner.call(event);
-        async move { call.await.map(Into::into).map_err(Into::into) }
-    });
+    let outcome = CatchPanic::start(
+        || inner.call(event),
+        |outcome| outcome.map(Into::into).map_err(Into::into),
+    );
     let outcome = match outcome.await {
         Ok(outcome) => outcome.map_err(Error::from),
         Err(Panicked) => Err(Error::new(ErrorKind::CallbackPanicked)),

@@ -231,10 +231,10 @@ where
     J::Future: Send + 'static,
 {
     let on_error = on_error.map(|on_error| (on_error.clone(), event.job().clone()));
-    let running = CatchPanic::start(|| {
-        let running = jobs.call(event);
-        async move { running.await.map(Into::into).map_err(Into::into) }
-    });
+    let running = CatchPanic::start(
+        || jobs.call(event),
+        |outcome| outcome.map(Into::into).map_err(Into::into),
+    );
     let delivery = async move {
         let error = match running.await {
             Ok(Ok(receipt)) => return Ok(receipt),
