@@ -1,10 +1,14 @@
 //! The axum extractor, for those who write their own handler.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use axum_core::RequestExt as _;
 use axum_core::body::Body;
 use axum_core::extract::{FromRef, FromRequest, Request};
 use axum_core::response::{IntoResponse, Response};
 use http_body::Body as _;
+use pin_project_lite::pin_project;
 
 use crate::pipeline::respond::respond;
 use crate::pipeline::{Limits, Receive, Refusal};
@@ -43,7 +47,10 @@ where
 {
     type Rejection = JobEventRejection;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
+    fn from_request(
+        request: Request,
+        state: &S,
+    ) -> impl Future<Output = Result<Self, Self::Rejection>> + Send {
         let credentials = Credentials::from_ref(state);
         let sent_at_most = request.body().size_hint().upper();
         let request = request.with_limited_body();
@@ -58,9 +65,26 @@ where
             body: usize::try_from(body).unwrap_or(usize::MAX),
             ..Limits::default()
         };
-        Receive::start(&credentials, limits, request)
-            .await
-            .map_err(JobEventRejection)
+        Extract {
+            receive: Receive::start(&credentials, limits, request),
+        }
+    }
+}
+
+pin_project! {
+    /// By hand, because an `async` block would copy the request in and the event out.
+    struct Extract {
+        #[pin]
+        receive: Receive<Body>,
+    }
+}
+
+impl Future for Extract {
+    type Output = Result<JobEvent, JobEventRejection>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let receive = self.project().receive;
+        receive.poll(context).map_err(JobEventRejection)
     }
 }
 
