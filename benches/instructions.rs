@@ -51,13 +51,14 @@ fn decode_nothing(body: Vec<u8>) -> IgnoredAny {
     serde_json::from_slice(black_box(&body)).unwrap()
 }
 
-/// One request, after one like it.
-fn second<S>(mut service: S, request: fn() -> Request<Body>) -> Measured<StatusCode>
+/// One request, after another.
+fn second<S>(mut service: S, requests: [fn() -> Request<Body>; 2]) -> Measured<StatusCode>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + 'static,
 {
-    assert!(answer(&mut service, request()).is_success());
-    let request = request();
+    let [first, second] = requests;
+    assert!(answer(&mut service, first()).is_success());
+    let request = second();
     Box::new(move || {
         let status = answer(&mut service, request);
         // What the service itself holds is not the request's to drop.
@@ -66,28 +67,35 @@ where
     })
 }
 
-fn ours() -> Request<Body> {
-    delivery(sample())
+/// An earlier event of the same job: to the ledger, the sample after it is a new one.
+fn earlier() -> Vec<u8> {
+    let sample = String::from_utf8(sample()).unwrap();
+    sample.replace("1471281218", "1471281217").into_bytes()
 }
 
+const OURS: [fn() -> Request<Body>; 2] = [|| delivery(earlier()), || delivery(sample())];
+const TWICE: [fn() -> Request<Body>; 2] = [|| delivery(sample()), || delivery(sample())];
+const NOT_OURS: [fn() -> Request<Body>; 2] = [not_ours, not_ours];
+
 #[library_benchmark]
-#[bench::around_the_router(second(mounts::around_the_router(), ours))]
-#[bench::with_the_memory_ledger(second(mounts::with_the_memory_ledger(), ours))]
-#[bench::router_layer(second(mounts::router_layer(), ours))]
-#[bench::route_service(second(mounts::route_service(), ours))]
-#[bench::extractor(second(mounts::extractor(), ours))]
-#[bench::by_hand(second(by_hand::app(), ours))]
+#[bench::around_the_router(second(mounts::around_the_router(), OURS))]
+#[bench::with_the_memory_ledger(second(mounts::with_the_memory_ledger(), OURS))]
+#[bench::a_duplicate(second(mounts::with_the_memory_ledger(), TWICE))]
+#[bench::router_layer(second(mounts::router_layer(), OURS))]
+#[bench::route_service(second(mounts::route_service(), OURS))]
+#[bench::extractor(second(mounts::extractor(), OURS))]
+#[bench::by_hand(second(by_hand::app(), OURS))]
 fn deliver(request: Measured<StatusCode>) -> StatusCode {
     request()
 }
 
 #[library_benchmark]
-#[bench::around_the_router(second(mounts::around_the_router(), not_ours))]
-#[bench::bare_router(second(own_routes(), not_ours))]
-#[bench::router_layer(second(mounts::router_layer(), not_ours))]
+#[bench::around_the_router(second(mounts::around_the_router(), NOT_OURS))]
+#[bench::bare_router(second(own_routes(), NOT_OURS))]
+#[bench::router_layer(second(mounts::router_layer(), NOT_OURS))]
 #[bench::layer_that_does_nothing(second(
     mounts::router_with_a_layer_that_does_nothing(),
-    not_ours
+    NOT_OURS
 ))]
 fn pass_through(request: Measured<StatusCode>) -> StatusCode {
     request()

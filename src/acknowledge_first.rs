@@ -8,7 +8,7 @@ use tower::{BoxError, Layer, Service};
 
 use crate::failure::FailureHook;
 use crate::pipeline::deliver;
-use crate::{Background, Error, ErrorKind, Failure, JobEvent, Receipt};
+use crate::{Background, Error, ErrorKind, Failure, Job, JobEvent, Receipt};
 
 /// Acknowledges each event at once, and runs the callback in the background.
 ///
@@ -25,6 +25,9 @@ use crate::{Background, Error, ErrorKind, Failure, JobEvent, Receipt};
 ///
 /// With [`DedupeLayer`](crate::DedupeLayer), put that one inside: an event is settled when
 /// its callback has succeeded, not when it was accepted.
+///
+/// A delivery that is accepted takes two places for a moment, where the mount has the same
+/// `Background`: its own, and the callback's.
 ///
 /// # Example
 ///
@@ -122,13 +125,30 @@ where
         // The clone stays, for the next event to make ready; the one that is ready is called.
         let clone = self.inner.clone();
         let readied = std::mem::replace(&mut self.inner, clone);
-        // Nobody waits for it: dropped, it is handed to the background.
-        drop(deliver::call(
-            readied,
-            event,
-            place,
-            Some(&self.layer.on_error),
-        ));
+        let cut_short = CutShort(Some((self.layer.on_error.clone(), event.job().clone())));
+        let running = deliver::call(readied, event, Some(&self.layer.on_error));
+        place.spawn(Box::pin(async move {
+            let outcome = running.await;
+            cut_short.disarm();
+            outcome
+        }));
         ready(Ok(Receipt::Accepted))
+    }
+}
+
+/// Reports a callback that is dropped before its end.
+struct CutShort(Option<(FailureHook, Job)>);
+
+impl CutShort {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CutShort {
+    fn drop(&mut self) {
+        if let Some((on_error, job)) = &self.0 {
+            on_error.report(&Error::new(ErrorKind::CallbackCancelled), Some(job));
+        }
     }
 }

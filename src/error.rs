@@ -84,6 +84,8 @@ pub enum ErrorKind {
     CallbackFailed,
     /// The callback panicked. Answered 500.
     CallbackPanicked,
+    /// The callback was acknowledged first, and cut short before its end.
+    CallbackCancelled,
     /// The service around the callbacks refused, for now. Answered 503.
     Overloaded,
     /// A timeout around the callbacks passed. Answered 503.
@@ -119,6 +121,7 @@ impl ErrorKind {
             self,
             Self::CallbackFailed
                 | Self::CallbackPanicked
+                | Self::CallbackCancelled
                 | Self::Overloaded
                 | Self::TimedOut
                 | Self::AnswerDeadline
@@ -143,6 +146,7 @@ impl ErrorKind {
             Self::InvalidJob => "invalid job",
             Self::CallbackFailed => "the callback failed",
             Self::CallbackPanicked => "the callback panicked",
+            Self::CallbackCancelled => "the callback was cut short",
             Self::Overloaded => "overloaded",
             Self::TimedOut => "the callback timed out",
             Self::AnswerDeadline => "the answer deadline passed",
@@ -169,7 +173,7 @@ impl Error {
     /// Whether the callback said that no retry will mend it, by [`Permanent`].
     #[must_use]
     pub fn is_permanent(&self) -> bool {
-        chain(self).any(|error| error.is::<Permanent>())
+        chain(self).any(Permanent::is)
     }
 
     pub(crate) fn new(kind: ErrorKind) -> Self {

@@ -6,7 +6,7 @@ use std::ops::Deref;
 use bytes::Bytes;
 use http::{Extensions, HeaderMap};
 
-use crate::{Error, Job};
+use crate::{Error, FencingToken, Job};
 
 /// One delivered webhook: the job, the raw body, the request's headers and extensions.
 ///
@@ -39,6 +39,7 @@ pub struct JobEvent {
     body: Bytes,
     headers: HeaderMap,
     extensions: Extensions,
+    fencing_token: Option<FencingToken>,
 }
 
 impl JobEvent {
@@ -75,6 +76,7 @@ impl JobEvent {
             body,
             headers,
             extensions,
+            fencing_token: None,
         }
     }
 
@@ -111,6 +113,16 @@ impl JobEvent {
     /// The same, to leave something for the services further in.
     pub fn extensions_mut(&mut self) -> &mut Extensions {
         &mut self.extensions
+    }
+
+    /// The token of the claim that this delivery holds, within a [`DedupeLayer`](crate::DedupeLayer).
+    #[must_use]
+    pub fn fencing_token(&self) -> Option<FencingToken> {
+        self.fencing_token
+    }
+
+    pub(crate) fn set_fencing_token(&mut self, token: FencingToken) {
+        self.fencing_token = Some(token);
     }
 }
 

@@ -34,22 +34,44 @@ use crate::{Error, JobEvent};
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
-pub struct Permanent(BoxError);
+pub struct Permanent(Mark);
+
+/// What `Permanent` is known by. It is a source of its own because `anyhow::Error` shows of the
+/// error that it was made from no more than the sources.
+#[derive(Debug)]
+struct Mark(BoxError);
 
 impl Permanent {
     /// Says of an error that it is permanent.
     pub fn new(error: impl Into<BoxError>) -> Self {
-        Self(error.into())
+        Self(Mark(error.into()))
+    }
+
+    /// Whether this is one, or what one is known by.
+    pub(crate) fn is(error: &(dyn std::error::Error + 'static)) -> bool {
+        error.is::<Self>() || error.is::<Mark>()
     }
 }
 
 impl fmt::Display for Permanent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no retry will mend it")
+        f.write_str("a permanent error")
     }
 }
 
 impl std::error::Error for Permanent {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no retry will mend it")
+    }
+}
+
+impl std::error::Error for Mark {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&*self.0)
     }

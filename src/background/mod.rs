@@ -180,7 +180,7 @@ impl Background {
     {
         let place = self.reserve()?;
         poll_fn(|context| deliver::poll_ready(&mut jobs, context)).await?;
-        deliver::call(jobs, event, place, None).await
+        RunOn::running(deliver::call(jobs, event, None), place).await
     }
 
     /// Takes no more callbacks, and waits for those under way until the deadline.
@@ -210,6 +210,24 @@ impl Background {
                 .map(|_| self.0.places.taken())
         })
         .await
+    }
+
+    /// Hands over what has to be done although every place may be taken, or the door closed: it
+    /// takes one all the same, and a drain waits for it.
+    pub(crate) fn spawn(&self, task: BackgroundTask) {
+        self.0.places.take_anyway();
+        let place = Place(self.clone());
+        self.spawn_task(BackgroundTask::new(Box::pin(async move {
+            task.await;
+            drop(place);
+        })));
+    }
+
+    fn spawn_task(&self, task: BackgroundTask) {
+        match &self.0.spawn {
+            Some(spawn) => spawn(task),
+            None => spawn_on_tokio(task),
+        }
     }
 
     /// A place for a callback, if there is one.
@@ -251,14 +269,10 @@ impl Place {
     /// The place goes along: it is free when the delivery has ended, or was cancelled.
     pub(crate) fn spawn(self, delivery: Delivery) {
         let background = self.0.clone();
-        let task = BackgroundTask::new(Box::pin(async move {
+        background.spawn_task(BackgroundTask::new(Box::pin(async move {
             let _outcome = delivery.await;
             drop(self);
-        }));
-        match &background.0.spawn {
-            Some(spawn) => spawn(task),
-            None => task.spawn_uncounted(),
-        }
+        })));
     }
 }
 
@@ -273,9 +287,21 @@ fn tokio_is_here() -> bool {
     tokio::runtime::Handle::try_current().is_ok()
 }
 
+#[cfg(feature = "tokio")]
+fn spawn_on_tokio(task: BackgroundTask) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(task);
+    }
+}
+
 #[cfg(not(feature = "tokio"))]
 fn tokio_is_here() -> bool {
     false
+}
+
+#[cfg(not(feature = "tokio"))]
+fn spawn_on_tokio(task: BackgroundTask) {
+    drop(task);
 }
 
 /// The rest of a callback, for a runtime to poll to its end.
@@ -287,14 +313,6 @@ pub struct BackgroundTask(Pin<Box<dyn Future<Output = ()> + Send>>);
 impl BackgroundTask {
     pub(crate) fn new(task: Pin<Box<dyn Future<Output = ()> + Send>>) -> Self {
         Self(task)
-    }
-
-    /// Hands it to tokio, or drops it where that is not.
-    pub(crate) fn spawn_uncounted(self) {
-        #[cfg(feature = "tokio")]
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(self);
-        }
     }
 }
 

@@ -47,11 +47,16 @@ impl Places {
             })
     }
 
+    /// Takes one though there may be none.
+    pub(crate) fn take_anyway(&self) {
+        self.state.fetch_add(1, Ordering::SeqCst);
+    }
+
     pub(crate) fn give_back(&self) {
         if self.state.fetch_sub(1, Ordering::SeqCst) == CLOSED | 1 {
-            for waker in self.wakers().drain(..) {
-                waker.wake();
-            }
+            // Woken when the lock is free again: a waker may poll at once.
+            let wakers = std::mem::take(&mut *self.wakers());
+            wakers.into_iter().for_each(Waker::wake);
         }
     }
 
@@ -61,8 +66,11 @@ impl Places {
 
     /// Ready when nothing is taken any more; asked after the door was closed.
     pub(crate) fn poll_empty(&self, context: &mut Context<'_>) -> Poll<()> {
-        // The waker is there before the count is read: whoever gives the last place back either
-        // is seen here, or finds the waker.
+        if self.taken() == 0 {
+            return Poll::Ready(());
+        }
+        // The waker is there before the count is read again: whoever gives the last place back
+        // either is seen here, or finds the waker.
         let mut wakers = self.wakers();
         if !wakers.iter().any(|waker| waker.will_wake(context.waker())) {
             wakers.push(context.waker().clone());
@@ -109,6 +117,31 @@ mod tests {
         places.give_back();
         assert!(matches!(places.take(), Err(NoPlace::Closed)));
         assert_eq!(places.taken(), 1);
+    }
+
+    /// Polls when it is woken, as some executors do.
+    struct PollsAtOnce(Arc<Places>);
+
+    impl Wake for PollsAtOnce {
+        fn wake(self: Arc<Self>) {
+            let polled = self.0.poll_empty(&mut Context::from_waker(Waker::noop()));
+            assert!(polled.is_ready());
+        }
+    }
+
+    #[test]
+    fn a_waker_may_poll_at_once() {
+        let places = Arc::new(Places::new(1));
+        assert!(places.take().is_ok());
+        places.close();
+        let waker = Waker::from(Arc::new(PollsAtOnce(places.clone())));
+        assert!(
+            places
+                .poll_empty(&mut Context::from_waker(&waker))
+                .is_pending()
+        );
+        places.give_back();
+        assert!(places.wakers().is_empty());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What makes two deliveries the same event.
 
 use std::fmt;
+use std::hash::Hash;
 
 use crate::{Job, JobGuid, Status, Timestamp};
 
@@ -62,6 +63,11 @@ impl EventName {
     #[must_use]
     pub fn status(&self) -> &Status {
         &self.status
+    }
+
+    /// What tells it from the other events of its job.
+    pub(crate) fn within_its_job(&self) -> impl Hash {
+        (&self.status, self.version)
     }
 
     /// When the job was updated; orders the events of one job.

@@ -11,7 +11,8 @@ use super::EventName;
 /// Two phases: an event is *claimed* before its callback runs, and *committed* once it has
 /// succeeded; if it fails, the claim is *released*. A claim is a lease: one whose holder
 /// died is over by itself. Each has a [`FencingToken`], larger than every earlier one of
-/// the same event, and whoever comes with a token that was overtaken changes nothing.
+/// the same event, also over restarts, and whoever comes with a token that was overtaken
+/// changes nothing.
 ///
 /// [`MemoryLedger`](crate::MemoryLedger) is one for a single process. Implement it for a
 /// store that several share. Each method has to be atomic: of several that claim one event
@@ -65,7 +66,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// Settles an event whose callback has succeeded.
     ///
     /// A lease that is over does not matter, as long as nobody else has claimed the event
-    /// since: then it is [`Commit::Overtaken`], and whoever did decides.
+    /// since: then it is [`Commit::Overtaken`], and whoever did decides. To commit again with
+    /// the token that settled the event is [`Commit::Settled`] too: a commit whose answer was
+    /// lost is tried once more, and an application may commit inside its own transaction.
     ///
     /// # Errors
     ///
@@ -120,9 +123,10 @@ pub enum Commit {
 
 /// Says which of two claims on one event is the later one.
 ///
-/// The callback finds its own in the event's extensions. An application that writes it
-/// beside its effect, and refuses a smaller one, is safe even from a callback that was
-/// thought dead and was only slow.
+/// The callback finds its own in
+/// [`JobEvent::fencing_token`](crate::JobEvent::fencing_token). An application that writes it
+/// beside its effect, and refuses a smaller one, is safe even from a callback that was thought
+/// dead and was only slow. Tokens of different events say nothing about each other.
 ///
 /// # Example
 ///

@@ -16,7 +16,7 @@ use tower::{BoxError, Layer, Service};
 use crate::callback::{Callback, CallbackFuture, Erased, erase};
 use crate::panic::{CatchPanic, Panicked};
 use crate::pipeline::deliver;
-use crate::{Error, ErrorKind, JobEvent, Receipt};
+use crate::{Background, Error, ErrorKind, JobEvent, Receipt};
 pub use event_name::EventName;
 use held::Held;
 pub use ledger::{Claim, Commit, FencingToken, Ledger};
@@ -34,7 +34,8 @@ const LEASE: Duration = Duration::from_secs(10 * 60);
 ///
 /// An event is claimed in the [`Ledger`] before the service within is called, committed
 /// when that has succeeded, and released when it failed, panicked or was cancelled. What is
-/// the same event, [`EventName`] says.
+/// the same event, [`EventName`] says. An event that no callback was registered for is not
+/// remembered, so `on_unhandled` can see it more than once.
 ///
 /// What it cannot promise: a process that dies after the callback's effect and before the
 /// commit leaves an event that is delivered again. See [`guarantees`](crate::guarantees).
@@ -64,6 +65,7 @@ struct Options<L> {
     ledger: Arc<L>,
     lease: Duration,
     on_stale: Option<Erased<JobEvent>>,
+    background: Background,
 }
 
 impl<L: Ledger> DedupeLayer<L> {
@@ -75,6 +77,7 @@ impl<L: Ledger> DedupeLayer<L> {
                 ledger: Arc::new(ledger),
                 lease: LEASE,
                 on_stale: None,
+                background: Background::new(),
             }),
         }
     }
@@ -87,6 +90,17 @@ impl<L: Ledger> DedupeLayer<L> {
     #[must_use]
     pub fn with_lease(mut self, lease: Duration) -> Self {
         Arc::make_mut(&mut self.options).lease = lease;
+        self
+    }
+
+    /// Sets where a claim is given back by, when its delivery is dropped and the ledger waits.
+    ///
+    /// Give it the `Background` that is drained at shutdown. It matters for ledgers across a
+    /// network, and where middleware around this one drops deliveries, as tower's `timeout`
+    /// does. Without a runtime to spawn on, the lease gives the claim back.
+    #[must_use]
+    pub fn with_background(mut self, background: Background) -> Self {
+        Arc::make_mut(&mut self.options).background = background;
         self
     }
 
@@ -174,8 +188,9 @@ where
         }
     };
     // From here to the commit, whatever ends this future releases the claim.
-    let held = Held::new(options.ledger.clone(), name, token);
-    event.extensions_mut().insert(token);
+    let background = options.background.clone();
+    let held = Held::new(options.ledger.clone(), name, token, background);
+    event.set_fencing_token(token);
     // A panic is caught, so that the release is waited for.
     let outcome = CatchPanic::start(
         || inner.call(event),
@@ -186,6 +201,12 @@ where
         Err(Panicked) => Err(Error::new(ErrorKind::CallbackPanicked)),
     };
     match outcome {
+        // Nobody wanted it, so nothing was done that must not be done again; settled, it would
+        // make an older event stale that somebody does want.
+        Ok(Receipt::Unhandled) => {
+            held.release().await;
+            Ok(Receipt::Unhandled)
+        }
         Ok(receipt) => {
             // Overtaken or not, the callback has succeeded, which is what a 2xx says.
             held.commit().await.map_err(unavailable)?;
@@ -227,6 +248,7 @@ impl<L> Clone for Options<L> {
             ledger: self.ledger.clone(),
             lease: self.lease,
             on_stale: self.on_stale.clone(),
+            background: self.background.clone(),
         }
     }
 }

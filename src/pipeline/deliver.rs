@@ -10,12 +10,12 @@ use pin_project_lite::pin_project;
 use tower::{BoxError, Service};
 
 use super::{Receive, Refusal};
-use crate::background::{Place, RunOn};
+use crate::background::{Delivery, Place, RunOn};
 use crate::deadline::Deadline;
 use crate::failure::FailureHook;
 use crate::options::Options;
 use crate::panic::{CatchPanic, Panicked, catch};
-use crate::{Error, ErrorKind, JobEvent, Receipt};
+use crate::{Error, ErrorKind, Job, JobEvent, Receipt};
 
 pin_project! {
     /// From request to receipt.
@@ -36,7 +36,8 @@ pin_project! {
         Receiving { #[pin] receive: Receive<B> },
         // Boxed because it is rare, and would make every future of the layer larger.
         AwaitingReadiness { waiting: Option<Box<Waiting<J>>> },
-        Calling { call: RunOn },
+        // The job, if somebody is to be told of the deadline.
+        Calling { call: RunOn, job: Option<Box<Job>> },
         Answered,
     }
 }
@@ -85,7 +86,7 @@ where
                     match poll_ready(&mut readied.jobs, context) {
                         Poll::Ready(Ok(())) => Ok(Step::call(this.options, *readied)),
                         Poll::Ready(Err(error)) => {
-                            Err(failed(this.options, error, Some(&readied.event)))
+                            Err(failed(this.options, error, Some(readied.event.job())))
                         }
                         Poll::Pending => {
                             let limit = this.options.answer_deadline;
@@ -94,17 +95,17 @@ where
                                 return Poll::Pending;
                             }
                             let error = Error::new(ErrorKind::AnswerDeadline);
-                            Err(failed(this.options, error, Some(&readied.event)))
+                            Err(failed(this.options, error, Some(readied.event.job())))
                         }
                     }
                 }
-                StepProjection::Calling { call } => match Pin::new(call).poll(context) {
+                StepProjection::Calling { call, job } => match Pin::new(call).poll(context) {
                     Poll::Ready(outcome) => return Poll::Ready(outcome),
                     Poll::Pending => {
                         let limit = this.options.answer_deadline;
                         ready!(this.answer_deadline.poll(limit, context));
                         let error = Error::new(ErrorKind::AnswerDeadline);
-                        Err(failed(this.options, error, None))
+                        Err(failed(this.options, error, job.as_deref()))
                     }
                 },
                 StepProjection::Answered => panic!("`Deliver` was polled after it was ready"),
@@ -133,7 +134,7 @@ where
     J::Error: Into<BoxError>,
     J::Future: Send + 'static,
 {
-    let fail = |error, event: &JobEvent| Err(failed(options, error, Some(event)));
+    let fail = |error, event: &JobEvent| Err(failed(options, error, Some(event.job())));
     let place = match options.background.reserve() {
         Ok(place) => place,
         Err(error) => return fail(error, &event),
@@ -168,6 +169,7 @@ fn refuse<B, J>(options: &Options<J>, refusal: Refusal) -> Result<Step<B, J>, Er
     let running = hook(*undecodable);
     let on_error = options.on_error.clone();
     Ok(Step::Calling {
+        job: None,
         call: match on_error {
             None => RunOn::running(running, place),
             Some(on_error) => RunOn::running(
@@ -183,9 +185,9 @@ fn refuse<B, J>(options: &Options<J>, refusal: Refusal) -> Result<Step<B, J>, Er
 }
 
 /// Reports an error on its way out.
-pub(crate) fn failed<J>(options: &Options<J>, error: Error, event: Option<&JobEvent>) -> Error {
+pub(crate) fn failed<J>(options: &Options<J>, error: Error, job: Option<&Job>) -> Error {
     if let Some(on_error) = &options.on_error {
-        on_error.report(&error, event.map(JobEvent::job));
+        on_error.report(&error, job);
     }
     error
 }
@@ -199,8 +201,10 @@ where
 {
     fn call(options: &Options<J>, readied: Waiting<J>) -> Self {
         let Waiting { jobs, event, place } = readied;
+        let on_error = options.on_error.as_ref();
         Self::Calling {
-            call: call(jobs, event, place, options.on_error.as_ref()),
+            job: on_error.map(|_| Box::new(event.job().clone())),
+            call: RunOn::running(call(jobs, event, on_error), place),
         }
     }
 }
@@ -218,12 +222,7 @@ where
 }
 
 /// Calls a service of events that is ready; what it fails with is reported, waited for or not.
-pub(crate) fn call<J>(
-    mut jobs: J,
-    event: JobEvent,
-    place: Place,
-    on_error: Option<&FailureHook>,
-) -> RunOn
+pub(crate) fn call<J>(mut jobs: J, event: JobEvent, on_error: Option<&FailureHook>) -> Delivery
 where
     J: Service<JobEvent>,
     J::Response: Into<Receipt>,
@@ -235,7 +234,7 @@ where
         || jobs.call(event),
         |outcome| outcome.map(Into::into).map_err(Into::into),
     );
-    let delivery = async move {
+    Box::pin(async move {
         let error = match running.await {
             Ok(Ok(receipt)) => return Ok(receipt),
             Ok(Err(error)) => Error::from(error),
@@ -245,8 +244,7 @@ where
             on_error.report(&error, Some(&job));
         }
         Err(error)
-    };
-    RunOn::running(Box::pin(delivery), place)
+    })
 }
 
 fn panicked() -> Error {

@@ -58,7 +58,7 @@ fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::NotJson | ErrorKind::OtherWebhook | ErrorKind::NoJob | ErrorKind::InvalidJob => {
             StatusCode::UNPROCESSABLE_ENTITY
         }
-        ErrorKind::CallbackFailed | ErrorKind::CallbackPanicked => {
+        ErrorKind::CallbackFailed | ErrorKind::CallbackPanicked | ErrorKind::CallbackCancelled => {
             StatusCode::INTERNAL_SERVER_ERROR
         }
         ErrorKind::AuthenticationUnavailable

@@ -104,10 +104,10 @@ fn a_hundred_thousand_events_take_less_than_twenty_megabytes() {
     });
     assert_eq!(ledger.settled(), 100_000);
     let per_event = info.bytes_current / 100_000;
-    assert!((150..=175).contains(&per_event), "{per_event} bytes");
+    assert!((120..=140).contains(&per_event), "{per_event} bytes");
     // While a table grows, the old one is there too.
     assert!(
-        info.bytes_max < 25_000_000,
+        info.bytes_max < 20_000_000,
         "{} at the peak",
         info.bytes_max
     );

@@ -196,4 +196,19 @@ mod on_tokio {
         gate.add_permits(1);
         assert_eq!(background.drain(pending::<()>()).await, 0);
     }
+
+    #[test]
+    fn what_was_acknowledged_first_and_is_cut_short_is_reported() {
+        let failed = Log::default();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let gate = Arc::new(Semaphore::new(0));
+        let layer = AcknowledgeFirstLayer::new(Background::new(), failures(&failed));
+        let jobs = layer.layer(gated(&Log::default(), &gate));
+        let receipt = runtime.block_on(jobs.oneshot(event())).unwrap();
+        assert_eq!(receipt, Receipt::Accepted);
+        drop(runtime);
+        assert_eq!(failed.entries(), [r#"CallbackCancelled Some("JOB-1")"#]);
+    }
 }

@@ -105,12 +105,40 @@ async fn what_runs_and_what_is_acknowledged_without() {
     );
 }
 
+/// An event that nobody registered for is no reason to drop one that somebody did.
+#[tokio::test]
+async fn what_nobody_wanted_is_not_remembered() {
+    let log = Log::default();
+    let seen = log.clone();
+    let fails_once = JobRouter::new().on_completed(move |_| {
+        seen.push("ran");
+        let first = seen.entries().len() == 1;
+        async move {
+            if first {
+                Err("the database is down")
+            } else {
+                Ok(())
+            }
+        }
+    });
+    let ledger = MemoryLedger::new();
+    let jobs = DedupeLayer::new(ledger.clone()).layer(fails_once);
+    let later: JobEvent = job("JOB-1", Status::from("ARCHIVED"), 21).into();
+    assert!(jobs.clone().oneshot(completed(20)).await.is_err());
+    for _ in 0..2 {
+        let receipt = jobs.clone().oneshot(later.clone()).await.unwrap();
+        assert_eq!(receipt, Receipt::Unhandled);
+    }
+    assert_eq!(jobs.oneshot(completed(20)).await.unwrap(), Receipt::Handled);
+    assert_eq!((ledger.settled(), ledger.in_flight()), (1, 0));
+}
+
 #[tokio::test]
 async fn a_stale_event_that_its_hook_fails_on_comes_again() {
     let ledger = MemoryLedger::new();
     let jobs = DedupeLayer::new(ledger.clone())
         .on_stale(|_| async { Err("no") })
-        .layer(JobRouter::new());
+        .layer(logging(&Log::default()));
     jobs.clone().oneshot(completed(20)).await.unwrap();
     for _ in 0..2 {
         let error = jobs.clone().oneshot(completed(10)).await.unwrap_err();
@@ -203,15 +231,15 @@ async fn the_callback_finds_its_fencing_token() {
     let log = Log::default();
     let seen = log.clone();
     let router = JobRouter::new().on_completed(move |event| {
-        let token = event.extensions().get::<FencingToken>().copied();
-        seen.push(token.unwrap().get().to_string());
+        seen.push(event.fencing_token().unwrap().get().to_string());
         async { Err("again") }
     });
     let jobs = DedupeLayer::new(MemoryLedger::new()).layer(router);
     for _ in 0..2 {
         assert!(jobs.clone().oneshot(completed(1)).await.is_err());
     }
-    assert_eq!(log.entries(), ["1", "2"]);
+    let tokens: Vec<u64> = log.entries().iter().map(|it| it.parse().unwrap()).collect();
+    assert!(tokens[0] < tokens[1], "{tokens:?}");
 }
 
 /// Ready once, and not a second time without being asked.
@@ -339,6 +367,26 @@ mod memory {
     }
 
     #[tokio::test]
+    async fn a_commit_whose_answer_was_lost_may_be_tried_again() {
+        let (ledger, event) = (MemoryLedger::new(), numbered(1));
+        let token = claim(&ledger, &event).await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(ledger.commit(&event, token).await, Ok(Commit::Settled));
+        }
+        assert_eq!(ledger.settled(), 1);
+        let other = FencingToken::new(token.get() + 1);
+        assert_eq!(ledger.commit(&event, other).await, Ok(Commit::Overtaken));
+    }
+
+    #[tokio::test]
+    async fn tokens_go_on_growing_over_a_restart() {
+        let before = claim(&MemoryLedger::new(), &numbered(1)).await.unwrap();
+        std::thread::sleep(Duration::from_millis(2));
+        let after = claim(&MemoryLedger::new(), &numbered(1)).await.unwrap();
+        assert!(after > before);
+    }
+
+    #[tokio::test]
     async fn a_lease_that_no_clock_can_tell_is_a_long_one() {
         let (ledger, event) = (MemoryLedger::new(), numbered(1));
         let claim = ledger.claim(&event, Duration::MAX).await;
@@ -432,19 +480,82 @@ mod on_tokio {
     }
 
     #[tokio::test]
-    async fn a_claim_in_a_remote_ledger_is_given_back_by_the_runtime() {
+    async fn a_claim_in_a_remote_ledger_is_given_back_and_drained() {
         let ledger = Remote(MemoryLedger::new(), Log::default());
         let stalls = service_fn(|_| std::future::pending::<Result<(), BoxError>>());
-        let jobs = DedupeLayer::new(ledger.clone()).layer(stalls);
-        let delivery = tokio::spawn(jobs.oneshot(completed(1)));
-        while ledger.0.in_flight() == 0 {
-            tokio::task::yield_now().await;
+        // Neither a bound nor a door keeps it from being given back.
+        let background = Background::new().with_capacity(0);
+        let jobs = DedupeLayer::new(ledger.clone())
+            .with_background(background.clone())
+            .layer(stalls);
+        let mut delivery = Box::pin(jobs.oneshot(completed(1)));
+        let context = &mut Context::from_waker(Waker::noop());
+        // It waits for the claim, and then for the callback.
+        for _ in 0..2 {
+            assert!(delivery.as_mut().poll(context).is_pending());
         }
-        delivery.abort();
-        while ledger.0.in_flight() == 1 {
-            tokio::task::yield_now().await;
-        }
+        drop(delivery);
+        assert_eq!((ledger.0.in_flight(), background.running()), (1, 1));
+        assert_eq!(background.drain(std::future::pending::<()>()).await, 0);
         assert_eq!(ledger.1.entries(), ["released"]);
+        assert_eq!(ledger.0.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_is_dropped_half_way_is_finished() {
+        let ledger = Remote(MemoryLedger::new(), Log::default());
+        let background = Background::new();
+        let jobs = DedupeLayer::new(ledger.clone())
+            .with_background(background.clone())
+            .layer(JobRouter::new().on_completed(|_| async {}));
+        let mut delivery = Box::pin(jobs.oneshot(completed(1)));
+        let context = &mut Context::from_waker(Waker::noop());
+        // It waits for the claim, and then for the commit.
+        for _ in 0..2 {
+            assert!(delivery.as_mut().poll(context).is_pending());
+        }
+        assert_eq!((ledger.0.settled(), ledger.0.in_flight()), (0, 1));
+        drop(delivery);
+        assert_eq!(background.drain(std::future::pending::<()>()).await, 0);
+        assert_eq!((ledger.0.settled(), ledger.0.in_flight()), (1, 0));
+    }
+
+    /// A ledger that cannot be reached at first.
+    struct Blip(Remote, std::sync::atomic::AtomicBool);
+
+    impl Ledger for Blip {
+        type Error = &'static str;
+
+        async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, Self::Error> {
+            let Ok(claim) = self.0.claim(event, lease).await;
+            Ok(claim)
+        }
+
+        async fn commit(
+            &self,
+            event: &EventName,
+            token: FencingToken,
+        ) -> Result<Commit, Self::Error> {
+            if !self.1.swap(true, std::sync::atomic::Ordering::SeqCst) {
+                return Err("connection reset");
+            }
+            let Ok(commit) = self.0.commit(event, token).await;
+            Ok(commit)
+        }
+
+        async fn release(&self, event: &EventName, token: FencingToken) -> Result<(), Self::Error> {
+            let Ok(()) = self.0.release(event, token).await;
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_fails_is_tried_a_second_time() {
+        let ledger = Remote(MemoryLedger::new(), Log::default());
+        let jobs = DedupeLayer::new(Blip(ledger.clone(), false.into()))
+            .layer(JobRouter::new().on_completed(|_| async {}));
+        assert_eq!(jobs.oneshot(completed(1)).await.unwrap(), Receipt::Handled);
+        assert_eq!(ledger.0.settled(), 1);
     }
 
     #[tokio::test(start_paused = true)]

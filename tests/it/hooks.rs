@@ -115,7 +115,7 @@ async fn on_error_hears_of_what_failed_when_nobody_waited_any_more() {
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!(
         log.entries(),
-        ["AnswerDeadline -", "CallbackFailed COMPLETED"]
+        ["AnswerDeadline COMPLETED", "CallbackFailed COMPLETED"]
     );
 }
 
@@ -168,7 +168,7 @@ async fn a_dead_letter_has_the_event_and_what_the_callback_said() {
     assert_eq!(
         log.entries(),
         [
-            "JOB-a177e002-e5b8-0680-3427-39556fa93c6e, wrapped, no retry will mend it, \
+            "JOB-a177e002-e5b8-0680-3427-39556fa93c6e, wrapped, a permanent error, no retry will mend it, \
           the member was deleted"
         ]
     );
@@ -185,6 +185,11 @@ async fn only_what_is_permanent_is_a_dead_letter() {
     let permanent = jobs(|| Err(Permanent::new("gone").into()));
     let passing = jobs(|| Err("try again".into()));
     let fine = jobs(|| Ok(()));
+    let by_anyhow = jobs(|| Err(anyhow::Error::from(Permanent::new("gone")).into()));
+    assert_eq!(
+        by_anyhow.call(event()).await.unwrap(),
+        Receipt::DeadLettered
+    );
     let unhandled = || JobEvent::decode(sample_with_status(9, "HALTED")).unwrap();
     assert_eq!(
         permanent.call(event()).await.unwrap(),

@@ -289,6 +289,26 @@ async fn towers_own_middleware_composes_between_decode_and_callback() {
         "free again"
     );
 
+    // Full: one is worked on, one waits within, and what comes then is refused.
+    let full = ServiceBuilder::new()
+        .load_shed()
+        .buffer(1)
+        .concurrency_limit(1)
+        .service(slow());
+    let app = mounts(&Settings::new(jobs(full))).remove(0).1;
+    let mut accepted = Vec::new();
+    for _ in 0..3 {
+        accepted.push(tokio::spawn(send(app.clone(), delivery(SAMPLE))));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let (refused, _) = send(app, delivery(SAMPLE)).await;
+    assert_eq!(refused.status, 503, "the buffer is full");
+    assert_eq!(refused.headers["retry-after"], "30");
+    for delivery in accepted {
+        let (head, _) = delivery.await.unwrap();
+        assert!(head.status == 204 || head.status == 503, "{}", head.status);
+    }
+
     let buffered = ServiceBuilder::new().buffer(4).service(slow());
     let app = mounts(&Settings::new(jobs(buffered))).remove(0).1;
     assert_eq!(send(app, delivery(SAMPLE)).await.0.status, 204);

@@ -1,8 +1,10 @@
 //! Ledgers: one that errs as networks do, and three that are wrong.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mx_job_webhook::{Claim, Commit, EventName, FencingToken, Ledger, MemoryLedger};
+use tokio::sync::watch;
 
 use super::world::World;
 
@@ -15,6 +17,8 @@ pub(crate) enum Broken {
     AcknowledgesInFlight,
     /// Keeps the claim of a callback that failed or panicked.
     NeverReleases,
+    /// Says that it has settled an event, and forgets it.
+    NeverCommits,
 }
 
 /// The ledger under test, behind a network that fails now and then.
@@ -22,11 +26,15 @@ pub(crate) struct Unreliable {
     pub(crate) ledger: MemoryLedger,
     pub(crate) world: World,
     pub(crate) broken: Option<Broken>,
+    pub(crate) alive: Arc<watch::Sender<bool>>,
 }
 
 impl Unreliable {
     /// The network on the way there: slow, or down.
-    async fn reach(&self) -> Result<(), &'static str> {
+    async fn reach(&self, event: &EventName) -> Result<(), &'static str> {
+        if !*self.alive.borrow() {
+            return Err("a process that was killed does nothing more");
+        }
         let delay = self.world.draw(|random| match random.u8(..10) {
             0..7 => 0,
             _ => random.u64(1..500),
@@ -34,7 +42,7 @@ impl Unreliable {
         if delay > 0 {
             tokio::time::sleep(Duration::from_millis(delay)).await;
         }
-        if self.world.ledger_errs() {
+        if self.world.ledger_errs(event) {
             return Err("the ledger is down");
         }
         Ok(())
@@ -45,7 +53,7 @@ impl Ledger for Unreliable {
     type Error = &'static str;
 
     async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, Self::Error> {
-        self.reach().await?;
+        self.reach(event).await?;
         let Ok(claim) = self.ledger.claim(event, lease).await;
         match (self.broken, claim) {
             (Some(Broken::CommitsBeforeSuccess), Claim::Granted(token)) => {
@@ -58,7 +66,12 @@ impl Ledger for Unreliable {
     }
 
     async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, Self::Error> {
-        self.reach().await?;
+        self.reach(event).await?;
+        if self.broken == Some(Broken::NeverCommits) {
+            let Ok(()) = self.ledger.release(event, token).await;
+            self.world.committed(event);
+            return Ok(Commit::Settled);
+        }
         let Ok(commit) = self.ledger.commit(event, token).await;
         if commit == Commit::Settled {
             self.world.committed(event);
@@ -67,7 +80,7 @@ impl Ledger for Unreliable {
     }
 
     async fn release(&self, event: &EventName, token: FencingToken) -> Result<(), Self::Error> {
-        self.reach().await?;
+        self.reach(event).await?;
         if self.broken != Some(Broken::NeverReleases) {
             let Ok(()) = self.ledger.release(event, token).await;
         }

@@ -28,7 +28,10 @@ fn run(seed: u64, broken: Option<Broken>) -> Result<(), String> {
     let run = || {
         let mut random = fastrand::Rng::with_seed(seed);
         let plan = Plan::draw(&mut random);
-        runtime.block_on(World::new(plan, random, broken).run())
+        let world = World::new(plan, random, broken);
+        runtime
+            .block_on(world.clone().run())
+            .map_err(|wrong| format!("{}\n{wrong}", world.trace().join("\n")))
     };
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("the run panicked".to_owned()))
 }
@@ -66,6 +69,7 @@ fn the_guarantees_hold_whatever_happens() {
         Err(_) => first_failure(SEEDS, None),
     };
     if let Some((seed, wrong)) = failure {
+        // The trace of the run comes first.
         panic!(
             "{wrong}\nreplay it with\n  MX_SIMULATION_SEED={seed} \
              cargo test --all-features --test it the_guarantees_hold"
@@ -79,6 +83,7 @@ fn a_ledger_that_is_broken_is_found_out() {
         (Broken::CommitsBeforeSuccess, "acknowledged"),
         (Broken::AcknowledgesInFlight, "acknowledged"),
         (Broken::NeverReleases, "in flight"),
+        (Broken::NeverCommits, "settled"),
     ] {
         let (_, wrong) = first_failure(500, Some(broken))
             .unwrap_or_else(|| panic!("nothing was found wrong with {broken:?}"));

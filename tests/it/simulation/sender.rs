@@ -39,15 +39,16 @@ pub(crate) async fn deliver_until_acknowledged(world: World, event: usize) {
 }
 
 /// One delivery, whether it was answered 2xx.
-async fn deliver(world: World, event: usize) -> bool {
+pub(crate) async fn deliver(world: World, event: usize) -> bool {
     let receiver = world.receiver();
     let body = Full::new(Bytes::from(world.body(event)));
     let request = Request::post("/")
         .header("content-type", "application/json")
         .body(body)
         .unwrap();
+    let calm = world.is_calm();
     let patience = world.draw(|random| match random.u8(..4) {
-        0 => random.u64(..6_000),
+        0 if !calm => random.u64(..6_000),
         _ => 30_000,
     });
     let mut life = receiver.alive.subscribe();

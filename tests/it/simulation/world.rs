@@ -9,10 +9,10 @@ use tokio::time::{Instant, sleep};
 
 use super::broken::Broken;
 use super::receiver::Receiver;
-use super::sender::deliver_until_acknowledged;
+use super::sender::{deliver, deliver_until_acknowledged};
 
-/// Longer than any callback takes.
-pub(crate) const LEASE: Duration = Duration::from_secs(2 * 3600);
+/// Longer than any callback takes, and any lease that a run has.
+const LONG: Duration = Duration::from_secs(2 * 3600);
 
 /// What is decided before a run.
 #[derive(Clone, Debug)]
@@ -24,6 +24,7 @@ pub(crate) struct Plan {
     pub(crate) answer_deadline: Option<Duration>,
     pub(crate) window: Duration,
     pub(crate) capacity: usize,
+    pub(crate) lease: Duration,
 }
 
 impl Plan {
@@ -40,12 +41,21 @@ impl Plan {
                     Status::Completed
                 };
                 updated_at += random.i64(if step % 2 == 0 { 1..3 } else { 0..3 });
+                // Now and then one that no callback is registered for.
+                let status = if random.u8(..8) == 0 {
+                    Status::Halted
+                } else {
+                    status
+                };
                 let mut job = Job::new(format!("JOB-{number}").parse().unwrap(), status);
                 if random.u8(..8) > 0 {
                     job.updated_at = Some(Timestamp::from_unix_seconds(updated_at));
                 }
                 job.error_message = Some(format!("step {step}"));
-                jobs.push(job);
+                let name = EventName::of(&job);
+                if jobs.iter().all(|other| EventName::of(other) != name) {
+                    jobs.push(job);
+                }
             }
         }
         Self {
@@ -55,6 +65,7 @@ impl Plan {
             answer_deadline: random.bool().then_some(Duration::from_secs(4)),
             window: Duration::from_secs([172_800, 172_800, 300][random.usize(..3)]),
             capacity: [1000, 1000, 3][random.usize(..3)],
+            lease: [LONG, LONG, Duration::from_secs(60)][random.usize(..3)],
         }
     }
 }
@@ -72,6 +83,8 @@ struct State {
     /// The settled events of this life of the receiver, oldest first.
     committed: Vec<(usize, Instant)>,
     ledger_erred: bool,
+    /// The end of a run, in which nothing goes wrong any more.
+    calm: bool,
     wrong: Option<String>,
     trace: Vec<String>,
 }
@@ -80,21 +93,28 @@ struct State {
 struct Event {
     /// Whether a callback of it succeeded, or its dead letter was taken, in whichever life.
     succeeded: bool,
-    /// Whether a callback of it runs, in this life of the receiver.
-    running: bool,
+    /// Since when a callback of it runs, in this life of the receiver.
+    running: Option<Instant>,
+    /// When one succeeded within its lease, in this life of the receiver.
+    succeeded_in_time: Option<Instant>,
+    /// Whether the ledger erred over it, and so may not know of a success.
+    ledger_erred: bool,
 }
 
 /// A callback that runs, until it says that it has finished.
 pub(crate) struct Running {
     world: World,
     event: usize,
+    since: Instant,
     life: Arc<watch::Sender<bool>>,
     finished: bool,
 }
 
 impl Running {
-    pub(crate) fn finish(mut self) {
+    /// Says whether the lease still held.
+    pub(crate) fn finish(mut self) -> bool {
         self.finished = true;
+        self.since.elapsed() < self.world.plan().lease
     }
 }
 
@@ -104,7 +124,7 @@ impl Drop for Running {
             return;
         }
         let mut state = self.world.state();
-        state.events[self.event].running = false;
+        state.events[self.event].running = None;
         if !self.finished {
             let name = EventName::of(&state.plan.jobs[self.event]);
             state.fail(format!("the callback of {name} was cut short"));
@@ -123,6 +143,7 @@ impl World {
             events,
             committed: Vec::new(),
             ledger_erred: false,
+            calm: false,
             wrong: None,
             trace: Vec::new(),
         })))
@@ -147,6 +168,7 @@ impl World {
         for sender in senders {
             sender.await.map_err(|error| error.to_string())?;
         }
+        self.judge_the_calm().await;
         self.judge_what_is_left().await;
         let wrong = self.state().wrong.take();
         // The receiver holds the world, and the world the receiver.
@@ -154,10 +176,26 @@ impl World {
         wrong.map_or(Ok(()), Err)
     }
 
+    /// Once every lease is over and nothing goes wrong any more, each event is acknowledged, and
+    /// then known.
+    async fn judge_the_calm(&self) {
+        sleep(LONG).await;
+        self.state().calm = true;
+        let events = self.state().events.len();
+        for event in 0..events {
+            for _ in 0..2 {
+                let acknowledged = deliver(self.clone(), event).await;
+                self.must(acknowledged, || {
+                    format!("{event} was refused without a reason")
+                });
+            }
+        }
+    }
+
     /// Nothing is left running or in flight when nobody delivers any more.
     async fn judge_what_is_left(&self) {
         let receiver = self.receiver();
-        let left = receiver.background.drain(sleep(LEASE)).await;
+        let left = receiver.background.drain(sleep(LONG)).await;
         self.must(left == 0, || format!("{left} callbacks never ended"));
         let in_flight = receiver.ledger.in_flight();
         let excused = self.state().ledger_erred;
@@ -165,10 +203,10 @@ impl World {
             format!("{in_flight} events stayed in flight")
         });
         // Where the ledger could not be told, the lease has to do it.
-        sleep(LEASE).await;
+        sleep(LONG).await;
         let jobs = self.state().plan.jobs.clone();
         for job in &jobs {
-            let Ok(claim) = receiver.ledger.claim(&EventName::of(job), LEASE).await;
+            let Ok(claim) = receiver.ledger.claim(&EventName::of(job), LONG).await;
             self.must(claim != Claim::InFlight, || {
                 format!("{} stayed in flight past its lease", EventName::of(job))
             });
@@ -180,10 +218,10 @@ impl World {
         let mut state = self.state();
         state.receiver = Some(receiver);
         state.committed.clear();
-        state
-            .events
-            .iter_mut()
-            .for_each(|event| event.running = false);
+        for event in &mut state.events {
+            event.running = None;
+            event.succeeded_in_time = None;
+        }
         state.trace("restart");
     }
 
@@ -207,23 +245,49 @@ impl World {
                 state.fail(format!("{name} was stale, and its callback started"));
             }
         }
-        if std::mem::replace(&mut state.events[index].running, true) {
+        let before = state.events[index].running.replace(Instant::now());
+        if before.is_some_and(|since| since.elapsed() < state.plan.lease) {
             state.fail(format!("two callbacks of {name} ran at once"));
         }
         drop(state);
         Running {
             world: self.clone(),
             event: index,
+            since: Instant::now(),
             life: self.receiver().alive,
             finished: false,
         }
     }
 
-    pub(crate) fn succeeded(&self, event: &JobEvent) {
-        let index = self.index(&EventName::of(event));
+    /// A callback succeeded, while its lease held or later; a second time only if the ledger may
+    /// have forgotten the first.
+    pub(crate) fn succeeded(&self, event: &JobEvent, in_time: bool) {
+        let name = EventName::of(event);
+        let index = self.index(&name);
         let mut state = self.state();
         state.trace(format!("succeeded {index}"));
         state.events[index].succeeded = true;
+        if !in_time {
+            return;
+        }
+        let before = state.events[index]
+            .succeeded_in_time
+            .replace(Instant::now());
+        let remembered = before.is_some_and(|at| {
+            let settled_since = state.committed.iter().filter(|(_, then)| *then >= at);
+            at.elapsed() < state.plan.window && settled_since.count() <= state.plan.capacity
+        });
+        if remembered && !state.events[index].ledger_erred {
+            state.fail(format!(
+                "{name} was to be settled, and its callback succeeded again"
+            ));
+        }
+    }
+
+    /// The hook took it, which is as good as a callback that succeeded.
+    pub(crate) fn dead_lettered(&self, event: &JobEvent) {
+        let index = self.index(&EventName::of(event));
+        self.state().events[index].succeeded = true;
     }
 
     pub(crate) fn committed(&self, event: &EventName) {
@@ -238,7 +302,9 @@ impl World {
         let mut state = self.state();
         state.trace(format!("answered {index} {status}"));
         let acknowledged = (200..300).contains(&status);
-        if acknowledged && !state.events[index].succeeded && !state.is_stale(index) {
+        let wanted = state.plan.jobs[index].status != Status::Halted;
+        let earned = state.events[index].succeeded || state.is_stale(index);
+        if acknowledged && wanted && !earned {
             let name = EventName::of(&state.plan.jobs[index]);
             state.fail(format!(
                 "{name} was acknowledged, and no callback of it had succeeded"
@@ -250,12 +316,18 @@ impl World {
         acknowledged
     }
 
-    pub(crate) fn ledger_errs(&self) -> bool {
+    pub(crate) fn ledger_errs(&self, event: &EventName) -> bool {
+        let index = self.index(event);
         let mut state = self.state();
         let errors = state.plan.ledger_errors;
-        let errs = state.random.u32(..1000) < errors;
+        let errs = !state.calm && state.random.u32(..1000) < errors;
         state.ledger_erred |= errs;
+        state.events[index].ledger_erred |= errs;
         errs
+    }
+
+    pub(crate) fn is_calm(&self) -> bool {
+        self.state().calm
     }
 
     pub(crate) fn draw<T>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
@@ -316,7 +388,10 @@ impl State {
         let job = &self.plan.jobs[index];
         self.committed.iter().any(|&(settled, _)| {
             let other = &self.plan.jobs[settled];
-            other.guid == job.guid && other.updated_at > job.updated_at && job.updated_at.is_some()
+            self.events[settled].succeeded
+                && other.guid == job.guid
+                && other.updated_at > job.updated_at
+                && job.updated_at.is_some()
         })
     }
 
