@@ -368,6 +368,18 @@ fn a_number_beyond_every_range_is_an_error_or_an_unusable_field() {
     ));
 }
 
+/// A status without a name is nothing but its integer, which is written whatever else was sent.
+#[test]
+fn an_unknown_integer_is_written_and_read_again() {
+    let mut job = Job::new("JOB-1".parse().unwrap(), Status::from(42));
+    for code in [None, Some(7)] {
+        job.status_code = code;
+        let written = serde_json::to_string(&job).unwrap();
+        let read: Job = serde_json::from_str(&written).unwrap();
+        assert_eq!(read.status, Status::from(42), "{written}");
+    }
+}
+
 #[test]
 fn a_fraction_is_no_status_and_nobodys_id() {
     let error = Job::decode(br#"{"job":{"guid":"J","status":8.9}}"#).unwrap_err();

@@ -446,10 +446,11 @@ mod memory {
 /// What needs the feature `tokio`.
 #[cfg(feature = "tokio")]
 mod on_tokio {
-    use mx_job_webhook::Background;
+    use mx_job_webhook::{Background, Credentials, JobWebhookEndpoint};
     use tower::ServiceBuilder;
 
     use super::*;
+    use crate::support::{SAMPLE, delivery};
 
     /// A ledger on the other side of a network: nothing is done at once.
     #[derive(Clone)]
@@ -589,6 +590,30 @@ mod on_tokio {
         assert_eq!(background.running(), 0);
         let retry = background.run(jobs, completed(1)).await;
         assert_eq!(retry.unwrap(), Receipt::Duplicate);
+        assert_eq!(log.entries(), ["finished"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_retry_of_a_delivery_past_the_answer_deadline_is_acknowledged() {
+        let log = Log::default();
+        let seen = log.clone();
+        let router = JobRouter::new().on_completed(move |_| {
+            let seen = seen.clone();
+            async move {
+                tokio::time::sleep(Duration::from_secs(20)).await;
+                seen.push("finished");
+            }
+        });
+        let jobs = DedupeLayer::new(MemoryLedger::new()).layer(router);
+        let endpoint = JobWebhookEndpoint::new(Credentials::unauthenticated(), jobs)
+            .with_answer_deadline(Duration::from_secs(5));
+        let mut answers = Vec::new();
+        for _ in 0..3 {
+            let answer = endpoint.clone().oneshot(delivery(SAMPLE)).await.unwrap();
+            answers.push(answer.status().as_u16());
+            tokio::time::sleep(Duration::from_secs(10)).await;
+        }
+        assert_eq!(answers, [503, 503, 204]);
         assert_eq!(log.entries(), ["finished"]);
     }
 }

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tower::{Layer as _, service_fn};
 
 use crate::process::{Process, quickstart};
-use crate::support::{BASIC, Log, PATH, SAMPLE, credentials};
+use crate::support::{BASIC, Log, PATH, SAMPLE, credentials, panic_quietly, sample_with_status};
 
 /// The head of a delivery with these headers more, each ended by CRLF.
 fn head(more: &str) -> String {
@@ -232,13 +232,15 @@ fn whatever_a_sender_does_the_process_lives_and_its_memory_stays_flat() {
 }
 
 #[test]
-fn plain_hyper_needs_no_axum() {
+fn plain_hyper_needs_no_axum_and_outlives_a_panic() {
     let log = Log::default();
     let seen = log.clone();
-    let jobs = JobRouter::new().on_completed(move |event| {
-        seen.push(event.guid.as_str());
-        async {}
-    });
+    let jobs = JobRouter::new()
+        .on_completed(move |event| {
+            seen.push(event.guid.as_str());
+            async {}
+        })
+        .on_halted(|_| async { panic_quietly() });
     let own = service_fn(|_: hyper::Request<Incoming>| async {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("of its own")))
     });
@@ -259,6 +261,13 @@ fn plain_hyper_needs_no_axum() {
 
     assert!(delivers(address));
     assert_eq!(log.entries().len(), 1);
+    // A callback that panics leaves the connection as it was.
+    let mut stream = connect(address);
+    let panics = with_length(&sample_with_status(9, "HALTED"));
+    stream
+        .write_all((panics + &with_length(SAMPLE)).as_bytes())
+        .unwrap();
+    assert_eq!([(); 2].map(|()| status(&answer(&mut stream))), [500, 204]);
     let get = b"GET /admin/webhooks HTTP/1.1\r\nhost: mx\r\n\r\n";
     assert!(say(address, get).contains("content-length: 10"));
 }
