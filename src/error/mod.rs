@@ -1,5 +1,7 @@
 //! What can go wrong with a delivery: one opaque error with a kind.
 
+mod kind;
+
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
@@ -9,6 +11,7 @@ use tower::BoxError;
 
 use crate::Permanent;
 use crate::credentials::Challenges;
+pub use kind::ErrorKind;
 
 /// Why a delivery was not acknowledged.
 ///
@@ -43,118 +46,6 @@ struct Inner {
     reason: Option<Cow<'static, str>>,
     challenges: Challenges,
     source: Option<BoxError>,
-}
-
-/// What kind of thing went wrong, and so what the answer is.
-///
-/// # Example
-///
-/// ```
-/// use mx_job_webhook::ErrorKind;
-///
-/// assert!(ErrorKind::OtherWebhook.is_undecodable());
-/// assert!(!ErrorKind::Unauthorized.is_undecodable());
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// Another method than POST came to the terminal service. Answered 405.
-    MethodNotAllowed,
-    /// The credentials are missing, malformed or wrong. Answered 401.
-    Unauthorized,
-    /// A closure that checks credentials failed or panicked. Answered 503.
-    AuthenticationUnavailable,
-    /// The content type is not JSON. Answered 415.
-    UnsupportedMediaType,
-    /// The body is longer than the limit, or says it will be. Answered 413.
-    BodyTooLarge,
-    /// The body broke off. Answered 400.
-    BodyInterrupted,
-    /// The body came too slowly. Answered 408.
-    ReadTimeout,
-    /// The body is not UTF-8, or not one JSON document. Answered 422.
-    NotJson,
-    /// Another kind of MX webhook, which has no `job`. Answered 422.
-    OtherWebhook,
-    /// JSON without an object `job` at its root. Answered 422.
-    NoJob,
-    /// A job without a usable `guid` or status, or with a field twice. Answered 422.
-    InvalidJob,
-    /// The callback returned an error. Answered 500.
-    CallbackFailed,
-    /// The callback panicked. Answered 500.
-    CallbackPanicked,
-    /// The callback was acknowledged first, and cut short before its end.
-    CallbackCancelled,
-    /// The service around the callbacks refused, for now. Answered 503.
-    Overloaded,
-    /// A timeout around the callbacks passed. Answered 503.
-    TimedOut,
-    /// The answer deadline passed; a callback that started runs on. Answered 503.
-    AnswerDeadline,
-    /// An earlier delivery of the same event is still under way. Answered 503.
-    InFlight,
-    /// The ledger could not be asked, or not be told. Answered 503.
-    LedgerUnavailable,
-    /// The application is shutting down. Answered 503.
-    ShuttingDown,
-}
-
-impl ErrorKind {
-    /// Whether the body was at fault, so that the same bytes would fail again.
-    ///
-    /// True for [`NotJson`](Self::NotJson), [`OtherWebhook`](Self::OtherWebhook),
-    /// [`NoJob`](Self::NoJob) and [`InvalidJob`](Self::InvalidJob): what the hook
-    /// `on_undecodable` is called for.
-    #[must_use]
-    pub fn is_undecodable(self) -> bool {
-        matches!(
-            self,
-            Self::NotJson | Self::OtherWebhook | Self::NoJob | Self::InvalidJob
-        )
-    }
-
-    /// Whether it says how callbacks went. The other kinds say that none was called, which from
-    /// within one is something that the application did, and no reason to answer by.
-    fn is_of_callbacks(self) -> bool {
-        matches!(
-            self,
-            Self::CallbackFailed
-                | Self::CallbackPanicked
-                | Self::CallbackCancelled
-                | Self::Overloaded
-                | Self::TimedOut
-                | Self::AnswerDeadline
-                | Self::InFlight
-                | Self::LedgerUnavailable
-                | Self::ShuttingDown
-        )
-    }
-
-    fn text(self) -> &'static str {
-        match self {
-            Self::MethodNotAllowed => "method not allowed",
-            Self::Unauthorized => "unauthorized",
-            Self::AuthenticationUnavailable => "the credentials could not be checked",
-            Self::UnsupportedMediaType => "the content type is not JSON",
-            Self::BodyTooLarge => "the body is too large",
-            Self::BodyInterrupted => "the body broke off",
-            Self::ReadTimeout => "the body came too slowly",
-            Self::NotJson => "not JSON",
-            Self::OtherWebhook => "another kind of MX webhook",
-            Self::NoJob => "not a job webhook",
-            Self::InvalidJob => "invalid job",
-            Self::CallbackFailed => "the callback failed",
-            Self::CallbackPanicked => "the callback panicked",
-            Self::CallbackCancelled => "the callback was cut short",
-            Self::Overloaded => "overloaded",
-            Self::TimedOut => "the callback timed out",
-            Self::AnswerDeadline => "the answer deadline passed",
-            Self::InFlight => "an earlier delivery of the event is still under way",
-            Self::LedgerUnavailable => "the ledger is unavailable",
-            Self::ShuttingDown => "shutting down",
-        }
-    }
 }
 
 impl Error {
