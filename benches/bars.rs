@@ -1,0 +1,191 @@
+//! The bars for instructions: runs `instructions`, and fails where one is missed by more than 5 %.
+//!
+//! `cargo bench --bench bars`; with `-- --write` it also draws `benches/instructions.svg`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a panic is how a benchmark fails, and it prints a table"
+)]
+
+mod plot;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// Instructions repeat to the digit on one machine; another compiler or allocator shifts them.
+const MARGIN: f64 = 1.05;
+
+enum Bar {
+    /// At most so many times what the other takes.
+    Ratio(f64),
+    /// At most so many more than the other takes.
+    More(f64),
+    /// The same, known to be missed, for the reason that `benches/README.md` gives.
+    MissedMore(f64),
+}
+
+const BARS: [(&str, &str, &str, Bar); 12] = [
+    (
+        "decode the sample, to a struct of Strings",
+        "decode.sample",
+        "decode_by_hand.sample",
+        Bar::Ratio(0.80),
+    ),
+    (
+        "decode the sample, to axum::Json",
+        "decode.sample",
+        "decode_with_axum_json.sample",
+        Bar::Ratio(0.50),
+    ),
+    (
+        "fields reversed, to a struct of Strings",
+        "decode.reversed",
+        "decode_by_hand.reversed",
+        Bar::Ratio(0.80),
+    ),
+    (
+        "fields reversed, to axum::Json",
+        "decode.reversed",
+        "decode_with_axum_json.reversed",
+        Bar::Ratio(0.50),
+    ),
+    (
+        "a delivery, layer around the router",
+        "deliver.around_the_router",
+        "deliver.by_hand",
+        Bar::Ratio(0.50),
+    ),
+    (
+        "a delivery, Router::layer",
+        "deliver.router_layer",
+        "deliver.by_hand",
+        Bar::Ratio(0.65),
+    ),
+    (
+        "a delivery, route_service",
+        "deliver.route_service",
+        "deliver.by_hand",
+        Bar::Ratio(0.65),
+    ),
+    (
+        "a delivery, extractor",
+        "deliver.extractor",
+        "deliver.by_hand",
+        Bar::Ratio(0.65),
+    ),
+    (
+        "a duplicate, memory ledger",
+        "deliver.a_duplicate",
+        "deliver.around_the_router",
+        Bar::More(1_500.0),
+    ),
+    (
+        "a new event, memory ledger",
+        "deliver.with_the_memory_ledger",
+        "deliver.around_the_router",
+        Bar::MissedMore(1_500.0),
+    ),
+    (
+        "not ours, layer around the router",
+        "pass_through.around_the_router",
+        "pass_through.bare_router",
+        Bar::More(150.0),
+    ),
+    (
+        "not ours, Router::layer, beyond a layer that does nothing",
+        "pass_through.router_layer",
+        "pass_through.layer_that_does_nothing",
+        Bar::More(400.0),
+    ),
+];
+
+fn main() -> ExitCode {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let target = std::env::current_exe().unwrap();
+    // `<target>/release/deps/bars-…`
+    let target = target.ancestors().nth(3).unwrap();
+    let counted = Command::new(env!("CARGO"))
+        .current_dir(root)
+        .args([
+            "bench",
+            "--quiet",
+            "--bench",
+            "instructions",
+            "--target-dir",
+        ])
+        .arg(target)
+        .args(["--", "--save-summary=json"])
+        .output()
+        .unwrap();
+    if !counted.status.success() {
+        println!("{}", String::from_utf8_lossy(&counted.stderr));
+        return ExitCode::FAILURE;
+    }
+    let folder = target.join("gungraun/mx-job-webhook/instructions/receive");
+
+    println!("| what | instructions | against | measured | bar |");
+    println!("|---|---|---|---|---|");
+    let mut missed = 0;
+    for (what, ours, theirs, bar) in &BARS {
+        let [ours, theirs] = [ours, theirs].map(|name| instructions(&folder, name));
+        let (measured, limit, holds) = match bar {
+            Bar::Ratio(limit) => {
+                let ratio = ours / theirs;
+                (
+                    format!("{ratio:.3} ×"),
+                    format!("≤ {limit:.2} ×"),
+                    ratio <= limit * MARGIN,
+                )
+            }
+            Bar::More(limit) | Bar::MissedMore(limit) => {
+                let more = ours - theirs;
+                let known = matches!(bar, Bar::MissedMore(_));
+                let limit_text =
+                    format!("≤ {limit:.0} more{}", if known { ", missed" } else { "" });
+                (
+                    format!("{more:+.0}"),
+                    limit_text,
+                    known || more <= limit * MARGIN,
+                )
+            }
+        };
+        missed += u32::from(!holds);
+        let mark = if holds { "" } else { " **MISSED**" };
+        println!("| {what} | {ours:.0} | {theirs:.0} | {measured} | {limit}{mark} |");
+    }
+    if std::env::args().any(|argument| argument == "--write") {
+        std::fs::write(root.join("benches/instructions.svg"), drawn(&folder)).unwrap();
+    }
+    if missed > 0 {
+        println!("\n{missed} bars are missed by more than 5 %");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+fn drawn(folder: &Path) -> String {
+    let rows = [
+        ("layer around the router", "deliver.around_the_router"),
+        ("with the memory ledger", "deliver.with_the_memory_ledger"),
+        ("route_service", "deliver.route_service"),
+        ("Router::layer", "deliver.router_layer"),
+        ("extractor", "deliver.extractor"),
+        ("axum::Json and match", "deliver.by_hand"),
+    ]
+    .map(|(name, benchmark)| (name, instructions(folder, benchmark)));
+    plot::bars("instructions a delivery", &rows, |name| {
+        name != "axum::Json and match"
+    })
+}
+
+/// What gungraun counted for a benchmark, such as `decode.sample`.
+fn instructions(folder: &Path, benchmark: &str) -> f64 {
+    let file: PathBuf = folder.join(benchmark).join("summary.json");
+    let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
+    let summary: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let metrics =
+        &summary["profiles"][0]["summaries"]["total"]["summary"]["Callgrind"]["Ir"]["metrics"];
+    // Beside an earlier run, the first of both is this one.
+    let [alone, beside] = [&metrics["Left"]["Int"], &metrics["Both"][0]["Int"]];
+    alone.as_f64().or(beside.as_f64()).unwrap()
+}
