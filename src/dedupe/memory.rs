@@ -278,10 +278,12 @@ impl State {
     }
 
     fn key(&self, name: &EventName) -> EventKey {
-        EventKey {
-            job: JobKey(self.hasher.hash_one(name.guid().as_str())),
-            event: self.hasher.hash_one(name.within_its_job()),
-        }
+        let mut hasher = self.hasher.build_hasher();
+        name.guid().as_str().hash(&mut hasher);
+        let job = JobKey(hasher.finish());
+        name.within_its_job().hash(&mut hasher);
+        let event = hasher.finish();
+        EventKey { job, event }
     }
 }
 

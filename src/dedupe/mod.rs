@@ -163,58 +163,61 @@ where
     }
 }
 
-async fn once<S, L>(
+// No `async fn`: that would keep the event twice, as an argument and as what it is moved to.
+fn once<S, L>(
     mut inner: S,
     options: Arc<Options<L>>,
     mut event: JobEvent,
-) -> Result<Receipt, Error>
+) -> impl Future<Output = Result<Receipt, Error>>
 where
     S: Service<JobEvent>,
     S::Response: Into<Receipt>,
     S::Error: Into<BoxError>,
     L: Ledger,
 {
-    let name = EventName::of(&event);
-    let claim = options.ledger.claim(&name, options.lease).await;
-    let token = match claim.map_err(unavailable)? {
-        Claim::Granted(token) => token,
-        Claim::Settled => return Ok(Receipt::Duplicate),
-        Claim::InFlight => return Err(Error::new(ErrorKind::InFlight)),
-        Claim::Stale => {
-            return match &options.on_stale {
-                Some(on_stale) => on_stale(event).await,
-                None => Ok(Receipt::Stale),
-            };
-        }
-    };
-    // From here to the commit, whatever ends this future releases the claim.
-    let background = options.background.clone();
-    let held = Held::new(options.ledger.clone(), name, token, background);
-    event.set_fencing_token(token);
-    // A panic is caught, so that the release is waited for.
-    let outcome = CatchPanic::start(
-        || inner.call(event),
-        |outcome| outcome.map(Into::into).map_err(Into::into),
-    );
-    let outcome = match outcome.await {
-        Ok(outcome) => outcome.map_err(Error::from),
-        Err(Panicked) => Err(Error::new(ErrorKind::CallbackPanicked)),
-    };
-    match outcome {
-        // Nobody wanted it, so nothing was done that must not be done again; settled, it would
-        // make an older event stale that somebody does want.
-        Ok(Receipt::Unhandled) => {
-            held.release().await;
-            Ok(Receipt::Unhandled)
-        }
-        Ok(receipt) => {
-            // Overtaken or not, the callback has succeeded, which is what a 2xx says.
-            held.commit().await.map_err(unavailable)?;
-            Ok(receipt)
-        }
-        Err(error) => {
-            held.release().await;
-            Err(error)
+    async move {
+        let name = EventName::of(&event);
+        let claim = options.ledger.claim(&name, options.lease).await;
+        let token = match claim.map_err(unavailable)? {
+            Claim::Granted(token) => token,
+            Claim::Settled => return Ok(Receipt::Duplicate),
+            Claim::InFlight => return Err(Error::new(ErrorKind::InFlight)),
+            Claim::Stale => {
+                return match &options.on_stale {
+                    Some(on_stale) => on_stale(event).await,
+                    None => Ok(Receipt::Stale),
+                };
+            }
+        };
+        // From here to the commit, whatever ends this future releases the claim.
+        let background = options.background.clone();
+        let held = Held::new(options.ledger.clone(), name, token, background);
+        event.set_fencing_token(token);
+        // A panic is caught, so that the release is waited for.
+        let outcome = CatchPanic::start(
+            || inner.call(event),
+            |outcome| outcome.map(Into::into).map_err(Into::into),
+        );
+        let outcome = match outcome.await {
+            Ok(outcome) => outcome.map_err(Error::from),
+            Err(Panicked) => Err(Error::new(ErrorKind::CallbackPanicked)),
+        };
+        match outcome {
+            // Nobody wanted it, so nothing was done that must not be done again; settled, it would
+            // make an older event stale that somebody does want.
+            Ok(Receipt::Unhandled) => {
+                held.release().await;
+                Ok(Receipt::Unhandled)
+            }
+            Ok(receipt) => {
+                // Overtaken or not, the callback has succeeded, which is what a 2xx says.
+                held.commit().await.map_err(unavailable)?;
+                Ok(receipt)
+            }
+            Err(error) => {
+                held.release().await;
+                Err(error)
+            }
         }
     }
 }

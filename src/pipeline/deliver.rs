@@ -84,7 +84,10 @@ where
                         panic!("`Deliver` was polled after it was ready");
                     };
                     match poll_ready(&mut readied.jobs, context) {
-                        Poll::Ready(Ok(())) => Ok(Step::call(this.options, *readied)),
+                        Poll::Ready(Ok(())) => {
+                            let Waiting { jobs, event, place } = *readied;
+                            Ok(Step::call(this.options, jobs, event, place))
+                        }
                         Poll::Ready(Err(error)) => {
                             Err(failed(this.options, error, Some(readied.event.job())))
                         }
@@ -146,7 +149,7 @@ where
         Err(Panicked) => return fail(panicked(), &event),
     };
     match poll_ready(&mut jobs, context) {
-        Poll::Ready(Ok(())) => Ok(Step::call(options, Waiting { jobs, event, place })),
+        Poll::Ready(Ok(())) => Ok(Step::call(options, jobs, event, place)),
         Poll::Ready(Err(error)) => fail(error, &event),
         Poll::Pending => Ok(Step::AwaitingReadiness {
             waiting: Some(Box::new(Waiting { jobs, event, place })),
@@ -199,8 +202,7 @@ where
     J::Error: Into<BoxError>,
     J::Future: Send + 'static,
 {
-    fn call(options: &Options<J>, readied: Waiting<J>) -> Self {
-        let Waiting { jobs, event, place } = readied;
+    fn call(options: &Options<J>, jobs: J, event: JobEvent, place: Place) -> Self {
         let on_error = options.on_error.as_ref();
         Self::Calling {
             job: on_error.map(|_| Box::new(event.job().clone())),
