@@ -1,8 +1,8 @@
 //! HTTP over loopback: this crate against what one would write by hand, a slice of time each.
 //!
 //! `cargo bench --bench loopback`; with `-- --write` it also draws `benches/throughput.svg`.
-//! Each server is a process of its own, so that its processor time and its memory can be told
-//! from the load's. Slices alternate, and a ratio is that of two slices side by side: what a
+//! Each server is a process of its own on a core of its own (by `taskset`, which Linux
+//! distributions have), so that its processor time and its memory can be told from the load's. Slices alternate, and a ratio is that of two slices side by side: what a
 //! shared machine does to one of them it mostly does to both.
 #![allow(
     clippy::unwrap_used,
@@ -49,6 +49,12 @@ fn main() {
     if let Some(index) = arguments.iter().position(|argument| argument == "--serve") {
         return serve(&arguments[index + 1]);
     }
+    if !arguments.iter().any(|argument| argument == "--pinned") {
+        let arguments = arguments.iter().skip(1);
+        let run = on_core(1).args(arguments).arg("--pinned").status();
+        assert!(run.unwrap().success());
+        return;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -91,6 +97,15 @@ fn slow() -> mx_job_webhook::JobWebhook<Router, JobRouter> {
     JobWebhookLayer::new(PATH, credentials, jobs).layer(own_routes())
 }
 
+/// This program, on one core: the servers have one and the load another, so that neither takes
+/// from the other.
+fn on_core(core: u32) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["-c", &core.to_string()]);
+    command.arg(std::env::current_exe().unwrap());
+    command
+}
+
 /// A server in a process of its own, killed when dropped.
 struct Server {
     child: Child,
@@ -99,7 +114,7 @@ struct Server {
 
 impl Server {
     fn start(subject: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let mut child = on_core(0)
             .args(["--serve", subject])
             .stdout(Stdio::piped())
             .spawn()

@@ -163,7 +163,10 @@ where
     }
 }
 
-// No `async fn`: that would keep the event twice, as an argument and as what it is moved to.
+#[allow(
+    clippy::manual_async_fn,
+    reason = "an `async fn` would keep the event twice, as an argument and as what it is moved to"
+)]
 fn once<S, L>(
     mut inner: S,
     options: Arc<Options<L>>,
