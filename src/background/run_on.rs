@@ -36,7 +36,7 @@ use crate::{Error, Receipt};
 /// let jobs = JobRouter::new().on_completed(move |event| {
 ///     let sender = sender.clone();
 ///     async move {
-///         sleep(Duration::from_millis(20)).await; // The sender hangs up here.
+///         sleep(Duration::from_millis(300)).await; // The sender hangs up here.
 ///         sender.send(event.into_job().guid)
 ///     }
 /// });

@@ -76,7 +76,7 @@ fn mistakes_are_told_before_anything_is_served() {
 fn a_callback_outlives_its_sender_and_the_signal_that_stops_the_server() {
     for signal in ["TERM", "INT"] {
         let mut command = example("graceful_shutdown");
-        command.env("WORK_SECONDS", "2");
+        command.env("WORK_SECONDS", "3");
         let (mut process, printed) = Process::serve(command);
         // It is curl that hangs up, after a second.
         let pasted = run(Command::new("sh")
