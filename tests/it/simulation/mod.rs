@@ -18,7 +18,7 @@ use world::{Plan, World};
 
 const SEEDS: u64 = 10_000;
 
-/// What went wrong in the run of this seed, if anything.
+/// What went wrong in the run of this seed, if anything, after the trace of the run.
 fn run(seed: u64, broken: Option<Broken>) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -69,7 +69,6 @@ fn the_guarantees_hold_whatever_happens() {
         Err(_) => first_failure(SEEDS, None),
     };
     if let Some((seed, wrong)) = failure {
-        // The trace of the run comes first.
         panic!(
             "{wrong}\nreplay it with\n  MX_SIMULATION_SEED={seed} \
              cargo test --all-features --test it the_guarantees_hold"
