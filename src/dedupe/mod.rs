@@ -2,8 +2,16 @@
 
 mod event_name;
 mod held;
+#[cfg(any(feature = "redis", feature = "postgres"))]
+mod key;
+#[cfg(any(feature = "redis", feature = "postgres"))]
+mod lease;
 mod ledger;
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::fmt;
 use std::pin::Pin;
@@ -21,6 +29,10 @@ pub use event_name::EventName;
 use held::Held;
 pub use ledger::{Claim, Commit, FencingToken, Ledger};
 pub use memory::MemoryLedger;
+#[cfg(feature = "postgres")]
+pub use postgres::{CommitInError, PostgresLedger};
+#[cfg(feature = "redis")]
+pub use redis::RedisLedger;
 
 /// Longer than a callback should take, and short against a day of retries.
 const LEASE: Duration = Duration::from_secs(10 * 60);

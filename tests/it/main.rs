@@ -12,6 +12,8 @@ mod events;
 #[cfg(unix)]
 mod examples;
 mod hooks;
+#[cfg(feature = "test-util")]
+mod ledgers;
 mod mounts;
 #[cfg(unix)]
 mod process;

@@ -1,0 +1,263 @@
+//! The ledger of several replicas that share a Postgres database.
+
+mod commit_error;
+
+use std::fmt;
+use std::time::Duration;
+
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, PgPool, Row as _};
+
+use super::key::Key;
+use super::lease::micros;
+use super::{Claim, Commit, EventName, FencingToken, Ledger};
+use crate::{JobEvent, Timestamp};
+pub use commit_error::CommitInError;
+
+/// A [`Ledger`] on Postgres, through the pool that the application has.
+///
+/// A claim, a commit and a release are one statement each, outside of any transaction.
+/// Leases end by the server's clock, so the replicas' clocks do not matter; a lease that is
+/// over is taken over by the next delivery. Everything is in the table
+/// `mx_job_webhook_events`, which [`create_table`](Self::create_table) makes.
+///
+/// What no other ledger can do: a callback can commit [in its own
+/// transaction](Self::commit_in). Then its effect and the ledger's entry become durable
+/// together, and an effect in that database stands exactly once, whenever what dies.
+///
+/// Rows stay until [`prune`](Self::prune) is called, once an hour, say.
+///
+/// A pool that tests its connections before it hands them out (sqlx's default) takes one more
+/// round trip for each; without, the first calls after the server was restarted fail and are
+/// answered 503. Needs Postgres 9.5 or later; the tests run with 15.
+///
+/// A clone is the same ledger.
+///
+/// # Example
+///
+/// ```no_run
+/// use mx_job_webhook::{DedupeLayer, JobRouter, PostgresLedger};
+/// use sqlx::PgPool;
+/// use tower::Layer;
+///
+/// # async fn connect() -> Result<(), sqlx::Error> {
+/// let pool = PgPool::connect("postgres://localhost/app").await?;
+/// let ledger = PostgresLedger::new(pool);
+/// ledger.create_table().await?;
+/// let jobs = JobRouter::new().on_completed(|_| async {});
+/// let once = DedupeLayer::new(ledger).layer(jobs);
+/// # let _ = once; Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct PostgresLedger {
+    pool: PgPool,
+}
+
+impl PostgresLedger {
+    /// What [`create_table`](Self::create_table) applies, for migrations of one's own.
+    ///
+    /// Two statements; applied twice, they do no harm.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::PostgresLedger;
+    ///
+    /// assert!(PostgresLedger::TABLE.contains("CREATE TABLE IF NOT EXISTS mx_job_webhook_events"));
+    /// ```
+    pub const TABLE: &str = include_str!("table.sql");
+
+    /// A ledger in the database of this pool.
+    ///
+    /// The table is looked for in the `search_path` of the pool's connections.
+    #[must_use]
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+
+    /// Creates the table, if it is not there.
+    ///
+    /// Several replicas may call it at once, and at every start.
+    ///
+    /// # Errors
+    ///
+    /// If the database cannot be reached, or its user may not create a table.
+    pub async fn create_table(&self) -> Result<(), sqlx::Error> {
+        // `IF NOT EXISTS` fails where two do it at once. The number is nobody else's.
+        const LOCK: i64 = 0x6d78_6a6f_6277_6562;
+        let mut transaction = self.pool.begin().await?;
+        sqlx::query("SELECT pg_advisory_xact_lock($1)")
+            .bind(LOCK)
+            .execute(&mut *transaction)
+            .await?;
+        sqlx::raw_sql(Self::TABLE)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await
+    }
+
+    /// Settles the event within a transaction of the application's own.
+    ///
+    /// For callbacks whose effect is in the same database. The claim is that of the delivery,
+    /// which a [`DedupeLayer`](crate::DedupeLayer) with this ledger has made. Call it last: the
+    /// event is locked from here to the end of the transaction. The effect and the entry are
+    /// there once the transaction is committed, or neither is. If the callback then fails all
+    /// the same, or its answer is lost, the next delivery is a duplicate.
+    ///
+    /// # Errors
+    ///
+    /// [`is_overtaken`](CommitInError::is_overtaken), if the claim is no longer this delivery's:
+    /// its lease was over and somebody else has claimed the event, or it is settled. Let the
+    /// transaction roll back, which `?` does. Else what the database says.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropped half-way, the transaction has to be rolled back, which dropping it does.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{JobEvent, JobRouter, PostgresLedger};
+    /// use sqlx::PgPool;
+    ///
+    /// #[derive(Clone)]
+    /// struct App { pool: PgPool, ledger: PostgresLedger }
+    ///
+    /// async fn completed(app: App, event: JobEvent) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    ///     let mut transaction = app.pool.begin().await?;
+    ///     sqlx::query("UPDATE members SET aggregated = true WHERE guid = $1")
+    ///         .bind(event.member_guid.as_ref().map(|guid| guid.as_str()))
+    ///         .execute(&mut *transaction)
+    ///         .await?;
+    ///     app.ledger.commit_in(&mut transaction, &event).await?;
+    ///     transaction.commit().await?;
+    ///     Ok(())
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), sqlx::Error> {
+    /// let pool = PgPool::connect_lazy("postgres://localhost/app")?;
+    /// let app = App { ledger: PostgresLedger::new(pool.clone()), pool };
+    /// let jobs = JobRouter::with_state(app).on_completed(completed);
+    /// assert!(jobs.handles(&mx_job_webhook::Status::Completed));
+    /// # Ok(()) }
+    /// ```
+    pub async fn commit_in(
+        &self,
+        transaction: &mut PgConnection,
+        event: &JobEvent,
+    ) -> Result<(), CommitInError> {
+        let Some(token) = event.fencing_token() else {
+            return Err(CommitInError::not_claimed());
+        };
+        let name = EventName::of(event);
+        let settled = bound(include_str!("commit_in.sql"), &name)
+            .bind(seconds(&name))
+            .bind(number(token))
+            .execute(transaction)
+            .await?;
+        match settled.rows_affected() {
+            0 => Err(CommitInError::overtaken()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Drops what was settled, or given up, longer ago than this; gives how many events.
+    ///
+    /// Schedule it, on one replica or on all: 48 hours are twice the time for which MX
+    /// retries. Shorter than those 24 hours, an event can be handled again.
+    ///
+    /// # Errors
+    ///
+    /// What the database says.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// # async fn hourly(ledger: mx_job_webhook::PostgresLedger) -> Result<(), sqlx::Error> {
+    /// use std::time::Duration;
+    ///
+    /// let mut hourly = tokio::time::interval(Duration::from_secs(60 * 60));
+    /// loop {
+    ///     hourly.tick().await;
+    ///     let gone = ledger.prune(Duration::from_secs(48 * 60 * 60)).await?;
+    ///     println!("{gone} events are forgotten");
+    /// }
+    /// # }
+    /// ```
+    pub async fn prune(&self, older_than: Duration) -> Result<u64, sqlx::Error> {
+        let gone = sqlx::query(include_str!("prune.sql"))
+            .bind(micros(older_than))
+            .execute(&self.pool)
+            .await?;
+        Ok(gone.rows_affected())
+    }
+}
+
+impl Ledger for PostgresLedger {
+    type Error = sqlx::Error;
+
+    async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, sqlx::Error> {
+        let row: PgRow = bound(include_str!("claim.sql"), event)
+            .bind(seconds(event))
+            .bind(micros(lease))
+            .fetch_one(&self.pool)
+            .await?;
+        let token: Option<i64> = row.try_get("token")?;
+        if let Some(token) = token {
+            let token = u64::try_from(token).map_err(|error| sqlx::Error::Decode(error.into()))?;
+            return Ok(Claim::Granted(FencingToken::new(token)));
+        }
+        Ok(if row.try_get("settled")? {
+            Claim::Settled
+        } else if !row.try_get::<bool, _>("leased")? && row.try_get("stale")? {
+            Claim::Stale
+        } else {
+            Claim::InFlight
+        })
+    }
+
+    async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, sqlx::Error> {
+        let settled = bound(include_str!("commit.sql"), event)
+            .bind(seconds(event))
+            .bind(number(token))
+            .execute(&self.pool)
+            .await?;
+        Ok(match settled.rows_affected() {
+            0 => Commit::Overtaken,
+            _ => Commit::Settled,
+        })
+    }
+
+    async fn release(&self, event: &EventName, token: FencingToken) -> Result<(), sqlx::Error> {
+        bound(include_str!("release.sql"), event)
+            .bind(number(token))
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+}
+
+type Query = sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments>;
+
+/// A statement whose first two parameters name the event.
+fn bound(statement: &'static str, event: &EventName) -> Query {
+    let key = Key::of(event);
+    sqlx::query(statement).bind(key.job).bind(key.event)
+}
+
+fn seconds(event: &EventName) -> Option<i64> {
+    event.updated_at().map(Timestamp::unix_seconds)
+}
+
+/// A token as the table has it. One that it cannot have is nobody's.
+fn number(token: FencingToken) -> i64 {
+    i64::try_from(token.get()).unwrap_or(-1)
+}
+
+// By hand, because a pool's shows where it leads.
+impl fmt::Debug for PostgresLedger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresLedger").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,19 @@
+-- Every event that is claimed or settled. Applying this twice does no harm.
+CREATE TABLE IF NOT EXISTS mx_job_webhook_events (
+    -- The job's guid.
+    job text COLLATE "C" NOT NULL,
+    -- The status, and what else tells the event from the others of its job.
+    event text COLLATE "C" NOT NULL,
+    -- Unix seconds, if MX dated the event.
+    updated_at bigint,
+    -- Of the claim that holds or settled it; grows with every claim.
+    token bigint NOT NULL,
+    -- Until when it is claimed; past, if the claim was given back.
+    leased_until timestamptz NOT NULL,
+    -- When its callback had succeeded.
+    settled_at timestamptz,
+    PRIMARY KEY (job, event)
+);
+-- For `prune`.
+CREATE INDEX IF NOT EXISTS mx_job_webhook_events_over
+    ON mx_job_webhook_events (coalesce(settled_at, leased_until));

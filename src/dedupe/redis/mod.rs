@@ -1,0 +1,183 @@
+//! The ledger of several replicas that share a Redis or Valkey server.
+
+mod script;
+
+use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::redis::aio::ConnectionLike;
+use ::redis::{ErrorKind, RedisError};
+
+use super::key::Key;
+use super::lease::{micros, millis};
+use super::{Claim, Commit, EventName, FencingToken, Ledger};
+use crate::Timestamp;
+use script::{Scripts, call};
+
+/// Twice as long as MX retries (12 times in about 24 hours; MX's page on webhooks).
+const WINDOW: Duration = Duration::from_secs(48 * 60 * 60);
+
+const PREFIX: &str = "mx-job-webhook:";
+
+/// A [`Ledger`] on Redis or Valkey, for replicas that share one.
+///
+/// A claim, a commit and a release are one round trip each: a script that the server runs
+/// as a whole. Leases end by the server's clock, so the replicas' clocks do not matter. Every
+/// job is one key, a hash of its events, and so a cluster has all of a job in one slot.
+///
+/// It takes any connection that can be cloned. Give it one that reconnects by itself, which
+/// is redis' `ConnectionManager` for one server and its `ClusterConnection` for a cluster. A
+/// call whose connection breaks is made once more; it does no harm to make it twice.
+///
+/// A job's key is forgotten 48 hours after its last event, unless
+/// [`with_window`](Self::with_window) says otherwise. The server has to keep it until then:
+/// `maxmemory-policy noeviction`, or events are handled again when memory is short.
+///
+/// What Redis acknowledges is on disk only with `appendfsync always`, and on its replicas
+/// only after a while. What a crash or a failover loses of it is an event that is handled
+/// again when it is delivered again; nothing is acknowledged that was not handled. Where that
+/// will not do, see `PostgresLedger`.
+///
+/// Needs Redis 5 or later, or Valkey.
+///
+/// # Example
+///
+/// ```no_run
+/// use mx_job_webhook::{DedupeLayer, JobRouter, RedisLedger};
+/// use tower::Layer;
+///
+/// # async fn connect() -> redis::RedisResult<()> {
+/// let redis = redis::Client::open("redis://127.0.0.1/")?.get_connection_manager().await?;
+/// let jobs = JobRouter::new().on_completed(|_| async {});
+/// let once = DedupeLayer::new(RedisLedger::new(redis)).layer(jobs);
+/// # let _ = once; Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct RedisLedger<C> {
+    connection: C,
+    prefix: Arc<str>,
+    window: Duration,
+    scripts: Arc<Scripts>,
+}
+
+impl<C> RedisLedger<C> {
+    /// A ledger on the server of this connection, under the keys `mx-job-webhook:…`.
+    #[must_use]
+    pub fn new(connection: C) -> Self {
+        Self {
+            connection,
+            prefix: PREFIX.into(),
+            window: WINDOW,
+            scripts: Arc::default(),
+        }
+    }
+
+    /// Sets what every key begins with; `mx-job-webhook:` unless set.
+    ///
+    /// Two applications on one server need a prefix each. In a cluster, a prefix with `{…}`
+    /// would put every job into one slot.
+    #[must_use]
+    pub fn with_key_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into().into();
+        self
+    }
+
+    /// Sets how long a job is remembered after its last event; 48 hours unless set.
+    ///
+    /// It is the time-to-live of the job's key. Shorter than the 24 hours of MX's retries, an
+    /// event can be handled again.
+    #[must_use]
+    pub fn with_window(mut self, window: Duration) -> Self {
+        self.window = window;
+        self
+    }
+
+    fn key(&self, key: &Key) -> String {
+        format!("{}{}", self.prefix, key.job)
+    }
+}
+
+impl<C> Ledger for RedisLedger<C>
+where
+    C: ConnectionLike + Clone + Send + Sync + 'static,
+{
+    type Error = RedisError;
+
+    async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, RedisError> {
+        let key = Key::of(event);
+        let mut script = self.scripts.claim.key(self.key(&key));
+        // A claim outlives its job's time-to-live.
+        let remembered = self.window.max(lease);
+        script
+            .arg(&key.event)
+            .arg(digits(event.updated_at()))
+            .arg(micros(lease))
+            .arg(millis(remembered))
+            .arg(one_of_a_kind());
+        let (answer, token): (String, u64) = call(&self.connection, &script).await?;
+        match answer.as_str() {
+            "granted" => Ok(Claim::Granted(FencingToken::new(token))),
+            "in flight" => Ok(Claim::InFlight),
+            "settled" => Ok(Claim::Settled),
+            "stale" => Ok(Claim::Stale),
+            _ => Err(nonsense()),
+        }
+    }
+
+    async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, RedisError> {
+        let key = Key::of(event);
+        let mut script = self.scripts.commit.key(self.key(&key));
+        script
+            .arg(&key.event)
+            .arg(digits(event.updated_at()))
+            .arg(token.get())
+            .arg(millis(self.window));
+        match call::<_, String>(&self.connection, &script).await?.as_str() {
+            "settled" => Ok(Commit::Settled),
+            "overtaken" => Ok(Commit::Overtaken),
+            _ => Err(nonsense()),
+        }
+    }
+
+    async fn release(&self, event: &EventName, token: FencingToken) -> Result<(), RedisError> {
+        let key = Key::of(event);
+        let mut script = self.scripts.release.key(self.key(&key));
+        script.arg(&key.event).arg(token.get());
+        match call::<_, String>(&self.connection, &script).await?.as_str() {
+            "released" => Ok(()),
+            _ => Err(nonsense()),
+        }
+    }
+}
+
+/// A time as text of which the order is that of the times, under every collation.
+fn digits(time: Option<Timestamp>) -> String {
+    time.map_or_else(String::new, |time| {
+        let since_first = i128::from(time.unix_seconds()) - i128::from(i64::MIN);
+        format!("{since_first:020}")
+    })
+}
+
+/// No other claim has it: `RandomState` has random keys, and others for each that is made.
+fn one_of_a_kind() -> String {
+    format!("{:016x}", RandomState::new().build_hasher().finish())
+}
+
+fn nonsense() -> RedisError {
+    RedisError::from((
+        ErrorKind::UnexpectedReturnType,
+        "a ledger's script answered what it cannot answer",
+    ))
+}
+
+// By hand, because a connection's may show where it leads, credentials and all.
+impl<C> fmt::Debug for RedisLedger<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisLedger")
+            .field("prefix", &self.prefix)
+            .field("window", &self.window)
+            .finish_non_exhaustive()
+    }
+}
