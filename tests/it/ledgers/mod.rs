@@ -3,6 +3,7 @@
 //! They find the servers by `MX_TEST_POSTGRES_URL` and `MX_TEST_REDIS_URL`; without, they are
 //! ignored.
 
+mod own;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "redis")]

@@ -1,0 +1,229 @@
+//! A ledger as a user would write it: it conforms, and each way in which it does not is found.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use mx_job_webhook::testing::check_ledger;
+use mx_job_webhook::{Claim, Commit, EventName, FencingToken, JobGuid, Ledger, Timestamp};
+use tokio::time::Instant;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    GrantsWhatIsInFlight,
+    GrantsWhatIsSettled,
+    ForgetsWhatIsInFlightOnceALaterOneIsSettled,
+    SaysStaleBeforeSettled,
+    NeverSaysStale,
+    SaysStaleOfTheSameTime,
+    SaysStaleOfOtherJobs,
+    SaysStaleAlthoughTheLaterOneIsInFlight,
+    EndsNoLease,
+    EndsLeasesAtOnce,
+    GivesTheSameToken,
+    CommitsWithAnyToken,
+    CommitsOnlyOnce,
+    CommitsOnlyInTime,
+    ReleasesWithAnyToken,
+    ReleasesWhatIsSettled,
+    ReleasesNothing,
+    NamesEventsByTheirJob,
+    CutsNamesShort,
+    TakesTimesAsFloats,
+    RefusesLongLeases,
+}
+
+#[derive(Default)]
+struct Own {
+    fault: Option<Fault>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    events: HashMap<String, Entry>,
+    last_token: u64,
+}
+
+struct Entry {
+    job: JobGuid,
+    at: Option<Timestamp>,
+    token: FencingToken,
+    until: Option<Instant>,
+    settled: bool,
+}
+
+impl Own {
+    fn has(&self, fault: Fault) -> bool {
+        self.fault == Some(fault)
+    }
+
+    fn name(&self, event: &EventName) -> String {
+        let name = event.to_string();
+        match self.fault {
+            Some(Fault::NamesEventsByTheirJob) => event.guid().to_string(),
+            Some(Fault::CutsNamesShort) => name.chars().take(255).collect(),
+            _ => name,
+        }
+    }
+
+    fn is_later(&self, entry: &Entry, event: &EventName) -> bool {
+        let (Some(this), Some(other)) = (event.updated_at(), entry.at) else {
+            return false;
+        };
+        match self.fault {
+            Some(Fault::NeverSaysStale) => false,
+            Some(Fault::SaysStaleOfTheSameTime) => other >= this,
+            #[allow(clippy::cast_precision_loss, reason = "that is the fault")]
+            Some(Fault::TakesTimesAsFloats) => {
+                other.unix_seconds() as f64 > this.unix_seconds() as f64
+            }
+            _ => other > this,
+        }
+    }
+}
+
+impl Ledger for Own {
+    type Error = &'static str;
+
+    async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, Self::Error> {
+        let mut state = self.state.lock().unwrap();
+        let now = Instant::now();
+        let is_stale = state.events.values().any(|entry| {
+            (entry.settled || self.has(Fault::SaysStaleAlthoughTheLaterOneIsInFlight))
+                && (entry.job == *event.guid() || self.has(Fault::SaysStaleOfOtherJobs))
+                && self.is_later(entry, event)
+        });
+        if is_stale && self.has(Fault::SaysStaleBeforeSettled) {
+            return Ok(Claim::Stale);
+        }
+        if let Some(entry) = state.events.get(&self.name(event)) {
+            let leased =
+                entry.until.is_none_or(|until| now < until) || self.has(Fault::EndsNoLease);
+            let forgets = self.has(Fault::ForgetsWhatIsInFlightOnceALaterOneIsSettled) && is_stale;
+            if entry.settled && !self.has(Fault::GrantsWhatIsSettled) {
+                return Ok(Claim::Settled);
+            }
+            if !entry.settled && leased && !forgets && !self.has(Fault::GrantsWhatIsInFlight) {
+                return Ok(Claim::InFlight);
+            }
+        }
+        if is_stale {
+            return Ok(Claim::Stale);
+        }
+        if self.has(Fault::RefusesLongLeases) && lease > Duration::from_secs(31_536_000) {
+            return Err("out of range");
+        }
+        state.last_token += u64::from(!self.has(Fault::GivesTheSameToken));
+        let token = FencingToken::new(state.last_token);
+        let lease = match self.fault {
+            Some(Fault::EndsLeasesAtOnce) => Duration::ZERO,
+            _ => lease,
+        };
+        let entry = Entry {
+            job: event.guid().clone(),
+            at: event.updated_at(),
+            token,
+            until: now.checked_add(lease),
+            settled: false,
+        };
+        state.events.insert(self.name(event), entry);
+        Ok(Claim::Granted(token))
+    }
+
+    async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, Self::Error> {
+        let mut state = self.state.lock().unwrap();
+        let Some(entry) = state.events.get_mut(&self.name(event)) else {
+            return Ok(Commit::Overtaken);
+        };
+        let late = entry.until.is_some_and(|until| until < Instant::now());
+        if (entry.token != token && !self.has(Fault::CommitsWithAnyToken))
+            || (entry.settled && self.has(Fault::CommitsOnlyOnce))
+            || (late && self.has(Fault::CommitsOnlyInTime))
+        {
+            return Ok(Commit::Overtaken);
+        }
+        entry.settled = true;
+        Ok(Commit::Settled)
+    }
+
+    async fn release(&self, event: &EventName, token: FencingToken) -> Result<(), Self::Error> {
+        let mut state = self.state.lock().unwrap();
+        let name = self.name(event);
+        let Some(entry) = state.events.get(&name) else {
+            return Ok(());
+        };
+        if (entry.token == token || self.has(Fault::ReleasesWithAnyToken))
+            && (!entry.settled || self.has(Fault::ReleasesWhatIsSettled))
+            && !self.has(Fault::ReleasesNothing)
+        {
+            state.events.remove(&name);
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn conforms() {
+    check_ledger(Own::default()).await;
+}
+
+/// What the suite says of a ledger with this fault.
+async fn said(fault: Fault) -> Option<String> {
+    let own = Own {
+        fault: Some(fault),
+        ..Own::default()
+    };
+    let panic = tokio::spawn(check_ledger(own)).await.err()?.into_panic();
+    Some(panic.downcast_ref::<String>().unwrap().clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_fault_is_found_in_its_case() {
+    use Fault::*;
+
+    let once = "an event is claimed, settled, and then known: ";
+    let stale = "an older event of the job is stale: ";
+    let first = "what is settled or in flight is that first: ";
+    let released = "a claim that is given back is free at once: ";
+    let overtaken = "who was overtaken changes nothing: ";
+    let cases = [
+        (GrantsWhatIsInFlight, once),
+        (GrantsWhatIsSettled, once),
+        (NamesEventsByTheirJob, once),
+        (EndsLeasesAtOnce, once),
+        (ReleasesNothing, released),
+        (GivesTheSameToken, released),
+        (ReleasesWhatIsSettled, "a settled event is not given back: "),
+        (
+            CommitsWithAnyToken,
+            "a commit may be made again, with its token: ",
+        ),
+        (
+            CommitsOnlyOnce,
+            "a commit may be made again, with its token: ",
+        ),
+        (NeverSaysStale, stale),
+        (SaysStaleOfTheSameTime, once),
+        (SaysStaleAlthoughTheLaterOneIsInFlight, once),
+        (SaysStaleOfOtherJobs, stale),
+        (SaysStaleBeforeSettled, first),
+        (ForgetsWhatIsInFlightOnceALaterOneIsSettled, first),
+        (
+            TakesTimesAsFloats,
+            "the order of times is that of the numbers: ",
+        ),
+        (CutsNamesShort, "names are told apart, however strange: "),
+        (RefusesLongLeases, "a lease may be longer than any clock: "),
+        (EndsNoLease, ": InFlight instead of a claim that is granted"),
+        (ReleasesWithAnyToken, overtaken),
+        (
+            CommitsOnlyInTime,
+            "a lease that is over costs nothing where nobody came: ",
+        ),
+    ];
+    for (fault, case) in cases {
+        let said = said(fault).await.unwrap_or_default();
+        assert!(said.contains(case), "{fault:?}: {said:?}");
+    }
+}
