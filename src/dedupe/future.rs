@@ -1,0 +1,111 @@
+//! The future: one delivery, from the claim to the commit or the release.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tower::{BoxError, Service};
+
+use super::held::Held;
+use super::layer::Options;
+use super::{Claim, EventName, Ledger};
+use crate::panic::{CatchPanic, Panicked};
+use crate::{Error, ErrorKind, JobEvent, Receipt};
+
+/// The response future of [`Dedupe`](crate::Dedupe).
+#[must_use = "futures do nothing unless polled"]
+pub struct DedupeFuture(Pin<Box<dyn Future<Output = Result<Receipt, Error>> + Send>>);
+
+impl DedupeFuture {
+    pub(super) fn start<S, L>(inner: S, options: Arc<Options<L>>, event: JobEvent) -> Self
+    where
+        S: Service<JobEvent> + Send + 'static,
+        S::Response: Into<Receipt>,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        L: Ledger,
+    {
+        Self(Box::pin(once(inner, options, event)))
+    }
+}
+
+impl Future for DedupeFuture {
+    type Output = Result<Receipt, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(context)
+    }
+}
+
+impl fmt::Debug for DedupeFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DedupeFuture").finish_non_exhaustive()
+    }
+}
+
+#[allow(
+    clippy::manual_async_fn,
+    reason = "an `async fn` would keep the event twice, as an argument and as what it is moved to"
+)]
+fn once<S, L>(
+    mut inner: S,
+    options: Arc<Options<L>>,
+    mut event: JobEvent,
+) -> impl Future<Output = Result<Receipt, Error>>
+where
+    S: Service<JobEvent>,
+    S::Response: Into<Receipt>,
+    S::Error: Into<BoxError>,
+    L: Ledger,
+{
+    async move {
+        let name = EventName::of(&event);
+        let claim = options.ledger.claim(&name, options.lease).await;
+        let token = match claim.map_err(unavailable)? {
+            Claim::Granted(token) => token,
+            Claim::Settled => return Ok(Receipt::Duplicate),
+            Claim::InFlight => return Err(Error::new(ErrorKind::InFlight)),
+            Claim::Stale => {
+                return match &options.on_stale {
+                    Some(on_stale) => on_stale(event).await,
+                    None => Ok(Receipt::Stale),
+                };
+            }
+        };
+        // From here to the commit, whatever ends this future releases the claim.
+        let background = options.background.clone();
+        let held = Held::new(options.ledger.clone(), name, token, background);
+        event.set_fencing_token(token);
+        // A panic is caught, so that the release is waited for.
+        let outcome = CatchPanic::start(
+            || inner.call(event),
+            |outcome| outcome.map(Into::into).map_err(Into::into),
+        );
+        let outcome = match outcome.await {
+            Ok(outcome) => outcome.map_err(Error::from),
+            Err(Panicked) => Err(Error::new(ErrorKind::CallbackPanicked)),
+        };
+        match outcome {
+            // Nobody wanted it, so nothing was done that must not be done again; settled, it would
+            // make an older event stale that somebody does want.
+            Ok(Receipt::Unhandled) => {
+                held.release().await;
+                Ok(Receipt::Unhandled)
+            }
+            Ok(receipt) => {
+                // Overtaken or not, the callback has succeeded, which is what a 2xx says.
+                held.commit().await.map_err(unavailable)?;
+                Ok(receipt)
+            }
+            Err(error) => {
+                held.release().await;
+                Err(error)
+            }
+        }
+    }
+}
+
+fn unavailable(error: impl Into<BoxError>) -> Error {
+    Error::with_source(ErrorKind::LedgerUnavailable, error.into())
+}
