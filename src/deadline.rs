@@ -16,9 +16,13 @@ impl Timeout {
     #[cfg(feature = "tokio")]
     pub(crate) const READ: Self = Self(Some(std::time::Duration::from_secs(10)));
     #[cfg(feature = "tokio")]
+    pub(crate) const LEDGER: Self = Self(Some(std::time::Duration::from_secs(5)));
+    #[cfg(feature = "tokio")]
     pub(crate) const NONE: Self = Self(None);
     #[cfg(not(feature = "tokio"))]
     pub(crate) const READ: Self = Self();
+    #[cfg(not(feature = "tokio"))]
+    pub(crate) const LEDGER: Self = Self();
     #[cfg(not(feature = "tokio"))]
     pub(crate) const NONE: Self = Self();
 }

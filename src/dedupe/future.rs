@@ -60,23 +60,19 @@ where
     L: Ledger,
 {
     async move {
-        let name = EventName::of(&event);
-        let claim = options.ledger.claim(&name, options.lease).await;
-        let token = match claim.map_err(unavailable)? {
-            Claim::Granted(token) => token,
+        // From the claim to the commit, whatever ends this future releases the claim.
+        let mut held = Held::new(options, EventName::of(&event));
+        match held.claim().await? {
+            Claim::Granted(token) => event.set_fencing_token(token),
             Claim::Settled => return Ok(Receipt::Duplicate),
             Claim::InFlight => return Err(Error::new(ErrorKind::InFlight)),
             Claim::Stale => {
-                return match &options.on_stale {
+                return match &held.options.on_stale {
                     Some(on_stale) => on_stale(event).await,
                     None => Ok(Receipt::Stale),
                 };
             }
-        };
-        // From here to the commit, whatever ends this future releases the claim.
-        let background = options.background.clone();
-        let held = Held::new(options.ledger.clone(), name, token, background);
-        event.set_fencing_token(token);
+        }
         // A panic is caught, so that the release is waited for.
         let outcome = CatchPanic::start(
             || inner.call(event),
@@ -89,23 +85,9 @@ where
         match outcome {
             // Nobody wanted it, so nothing was done that must not be done again; settled, it would
             // make an older event stale that somebody does want.
-            Ok(Receipt::Unhandled) => {
-                held.release().await;
-                Ok(Receipt::Unhandled)
-            }
-            Ok(receipt) => {
-                // Overtaken or not, the callback has succeeded, which is what a 2xx says.
-                held.commit().await.map_err(unavailable)?;
-                Ok(receipt)
-            }
-            Err(error) => {
-                held.release().await;
-                Err(error)
-            }
+            Ok(Receipt::Unhandled) | Err(_) => held.release().await,
+            Ok(_) => held.commit().await?,
         }
+        outcome
     }
-}
-
-fn unavailable(error: impl Into<BoxError>) -> Error {
-    Error::with_source(ErrorKind::LedgerUnavailable, error.into())
 }

@@ -1,99 +1,104 @@
 //! A claim that comes to its end, whatever happens to whoever holds it.
 
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
-use super::{Commit, EventName, FencingToken, Ledger};
-use crate::panic::catch;
-use crate::{Background, BackgroundTask};
+use super::layer::Options;
+use super::{Claim, EventName, FencingToken, Ledger};
+use crate::panic::{CatchPanic, Panicked};
+use crate::{BackgroundTask, Error};
 
-/// Dropped before its callback has succeeded, the claim is released; after, it is committed.
-pub(crate) struct Held<L: Ledger> {
-    claimed: Option<Claimed<L>>,
-    succeeded: bool,
-    background: Background,
+/// An event, and the claim on it once there is one.
+///
+/// Dropped before the callback has succeeded, the claim is released; after, it is committed.
+pub(super) struct Held<L: Ledger> {
+    pub(super) options: Arc<Options<L>>,
+    event: EventName,
+    claim: State,
 }
 
-struct Claimed<L> {
-    ledger: Arc<L>,
-    event: EventName,
-    token: FencingToken,
+#[derive(Clone, Copy)]
+enum State {
+    /// Not claimed yet, or settled, or given back: nothing is left to do.
+    None,
+    Claimed(FencingToken),
+    Succeeded(FencingToken),
 }
 
 impl<L: Ledger> Held<L> {
-    pub(crate) fn new(
-        ledger: Arc<L>,
-        event: EventName,
-        token: FencingToken,
-        background: Background,
-    ) -> Self {
+    pub(super) fn new(options: Arc<Options<L>>, event: EventName) -> Self {
         Self {
-            claimed: Some(Claimed {
-                ledger,
-                event,
-                token,
-            }),
-            succeeded: false,
-            background,
+            options,
+            event,
+            claim: State::None,
         }
+    }
+
+    /// Claims the event. Dropped on the way, it leaves a claim that nobody knows of, if any: the
+    /// lease ends it.
+    pub(super) async fn claim(&mut self) -> Result<Claim, Error> {
+        let lease = self.options.lease;
+        let claim = self.options.ledger.claim(&self.event, lease).await?;
+        if let Claim::Granted(token) = claim {
+            self.claim = State::Claimed(token);
+        }
+        Ok(claim)
     }
 
     /// Settles the event; tried a second time if the first fails. From here on it is not
     /// released: the callback has succeeded, and a release would have it run again at once.
-    pub(crate) async fn commit(mut self) -> Result<Commit, L::Error> {
-        self.succeeded = true;
-        let Some(claimed) = &self.claimed else {
-            return Ok(Commit::Overtaken);
+    pub(super) async fn commit(&mut self) -> Result<(), Error> {
+        let State::Claimed(token) = self.claim else {
+            return Ok(());
         };
-        let first = claimed.commit().await.ok();
-        let outcome = match first {
-            Some(commit) => Ok(commit),
-            None => claimed.commit().await,
-        };
-        self.claimed = None;
-        outcome
+        self.claim = State::Succeeded(token);
+        let ledger = &self.options.ledger;
+        let mut outcome = ledger.commit(&self.event, token).await;
+        if outcome.is_err() {
+            outcome = ledger.commit(&self.event, token).await;
+        }
+        self.claim = State::None;
+        // Overtaken or not, the callback has succeeded, which is what a 2xx says.
+        outcome.map(|_| ())
     }
 
     /// Releases the claim, and waits until it is. What fails is tried once more when this is
-    /// dropped; after that, the lease ends by itself.
-    pub(crate) async fn release(mut self) {
-        if let Some(claimed) = &self.claimed {
-            let released = claimed.release().await;
+    /// dropped, and not waited for; after that, the lease ends by itself.
+    pub(super) async fn release(&mut self) {
+        if let State::Claimed(token) = self.claim {
+            let released = self.options.ledger.release(&self.event, token).await;
             if released.is_ok() {
-                self.claimed = None;
+                self.claim = State::None;
             }
         }
-    }
-}
-
-impl<L: Ledger> Claimed<L> {
-    fn commit(&self) -> impl Future<Output = Result<Commit, L::Error>> + Send {
-        self.ledger.commit(&self.event, self.token)
-    }
-
-    fn release(&self) -> impl Future<Output = Result<(), L::Error>> + Send {
-        self.ledger.release(&self.event, self.token)
     }
 }
 
 impl<L: Ledger> Drop for Held<L> {
     fn drop(&mut self) {
-        let Some(claimed) = self.claimed.take() else {
-            return;
+        let (token, succeeded) = match self.claim {
+            State::None => return,
+            State::Claimed(token) => (token, false),
+            State::Succeeded(token) => (token, true),
         };
-        let succeeded = self.succeeded;
-        let mut end = Box::pin(async move {
+        let (options, event) = (self.options.clone(), self.event.clone());
+        let end = async move {
             if succeeded {
-                let _ = claimed.commit().await;
+                let _ = options.ledger.commit(&event, token).await;
             } else {
-                let _ = claimed.release().await;
+                let _ = options.ledger.release(&event, token).await;
             }
+        };
+        // This may be the unwinding of a panic, where a second one would end the process; and a
+        // background task never panics. The ledger does not, but its timer can.
+        let end = CatchPanic::start(|| end, |()| ());
+        let mut end = Box::pin(async {
+            let _: Result<(), Panicked> = end.await;
         });
-        // A ledger in memory is done at once. This may be the unwinding of a panic, where a
-        // second one would end the process.
+        // A ledger in memory is done at once.
         let context = &mut Context::from_waker(Waker::noop());
-        if let Ok(Poll::Pending) = catch(|| end.as_mut().poll(context)) {
-            self.background.spawn(BackgroundTask::new(end));
+        if end.as_mut().poll(context).is_pending() {
+            self.options.background.spawn(BackgroundTask::new(end));
         }
     }
 }

@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use tower::Layer;
 
+use super::bounded::Bounded;
 use super::{Dedupe, Ledger};
 use crate::callback::{Callback, CallbackFuture, Erased, erase};
+#[cfg(feature = "tokio")]
+use crate::deadline::Timeout;
 use crate::{Background, JobEvent, Receipt};
 
 /// Longer than a callback should take, and short against a day of retries.
@@ -51,7 +54,7 @@ pub struct DedupeLayer<L> {
 
 /// All that the deliveries of a layer share.
 pub(super) struct Options<L> {
-    pub(super) ledger: Arc<L>,
+    pub(super) ledger: Bounded<L>,
     pub(super) lease: Duration,
     pub(super) on_stale: Option<Erased<JobEvent>>,
     pub(super) background: Background,
@@ -63,7 +66,7 @@ impl<L: Ledger> DedupeLayer<L> {
     pub fn new(ledger: L) -> Self {
         Self {
             options: Arc::new(Options {
-                ledger: Arc::new(ledger),
+                ledger: Bounded::new(ledger),
                 lease: LEASE,
                 on_stale: None,
                 background: Background::new(),
@@ -82,11 +85,72 @@ impl<L: Ledger> DedupeLayer<L> {
         self
     }
 
+    /// Sets how long each call to the ledger may take; 5 s unless set.
+    ///
+    /// What takes longer is given up. A claim or a commit that is given up is answered 503, as
+    /// one that fails is, with
+    /// [`LedgerUnavailable`](crate::ErrorKind::LedgerUnavailable): nothing is acknowledged
+    /// that is not known to be settled. A commit is tried twice, so that a delivery waits for
+    /// the ledger three times as long as this at most. A release is tried a second time by the
+    /// [`Background`], where nobody but a drain waits for it.
+    ///
+    /// What was given up may have come about all the same. A claim that nobody knows of ends
+    /// with its lease, and until then its event is answered 503.
+    ///
+    /// `None` waits for ever. The time counts from when a call first has to be waited for, by
+    /// tokio's clock; a ledger that answers at once has no timer, and one that blocks its thread
+    /// cannot be given up. Outside of a tokio runtime there is no timeout, and one with its
+    /// timers disabled panics unless this is `None`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::{convert::Infallible, future::pending, time::Duration};
+    /// use mx_job_webhook::{
+    ///     Claim, Commit, DedupeLayer, ErrorKind, EventName, FencingToken, JobEvent, JobRouter, Ledger,
+    /// };
+    /// use tower::{ServiceBuilder, ServiceExt};
+    ///
+    /// struct Hangs;
+    ///
+    /// impl Ledger for Hangs {
+    ///     type Error = Infallible;
+    ///
+    ///     async fn claim(&self, _: &EventName, _: Duration) -> Result<Claim, Infallible> {
+    ///         pending().await
+    ///     }
+    ///     async fn commit(&self, _: &EventName, _: FencingToken) -> Result<Commit, Infallible> {
+    ///         pending().await
+    ///     }
+    ///     async fn release(&self, _: &EventName, _: FencingToken) -> Result<(), Infallible> {
+    ///         pending().await
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let jobs = ServiceBuilder::new()
+    ///     .layer(DedupeLayer::new(Hangs).with_ledger_timeout(Duration::from_millis(10)))
+    ///     .service(JobRouter::new().on_halted(|_| async {}));
+    ///
+    /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "HALTED"}}"#)?;
+    /// let error = jobs.oneshot(event).await.unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::LedgerUnavailable);
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "tokio")]
+    #[must_use]
+    pub fn with_ledger_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        Arc::make_mut(&mut self.options).ledger.timeout = Timeout(timeout.into());
+        self
+    }
+
     /// Sets where a claim is given back by, when its delivery is dropped and the ledger waits.
     ///
     /// Give it the `Background` that is drained at shutdown. It matters for ledgers across a
     /// network, and where middleware around this one drops deliveries, as tower's `timeout`
-    /// does. Without a runtime to spawn on, the lease gives the claim back.
+    /// does. Without a runtime to spawn on, the lease gives the claim back. A drain waits for
+    /// what is given back as long as one call to the ledger may take.
     #[must_use]
     pub fn with_background(mut self, background: Background) -> Self {
         Arc::make_mut(&mut self.options).background = background;
@@ -115,7 +179,7 @@ impl<S, L> Layer<S> for DedupeLayer<L> {
     }
 }
 
-// By hand, because `derive` would ask `L: Clone` for the `Arc`s.
+// By hand, because `derive` would ask `L: Clone` for what is in an `Arc`.
 impl<L> Clone for Options<L> {
     fn clone(&self) -> Self {
         Self {

@@ -19,12 +19,13 @@ use super::EventName;
 /// at once, one is granted it.
 ///
 /// An error of any of the three means that the ledger could not be asked, and is answered
-/// 503: nothing is acknowledged that is not known to be settled.
+/// 503: nothing is acknowledged that is not known to be settled. So is a panic, and no answer
+/// within the layer's `with_ledger_timeout`; a method must not block its thread.
 ///
 /// # Cancellation
 ///
-/// The futures may be dropped. What then happened to the claim is unknown, and the lease
-/// settles it.
+/// The futures may be dropped, and are when they take too long. What then happened to the
+/// claim is unknown, and the lease settles it.
 ///
 /// # Example
 ///

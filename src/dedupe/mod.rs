@@ -1,5 +1,6 @@
 //! Each event once: duplicates and stale events end here.
 
+mod bounded;
 mod event_name;
 mod future;
 mod held;

@@ -49,7 +49,7 @@ pub enum ErrorKind {
     AnswerDeadline,
     /// An earlier delivery of the same event is still under way. Answered 503.
     InFlight,
-    /// The ledger could not be asked, or not be told. Answered 503.
+    /// The ledger could not be asked or told, or gave no answer in time. Answered 503.
     LedgerUnavailable,
     /// The application is shutting down. Answered 503.
     ShuttingDown,

@@ -276,6 +276,9 @@ async fn the_service_within_is_called_only_when_ready() {
     }
 }
 
+#[cfg(feature = "tokio")]
+mod faults;
+
 mod memory {
     use super::*;
 

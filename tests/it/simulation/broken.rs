@@ -1,4 +1,4 @@
-//! Ledgers: one that errs as networks do, and three that are wrong.
+//! Ledgers: one that errs and hangs as networks do, and three that are wrong.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub(crate) enum Broken {
     NeverCommits,
 }
 
-/// The ledger under test, behind a network that fails now and then.
+/// The ledger under test, behind a network that fails or swallows an answer now and then.
 pub(crate) struct Unreliable {
     pub(crate) ledger: MemoryLedger,
     pub(crate) world: World,
@@ -47,6 +47,13 @@ impl Unreliable {
         }
         Ok(())
     }
+
+    /// The way back: what was asked for is done, and the answer never comes.
+    async fn lose_the_answer(&self, event: &EventName) {
+        if self.world.ledger_errs(event) {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 impl Ledger for Unreliable {
@@ -55,6 +62,7 @@ impl Ledger for Unreliable {
     async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, Self::Error> {
         self.reach(event).await?;
         let Ok(claim) = self.ledger.claim(event, lease).await;
+        self.lose_the_answer(event).await;
         match (self.broken, claim) {
             (Some(Broken::CommitsBeforeSuccess), Claim::Granted(token)) => {
                 let Ok(_) = self.ledger.commit(event, token).await;
@@ -76,6 +84,7 @@ impl Ledger for Unreliable {
         if commit == Commit::Settled {
             self.world.committed(event);
         }
+        self.lose_the_answer(event).await;
         Ok(commit)
     }
 
@@ -84,6 +93,7 @@ impl Ledger for Unreliable {
         if self.broken != Some(Broken::NeverReleases) {
             let Ok(()) = self.ledger.release(event, token).await;
         }
+        self.lose_the_answer(event).await;
         Ok(())
     }
 }

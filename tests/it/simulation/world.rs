@@ -294,6 +294,10 @@ impl World {
         let index = self.index(event);
         let mut state = self.state();
         state.trace(format!("committed {index}"));
+        // Committed again, because the answer to the first was lost, it is no younger.
+        if state.remembered().iter().any(|(known, _)| *known == index) {
+            return;
+        }
         state.committed.push((index, Instant::now()));
     }
 

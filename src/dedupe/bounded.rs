@@ -1,0 +1,111 @@
+//! Calls to the ledger, each of which ends: in time, and in an error rather than in a panic.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use pin_project_lite::pin_project;
+use tower::BoxError;
+
+use super::{Claim, Commit, EventName, FencingToken, Ledger};
+use crate::deadline::{Deadline, Timeout};
+use crate::panic::{CatchPanic, Panicked};
+use crate::{Error, ErrorKind};
+
+/// A ledger that may be down, hang or panic, which is all one to whoever asks it.
+pub(super) struct Bounded<L> {
+    ledger: Arc<L>,
+    pub(super) timeout: Timeout,
+}
+
+impl<L: Ledger> Bounded<L> {
+    pub(super) fn new(ledger: L) -> Self {
+        Self {
+            ledger: Arc::new(ledger),
+            timeout: Timeout::LEDGER,
+        }
+    }
+
+    pub(super) fn claim(
+        &self,
+        event: &EventName,
+        lease: Duration,
+    ) -> impl Future<Output = Result<Claim, Error>> + Send {
+        Call::start(self.timeout, || self.ledger.claim(event, lease))
+    }
+
+    pub(super) fn commit(
+        &self,
+        event: &EventName,
+        token: FencingToken,
+    ) -> impl Future<Output = Result<Commit, Error>> + Send {
+        Call::start(self.timeout, || self.ledger.commit(event, token))
+    }
+
+    pub(super) fn release(
+        &self,
+        event: &EventName,
+        token: FencingToken,
+    ) -> impl Future<Output = Result<(), Error>> + Send {
+        Call::start(self.timeout, || self.ledger.release(event, token))
+    }
+}
+
+// By hand, because `derive` would ask `L: Clone` for the `Arc`.
+impl<L> Clone for Bounded<L> {
+    fn clone(&self) -> Self {
+        Self {
+            ledger: self.ledger.clone(),
+            timeout: self.timeout,
+        }
+    }
+}
+
+pin_project! {
+    /// One call, which drops what it asked for when the time is over.
+    struct Call<F, T>
+    where
+        F: Future,
+    {
+        #[pin]
+        asked: CatchPanic<F, Result<T, Error>>,
+        timeout: Timeout,
+        deadline: Deadline,
+    }
+}
+
+impl<F, T, E> Call<F, T>
+where
+    F: Future<Output = Result<T, E>>,
+    E: Into<BoxError>,
+{
+    fn start(timeout: Timeout, ask: impl FnOnce() -> F) -> Self {
+        Self {
+            asked: CatchPanic::start(ask, |answer| answer.map_err(unavailable)),
+            timeout,
+            deadline: Deadline::default(),
+        }
+    }
+}
+
+impl<F: Future, T> Future for Call<F, T> {
+    type Output = Result<T, Error>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        // The answer before the deadline: one that is there is never given up.
+        match this.asked.poll(context) {
+            Poll::Ready(Ok(answer)) => Poll::Ready(answer),
+            Poll::Ready(Err(Panicked)) => Poll::Ready(Err(unavailable("the ledger panicked"))),
+            Poll::Pending => {
+                ready!(this.deadline.poll(*this.timeout, context));
+                Poll::Ready(Err(unavailable("the ledger did not answer in time")))
+            }
+        }
+    }
+}
+
+fn unavailable(error: impl Into<BoxError>) -> Error {
+    Error::with_source(ErrorKind::LedgerUnavailable, error.into())
+}

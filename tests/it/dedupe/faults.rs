@@ -1,0 +1,246 @@
+//! What becomes of deliveries whose ledger hangs or panics.
+
+use mx_job_webhook::Background;
+use tokio::time::{Instant, timeout};
+
+use super::*;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// What a ledger does instead of answering.
+#[derive(Clone, Copy)]
+enum Fault {
+    Hangs,
+    Panics,
+}
+
+/// A ledger whose calls go wrong: so many of the first of each kind.
+#[derive(Clone)]
+struct Faulty {
+    ledger: MemoryLedger,
+    fault: Fault,
+    faults: &'static [(&'static str, usize)],
+    calls: Log,
+}
+
+impl Faulty {
+    fn new(fault: Fault, faults: &'static [(&'static str, usize)]) -> Self {
+        Self {
+            ledger: MemoryLedger::new(),
+            fault,
+            faults,
+            calls: Log::default(),
+        }
+    }
+
+    async fn reach(&self, call: &str) {
+        self.calls.push(call);
+        let times = self.calls.entries().iter().filter(|it| *it == call).count();
+        if self.faults.iter().any(|(of, n)| *of == call && times <= *n) {
+            match self.fault {
+                Fault::Hangs => std::future::pending().await,
+                Fault::Panics => std::panic::resume_unwind(Box::new(())),
+            }
+        }
+    }
+}
+
+impl Ledger for Faulty {
+    type Error = Infallible;
+
+    async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, Infallible> {
+        self.reach("claim").await;
+        self.ledger.claim(event, lease).await
+    }
+
+    async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, Infallible> {
+        self.reach("commit").await;
+        self.ledger.commit(event, token).await
+    }
+
+    async fn release(&self, event: &EventName, token: FencingToken) -> Result<(), Infallible> {
+        self.reach("release").await;
+        self.ledger.release(event, token).await
+    }
+}
+
+/// Completed succeeds, challenged fails, and halted stalls.
+fn router() -> JobRouter {
+    JobRouter::new()
+        .on_completed(|_| async {})
+        .on_challenged(|_| async { Err("nobody to ask") })
+        .on_halted(|_| std::future::pending::<()>())
+}
+
+/// Settled and in flight.
+fn remembered(ledger: &MemoryLedger) -> (usize, usize) {
+    (ledger.settled(), ledger.in_flight())
+}
+
+/// What it ends in, within a day, and after how many seconds.
+async fn timed<F: Future>(future: F) -> (F::Output, u64) {
+    let start = Instant::now();
+    let output = timeout(DAY, future).await.expect("it never ends");
+    (output, start.elapsed().as_secs())
+}
+
+type Outcome = Result<Receipt, ErrorKind>;
+
+/// What comes of an event at this status in a layer around this ledger, and after how many
+/// seconds.
+async fn outcome(ledger: &Faulty, status: Status) -> (Outcome, u64) {
+    let jobs = DedupeLayer::new(ledger.clone()).layer(router());
+    let delivery = jobs.oneshot(job("JOB-1", status, 1).into());
+    let (outcome, seconds) = timed(delivery).await;
+    (outcome.map_err(|error| error.kind()), seconds)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ledger_that_hangs_is_given_up() {
+    use ErrorKind::{CallbackFailed, LedgerUnavailable};
+    let handled = Ok(Receipt::Handled);
+    let (succeeds, fails) = (Status::Completed, Status::Challenged);
+    let cases: [(&[_], _, _, _, &[_], _); 5] = [
+        // The calls that hang, what the callback does; outcome, seconds, calls, remembered.
+        (
+            &[("claim", 1)],
+            &succeeds,
+            Err(LedgerUnavailable),
+            5,
+            &["claim"],
+            (0, 0),
+        ),
+        (
+            &[("commit", 1)],
+            &succeeds,
+            handled,
+            5,
+            &["claim", "commit", "commit"],
+            (1, 0),
+        ),
+        (
+            &[("commit", 2)],
+            &succeeds,
+            Err(LedgerUnavailable),
+            10,
+            &["claim", "commit", "commit"],
+            (0, 1),
+        ),
+        (
+            &[("release", 1)],
+            &fails,
+            Err(CallbackFailed),
+            5,
+            &["claim", "release", "release"],
+            (0, 0),
+        ),
+        (
+            &[("release", 2)],
+            &fails,
+            Err(CallbackFailed),
+            5,
+            &["claim", "release", "release"],
+            (0, 1),
+        ),
+    ];
+    for (faults, status, expected, seconds, calls, left) in cases {
+        let ledger = Faulty::new(Fault::Hangs, faults);
+        let outcome = outcome(&ledger, status.clone()).await;
+        assert_eq!(outcome, (expected, seconds), "{faults:?}");
+        assert_eq!(ledger.calls.entries(), calls, "{faults:?}");
+        assert_eq!(remembered(&ledger.ledger), left, "{faults:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ledger_that_panics_is_one_that_cannot_be_asked() {
+    use ErrorKind::{CallbackFailed, LedgerUnavailable};
+    let (succeeds, fails) = (Status::Completed, Status::Challenged);
+    let cases: [(&[_], _, _, _); 5] = [
+        (&[("claim", 1)], &succeeds, Err(LedgerUnavailable), (0, 0)),
+        (&[("commit", 1)], &succeeds, Ok(Receipt::Handled), (1, 0)),
+        (&[("commit", 2)], &succeeds, Err(LedgerUnavailable), (0, 1)),
+        (&[("release", 1)], &fails, Err(CallbackFailed), (0, 0)),
+        (&[("release", 2)], &fails, Err(CallbackFailed), (0, 1)),
+    ];
+    for (faults, status, expected, left) in cases {
+        let ledger = Faulty::new(Fault::Panics, faults);
+        let outcome = outcome(&ledger, status.clone()).await;
+        assert_eq!(outcome, (expected, 0), "{faults:?}");
+        assert_eq!(remembered(&ledger.ledger), left, "{faults:?}");
+    }
+}
+
+/// Dropped at whichever await, a delivery keeps a drain no longer than one call may take.
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_though_the_ledger_hangs() {
+    use Status::{Challenged, Completed, Halted};
+    let cases: [(&str, &[_], _, u64, &[_]); 4] = [
+        ("claim", &[("claim", 1)], Completed, 0, &["claim"]),
+        (
+            "callback",
+            &[("release", 9)],
+            Halted,
+            5,
+            &["claim", "release"],
+        ),
+        (
+            "commit",
+            &[("commit", 9)],
+            Completed,
+            5,
+            &["claim", "commit", "commit"],
+        ),
+        (
+            "release",
+            &[("release", 9)],
+            Challenged,
+            5,
+            &["claim", "release", "release"],
+        ),
+    ];
+    for (dropped_in, faults, status, seconds, calls) in cases {
+        let ledger = Faulty::new(Fault::Hangs, faults);
+        let background = Background::new();
+        let jobs = DedupeLayer::new(ledger.clone())
+            .with_background(background.clone())
+            .layer(router());
+        let mut delivery = Box::pin(jobs.oneshot(job("JOB-1", status, 1).into()));
+        let context = &mut Context::from_waker(Waker::noop());
+        assert!(delivery.as_mut().poll(context).is_pending());
+        drop(delivery);
+        let drained = timed(background.drain(std::future::pending::<()>())).await;
+        assert_eq!(drained, (0, seconds), "{dropped_in}");
+        assert_eq!(ledger.calls.entries(), calls, "{dropped_in}");
+    }
+}
+
+/// The timers are disabled here: whoever made one would panic.
+#[test]
+fn a_ledger_that_answers_at_once_has_no_timer() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let ledger = MemoryLedger::new();
+        let jobs = DedupeLayer::new(ledger.clone()).layer(router());
+        let receipt = jobs.clone().oneshot(completed(1)).await;
+        assert_eq!(receipt.unwrap(), Receipt::Handled);
+        let fails = job("JOB-1", Status::Challenged, 2);
+        assert!(jobs.oneshot(fails.into()).await.is_err());
+        assert_eq!(remembered(&ledger), (1, 0));
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_takes_as_long_as_is_set_or_as_it_takes() {
+    let layer = DedupeLayer::new(Faulty::new(Fault::Hangs, &[("claim", 2)]));
+    let strict = layer.clone().with_ledger_timeout(Duration::from_secs(20));
+    let delivery = strict.layer(router()).oneshot(completed(1));
+    let (outcome, seconds) = timed(delivery).await;
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::LedgerUnavailable);
+    assert_eq!(seconds, 20);
+    let patient = layer.with_ledger_timeout(None);
+    let delivery = patient.layer(router()).oneshot(completed(1));
+    assert!(timeout(DAY, delivery).await.is_err());
+}
