@@ -104,13 +104,13 @@ pub use acknowledge_first::{AcknowledgeFirst, AcknowledgeFirstLayer};
 pub use background::{Background, BackgroundTask, RunOn};
 pub use callback::{Callback, CallbackFuture, CallbackOutput, StateCallback};
 pub use credentials::{Credentials, CredentialsError, CredentialsHandle, Verdict};
-#[cfg(feature = "redis")]
-pub use dedupe::RedisLedger;
 pub use dedupe::{
     Claim, Commit, Dedupe, DedupeFuture, DedupeLayer, EventName, FencingToken, Ledger, MemoryLedger,
 };
 #[cfg(feature = "postgres")]
 pub use dedupe::{CommitInError, PostgresLedger};
+#[cfg(feature = "redis")]
+pub use dedupe::{Reconnecting, RedisLedger};
 pub use error::{Error, ErrorKind};
 pub use event::{JobEvent, Undecodable};
 #[cfg(feature = "axum")]

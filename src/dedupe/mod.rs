@@ -25,5 +25,5 @@ pub use memory::MemoryLedger;
 #[cfg(feature = "postgres")]
 pub use postgres::{CommitInError, PostgresLedger};
 #[cfg(feature = "redis")]
-pub use redis::RedisLedger;
+pub use redis::{Reconnecting, RedisLedger};
 pub use service::Dedupe;

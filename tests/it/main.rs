@@ -12,15 +12,19 @@ mod events;
 #[cfg(unix)]
 mod examples;
 mod hooks;
-#[cfg(feature = "test-util")]
+#[cfg(all(unix, feature = "postgres", feature = "redis", feature = "test-util"))]
 mod ledgers;
 mod mounts;
 #[cfg(unix)]
 mod process;
 mod properties;
 mod readiness;
+#[cfg(all(unix, feature = "postgres", feature = "redis", feature = "test-util"))]
+mod replicas;
 mod router;
 mod running_on;
+#[cfg(all(unix, feature = "postgres", feature = "redis", feature = "test-util"))]
+mod servers;
 #[cfg(feature = "tokio")]
 mod simulation;
 #[cfg(target_os = "linux")]

@@ -41,6 +41,7 @@ fn examples() -> &'static PathBuf {
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .args(["build", "--locked", "--quiet", "--examples"])
             .args(["--profile", name])
+            .args(cfg!(feature = "postgres").then_some("--all-features"))
             .arg("--target-dir")
             .arg(profile.parent().unwrap())
             .status()

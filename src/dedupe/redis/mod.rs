@@ -1,5 +1,6 @@
 //! The ledger of several replicas that share a Redis or Valkey server.
 
+mod reconnecting;
 mod script;
 
 use std::fmt;
@@ -8,12 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::aio::ConnectionLike;
-use ::redis::{ErrorKind, RedisError};
+use ::redis::{Client, ErrorKind, RedisError};
 
 use super::key::Key;
 use super::lease::{micros, millis};
 use super::{Claim, Commit, EventName, FencingToken, Ledger};
 use crate::Timestamp;
+pub use reconnecting::Reconnecting;
 use script::{Scripts, call};
 
 /// Twice as long as MX retries (12 times in about 24 hours; MX's page on webhooks).
@@ -27,9 +29,10 @@ const PREFIX: &str = "mx-job-webhook:";
 /// as a whole. Leases end by the server's clock, so the replicas' clocks do not matter. Every
 /// job is one key, a hash of its events, and so a cluster has all of a job in one slot.
 ///
-/// It takes any connection that can be cloned. Give it one that reconnects by itself, which
-/// is redis' `ConnectionManager` for one server and its `ClusterConnection` for a cluster. A
-/// call whose connection breaks is made once more; it does no harm to make it twice.
+/// [`to`](Self::to) one server it connects when it is first asked, and anew whenever the
+/// connection is of no use. [`new`](Self::new) takes a connection of the application's own, such
+/// as redis' `ClusterConnection`. A call that gets no answer is made once more; it does no harm
+/// to make it twice.
 ///
 /// A job's key is forgotten 48 hours after its last event, unless
 /// [`with_window`](Self::with_window) says otherwise. The server has to keep it until then:
@@ -44,15 +47,21 @@ const PREFIX: &str = "mx-job-webhook:";
 ///
 /// # Example
 ///
-/// ```no_run
-/// use mx_job_webhook::{DedupeLayer, JobRouter, RedisLedger};
-/// use tower::Layer;
+/// ```
+/// use mx_job_webhook::{DedupeLayer, JobEvent, JobRouter, RedisLedger};
+/// use tower::{Layer, ServiceExt};
 ///
-/// # async fn connect() -> redis::RedisResult<()> {
-/// let redis = redis::Client::open("redis://127.0.0.1/")?.get_connection_manager().await?;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let url = "redis://127.0.0.1:1/"; // Nobody is there.
+/// let ledger = RedisLedger::to(redis::Client::open(url)?);
 /// let jobs = JobRouter::new().on_completed(|_| async {});
-/// let once = DedupeLayer::new(RedisLedger::new(redis)).layer(jobs);
-/// # let _ = once; Ok(()) }
+/// let once = DedupeLayer::new(ledger).layer(jobs);
+///
+/// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
+/// let outcome = once.oneshot(event).await; // 503 until the server can be reached
+/// assert_eq!(outcome.unwrap_err().to_string(), "the ledger is unavailable");
+/// # Ok(()) }
 /// ```
 #[derive(Clone)]
 pub struct RedisLedger<C> {
@@ -62,8 +71,22 @@ pub struct RedisLedger<C> {
     scripts: Arc<Scripts>,
 }
 
+impl RedisLedger<Reconnecting> {
+    /// A ledger on the server of this client, under the keys `mx-job-webhook:…`.
+    ///
+    /// Nothing is connected yet: a server that is down when the application starts is one
+    /// that is down, and each delivery is answered 503 until it is there.
+    #[must_use]
+    pub fn to(client: Client) -> Self {
+        Self::new(Reconnecting::new(client))
+    }
+}
+
 impl<C> RedisLedger<C> {
-    /// A ledger on the server of this connection, under the keys `mx-job-webhook:…`.
+    /// A ledger on the server or the cluster of this connection.
+    ///
+    /// For a `ClusterConnection`, or what the application has. It has to connect again by
+    /// itself, and to give up what is not answered.
     #[must_use]
     pub fn new(connection: C) -> Self {
         Self {

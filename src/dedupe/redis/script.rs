@@ -19,7 +19,7 @@ impl Default for Scripts {
     }
 }
 
-/// Calls a script; once more if the connection broke, since one that has been idle may be found
+/// Calls a script; once more if no answer came, since a connection that has been idle may be found
 /// broken only now. Every script may be called twice.
 pub(super) async fn call<C, T>(connection: &C, script: &ScriptInvocation<'_>) -> RedisResult<T>
 where
@@ -28,7 +28,9 @@ where
 {
     let mut connection = connection.clone();
     match script.invoke_async(&mut connection).await {
-        Err(error) if error.is_unrecoverable_error() => script.invoke_async(&mut connection).await,
+        Err(error) if error.is_unrecoverable_error() || error.is_timeout() => {
+            script.invoke_async(&mut connection).await
+        }
         outcome => outcome,
     }
 }

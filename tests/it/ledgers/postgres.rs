@@ -1,16 +1,359 @@
-use mx_job_webhook::PostgresLedger;
-use mx_job_webhook::testing::check_ledger;
-use sqlx::PgPool;
+//! The ledger on Postgres: what only it does, and what only a Postgres can do to it.
 
-async fn pool() -> PgPool {
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use mx_job_webhook::testing::check_ledger;
+use mx_job_webhook::{
+    Claim, Commit, DedupeLayer, ErrorKind, FencingToken, JobEvent, JobRouter, Ledger as _,
+    PostgresLedger, Receipt,
+};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions as _, PgPool, Row as _};
+use tokio::sync::Notify;
+use tower::{BoxError, Layer as _, ServiceExt as _};
+
+use super::proxy::Proxy;
+use super::{LEASE, completed, name, one_of_a_kind, outages};
+
+fn options() -> PgConnectOptions {
     let url = std::env::var("MX_TEST_POSTGRES_URL").unwrap();
-    PgPool::connect(&url).await.unwrap()
+    url.parse().unwrap()
+}
+
+fn pool_of(options: PgConnectOptions) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(16)
+        .acquire_timeout(Duration::from_secs(30))
+        .connect_lazy_with(options)
+}
+
+async fn ledger() -> PostgresLedger {
+    let ledger = PostgresLedger::new(pool_of(options()));
+    ledger.create_table().await.unwrap();
+    ledger
+}
+
+fn granted(claim: Claim) -> FencingToken {
+    match claim {
+        Claim::Granted(token) => token,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn conforms() {
-    let ledger = PostgresLedger::new(pool().await);
+    check_ledger(ledger().await).await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn conforms_where_transactions_are_isolated_more_strictly() {
+    ledger().await;
+    let options = options().options([("default_transaction_isolation", "repeatable read")]);
+    check_ledger(PostgresLedger::new(pool_of(options))).await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn outages_are_survived() {
+    ledger().await;
+    let options = options();
+    let server = format!("{}:{}", options.get_host(), options.get_port());
+    let proxy = Proxy::to(server.parse().unwrap()).await;
+    let options = options
+        .host("127.0.0.1")
+        .port(proxy.address.port())
+        .disable_statement_logging();
+    outages::are_survived(PostgresLedger::new(pool_of(options)), proxy).await;
+}
+
+/// Several replicas start at once, in a database that has nothing.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn the_table_is_created_once_by_however_many() {
+    let admin = pool_of(options());
+    let database = format!("mx_{}", one_of_a_kind());
+    let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {database}"));
+    sqlx::query(create).execute(&admin).await.unwrap();
+    let ledgers: Vec<_> = (0..8)
+        .map(|_| PostgresLedger::new(pool_of(options().database(&database))))
+        .collect();
+    let mut replicas = tokio::task::JoinSet::new();
+    for ledger in &ledgers {
+        let ledger = ledger.clone();
+        replicas.spawn(async move { ledger.create_table().await });
+    }
+    while let Some(created) = replicas.join_next().await {
+        created.unwrap().unwrap();
+    }
+    ledgers[0].create_table().await.unwrap();
+    granted(ledgers[0].claim(&name("JOB-1", 1), LEASE).await.unwrap());
+    drop(ledgers);
+    let drop = sqlx::AssertSqlSafe(format!("DROP DATABASE {database} WITH (FORCE)"));
+    sqlx::query(drop).execute(&admin).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn what_is_over_long_ago_is_pruned_and_what_is_under_way_never() {
+    // A schema of its own: others prune too.
+    let schema = format!("mx_{}", one_of_a_kind());
+    let pool = pool_of(options().options([("search_path", schema.as_str())]));
+    let create = sqlx::AssertSqlSafe(format!("CREATE SCHEMA {schema}"));
+    sqlx::query(create).execute(&pool).await.unwrap();
+    let ledger = PostgresLedger::new(pool.clone());
     ledger.create_table().await.unwrap();
-    check_ledger(ledger).await;
+    let [settled, released, expired, held] = ["1", "2", "3", "4"].map(|guid| name(guid, 1));
+    let token = granted(ledger.claim(&settled, LEASE).await.unwrap());
+    ledger.commit(&settled, token).await.unwrap();
+    let token = granted(ledger.claim(&released, LEASE).await.unwrap());
+    ledger.release(&released, token).await.unwrap();
+    granted(ledger.claim(&expired, Duration::ZERO).await.unwrap());
+    let token = granted(ledger.claim(&held, LEASE).await.unwrap());
+
+    assert_eq!(ledger.prune(Duration::from_secs(60)).await.unwrap(), 0);
+    assert_eq!(ledger.prune(Duration::MAX).await.unwrap(), 0);
+    assert_eq!(ledger.claim(&settled, LEASE).await.unwrap(), Claim::Settled);
+    assert_eq!(ledger.prune(Duration::ZERO).await.unwrap(), 3);
+    assert_eq!(ledger.claim(&held, LEASE).await.unwrap(), Claim::InFlight);
+    assert_eq!(ledger.commit(&held, token).await.unwrap(), Commit::Settled);
+    granted(ledger.claim(&settled, LEASE).await.unwrap());
+    let drop = sqlx::AssertSqlSafe(format!("DROP SCHEMA {schema} CASCADE"));
+    sqlx::query(drop).execute(&pool).await.unwrap();
+}
+
+/// An application whose effect is a row in the ledger's database. Nothing keeps a row from being
+/// there twice but the ledger.
+#[derive(Clone)]
+struct App {
+    pool: PgPool,
+    ledger: PostgresLedger,
+}
+
+impl App {
+    async fn new() -> Self {
+        let pool = pool_of(options());
+        let table = "CREATE TABLE IF NOT EXISTS mx_test_effects (job text NOT NULL)";
+        // Two that create it at once: the second may fail.
+        let _ = sqlx::query(table).execute(&pool).await;
+        let ledger = PostgresLedger::new(pool.clone());
+        ledger.create_table().await.unwrap();
+        Self { pool, ledger }
+    }
+
+    /// The effect, and the ledger's entry with it.
+    async fn effect(&self, event: &JobEvent, pause: Duration) -> Result<(), BoxError> {
+        let mut transaction = self.pool.begin().await?;
+        sqlx::query("INSERT INTO mx_test_effects VALUES ($1)")
+            .bind(event.guid.as_str())
+            .execute(&mut *transaction)
+            .await?;
+        self.ledger.commit_in(&mut transaction, event).await?;
+        tokio::time::sleep(pause).await;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    async fn effects(&self, guid: &str) -> i64 {
+        sqlx::query("SELECT count(*) FROM mx_test_effects WHERE job = $1")
+            .bind(guid)
+            .fetch_one(&self.pool)
+            .await
+            .unwrap()
+            .get(0)
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_effect_and_its_entry_are_durable_together() {
+    let (app, guid) = (App::new().await, one_of_a_kind());
+    let event = completed(&guid, 1);
+    let tries = Arc::new(AtomicUsize::new(0));
+    let counted = tries.clone();
+    let callback = move |app: App, event: JobEvent| {
+        let try_number = counted.fetch_add(1, Ordering::SeqCst);
+        async move {
+            match try_number {
+                // It is rolled back: neither is there.
+                0 => {
+                    let mut transaction = app.pool.begin().await?;
+                    app.ledger.commit_in(&mut transaction, &event).await?;
+                    transaction.rollback().await?;
+                    Err("rolled back".into())
+                }
+                // Both are there, and nobody is told.
+                1 => {
+                    app.effect(&event, Duration::ZERO).await?;
+                    // Within one claim, a second effect is refused too.
+                    let again = app.effect(&event, Duration::ZERO).await.unwrap_err();
+                    let again = again.downcast::<mx_job_webhook::CommitInError>();
+                    assert!(again.unwrap().is_overtaken());
+                    Err("the answer to the commit was lost".into())
+                }
+                _ => Err::<(), BoxError>("it ran again".into()),
+            }
+        }
+    };
+    let jobs = JobRouter::with_state(app.clone()).on_completed(callback);
+    let once = DedupeLayer::new(app.ledger.clone()).layer(jobs);
+    let error = once.clone().oneshot(event.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CallbackFailed);
+    assert_eq!(app.effects(&guid).await, 0);
+    let error = once.clone().oneshot(event.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CallbackFailed);
+    assert_eq!(app.effects(&guid).await, 1);
+    assert_eq!(once.oneshot(event).await.unwrap(), Receipt::Duplicate);
+    assert_eq!(app.effects(&guid).await, 1);
+    assert_eq!(tries.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn whose_lease_was_taken_over_cannot_have_an_effect() {
+    let (app, guid) = (App::new().await, one_of_a_kind());
+    let event = completed(&guid, 1);
+    let callback = move |app: App, event: JobEvent| async move {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        app.effect(&event, Duration::ZERO).await
+    };
+    let jobs = JobRouter::with_state(app.clone()).on_completed(callback);
+    let once = DedupeLayer::new(app.ledger.clone())
+        .with_lease(Duration::from_secs(1))
+        .layer(jobs);
+    let slow = tokio::spawn(once.clone().oneshot(event.clone()));
+    tokio::time::sleep(Duration::from_millis(1_300)).await;
+    let fast = tokio::spawn(once.oneshot(event));
+    let slow = slow.await.unwrap().unwrap_err();
+    assert_eq!(slow.kind(), ErrorKind::CallbackFailed);
+    assert_eq!(fast.await.unwrap().unwrap(), Receipt::Handled);
+    assert_eq!(app.effects(&guid).await, 1);
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn nobody_waits_for_a_transaction_that_is_open() {
+    let (app, guid) = (App::new().await, one_of_a_kind());
+    let (event, name) = (completed(&guid, 1), name(&guid, 1));
+    let (settled, end) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (has_settled, ends) = (settled.clone(), end.clone());
+    let callback = move |app: App, event: JobEvent| {
+        let (has_settled, ends) = (has_settled.clone(), ends.clone());
+        async move {
+            let mut transaction = app.pool.begin().await?;
+            app.ledger.commit_in(&mut transaction, &event).await?;
+            has_settled.notify_one();
+            ends.notified().await;
+            transaction.commit().await?;
+            Ok::<_, BoxError>(())
+        }
+    };
+    let jobs = JobRouter::with_state(app.clone()).on_completed(callback);
+    let once = DedupeLayer::new(app.ledger.clone())
+        .with_lease(Duration::from_secs(2))
+        .layer(jobs);
+    let open = tokio::spawn(once.oneshot(event));
+    settled.notified().await;
+    // While the lease holds, and after.
+    for wait in [0, 3] {
+        tokio::time::sleep(Duration::from_secs(wait)).await;
+        let claim = app.ledger.claim(&name, LEASE);
+        let claim = tokio::time::timeout(Duration::from_secs(20), claim).await;
+        assert_eq!(claim.unwrap().unwrap(), Claim::InFlight);
+        // Another replica starts.
+        let start = app.ledger.create_table();
+        let start = tokio::time::timeout(Duration::from_secs(20), start).await;
+        start.unwrap().unwrap();
+    }
+    end.notify_one();
+    assert_eq!(open.await.unwrap().unwrap(), Receipt::Handled);
+    let claim = app.ledger.claim(&name, LEASE).await.unwrap();
+    assert_eq!(claim, Claim::Settled);
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_event_that_was_not_claimed_is_not_settled() {
+    let app = App::new().await;
+    let error = app
+        .effect(&completed("JOB-1", 1), Duration::ZERO)
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("DedupeLayer"), "{error}");
+}
+
+/// Callbacks that fail, panic, are cancelled or outlast their lease, servers that cut their
+/// connections, and duplicates at every moment: an effect stands once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_effect_stands_exactly_once_whatever_happens() {
+    const EVENTS: usize = 60;
+    let (app, run) = (App::new().await, one_of_a_kind());
+    let callback = |app: App, event: JobEvent| async move {
+        let fate = fastrand::u8(..10);
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(..150))).await;
+        match fate {
+            0 => Err("it fails before".into()),
+            1 => std::panic::resume_unwind(Box::new(())),
+            2 => {
+                app.effect(&event, Duration::ZERO).await?;
+                Err::<(), BoxError>("it fails after".into())
+            }
+            3 => {
+                app.effect(&event, Duration::ZERO).await?;
+                std::panic::resume_unwind(Box::new(()))
+            }
+            _ => {
+                app.effect(&event, Duration::from_millis(fastrand::u64(..20)))
+                    .await
+            }
+        }
+    };
+    let jobs = JobRouter::with_state(app.clone()).on_completed(callback);
+    let once = DedupeLayer::new(app.ledger.clone())
+        .with_lease(Duration::from_millis(100))
+        .layer(jobs);
+    let mut senders = tokio::task::JoinSet::new();
+    for number in 0..EVENTS * 3 {
+        let event = completed(&format!("{run}-{}", number % EVENTS), 1);
+        let once = once.clone();
+        senders.spawn(async move {
+            for _ in 0..200 {
+                let patience = Duration::from_millis(fastrand::u64(20..400));
+                let delivery = once.clone().oneshot(event.clone());
+                // A sender that hangs up: here the callback is cancelled.
+                if let Ok(Ok(_)) = tokio::time::timeout(patience, delivery).await {
+                    return true;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            false
+        });
+    }
+    let cutting = {
+        let pool = app.pool.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                let _ = sqlx::query(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                     WHERE pid <> pg_backend_pid() AND query LIKE '%mx_test_effects%'",
+                )
+                .execute(&pool)
+                .await;
+            }
+        })
+    };
+    let mut acknowledged = 0;
+    while let Some(sender) = senders.join_next().await {
+        acknowledged += usize::from(sender.unwrap());
+    }
+    cutting.abort();
+    assert_eq!(acknowledged, EVENTS * 3);
+    for number in 0..EVENTS {
+        assert_eq!(app.effects(&format!("{run}-{number}")).await, 1, "{number}");
+    }
 }

@@ -1,15 +1,244 @@
-use mx_job_webhook::RedisLedger;
-use mx_job_webhook::testing::check_ledger;
-use redis::aio::ConnectionManager;
+//! The ledger on Redis: what only it does, and what only a Redis can do to it.
 
-async fn connection() -> ConnectionManager {
-    let url = std::env::var("MX_TEST_REDIS_URL").unwrap();
-    let client = redis::Client::open(url).unwrap();
-    client.get_connection_manager().await.unwrap()
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use mx_job_webhook::testing::check_ledger;
+use mx_job_webhook::{Claim, Commit, FencingToken, Ledger as _, Reconnecting, RedisLedger};
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::{AsyncCommands as _, Client, Cmd, Pipeline, RedisFuture, Value};
+
+use super::proxy::{Network, Proxy};
+use super::{LEASE, name, one_of_a_kind, outages};
+use crate::servers::{self, Folder};
+
+fn url() -> String {
+    std::env::var("MX_TEST_REDIS_URL").unwrap()
+}
+
+fn client() -> Client {
+    Client::open(url()).unwrap()
+}
+
+/// To look at what the ledger has done.
+async fn connection() -> MultiplexedConnection {
+    client().get_multiplexed_async_connection().await.unwrap()
+}
+
+async fn proxied() -> (RedisLedger<Reconnecting>, Proxy) {
+    let server = url().split('/').nth(2).unwrap().parse().unwrap();
+    let proxy = Proxy::to(server).await;
+    let client = Client::open(format!("redis://{}/", proxy.address)).unwrap();
+    (RedisLedger::to(client), proxy)
+}
+
+fn granted(claim: Claim) -> FencingToken {
+    match claim {
+        Claim::Granted(token) => token,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]
 #[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
 async fn conforms() {
-    check_ledger(RedisLedger::new(connection().await)).await;
+    check_ledger(RedisLedger::to(client())).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
+async fn outages_are_survived() {
+    let (ledger, proxy) = proxied().await;
+    outages::are_survived(ledger, proxy).await;
+}
+
+#[tokio::test]
+#[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
+async fn a_connection_that_broke_while_idle_costs_nothing() {
+    let (ledger, proxy) = proxied().await;
+    let guid = one_of_a_kind();
+    for second in 0..3 {
+        let event = name(&guid, second);
+        let token = granted(ledger.claim(&event, LEASE).await.unwrap());
+        proxy.cut().await;
+        let commit = ledger.commit(&event, token).await;
+        assert_eq!(commit.unwrap(), Commit::Settled);
+        proxy.cut().await;
+    }
+}
+
+/// The server has granted it, and nobody heard of it: asked again, it is the same claim.
+#[tokio::test]
+#[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
+async fn a_claim_whose_answer_is_lost_is_granted_when_asked_again() {
+    let (ledger, proxy) = proxied().await;
+    let (warm, event) = (name(&one_of_a_kind(), 1), name(&one_of_a_kind(), 1));
+    ledger.claim(&warm, LEASE).await.unwrap();
+    proxy.set(Network::LosesOneAnswer);
+    let token = granted(ledger.claim(&event, LEASE).await.unwrap());
+    let direct = RedisLedger::to(client());
+    assert_eq!(direct.claim(&event, LEASE).await.unwrap(), Claim::InFlight);
+    assert_eq!(ledger.commit(&event, token).await.unwrap(), Commit::Settled);
+}
+
+#[tokio::test]
+#[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
+async fn a_job_is_one_key_with_its_prefix_and_is_forgotten_after_the_window() {
+    let mut redis = connection().await;
+    let guid = one_of_a_kind();
+    let ledger = RedisLedger::to(client())
+        .with_key_prefix("another application:")
+        .with_window(Duration::from_secs(2));
+    let key = format!("another application:{guid}");
+    let (first, second) = (name(&guid, 10), name(&guid, 20));
+    for event in [&first, &second] {
+        let claim = ledger.claim(event, Duration::from_secs(1)).await.unwrap();
+        ledger.commit(event, granted(claim)).await.unwrap();
+    }
+    let found: Vec<String> = redis.keys(format!("*{guid}*")).await.unwrap();
+    assert_eq!(found, std::slice::from_ref(&key));
+    let left: i64 = redis.pttl(&key).await.unwrap();
+    assert!((1_000..=2_000).contains(&left), "{left} ms");
+    // Another prefix is another ledger.
+    let other = RedisLedger::to(client());
+    granted(other.claim(&first, LEASE).await.unwrap());
+
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    // A claim that is longer than the window is no shorter for it.
+    granted(ledger.claim(&first, LEASE).await.unwrap());
+    let left: i64 = redis.pttl(&key).await.unwrap();
+    assert!((590_000..=600_000).contains(&left), "{left} ms");
+}
+
+#[tokio::test]
+#[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
+async fn what_a_server_lost_is_settled_all_the_same_and_tokens_go_on_growing() {
+    let mut redis = connection().await;
+    let guid = one_of_a_kind();
+    let ledger = RedisLedger::to(client());
+    let event = name(&guid, 10);
+    let before = granted(ledger.claim(&event, LEASE).await.unwrap());
+    let _: () = redis.del(format!("mx-job-webhook:{guid}")).await.unwrap();
+    let after = granted(ledger.claim(&event, LEASE).await.unwrap());
+    assert!(before < after);
+    let _: () = redis.del(format!("mx-job-webhook:{guid}")).await.unwrap();
+    assert_eq!(ledger.commit(&event, after).await.unwrap(), Commit::Settled);
+    assert_eq!(ledger.claim(&event, LEASE).await.unwrap(), Claim::Settled);
+    let earlier = ledger.claim(&name(&guid, 9), LEASE).await.unwrap();
+    assert_eq!(earlier, Claim::Stale);
+}
+
+/// Counts what is sent.
+#[derive(Clone)]
+struct Counting(MultiplexedConnection, Arc<AtomicUsize>);
+
+impl ConnectionLike for Counting {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        self.0.req_packed_command(command)
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        self.0.req_packed_commands(pipeline, offset, count)
+    }
+
+    fn get_db(&self) -> i64 {
+        self.0.get_db()
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
+async fn each_call_is_one_round_trip_once_the_server_knows_the_scripts() {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let ledger = RedisLedger::new(Counting(connection().await, sent.clone()));
+    for warm in [true, false] {
+        let (settled, released) = (name(&one_of_a_kind(), 1), name(&one_of_a_kind(), 1));
+        sent.store(0, Ordering::SeqCst);
+        let token = granted(ledger.claim(&settled, LEASE).await.unwrap());
+        ledger.commit(&settled, token).await.unwrap();
+        let token = granted(ledger.claim(&released, LEASE).await.unwrap());
+        ledger.release(&released, token).await.unwrap();
+        if !warm {
+            assert_eq!(sent.load(Ordering::SeqCst), 4);
+        }
+    }
+    // A server that was restarted knows none.
+    let _: () = redis::cmd("SCRIPT")
+        .arg("FLUSH")
+        .query_async(&mut connection().await)
+        .await
+        .unwrap();
+    granted(
+        ledger
+            .claim(&name(&one_of_a_kind(), 1), LEASE)
+            .await
+            .unwrap(),
+    );
+}
+
+/// A connection that stalls for good, as behind a firewall that has forgotten it, costs the calls
+/// that wait for it a second: others are made on another.
+#[tokio::test]
+#[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
+async fn a_connection_that_stalls_is_replaced() {
+    let (ledger, proxy) = proxied().await;
+    ledger
+        .claim(&name(&one_of_a_kind(), 1), LEASE)
+        .await
+        .unwrap();
+    proxy.stall_what_is_there();
+    let started = std::time::Instant::now();
+    granted(
+        ledger
+            .claim(&name(&one_of_a_kind(), 1), LEASE)
+            .await
+            .unwrap(),
+    );
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    let next = name(&one_of_a_kind(), 1);
+    let claim = ledger.claim(&next, LEASE);
+    granted(
+        tokio::time::timeout(Duration::from_secs(1), claim)
+            .await
+            .unwrap()
+            .unwrap(),
+    );
+}
+
+#[test]
+fn nothing_is_shown_of_where_a_connection_leads() {
+    let ledger = RedisLedger::new("redis://user:secret@host/").with_key_prefix("a:");
+    let shown = format!("{ledger:?}");
+    assert!(
+        shown.contains("\"a:\"") && !shown.contains("secret"),
+        "{shown}"
+    );
+}
+
+/// Each job is in one slot, and the jobs are on all three servers.
+#[tokio::test]
+#[ignore = "needs a redis-server to start: set MX_TEST_REDIS_URL"]
+async fn conforms_on_a_cluster() {
+    let folder = Folder::new();
+    let servers = servers::redis_cluster(&folder);
+    let nodes = servers
+        .iter()
+        .map(|server| format!("redis://{}/", server.address));
+    let cluster = redis::cluster::ClusterClient::new(nodes).unwrap();
+    let shared = cluster.get_async_connection().await.unwrap();
+    check_ledger(RedisLedger::new(shared)).await;
+    for server in &servers {
+        let node = Client::open(format!("redis://{}/", server.address)).unwrap();
+        let mut node = node.get_multiplexed_async_connection().await.unwrap();
+        let keys: usize = redis::cmd("DBSIZE").query_async(&mut node).await.unwrap();
+        assert!(keys > 0);
+    }
 }

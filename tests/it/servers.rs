@@ -1,0 +1,245 @@
+//! Servers of a test's own, which it may kill: Postgres, Redis, a load balancer.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Far more than any server takes to start or to stop.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An address that nobody listens on.
+pub(crate) fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+/// A folder that is gone with the test.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("mx-job-webhook-{:016x}", fastrand::u64(..)));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A process that listens on an address, killed when dropped.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    command: Command,
+    child: Option<Child>,
+}
+
+impl Server {
+    pub(crate) fn start(address: SocketAddr, command: Command) -> Self {
+        let mut server = Self {
+            address,
+            command,
+            child: None,
+        };
+        server.restart();
+        server.wait_until_it_listens();
+        server
+    }
+
+    /// Starts it, without waiting until it listens.
+    pub(crate) fn restart(&mut self) {
+        self.child = Some(self.command.spawn().unwrap());
+    }
+
+    pub(crate) fn wait_until_it_listens(&mut self) {
+        let patience = Instant::now() + PATIENCE;
+        while TcpStream::connect(self.address).is_err() {
+            assert!(
+                Instant::now() < patience,
+                "nobody listens on {}",
+                self.address
+            );
+            self.restart_if_it_ended();
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// For one that found what was there before it in its way, or what it needs not there.
+    pub(crate) fn restart_if_it_ended(&mut self) {
+        let ended = |child: &mut Child| child.try_wait().unwrap().is_some();
+        if self.child.as_mut().is_none_or(ended) {
+            self.restart();
+        }
+    }
+
+    /// Sends it a signal, and waits for its end.
+    pub(crate) fn signal(&mut self, signal: &str) {
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
+        let signalled =
+            run(Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]));
+        assert!(signalled.status.success(), "{signalled:?}");
+        child.wait().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // PostgreSQL's own children go with it only if it is asked.
+            let _ = Command::new("kill")
+                .args(["-QUIT", &child.id().to_string()])
+                .status();
+            let patience = Instant::now() + Duration::from_secs(5);
+            while child.try_wait().is_ok_and(|status| status.is_none()) && Instant::now() < patience
+            {
+                sleep(Duration::from_millis(10));
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn run(command: &mut Command) -> Output {
+    command.output().unwrap()
+}
+
+/// Redis that writes each command to its file before it answers.
+pub(crate) fn redis(folder: &Folder, arguments: &[&str]) -> Server {
+    let address = free_address();
+    let place = folder.path().join(format!("redis-{}", address.port()));
+    fs::create_dir(&place).unwrap();
+    let mut command = Command::new("redis-server");
+    command
+        .args(["--bind", "127.0.0.1", "--port", &address.port().to_string()])
+        .args(["--save", "", "--appendonly", "yes", "--dir"])
+        .arg(&place)
+        .args(arguments)
+        .stdout(Stdio::null());
+    Server::start(address, command)
+}
+
+/// Three Redis servers that share the keys.
+pub(crate) fn redis_cluster(folder: &Folder) -> Vec<Server> {
+    let servers: Vec<Server> = (0..3)
+        .map(|_| {
+            redis(
+                folder,
+                &["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"],
+            )
+        })
+        .collect();
+    let created = run(Command::new("redis-cli")
+        .args(["--cluster", "create"])
+        .args(servers.iter().map(|server| server.address.to_string()))
+        .arg("--cluster-yes"));
+    assert!(created.status.success(), "{created:?}");
+    let patience = Instant::now() + PATIENCE;
+    for server in &servers {
+        let port = server.address.port().to_string();
+        let info = || run(Command::new("redis-cli").args(["-p", &port, "cluster", "info"]));
+        while !String::from_utf8_lossy(&info().stdout).contains("cluster_state:ok") {
+            assert!(Instant::now() < patience, "the cluster did not form");
+            sleep(Duration::from_millis(50));
+        }
+    }
+    servers
+}
+
+/// Postgres as it is installed. Its URL is that of the superuser `postgres`.
+pub(crate) fn postgres(folder: &Folder) -> (Server, String) {
+    let address = free_address();
+    let place = folder.path().join("postgres");
+    fs::create_dir(&place).unwrap();
+    let owner = postgres_user();
+    if let Some((user, group)) = owner {
+        std::os::unix::fs::chown(&place, Some(user), Some(group)).unwrap();
+    }
+    let command = |program: &str| {
+        let mut command = Command::new(postgres_programs().join(program));
+        if let Some((user, group)) = owner {
+            command.uid(user).gid(group);
+        }
+        command
+            .current_dir(&place)
+            .arg("-D")
+            .arg(place.join("data"));
+        command
+    };
+    let made = run(command("initdb").args(["-U", "postgres", "-A", "trust"]));
+    assert!(made.status.success(), "{made:?}");
+    let mut server = command("postgres");
+    for setting in [
+        format!("port={}", address.port()),
+        format!("unix_socket_directories={}", place.display()),
+        "listen_addresses=127.0.0.1".to_owned(),
+        "max_connections=100".to_owned(),
+    ] {
+        server.arg("-c").arg(setting);
+    }
+    server.stderr(fs::File::create(place.join("log")).unwrap());
+    let url = format!("postgres://postgres@{address}/postgres");
+    (Server::start(address, server), url)
+}
+
+/// Debian keeps them out of `PATH`.
+fn postgres_programs() -> PathBuf {
+    let mut versions: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
+        .map(|found| {
+            found
+                .map(|version| version.unwrap().path().join("bin"))
+                .collect()
+        })
+        .unwrap_or_default();
+    versions.sort();
+    versions.pop().unwrap_or_default()
+}
+
+/// Whom to be instead of root, which Postgres refuses to be.
+fn postgres_user() -> Option<(u32, u32)> {
+    let id = |arguments: &[&str]| {
+        let output = run(Command::new("id").args(arguments));
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .trim()
+            .parse::<u32>()
+            .unwrap()
+    };
+    (id(&["-u"]) == 0).then(|| (id(&["-u", "postgres"]), id(&["-g", "postgres"])))
+}
+
+/// `haproxy` in front of these, of which it takes those that answer on `/health`.
+pub(crate) fn load_balancer(folder: &Folder, replicas: &[SocketAddr]) -> Server {
+    let address = free_address();
+    let mut configuration = format!(
+        "defaults\n mode http\n timeout connect 1s\n timeout client 20s\n timeout server 20s\n \
+         option redispatch\n retries 2\n\
+         frontend webhooks\n bind {address}\n default_backend replicas\n\
+         backend replicas\n balance roundrobin\n option httpchk GET /health\n \
+         default-server check inter 100ms fall 1 rise 1\n"
+    );
+    for (number, replica) in replicas.iter().enumerate() {
+        configuration.push_str(&format!(" server replica{number} {replica}\n"));
+    }
+    let file = folder.path().join("haproxy.cfg");
+    fs::write(&file, configuration).unwrap();
+    let mut command = Command::new("haproxy");
+    command.arg("-db").arg("-f").arg(file);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    Server::start(address, command)
+}
