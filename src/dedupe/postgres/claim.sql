@@ -3,8 +3,11 @@
 -- Nothing here waits for a transaction of the application: an event that is locked is one whose
 -- holder is about to commit. What the parts see is the table as it was when the statement began,
 -- so an event that somebody else claims meanwhile gets no token here, and is in flight.
+--
+-- A claim is not waited for until it is on disk: one that a crash of the server loses is as good
+-- as given back. The setting is that of this transaction, which is this statement.
 WITH clock AS (
-    SELECT clock_timestamp() AS now
+    SELECT clock_timestamp() AS now, set_config('synchronous_commit', 'off', true)
 ), held AS (
     SELECT settled_at, leased_until
     FROM mx_job_webhook_events

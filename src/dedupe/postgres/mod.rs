@@ -235,14 +235,15 @@ impl Ledger for PostgresLedger {
     }
 
     async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, sqlx::Error> {
-        let settled = bound(include_str!("commit.sql"), event)
+        let row = bound(include_str!("commit.sql"), event)
             .bind(seconds(event))
             .bind(number(token))
-            .execute(&self.pool)
+            .fetch_one(&self.pool)
             .await?;
-        Ok(match settled.rows_affected() {
-            0 => Commit::Overtaken,
-            _ => Commit::Settled,
+        Ok(if row.try_get(0)? {
+            Commit::Settled
+        } else {
+            Commit::Overtaken
         })
     }
 

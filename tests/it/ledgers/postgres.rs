@@ -48,6 +48,35 @@ async fn conforms() {
     check_ledger(ledger().await).await;
 }
 
+/// A claim and a release need not be on disk. What the application's own transactions do with the
+/// same connection has to be.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn what_a_claim_may_lose_a_commit_may_not() {
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .connect_with(options())
+        .await
+        .unwrap();
+    let ledger = PostgresLedger::new(pool.clone());
+    ledger.create_table().await.unwrap();
+    let event = name(&one_of_a_kind(), 1);
+    for _ in 0..2 {
+        let token = granted(ledger.claim(&event, LEASE).await.unwrap());
+        assert_eq!(synchronous_commit(&pool).await, "on");
+        ledger.release(&event, token).await.unwrap();
+        assert_eq!(synchronous_commit(&pool).await, "on");
+    }
+}
+
+async fn synchronous_commit(pool: &PgPool) -> String {
+    sqlx::query("SHOW synchronous_commit")
+        .fetch_one(pool)
+        .await
+        .unwrap()
+        .get(0)
+}
+
 #[tokio::test]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn conforms_where_transactions_are_isolated_more_strictly() {
