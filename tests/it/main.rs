@@ -8,6 +8,8 @@ mod bodies;
 mod credentials;
 mod decode;
 mod dedupe;
+#[cfg(unix)]
+mod durable;
 mod events;
 #[cfg(unix)]
 mod examples;

@@ -15,7 +15,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The command of an example, with nothing of this process's environment that examples read.
 pub(crate) fn example(name: &str) -> Command {
     let mut command = Command::new(examples().join(name));
-    for variable in ["MX_USER", "MX_PASSWORD", "WORK_SECONDS"] {
+    for variable in [
+        "MX_USER",
+        "MX_PASSWORD",
+        "WORK_SECONDS",
+        "DATABASE_URL",
+        "DEAD_AFTER_SECONDS",
+        "FAILING_TRIES",
+    ] {
         command.env_remove(variable);
     }
     command.env("ADDR", "127.0.0.1:0");
@@ -51,7 +58,7 @@ fn examples() -> &'static PathBuf {
     })
 }
 
-/// An example that serves, killed when dropped.
+/// An example that runs, killed when dropped.
 pub(crate) struct Process {
     child: Child,
     lines: Receiver<String>,
@@ -59,8 +66,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts it, and waits until it has printed its curl line.
-    pub(crate) fn serve(mut command: Command) -> (Self, Vec<String>) {
+    /// Starts one that does not listen.
+    pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = channel();
@@ -69,11 +76,16 @@ impl Process {
                 .lines()
                 .try_for_each(|line| sender.send(line.ok()?).ok())
         });
-        let mut process = Self {
+        Self {
             child,
             lines,
             address: ([0, 0, 0, 0], 0).into(),
-        };
+        }
+    }
+
+    /// Starts it, and waits until it has printed its curl line.
+    pub(crate) fn serve(command: Command) -> (Self, Vec<String>) {
+        let mut process = Self::start(command);
         let mut printed = vec![process.line()];
         let address = printed[0].split(['/', ',']).nth(2);
         process.address = address.unwrap().parse().unwrap();
@@ -93,13 +105,24 @@ impl Process {
         }
     }
 
-    /// Sends a signal, such as Ctrl-C's `INT`, and waits for the end.
-    pub(crate) fn stop(&mut self, signal: &str) -> ExitStatus {
+    /// By SIGKILL, which it does not see coming.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Sends a signal, such as `STOP`, which it does not see, or `CONT`, which ends that.
+    pub(crate) fn signal(&self, signal: &str) {
         let signalled = Command::new("kill")
             .args([&format!("-{signal}"), &self.child.id().to_string()])
             .status()
             .unwrap();
         assert!(signalled.success());
+    }
+
+    /// Sends a signal, such as Ctrl-C's `INT`, and waits for the end.
+    pub(crate) fn stop(&mut self, signal: &str) -> ExitStatus {
+        self.signal(signal);
         let patience = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -121,8 +144,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 

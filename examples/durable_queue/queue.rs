@@ -1,0 +1,170 @@
+//! The queue: how an event gets into it, and how it is worked.
+//!
+//! Two settings of apalis 1.0 matter more than they look: the size of a batch, and the worker's
+//! name. Both are where they are made.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use apalis::layers::retry::HasherRng;
+use apalis::layers::retry::backoff::{
+    ExponentialBackoff, ExponentialBackoffMaker, MakeBackoff as _,
+};
+use apalis::prelude::{
+    AbortError, Attempt, BackendExt as _, ParallelizeLayer, RetryPolicy, TaskBuilder,
+    WorkerBuilder, WorkerBuilderExt as _, WorkerError,
+};
+use apalis_postgres::{Config, PostgresStorage, queries};
+use mx_job_webhook::{Error, EventName, JobEvent, Receipt};
+use serde_json::value::RawValue;
+use sqlx::PgPool;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tower::{BoxError, Service, ServiceExt as _};
+
+const QUEUE: &str = "mx-jobs";
+/// How many events a worker has in hand at a time, with those that wait for their next try.
+const CONCURRENCY: usize = 4;
+/// How often an event is tried, with 1, 2, 4 and 8 seconds in between.
+const TRIES: usize = 5;
+
+/// How often an event was tried, this time included: the callbacks find it in its extensions.
+#[derive(Clone, Copy)]
+pub(crate) struct Tries(pub(crate) usize);
+
+/// Returns once the webhook is committed: the 204 that follows outlives any crash.
+///
+/// Its body is stored as it came, and no header. What MX delivers again is in the table already.
+pub(crate) async fn store(pool: PgPool, event: JobEvent) -> Result<Receipt, BoxError> {
+    let task = TaskBuilder::new(event.body().to_vec())
+        .idempotency_key(EventName::of(&event).to_string())
+        .max_attempts(TRIES)
+        .build();
+    // `PostgresStorage` as a sink would do, but tells a duplicate from an error no better.
+    let mut connection = pool.acquire().await?;
+    match queries::push_tasks(&mut *connection, QUEUE, vec![task]).await {
+        Err(apalis_postgres::Error::Database(sqlx::Error::Database(error)))
+            if error.constraint() == Some("idx_jobs_idempotency_key") => {}
+        stored => stored?,
+    }
+    Ok(Receipt::Handled)
+}
+
+/// Works the queue until told to stop, and then finishes what it has in hand.
+pub(crate) async fn work<S>(
+    pool: &PgPool,
+    jobs: S,
+    dead_after: Duration,
+    stop: watch::Receiver<bool>,
+) where
+    S: Service<JobEvent, Response = Receipt, Error = Error> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    while !*stop.borrow() {
+        let config = Config::default()
+            .queue(QUEUE)
+            // What a worker fetched and does not run yet holds up its heartbeats and its results:
+            // with more than one, callbacks that take long have it taken for dead.
+            .batch_size(1)
+            // Unless set, every 30 seconds, and dead after 5 minutes. The product is rounded down
+            // to seconds.
+            .heartbeat_interval(dead_after / 4)
+            .missed_heartbeats(4);
+        let storage = PostgresStorage::<Box<RawValue>>::new(pool)
+            .with_config(config)
+            .poll_with_interval(Duration::from_secs(1));
+        let jobs = jobs.clone();
+        let worker = WorkerBuilder::new(worker_name())
+            .backend(storage)
+            .concurrency(CONCURRENCY)
+            .retry(RetryPolicy::retries(TRIES - 1).with_backoff(backoff()))
+            .layer(ParallelizeLayer::new(tokio::spawn))
+            .build(move |webhook: Box<RawValue>, attempt: Attempt| {
+                attempted(jobs.clone(), webhook, Tries(attempt.current()))
+            });
+        println!("working");
+        let mut stop = stop.clone();
+        let stopped = async move {
+            _ = stop.wait_for(|set| *set).await;
+            Ok::<(), WorkerError>(())
+        };
+        // A database that is gone for a moment ends a worker. What that had in hand runs again
+        // when it counts as dead.
+        if let Err(error) = worker.run_until(stopped).await {
+            eprintln!("durable_queue: a worker ended: {error}");
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+/// Never the same twice: under the name of a dead worker, its events would count as in hand, and
+/// nobody would ever run them.
+fn worker_name() -> String {
+    format!("{QUEUE}-{:032x}", fastrand::u128(..))
+}
+
+fn backoff() -> ExponentialBackoff {
+    let (first, longest) = (Duration::from_secs(1), Duration::from_secs(60));
+    ExponentialBackoffMaker::new(first, longest, 0.1, HasherRng::default())
+        .expect("the first is not the longest")
+        .make_backoff()
+}
+
+/// One try of one event. After an `AbortError` there is no other.
+async fn attempted<S>(jobs: S, webhook: Box<RawValue>, tries: Tries) -> Result<(), BoxError>
+where
+    S: Service<JobEvent, Response = Receipt, Error = Error>,
+{
+    // apalis counts a worker that died of it as a try, and would go on for ever.
+    if tries.0 > TRIES {
+        return Err(AbortError::new("its workers died").into());
+    }
+    let mut event =
+        JobEvent::decode(String::from(Box::<str>::from(webhook))).map_err(AbortError::new)?;
+    event.extensions_mut().insert(tries);
+    match jobs.oneshot(event).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_permanent() => Err(AbortError::new(in_full(&error)).into()),
+        Err(error) => Err(in_full(&error).into()),
+    }
+}
+
+/// With its sources: the table keeps an error's text alone.
+fn in_full(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text += &format!(": {error}");
+        source = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use mx_job_webhook::{JobRouter, Permanent};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_try_is_the_last_where_no_other_would_help() {
+        let jobs = JobRouter::new()
+            .on_completed(|_| async { Err("not yet") })
+            .on_denied(|_| async { Err(Permanent::new("never")) });
+        let completed = r#"{"job": {"guid": "JOB-1", "status": 6}}"#;
+        let denied = r#"{"job": {"guid": "JOB-1", "status_name": "DENIED"}}"#;
+        let cases = [
+            (completed, TRIES, false, "not yet"),
+            (completed, TRIES + 1, true, "its workers died"),
+            (denied, 1, true, "never"),
+            (r#"{"type": "BALANCE"}"#, 1, true, "another kind"),
+        ];
+        for (webhook, tries, last, expected) in cases {
+            let webhook = RawValue::from_string(webhook.to_owned()).unwrap();
+            let error = attempted(jobs.clone(), webhook, Tries(tries)).await;
+            let error = error.unwrap_err();
+            assert_eq!(error.is::<AbortError>(), last, "{error}");
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+}
