@@ -10,7 +10,7 @@ use tower::BoxError;
 
 use super::{Claim, Commit, EventName, FencingToken, Ledger};
 use crate::deadline::{Deadline, Timeout};
-use crate::panic::{CatchPanic, Panicked};
+use crate::panic::{Panicked, catch};
 use crate::{Error, ErrorKind};
 
 /// A ledger that may be down, hang or panic, which is all one to whoever asks it.
@@ -32,7 +32,7 @@ impl<L: Ledger> Bounded<L> {
         event: &EventName,
         lease: Duration,
     ) -> impl Future<Output = Result<Claim, Error>> + Send {
-        Call::start(self.timeout, || self.ledger.claim(event, lease))
+        self.bound(async move { self.ledger.claim(event, lease).await })
     }
 
     pub(super) fn commit(
@@ -40,7 +40,7 @@ impl<L: Ledger> Bounded<L> {
         event: &EventName,
         token: FencingToken,
     ) -> impl Future<Output = Result<Commit, Error>> + Send {
-        Call::start(self.timeout, || self.ledger.commit(event, token))
+        self.bound(async move { self.ledger.commit(event, token).await })
     }
 
     pub(super) fn release(
@@ -48,7 +48,16 @@ impl<L: Ledger> Bounded<L> {
         event: &EventName,
         token: FencingToken,
     ) -> impl Future<Output = Result<(), Error>> + Send {
-        Call::start(self.timeout, || self.ledger.release(event, token))
+        self.bound(async move { self.ledger.release(event, token).await })
+    }
+
+    /// Bounds a call, which is made in the future: a method may panic before it returns its own.
+    fn bound<F>(&self, asked: F) -> Call<F> {
+        Call {
+            asked,
+            timeout: self.timeout,
+            deadline: Deadline::default(),
+        }
     }
 }
 
@@ -63,45 +72,33 @@ impl<L> Clone for Bounded<L> {
 }
 
 pin_project! {
-    /// One call, which drops what it asked for when the time is over.
-    struct Call<F, T>
-    where
-        F: Future,
-    {
+    /// One call. Once it has ended it is to be dropped, and with it what was asked for.
+    struct Call<F> {
         #[pin]
-        asked: CatchPanic<F, Result<T, Error>>,
+        asked: F,
         timeout: Timeout,
         deadline: Deadline,
     }
 }
 
-impl<F, T, E> Call<F, T>
+impl<F, T, E> Future for Call<F>
 where
     F: Future<Output = Result<T, E>>,
     E: Into<BoxError>,
 {
-    fn start(timeout: Timeout, ask: impl FnOnce() -> F) -> Self {
-        Self {
-            asked: CatchPanic::start(ask, |answer| answer.map_err(unavailable)),
-            timeout,
-            deadline: Deadline::default(),
-        }
-    }
-}
-
-impl<F: Future, T> Future for Call<F, T> {
     type Output = Result<T, Error>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         // The answer before the deadline: one that is there is never given up.
-        match this.asked.poll(context) {
-            Poll::Ready(Ok(answer)) => Poll::Ready(answer),
-            Poll::Ready(Err(Panicked)) => Poll::Ready(Err(unavailable("the ledger panicked"))),
-            Poll::Pending => {
+        let polled = catch(|| this.asked.poll(context).map_err(unavailable));
+        match polled {
+            Ok(Poll::Ready(answer)) => Poll::Ready(answer),
+            Ok(Poll::Pending) => {
                 ready!(this.deadline.poll(*this.timeout, context));
                 Poll::Ready(Err(unavailable("the ledger did not answer in time")))
             }
+            Err(Panicked) => Poll::Ready(Err(unavailable("the ledger panicked"))),
         }
     }
 }
