@@ -1,8 +1,8 @@
 //! What makes two deliveries the same event.
 
 use std::fmt;
-use std::hash::Hash;
 
+use super::fingerprint::Fingerprint;
 use crate::{Job, JobGuid, Status, Timestamp};
 
 /// The name of an event: two deliveries with one name are one event.
@@ -32,10 +32,12 @@ pub struct EventName {
     guid: JobGuid,
     status: Status,
     version: Version,
+    /// Taken once, although a ledger in memory is asked twice or more.
+    fingerprint: Fingerprint,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Version {
+pub(super) enum Version {
     UpdatedAt(Timestamp),
     Digest(u64),
 }
@@ -44,12 +46,14 @@ impl EventName {
     /// The name of the event that this job was delivered for.
     #[must_use]
     pub fn of(job: &Job) -> Self {
+        let version = job
+            .updated_at
+            .map_or_else(|| Version::Digest(digest(job)), Version::UpdatedAt);
         Self {
             guid: job.guid.clone(),
             status: job.status.clone(),
-            version: job
-                .updated_at
-                .map_or_else(|| Version::Digest(digest(job)), Version::UpdatedAt),
+            version,
+            fingerprint: Fingerprint::of(&job.guid, &job.status, version),
         }
     }
 
@@ -65,9 +69,9 @@ impl EventName {
         &self.status
     }
 
-    /// What tells it from the other events of its job.
-    pub(crate) fn within_its_job(&self) -> impl Hash {
-        (&self.status, self.version)
+    /// What stands for it in tables of this process.
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
     }
 
     /// When the job was updated; orders the events of one job.

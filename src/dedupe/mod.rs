@@ -2,6 +2,7 @@
 
 mod bounded;
 mod event_name;
+mod fingerprint;
 mod future;
 mod held;
 #[cfg(any(feature = "redis", feature = "postgres"))]

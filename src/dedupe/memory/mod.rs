@@ -103,7 +103,7 @@ impl Ledger for MemoryLedger {
     async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, Infallible> {
         let now = Instant::now();
         let mut state = self.state();
-        state.forget(now, self.window, self.capacity);
+        state.forget_what_is_old(now, self.window);
         Ok(state.claim(event, now, lease))
     }
 
@@ -111,7 +111,7 @@ impl Ledger for MemoryLedger {
         let now = Instant::now();
         let mut state = self.state();
         let commit = state.commit(event, token, now);
-        state.forget(now, self.window, self.capacity);
+        state.forget_what_is_too_much(self.capacity);
         Ok(commit)
     }
 
