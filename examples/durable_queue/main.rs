@@ -127,7 +127,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let work = Duration::try_from_secs_f64(number("WORK_SECONDS", 5.0)?)?;
     let dead_after = Duration::from_secs(number("DEAD_AFTER_SECONDS", 30)?.max(3));
     let failing_tries = number("FAILING_TRIES", 0)?;
-    let pool = database().await?;
+    let pool = database(dead_after).await?;
 
     let (stopping, stop) = watch::channel(false);
     tokio::spawn(async move {
@@ -182,7 +182,7 @@ async fn receive(
 }
 
 /// Connects, and makes the tables that are not there yet.
-async fn database() -> Result<PgPool, Box<dyn Error>> {
+async fn database(dead_after: Duration) -> Result<PgPool, Box<dyn Error>> {
     let options: PgConnectOptions = env::var("DATABASE_URL")
         .ok()
         .and_then(|url| url.parse().ok())
@@ -191,6 +191,12 @@ async fn database() -> Result<PgPool, Box<dyn Error>> {
         .await
         .map_err(|_| "the database does not answer")?
         .map_err(|error| format!("cannot reach the database: {error}"))?;
+    // A worker that froze in mid-transaction keeps no rows locked from those that take over.
+    let silent = (
+        "idle_in_transaction_session_timeout",
+        dead_after.as_millis(),
+    );
+    let options = options.options([silent]);
     // Whoever delivers does not wait for a connection for long.
     let pool = PgPoolOptions::new()
         .acquire_timeout(Duration::from_secs(3))

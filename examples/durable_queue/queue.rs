@@ -40,7 +40,7 @@ pub(crate) async fn store(pool: PgPool, event: JobEvent) -> Result<Receipt, BoxE
         .idempotency_key(EventName::of(&event).to_string())
         .max_attempts(TRIES)
         .build();
-    // `PostgresStorage` as a sink would do, but tells a duplicate from an error no better.
+    // By itself: in a batch, one duplicate would have the others refused.
     let mut connection = pool.acquire().await?;
     match queries::push_tasks(&mut *connection, QUEUE, vec![task]).await {
         Err(apalis_postgres::Error::Database(sqlx::Error::Database(error)))

@@ -1,10 +1,11 @@
 //! What every ledger has to do: the conformance suite.
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tower::BoxError;
 
@@ -85,12 +86,17 @@ pub async fn check_ledger<L: Ledger>(ledger: L) {
     check("a lease may be longer than any clock")
         .takes_the_longest_lease()
         .await;
-    tokio::join!(
-        check("a lease ends by itself").ends_a_lease(),
-        check("who was overtaken changes nothing").ignores_who_was_overtaken(),
-        check("a lease that is over costs nothing where nobody came").commits_late(),
-        check("what is claimed no more can be stale").can_be_stale_after_a_lease(),
-    );
+    // These wait for leases to end, and so do it at one time.
+    let mut waiting = JoinSet::new();
+    waiting.spawn(check("a lease ends by itself").ends_a_lease());
+    waiting.spawn(check("who was overtaken changes nothing").ignores_who_was_overtaken());
+    waiting.spawn(check("a lease that is over costs nothing where nobody came").commits_late());
+    waiting.spawn(check("what is claimed no more can be stale").can_be_stale_after_a_lease());
+    while let Some(checked) = waiting.join_next().await {
+        if let Err(Ok(panic)) = checked.map_err(JoinError::try_into_panic) {
+            resume_unwind(panic);
+        }
+    }
     check("a call that is dropped does no harm")
         .survives_dropped_calls()
         .await;
