@@ -37,8 +37,8 @@
 //!   route, and [`JobEvent`] is an axum extractor. All three are one pipeline.
 //! - [`JobRouter`] goes from status to callback; [`Job`] is what a callback reads.
 //! - [`Credentials`] decide who may deliver.
-//! - [`DedupeLayer`] and a [`Ledger`] have each event handled once, and [`Background`] has what was
-//!   started finished.
+//! - [`DedupeLayer`] and a [`Ledger`] have each event handled once, by however many [`replicas`], and
+//!   [`Background`] has what was started finished.
 //! - [`Error`] says why a delivery was refused, and [`Receipt`] what an acknowledged one came to.
 //!
 //! # What is promised
@@ -65,6 +65,8 @@
 //! - `axum` (default): the extractor, and `IntoResponse` for [`Error`] and [`Receipt`].
 //! - `tokio` (default): the read timeout, and callbacks that run on. Without it the layer
 //!   needs no runtime.
+//! - `redis`, `postgres`: ledgers that several [`replicas`] share.
+//! - `test-util`: the conformance suite of ledgers, for whoever writes one.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     test,
@@ -135,3 +137,6 @@ struct Readme;
 
 #[doc = include_str!("guarantees.md")]
 pub mod guarantees {}
+
+#[doc = include_str!("replicas.md")]
+pub mod replicas {}
