@@ -49,7 +49,7 @@ async fn main() {
     let nothing = JobRouter::new().on_completed(|_| async {});
     run("memory", MemoryLedger::new(), nothing.clone()).await;
     let before = redis_memory(&client).await;
-    let ledger = RedisLedger::to(client.clone());
+    let ledger = RedisLedger::new(client.clone());
     let events = run("Redis", ledger, nothing.clone()).await;
     let redis_bytes = (redis_memory(&client).await - before) / events;
     let before = table_bytes(&pool).await;

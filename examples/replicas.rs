@@ -94,7 +94,7 @@ async fn record(database: Database, event: JobEvent) -> Result<(), BoxError> {
 }
 
 fn on_redis(url: &str, times: Times, background: Background) -> Result<Router, BoxError> {
-    let ledger = RedisLedger::to(redis::Client::open(url)?);
+    let ledger = RedisLedger::new(redis::Client::open(url)?);
     let jobs = JobRouter::with_state(times.work)
         .on_completed(print)
         .on_challenged(print);

@@ -52,7 +52,7 @@ async fn with_redis() {
     for event in &run.acknowledged {
         assert!(run.printed.contains_key(event), "{event} had no effect");
     }
-    let ledger = RedisLedger::to(redis::Client::open(url).unwrap());
+    let ledger = RedisLedger::new(redis::Client::open(url).unwrap());
     run.nothing_is_in_flight(&ledger).await;
 }
 

@@ -29,10 +29,9 @@ const PREFIX: &str = "mx-job-webhook:";
 /// as a whole. Leases end by the server's clock, so the replicas' clocks do not matter. Every
 /// job is one key, a hash of its events, and so a cluster has all of a job in one slot.
 ///
-/// [`to`](Self::to) one server it connects when it is first asked, and anew whenever the
-/// connection is of no use. [`new`](Self::new) takes a connection of the application's own, such
-/// as redis' `ClusterConnection`. A call that gets no answer is made once more; it does no harm
-/// to make it twice.
+/// It connects when it is first asked, and anew whenever the connection is of no use. A call
+/// that gets no answer is made once more; it does no harm to make it twice. For a cluster, or
+/// a connection that the application has, there is [`from_connection`](Self::from_connection).
 ///
 /// A job's key is forgotten 48 hours after its last event, unless
 /// [`with_window`](Self::with_window) says otherwise. The server has to keep it until then:
@@ -54,7 +53,7 @@ const PREFIX: &str = "mx-job-webhook:";
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let url = "redis://127.0.0.1:1/"; // Nobody is there.
-/// let ledger = RedisLedger::to(redis::Client::open(url)?);
+/// let ledger = RedisLedger::new(redis::Client::open(url)?);
 /// let jobs = JobRouter::new().on_completed(|_| async {});
 /// let once = DedupeLayer::new(ledger).layer(jobs);
 ///
@@ -77,18 +76,18 @@ impl RedisLedger<Reconnecting> {
     /// Nothing is connected yet: a server that is down when the application starts is one
     /// that is down, and each delivery is answered 503 until it is there.
     #[must_use]
-    pub fn to(client: Client) -> Self {
-        Self::new(Reconnecting::new(client))
+    pub fn new(client: Client) -> Self {
+        Self::from_connection(Reconnecting::new(client))
     }
 }
 
 impl<C> RedisLedger<C> {
     /// A ledger on the server or the cluster of this connection.
     ///
-    /// For a `ClusterConnection`, or what the application has. It has to connect again by
-    /// itself, and to give up what is not answered.
+    /// Such as redis' `ClusterConnection`. It has to connect again by itself, and to give up
+    /// what is not answered.
     #[must_use]
-    pub fn new(connection: C) -> Self {
+    pub fn from_connection(connection: C) -> Self {
         Self {
             connection,
             prefix: PREFIX.into(),

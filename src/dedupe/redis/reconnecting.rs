@@ -15,13 +15,13 @@ use tokio::sync::Mutex;
 /// one call takes at the most, are less than the 5 s for which a ledger is waited.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The connection of [`RedisLedger::to`](crate::RedisLedger::to).
+/// The connection of [`RedisLedger::new`](crate::RedisLedger::new).
 ///
 /// A clone is the same connection; calls share it. What made it useless is forgotten, whatever it
 /// was: it broke, it stalled for a second, what came over it was not Redis, or the server is no
-/// longer the one that may write. The next call makes another. (redis' `ConnectionManager`
-/// does not connect again after an error that is not one of input and output, and waits for the
-/// kernel where a connection stalls.)
+/// longer the one that may write. The next call makes another. (The `ConnectionManager`
+/// of redis 1.2 does not connect again after an error that is not one of input and output, and
+/// waits for the kernel where a connection stalls.)
 ///
 /// # Example
 ///
@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// use mx_job_webhook::RedisLedger;
 ///
 /// // Nobody has to be there yet.
-/// let ledger = RedisLedger::to(redis::Client::open("redis://127.0.0.1/")?);
+/// let ledger = RedisLedger::new(redis::Client::open("redis://127.0.0.1/")?);
 /// assert!(format!("{ledger:?}").contains("mx-job-webhook:"));
 /// # Ok::<(), redis::RedisError>(())
 /// ```

@@ -30,7 +30,7 @@ async fn proxied() -> (RedisLedger<Reconnecting>, Proxy) {
     let server = url().split('/').nth(2).unwrap().parse().unwrap();
     let proxy = Proxy::to(server).await;
     let client = Client::open(format!("redis://{}/", proxy.address)).unwrap();
-    (RedisLedger::to(client), proxy)
+    (RedisLedger::new(client), proxy)
 }
 
 fn granted(claim: Claim) -> FencingToken {
@@ -43,7 +43,7 @@ fn granted(claim: Claim) -> FencingToken {
 #[tokio::test]
 #[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
 async fn conforms() {
-    check_ledger(RedisLedger::to(client())).await;
+    check_ledger(RedisLedger::new(client())).await;
 }
 
 #[tokio::test]
@@ -77,7 +77,7 @@ async fn a_claim_whose_answer_is_lost_is_granted_when_asked_again() {
     ledger.claim(&warm, LEASE).await.unwrap();
     proxy.set(Network::LosesOneAnswer);
     let token = granted(ledger.claim(&event, LEASE).await.unwrap());
-    let direct = RedisLedger::to(client());
+    let direct = RedisLedger::new(client());
     assert_eq!(direct.claim(&event, LEASE).await.unwrap(), Claim::InFlight);
     assert_eq!(ledger.commit(&event, token).await.unwrap(), Commit::Settled);
 }
@@ -87,7 +87,7 @@ async fn a_claim_whose_answer_is_lost_is_granted_when_asked_again() {
 async fn a_job_is_one_key_with_its_prefix_and_is_forgotten_after_the_window() {
     let mut redis = connection().await;
     let guid = one_of_a_kind();
-    let ledger = RedisLedger::to(client())
+    let ledger = RedisLedger::new(client())
         .with_key_prefix("another application:")
         .with_window(Duration::from_secs(2));
     let key = format!("another application:{guid}");
@@ -101,7 +101,7 @@ async fn a_job_is_one_key_with_its_prefix_and_is_forgotten_after_the_window() {
     let left: i64 = redis.pttl(&key).await.unwrap();
     assert!((1_000..=2_000).contains(&left), "{left} ms");
     // Another prefix is another ledger.
-    let other = RedisLedger::to(client());
+    let other = RedisLedger::new(client());
     granted(other.claim(&first, LEASE).await.unwrap());
 
     tokio::time::sleep(Duration::from_millis(2_100)).await;
@@ -116,7 +116,7 @@ async fn a_job_is_one_key_with_its_prefix_and_is_forgotten_after_the_window() {
 async fn what_a_server_lost_is_settled_all_the_same_and_tokens_go_on_growing() {
     let mut redis = connection().await;
     let guid = one_of_a_kind();
-    let ledger = RedisLedger::to(client());
+    let ledger = RedisLedger::new(client());
     let event = name(&guid, 10);
     let before = granted(ledger.claim(&event, LEASE).await.unwrap());
     let _: () = redis.del(format!("mx-job-webhook:{guid}")).await.unwrap();
@@ -158,7 +158,7 @@ impl ConnectionLike for Counting {
 #[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
 async fn each_call_is_one_round_trip_once_the_server_knows_the_scripts() {
     let sent = Arc::new(AtomicUsize::new(0));
-    let ledger = RedisLedger::new(Counting(connection().await, sent.clone()));
+    let ledger = RedisLedger::from_connection(Counting(connection().await, sent.clone()));
     for warm in [true, false] {
         let (settled, released) = (name(&one_of_a_kind(), 1), name(&one_of_a_kind(), 1));
         sent.store(0, Ordering::SeqCst);
@@ -215,7 +215,7 @@ async fn a_connection_that_stalls_is_replaced() {
 
 #[test]
 fn nothing_is_shown_of_where_a_connection_leads() {
-    let ledger = RedisLedger::new("redis://user:secret@host/").with_key_prefix("a:");
+    let ledger = RedisLedger::from_connection("redis://user:secret@host/").with_key_prefix("a:");
     let shown = format!("{ledger:?}");
     assert!(
         shown.contains("\"a:\"") && !shown.contains("secret"),
@@ -234,7 +234,7 @@ async fn conforms_on_a_cluster() {
         .map(|server| format!("redis://{}/", server.address));
     let cluster = redis::cluster::ClusterClient::new(nodes).unwrap();
     let shared = cluster.get_async_connection().await.unwrap();
-    check_ledger(RedisLedger::new(shared)).await;
+    check_ledger(RedisLedger::from_connection(shared)).await;
     for server in &servers {
         let node = Client::open(format!("redis://{}/", server.address)).unwrap();
         let mut node = node.get_multiplexed_async_connection().await.unwrap();
