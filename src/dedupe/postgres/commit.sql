@@ -15,4 +15,4 @@ WITH already AS (
     WHERE mx_job_webhook_events.token = excluded.token
     RETURNING token
 )
-SELECT EXISTS (SELECT FROM already) OR EXISTS (SELECT FROM now)
+SELECT EXISTS (SELECT FROM already) OR EXISTS (SELECT FROM now) AS settled

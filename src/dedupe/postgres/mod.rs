@@ -1,5 +1,6 @@
 //! The ledger of several replicas that share a Postgres database.
 
+mod borrowed;
 mod commit_error;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use super::key::Key;
 use super::lease::micros;
 use super::{Claim, Commit, EventName, FencingToken, Ledger};
 use crate::{JobEvent, Timestamp};
+use borrowed::Borrowed;
 pub use commit_error::CommitInError;
 
 /// A [`Ledger`] on Postgres, through the pool that the application has.
@@ -23,14 +25,15 @@ pub use commit_error::CommitInError;
 ///
 /// What no other ledger can do: a callback can commit [in its own
 /// transaction](Self::commit_in). Then its effect and the ledger's entry become durable
-/// together, and an effect in that database stands exactly once, whenever what dies.
+/// together, and an effect in that database stands exactly once, whatever dies.
 ///
 /// Rows stay until [`prune`](Self::prune) is called, once an hour, say.
 ///
 /// A pool that tests its connections before it hands them out (sqlx's default) takes one more
 /// round trip for each; without, the first calls after the server was restarted fail and are
-/// answered 503. Where the pool's transactions are serializable by default, Postgres can see
-/// a race between claims where there is none, and the delivery is answered 503 more often than it has to.
+/// answered 503. Where the pool's transactions are serializable by default, Postgres can see a
+/// race between claims where there is none, and more deliveries than need be are answered 503.
+///
 /// Needs Postgres 9.5 or later; the tests run with 15.
 ///
 /// A clone is the same ledger.
@@ -208,17 +211,15 @@ impl Ledger for PostgresLedger {
     type Error = sqlx::Error;
 
     async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, sqlx::Error> {
-        let claimed = bound(include_str!("claim.sql"), event)
+        let claim = bound(include_str!("claim.sql"), event)
             .bind(seconds(event))
-            .bind(micros(lease))
-            .fetch_one(&self.pool)
-            .await;
-        let row: PgRow = match claimed {
+            .bind(micros(lease));
+        let row = match self.one_row(claim).await {
             // How one loses a race where transactions are isolated more strictly than by default.
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("40001") => {
                 return Ok(Claim::InFlight);
             }
-            claimed => claimed?,
+            row => row?,
         };
         let token: Option<i64> = row.try_get("token")?;
         if let Some(token) = token {
@@ -235,12 +236,10 @@ impl Ledger for PostgresLedger {
     }
 
     async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, sqlx::Error> {
-        let row = bound(include_str!("commit.sql"), event)
+        let commit = bound(include_str!("commit.sql"), event)
             .bind(seconds(event))
-            .bind(number(token))
-            .fetch_one(&self.pool)
-            .await?;
-        Ok(if row.try_get(0)? {
+            .bind(number(token));
+        Ok(if self.one_row(commit).await?.try_get("settled")? {
             Commit::Settled
         } else {
             Commit::Overtaken
@@ -248,11 +247,16 @@ impl Ledger for PostgresLedger {
     }
 
     async fn release(&self, event: &EventName, token: FencingToken) -> Result<(), sqlx::Error> {
-        bound(include_str!("release.sql"), event)
-            .bind(number(token))
-            .execute(&self.pool)
-            .await?;
+        let release = bound(include_str!("release.sql"), event).bind(number(token));
+        Borrowed::from(&self.pool).await?.run(release).await?;
         Ok(())
+    }
+}
+
+impl PostgresLedger {
+    async fn one_row(&self, statement: Query) -> Result<PgRow, sqlx::Error> {
+        let row = Borrowed::from(&self.pool).await?.run(statement).await?;
+        row.ok_or(sqlx::Error::RowNotFound)
     }
 }
 

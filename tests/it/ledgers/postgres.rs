@@ -89,6 +89,40 @@ async fn conforms_where_transactions_are_isolated_more_strictly() {
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn outages_are_survived() {
     ledger().await;
+    let (options, proxy) = proxied().await;
+    outages::are_survived(PostgresLedger::new(pool_of(options)), proxy).await;
+}
+
+/// Connections that stall for good, as behind a firewall that has forgotten them, cost the calls
+/// that wait for them their time. The pool is not left without a place.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn connections_that_stall_are_replaced() {
+    ledger().await;
+    let (options, proxy) = proxied().await;
+    let pool = PgPoolOptions::new()
+        .max_connections(2)
+        .test_before_acquire(false)
+        .connect_lazy_with(options);
+    let ledger = PostgresLedger::new(pool);
+    let run = one_of_a_kind();
+    let claim = async |number| {
+        let event = name(&format!("{run}-{number}"), 1);
+        tokio::time::timeout(Duration::from_secs(1), ledger.claim(&event, LEASE)).await
+    };
+    let (first, second) = tokio::join!(claim(0), claim(1));
+    granted(first.unwrap().unwrap());
+    granted(second.unwrap().unwrap());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    proxy.stall_what_is_there();
+    for number in 2..4 {
+        assert!(claim(number).await.is_err(), "{number}: it is not stalled");
+    }
+    granted(claim(4).await.unwrap().unwrap());
+}
+
+/// The way to the server through a proxy.
+async fn proxied() -> (PgConnectOptions, Proxy) {
     let options = options();
     let server = format!("{}:{}", options.get_host(), options.get_port());
     let proxy = Proxy::to(server.parse().unwrap()).await;
@@ -96,7 +130,7 @@ async fn outages_are_survived() {
         .host("127.0.0.1")
         .port(proxy.address.port())
         .disable_statement_logging();
-    outages::are_survived(PostgresLedger::new(pool_of(options)), proxy).await;
+    (options, proxy)
 }
 
 /// Several replicas start at once, in a database that has nothing.
