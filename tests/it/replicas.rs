@@ -337,16 +337,18 @@ impl Faults {
                     faults.connections_cut += 1;
                 }
                 3 => {
-                    // In an orderly manner, and as in a crash.
-                    let signals = ["INT", "QUIT"];
-                    server.signal(signals[faults.servers_restarted % signals.len()]);
+                    if faults.servers_restarted % 2 == 0 {
+                        server.stop();
+                    } else {
+                        server.crash();
+                    }
                     server.restart();
                     server.wait_until_it_listens();
                     faults.servers_restarted += 1;
                 }
                 _ => {
                     let replica = fastrand::usize(..replicas.len());
-                    replicas[replica].signal("KILL");
+                    replicas[replica].crash();
                     replicas[replica].restart();
                     faults.replicas_killed += 1;
                 }

@@ -45,6 +45,7 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     command: Command,
     child: Option<Child>,
+    crash_by: &'static str,
 }
 
 impl Server {
@@ -53,6 +54,7 @@ impl Server {
             address,
             command,
             child: None,
+            crash_by: "KILL",
         };
         server.restart();
         server.wait_until_it_listens();
@@ -85,33 +87,35 @@ impl Server {
         }
     }
 
-    /// Sends it a signal, and waits for its end.
-    pub(crate) fn signal(&mut self, signal: &str) {
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn stop(&mut self) {
+        self.end("INT");
+    }
+
+    /// Ends it as a crash does.
+    pub(crate) fn crash(&mut self) {
+        self.end(self.crash_by);
+    }
+
+    fn end(&mut self, signal: &str) {
         let Some(mut child) = self.child.take() else {
             return;
         };
-        let signalled =
-            run(Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]));
-        assert!(signalled.status.success(), "{signalled:?}");
-        child.wait().unwrap();
+        let _ = run(Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]));
+        let patience = Instant::now() + PATIENCE;
+        while child.try_wait().is_ok_and(|status| status.is_none()) {
+            if Instant::now() > patience {
+                let _ = child.kill();
+                panic!("{:?} went on after {signal}", self.command);
+            }
+            sleep(Duration::from_millis(5));
+        }
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // PostgreSQL's own children go with it only if it is asked.
-            let _ = Command::new("kill")
-                .args(["-QUIT", &child.id().to_string()])
-                .status();
-            let patience = Instant::now() + Duration::from_secs(5);
-            while child.try_wait().is_ok_and(|status| status.is_none()) && Instant::now() < patience
-            {
-                sleep(Duration::from_millis(10));
-            }
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.crash();
     }
 }
 
@@ -194,7 +198,10 @@ pub(crate) fn postgres(folder: &Folder) -> (Server, String) {
     }
     server.stderr(fs::File::create(place.join("log")).unwrap());
     let url = format!("postgres://postgres@{address}/postgres");
-    (Server::start(address, server), url)
+    let mut server = Server::start(address, server);
+    // Its children die with it, and leave the memory that they share.
+    server.crash_by = "QUIT";
+    (server, url)
 }
 
 /// Debian keeps them out of `PATH`.
