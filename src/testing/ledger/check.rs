@@ -1,0 +1,111 @@
+//! What the cases are written in: a ledger, the case that asks it, and what it says.
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tower::BoxError;
+
+use crate::{Claim, Commit, EventName, FencingToken, Job, Ledger, Status, Timestamp};
+
+/// How long a lease is in the cases that do not wait for its end.
+pub(super) const LONG: Duration = Duration::from_secs(600);
+
+pub(super) struct Check<L> {
+    pub(super) ledger: Arc<L>,
+    case: &'static str,
+    /// Its jobs are nobody else's.
+    run: String,
+}
+
+impl<L: Ledger> Check<L> {
+    pub(super) fn new(ledger: Arc<L>, case: &'static str) -> Self {
+        Self {
+            ledger,
+            case,
+            run: format!("{:016x}", RandomState::new().build_hasher().finish()),
+        }
+    }
+
+    pub(super) async fn claims_and_settles(&self, event: &EventName) {
+        let token = self.granted(event).await;
+        self.expect(event, Claim::InFlight).await;
+        self.settles(event, token).await;
+        self.expect(event, Claim::Settled).await;
+    }
+
+    /// An event of a job of this run.
+    pub(super) fn event(
+        &self,
+        job: &str,
+        status: Status,
+        updated_at: impl Into<Option<i64>>,
+    ) -> EventName {
+        let name = format!("JOB-{}-{}-{job}", self.run, self.case);
+        let Ok(guid) = name.parse() else {
+            self.fail("its guid is blank");
+        };
+        let mut job = Job::new(guid, status);
+        job.updated_at = updated_at.into().map(Timestamp::from_unix_seconds);
+        EventName::of(&job)
+    }
+
+    pub(super) async fn granted(&self, event: &EventName) -> FencingToken {
+        self.granted_for(event, LONG).await
+    }
+
+    pub(super) async fn granted_for(&self, event: &EventName, lease: Duration) -> FencingToken {
+        match self.claim(event, lease).await {
+            Claim::Granted(token) => token,
+            other => self.fail(&format!("{other:?} instead of a claim that is granted")),
+        }
+    }
+
+    pub(super) async fn expect(&self, event: &EventName, expected: Claim) {
+        let claim = self.claim(event, LONG).await;
+        self.assert(
+            claim == expected,
+            &format!("{claim:?} instead of {expected:?}"),
+        );
+    }
+
+    pub(super) async fn settles(&self, event: &EventName, token: FencingToken) {
+        let commit = self.commit(event, token).await;
+        self.assert(commit == Commit::Settled, &format!("{commit:?}"));
+    }
+
+    pub(super) async fn claim(&self, event: &EventName, lease: Duration) -> Claim {
+        self.done(self.ledger.claim(event, lease).await)
+    }
+
+    pub(super) async fn commit(&self, event: &EventName, token: FencingToken) -> Commit {
+        self.done(self.ledger.commit(event, token).await)
+    }
+
+    pub(super) async fn release(&self, event: &EventName, token: FencingToken) {
+        self.done(self.ledger.release(event, token).await);
+    }
+
+    pub(super) fn done<T>(&self, outcome: Result<T, L::Error>) -> T {
+        match failed(outcome) {
+            Ok(done) => done,
+            Err(error) => self.fail(&format!("the ledger failed: {error}")),
+        }
+    }
+
+    #[track_caller]
+    pub(super) fn assert(&self, holds: bool, what: &str) {
+        if !holds {
+            self.fail(what);
+        }
+    }
+
+    #[track_caller]
+    pub(super) fn fail(&self, what: &str) -> ! {
+        panic!("{}: {what}", self.case);
+    }
+}
+
+pub(super) fn failed<T, E: Into<BoxError>>(outcome: Result<T, E>) -> Result<T, BoxError> {
+    outcome.map_err(Into::into)
+}
