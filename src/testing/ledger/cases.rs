@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::check::{Check, LONG, failed};
 use crate::{Claim, Commit, FencingToken, Ledger, Status};
@@ -13,6 +13,8 @@ const LEASE: Duration = Duration::from_secs(2);
 
 /// Past the end of a lease, also for a clock that is read a little late.
 const PAST_THE_LEASE: Duration = Duration::from_millis(2_500);
+
+const PAUSE: Duration = Duration::from_millis(20);
 
 impl<L: Ledger> Check<L> {
     pub(super) async fn settles_once(self) {
@@ -171,8 +173,15 @@ impl<L: Ledger> Check<L> {
             let claim = self.ledger.claim(&event, Duration::ZERO);
             let _ = timeout(Duration::from_micros(wait), claim).await;
         }
-        // Whatever each of them came to, their leases are over.
-        let token = self.granted(&event).await;
+        // Each of them may still come about in the store, and its lease is over then.
+        let deadline = Instant::now() + PAST_THE_LEASE;
+        let token = loop {
+            match self.claim(&event, LONG).await {
+                Claim::InFlight if Instant::now() < deadline => sleep(PAUSE).await,
+                Claim::Granted(token) => break token,
+                other => self.fail(&format!("{other:?} instead of a claim that is granted")),
+            }
+        };
         let _ = timeout(Duration::ZERO, self.ledger.commit(&event, token)).await;
         self.settles(&event, token).await;
         self.expect(&event, Claim::Settled).await;

@@ -79,6 +79,25 @@ async fn synchronous_commit(pool: &PgPool) -> String {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn tokens_go_on_growing_when_the_servers_clock_is_set_back() {
+    const LATER: i64 = 4_000_000_000_000_000;
+    let (ledger, guid) = (ledger().await, one_of_a_kind());
+    let event = name(&guid, 10);
+    let token = granted(ledger.claim(&event, LEASE).await.unwrap());
+    ledger.release(&event, token).await.unwrap();
+    sqlx::query("UPDATE mx_job_webhook_events SET token = $1 WHERE job = $2")
+        .bind(LATER)
+        .bind(guid)
+        .execute(&pool_of(options()))
+        .await
+        .unwrap();
+    let token = granted(ledger.claim(&event, LEASE).await.unwrap());
+    assert_eq!(token.get(), LATER.unsigned_abs() + 1);
+    assert_eq!(ledger.commit(&event, token).await.unwrap(), Commit::Settled);
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn conforms_where_transactions_are_isolated_more_strictly() {
     ledger().await;
     let options = options().options([("default_transaction_isolation", "repeatable read")]);

@@ -113,6 +113,22 @@ async fn a_job_is_one_key_with_its_prefix_and_is_forgotten_after_the_window() {
 
 #[tokio::test]
 #[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
+async fn tokens_go_on_growing_when_the_servers_clock_is_set_back() {
+    const LATER: u64 = 4_000_000_000_000_000;
+    let guid = one_of_a_kind();
+    let ledger = RedisLedger::new(client());
+    let event = name(&guid, 10);
+    let token = granted(ledger.claim(&event, LEASE).await.unwrap());
+    ledger.release(&event, token).await.unwrap();
+    let key = format!("mx-job-webhook:{guid}");
+    let _: () = connection().await.hset(key, "token", LATER).await.unwrap();
+    let token = granted(ledger.claim(&event, LEASE).await.unwrap());
+    assert_eq!(token, FencingToken::new(LATER + 1));
+    assert_eq!(ledger.commit(&event, token).await.unwrap(), Commit::Settled);
+}
+
+#[tokio::test]
+#[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
 async fn what_a_server_lost_is_settled_all_the_same_and_tokens_go_on_growing() {
     let mut redis = connection().await;
     let guid = one_of_a_kind();
