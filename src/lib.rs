@@ -57,8 +57,8 @@
 //!
 //! Nothing outside `pipeline/respond.rs` chooses a status code. Nothing reads a body before
 //! `pipeline/authenticate.rs` has said yes: what it returns is all that `pipeline/buffer.rs`
-//! takes. Nothing spawns a task but `background`. Nothing prints a credential, a user's id or
-//! a body. There is no `unsafe`.
+//! takes. Nothing spawns a task but `background`, and the Redis ledger one to connect. Nothing
+//! prints a credential, a user's id or a body. There is no `unsafe`.
 //!
 //! # Features
 //!

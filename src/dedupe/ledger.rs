@@ -12,7 +12,8 @@ use super::EventName;
 /// succeeded; if it fails, the claim is *released*. A claim is a lease: one whose holder
 /// died is over by itself. Each has a [`FencingToken`], larger than every earlier one of
 /// the same event, also over restarts, and whoever comes with a token that was overtaken
-/// changes nothing.
+/// changes nothing. (Where a ledger has lost an event, its tokens go by the clock, and are
+/// larger unless that was set back.)
 ///
 /// [`MemoryLedger`](crate::MemoryLedger) is one for a single process. Implement it for a
 /// store that several share. Each method has to be atomic: of several that claim one event

@@ -147,9 +147,13 @@ impl Run {
             sender.answers.lock().unwrap(),
             printed.values().filter(|times| times.stale > 0).count(),
         );
-        assert!(faults.replicas_killed >= 8 && faults.servers_restarted >= 2);
-        // An effect is repeated if something broke between it and its commit, and at no other time.
-        assert!(doubles <= faults.all() * CONNECTIONS, "{doubles} doubles");
+        assert!(faults.replicas_killed >= 5 && faults.servers_restarted >= 1);
+        // An effect is repeated if something died between it and its commit, and at no other time:
+        // of a third of what is under way at a time, half is a generous share. Without a ledger there
+        // were twice as many, and no stale ones.
+        let died = faults.replicas_killed + faults.servers_restarted;
+        assert!(doubles <= died * CONNECTIONS / 2, "{doubles} doubles");
+        assert!(printed.values().any(|times| times.stale > 0));
         let acknowledged = std::mem::take(&mut *sender.acknowledged.lock().unwrap());
         assert_eq!(acknowledged.len(), events.len());
         Self {
@@ -312,10 +316,6 @@ struct Faults {
 }
 
 impl Faults {
-    fn all(&self) -> usize {
-        self.replicas_killed + self.servers_restarted + self.connections_cut
-    }
-
     /// One fault after the other until it is over, each time in this order.
     fn cause(
         seed: u64,

@@ -206,15 +206,13 @@ pub(crate) fn postgres(folder: &Folder) -> (Server, String) {
 
 /// Debian keeps them out of `PATH`.
 fn postgres_programs() -> PathBuf {
-    let mut versions: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
-        .map(|found| {
-            found
-                .map(|version| version.unwrap().path().join("bin"))
-                .collect()
-        })
-        .unwrap_or_default();
-    versions.sort();
-    versions.pop().unwrap_or_default()
+    let found = fs::read_dir("/usr/lib/postgresql");
+    let programs = found
+        .into_iter()
+        .flatten()
+        .map(|version| version.unwrap().path().join("bin"));
+    let programs = programs.filter(|programs| programs.join("initdb").exists());
+    programs.max().unwrap_or_default()
 }
 
 /// Whom to be instead of root, which Postgres refuses to be.

@@ -6,9 +6,10 @@ use sqlx::{PgPool, Postgres};
 
 use super::Query;
 
-/// Dropped in mid-statement, because that took too long, the connection is closed and its place in
-/// the pool is free at once. The pool would take it back and wait for it: where a network swallows
-/// everything, until the kernel gives up, a quarter of an hour or so, with one place after the other.
+/// Dropped in mid-statement, because that took too long, the connection is closed, for which sqlx
+/// takes five seconds at the most, and its place in the pool is free. The pool would take it back
+/// and wait for it: where a network swallows everything, until the kernel gives up, a quarter of an
+/// hour or so, with one place after the other.
 pub(super) struct Borrowed(Option<PoolConnection<Postgres>>);
 
 impl Borrowed {
@@ -22,15 +23,23 @@ impl Borrowed {
     pub(super) async fn run(mut self, statement: Query) -> Result<Option<PgRow>, sqlx::Error> {
         let connection = self.0.as_mut().ok_or(sqlx::Error::PoolClosed)?;
         let outcome = statement.fetch_optional(&mut **connection).await;
-        drop(self.0.take());
+        if !outcome.as_ref().is_err_and(is_useless_after) {
+            drop(self.0.take());
+        }
         outcome
     }
 }
 
+/// A server that may not write any more, since another has taken over.
+fn is_useless_after(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.as_deref() == Some("25006")
+}
+
 impl Drop for Borrowed {
     fn drop(&mut self) {
-        if let Some(connection) = self.0.take() {
-            drop(connection.detach());
+        if let Some(mut connection) = self.0.take() {
+            connection.close_on_drop();
         }
     }
 }

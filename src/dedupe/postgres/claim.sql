@@ -1,8 +1,9 @@
 -- $1 job, $2 event, $3 its time or null, $4 lease in µs.
 --
--- Nothing here waits for a transaction of the application: an event that is locked is one whose
--- holder is about to commit. What the parts see is the table as it was when the statement began,
--- so an event that somebody else claims meanwhile gets no token here, and is in flight.
+-- Where the event is known, nothing here waits for a transaction of the application: an event that is
+-- locked is one whose holder is about to commit. What the parts see is the table as it was when the
+-- statement began, so an event that somebody else claims meanwhile gets no token here, and is in
+-- flight.
 --
 -- A claim is not waited for until it is on disk: one that a crash of the server loses is as good
 -- as given back. The setting is that of this transaction, which is this statement.

@@ -4,17 +4,18 @@ use std::fmt;
 
 /// Why [`PostgresLedger::commit_in`](crate::PostgresLedger::commit_in) did not settle an event.
 ///
-/// The transaction has to be rolled back, which dropping it does.
+/// The transaction has to be rolled back, which dropping it does, and the callback has to fail:
+/// whoever has the event now may yet fail too, and what a callback calls a success is
+/// acknowledged.
 ///
 /// # Example
 ///
 /// ```
 /// use mx_job_webhook::CommitInError;
 ///
-/// fn is_mine_to_retry(error: &CommitInError) -> bool {
-///     !error.is_overtaken()
-/// }
-/// assert!(is_mine_to_retry(&CommitInError::from(sqlx::Error::PoolTimedOut)));
+/// let error = CommitInError::from(sqlx::Error::PoolTimedOut);
+/// assert!(!error.is_overtaken());
+/// assert_eq!(error.to_string(), "the database could not settle the event");
 /// ```
 pub struct CommitInError(Reason);
 

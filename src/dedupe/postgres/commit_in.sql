@@ -1,6 +1,16 @@
 -- As `commit.sql`, but once: whoever finds the event settled must not have an effect again.
+--
+-- The transaction is one that counts: it is on disk when it is committed, whatever the application
+-- has set, and if its client dies without a word, its locks are gone after a minute.
+WITH settings AS (
+    SELECT CASE WHEN current_setting('synchronous_commit') = 'off'
+            THEN set_config('synchronous_commit', 'on', true) END,
+        CASE WHEN current_setting('idle_in_transaction_session_timeout') = '0'
+            THEN set_config('idle_in_transaction_session_timeout', '60s', true) END
+)
 INSERT INTO mx_job_webhook_events (job, event, updated_at, token, leased_until, settled_at)
-VALUES ($1, $2, $3, $4, clock_timestamp(), clock_timestamp())
+SELECT $1, $2, $3, $4, clock_timestamp(), clock_timestamp()
+FROM settings
 ON CONFLICT (job, event) DO UPDATE
 SET settled_at = excluded.settled_at
 WHERE mx_job_webhook_events.token = excluded.token AND mx_job_webhook_events.settled_at IS NULL

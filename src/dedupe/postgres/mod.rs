@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, PgPool, Row as _};
+use sqlx::{PgPool, Postgres, Row as _, Transaction};
 
 use super::key::Key;
 use super::lease::micros;
@@ -34,7 +34,8 @@ pub use commit_error::CommitInError;
 /// answered 503. Where the pool's transactions are serializable by default, Postgres can see a
 /// race between claims where there is none, and more deliveries than need be are answered 503.
 ///
-/// Needs Postgres 9.5 or later; the tests run with 15.
+/// What it takes of the server's settings is on the page [`replicas`](crate::replicas). Needs
+/// Postgres 9.6 or later; the tests run with 15.
 ///
 /// A clone is the same ledger.
 ///
@@ -157,17 +158,20 @@ impl PostgresLedger {
     /// ```
     pub async fn commit_in(
         &self,
-        transaction: &mut PgConnection,
+        transaction: &mut Transaction<'_, Postgres>,
         event: &JobEvent,
     ) -> Result<(), CommitInError> {
         let Some(token) = event.fencing_token() else {
             return Err(CommitInError::not_claimed());
         };
+        let Some(token) = number(token) else {
+            return Err(CommitInError::overtaken());
+        };
         let name = EventName::of(event);
         let settled = bound(include_str!("commit_in.sql"), &name)
             .bind(seconds(&name))
-            .bind(number(token))
-            .execute(transaction)
+            .bind(token)
+            .execute(&mut **transaction)
             .await?;
         match settled.rows_affected() {
             0 => Err(CommitInError::overtaken()),
@@ -180,9 +184,15 @@ impl PostgresLedger {
     /// Schedule it, on one replica or on all: 48 hours are twice the time for which MX
     /// retries. Shorter than those 24 hours, an event can be handled again.
     ///
+    /// It deletes 10,000 at a time, and waits for nobody.
+    ///
     /// # Errors
     ///
-    /// What the database says.
+    /// What the database says; what was deleted until then is gone.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropped, it stops after the batch that is under way.
     ///
     /// # Example
     ///
@@ -199,11 +209,21 @@ impl PostgresLedger {
     /// # }
     /// ```
     pub async fn prune(&self, older_than: Duration) -> Result<u64, sqlx::Error> {
-        let gone = sqlx::query(include_str!("prune.sql"))
-            .bind(micros(older_than))
-            .execute(&self.pool)
-            .await?;
-        Ok(gone.rows_affected())
+        // So that no transaction is a long one.
+        const AT_A_TIME: u32 = 10_000;
+        let mut gone = 0;
+        loop {
+            let some = sqlx::query(include_str!("prune.sql"))
+                .bind(micros(older_than))
+                .bind(i64::from(AT_A_TIME))
+                .execute(&self.pool)
+                .await?
+                .rows_affected();
+            gone += some;
+            if some < u64::from(AT_A_TIME) {
+                return Ok(gone);
+            }
+        }
     }
 }
 
@@ -236,9 +256,12 @@ impl Ledger for PostgresLedger {
     }
 
     async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, sqlx::Error> {
+        let Some(token) = number(token) else {
+            return Ok(Commit::Overtaken);
+        };
         let commit = bound(include_str!("commit.sql"), event)
             .bind(seconds(event))
-            .bind(number(token));
+            .bind(token);
         Ok(if self.one_row(commit).await?.try_get("settled")? {
             Commit::Settled
         } else {
@@ -247,7 +270,10 @@ impl Ledger for PostgresLedger {
     }
 
     async fn release(&self, event: &EventName, token: FencingToken) -> Result<(), sqlx::Error> {
-        let release = bound(include_str!("release.sql"), event).bind(number(token));
+        let Some(token) = number(token) else {
+            return Ok(());
+        };
+        let release = bound(include_str!("release.sql"), event).bind(token);
         Borrowed::from(&self.pool).await?.run(release).await?;
         Ok(())
     }
@@ -272,9 +298,9 @@ fn seconds(event: &EventName) -> Option<i64> {
     event.updated_at().map(Timestamp::unix_seconds)
 }
 
-/// A token as the table has it. One that it cannot have is nobody's.
-fn number(token: FencingToken) -> i64 {
-    i64::try_from(token.get()).unwrap_or(-1)
+/// A token as the table has it; none that it cannot have is anybody's.
+fn number(token: FencingToken) -> Option<i64> {
+    i64::try_from(token.get()).ok()
 }
 
 // By hand, because a pool's shows where it leads.

@@ -1,5 +1,6 @@
 -- Claims an event. The hash at KEYS[1] is its job:
---   a field for each event, "claimed <token> <until, µs> <claim>" or "settled <token>"
+--   a field for each event: "claimed <token> <until, µs> <claim>", "released <token> <claim>" or
+--           "settled <token>"
 --   "token"  the last token that was given
 --   "last"   the greatest time of the settled events, as 20 digits
 -- ARGV: event, its time or '', lease in µs, time-to-live in ms, what names this very claim
@@ -8,10 +9,11 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 
 local held = redis.call('HMGET', KEYS[1], event, 'last', 'token')
-if held[1] then
-    if string.sub(held[1], 1, 8) == 'settled ' then
-        return {'settled', 0}
-    end
+local state = string.match(held[1] or '', '^%a+')
+if state == 'settled' then
+    return {'settled', 0}
+end
+if state == 'claimed' then
     local token, ends, by = string.match(held[1], '^claimed (%d+) (%d+) (%x+)$')
     if tonumber(ends) > now then
         -- Asked a second time, because the first answer was lost.
@@ -20,6 +22,11 @@ if held[1] then
         end
         return {'in flight', 0}
     end
+end
+-- It was asked a second time, and has been given back: this is the first, which comes late, and
+-- nobody waits for it any more.
+if state == 'released' and string.match(held[1], '^released %d+ (%x+)$') == claim then
+    return {'in flight', 0}
 end
 if held[2] and at ~= '' and at < held[2] then
     return {'stale', 0}

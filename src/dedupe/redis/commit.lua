@@ -3,8 +3,7 @@
 local event, at, token, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 local held = redis.call('HMGET', KEYS[1], event, 'last', 'token')
--- A claim that is not there was given back by whoever took it over, or lost with a server. This
--- one has succeeded.
+-- A claim that is not there was lost with a server. This one has succeeded.
 if held[1] and string.match(held[1], '^%a+ (%d+)') ~= token then
     return 'overtaken'
 end

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::aio::ConnectionLike;
-use ::redis::{Client, ErrorKind, RedisError};
+use ::redis::{Client, ErrorKind, FromRedisValue, RedisError};
 
 use super::key::Key;
 use super::lease::{micros, millis};
 use super::{Claim, Commit, EventName, FencingToken, Ledger};
 use crate::Timestamp;
 pub use reconnecting::Reconnecting;
-use script::{Scripts, call};
+use script::{Script, Scripts};
 
 /// Twice as long as MX retries (12 times in about 24 hours; MX's page on webhooks).
 const WINDOW: Duration = Duration::from_secs(48 * 60 * 60);
@@ -39,8 +39,9 @@ const PREFIX: &str = "mx-job-webhook:";
 ///
 /// What Redis acknowledges is on disk only with `appendfsync always`, and on its replicas
 /// only after a while. What a crash or a failover loses of it is an event that is handled
-/// again when it is delivered again; nothing is acknowledged that was not handled. Where that
-/// will not do, see `PostgresLedger`.
+/// again when it is delivered again; nothing is acknowledged that was not handled. So it is
+/// where Redis is full, and refuses the commit of what was handled. Where that will not do, see
+/// `PostgresLedger`.
 ///
 /// Needs Redis 5 or later, or Valkey.
 ///
@@ -115,10 +116,6 @@ impl<C> RedisLedger<C> {
         self.window = window;
         self
     }
-
-    fn key(&self, key: &Key) -> String {
-        format!("{}{}", self.prefix, key.job)
-    }
 }
 
 impl<C> Ledger for RedisLedger<C>
@@ -129,16 +126,20 @@ where
 
     async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, RedisError> {
         let key = Key::of(event);
-        let mut script = self.scripts.claim.key(self.key(&key));
         // A claim outlives its job's time-to-live.
         let remembered = self.window.max(lease);
-        script
-            .arg(&key.event)
-            .arg(digits(event.updated_at()))
-            .arg(micros(lease))
-            .arg(millis(remembered))
-            .arg(one_of_a_kind());
-        let (answer, token): (String, u64) = call(&self.connection, &script).await?;
+        let (answer, token): (String, u64) = self
+            .call(
+                &self.scripts.claim,
+                &key,
+                &[
+                    &digits(event.updated_at()),
+                    &micros(lease).to_string(),
+                    &millis(remembered).to_string(),
+                    &one_of_a_kind(),
+                ],
+            )
+            .await?;
         match answer.as_str() {
             "granted" => Ok(Claim::Granted(FencingToken::new(token))),
             "in flight" => Ok(Claim::InFlight),
@@ -149,14 +150,19 @@ where
     }
 
     async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, RedisError> {
-        let key = Key::of(event);
-        let mut script = self.scripts.commit.key(self.key(&key));
-        script
-            .arg(&key.event)
-            .arg(digits(event.updated_at()))
-            .arg(token.get())
-            .arg(millis(self.window));
-        match call::<_, String>(&self.connection, &script).await?.as_str() {
+        let arguments = [
+            &digits(event.updated_at()),
+            &token.get().to_string(),
+            &millis(self.window).to_string(),
+        ];
+        let answer: String = self
+            .call(
+                &self.scripts.commit,
+                &Key::of(event),
+                &arguments.map(String::as_str),
+            )
+            .await?;
+        match answer.as_str() {
             "settled" => Ok(Commit::Settled),
             "overtaken" => Ok(Commit::Overtaken),
             _ => Err(nonsense()),
@@ -164,13 +170,30 @@ where
     }
 
     async fn release(&self, event: &EventName, token: FencingToken) -> Result<(), RedisError> {
-        let key = Key::of(event);
-        let mut script = self.scripts.release.key(self.key(&key));
-        script.arg(&key.event).arg(token.get());
-        match call::<_, String>(&self.connection, &script).await?.as_str() {
+        let token = token.get().to_string();
+        let answer: String = self
+            .call(&self.scripts.release, &Key::of(event), &[&token])
+            .await?;
+        match answer.as_str() {
             "released" => Ok(()),
             _ => Err(nonsense()),
         }
+    }
+}
+
+impl<C> RedisLedger<C>
+where
+    C: ConnectionLike + Clone,
+{
+    async fn call<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        key: &Key,
+        arguments: &[&str],
+    ) -> Result<T, RedisError> {
+        let job = format!("{}{}", self.prefix, key.job);
+        let arguments = [&[key.event.as_str()], arguments].concat();
+        script.call(&self.connection, &job, &arguments).await
     }
 }
 

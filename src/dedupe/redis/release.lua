@@ -3,7 +3,8 @@
 local event, token = ARGV[1], ARGV[2]
 
 local held = redis.call('HGET', KEYS[1], event)
-if held and string.match(held, '^claimed (%d+)') == token then
-    redis.call('HDEL', KEYS[1], event)
+local by, claim = string.match(held or '', '^claimed (%d+) %d+ (%x+)$')
+if by == token then
+    redis.call('HSET', KEYS[1], event, 'released ' .. token .. ' ' .. claim)
 end
 return 'released'

@@ -218,6 +218,14 @@ impl<L: Ledger> Check<L> {
         self.assert(commit == Commit::Overtaken, "its commit");
         self.release(&event, slow).await;
         self.expect(&event, Claim::InFlight).await;
+        // Who overtook it may give the claim back.
+        self.release(&event, fast).await;
+        let commit = self.commit(&event, slow).await;
+        self.assert(
+            commit == Commit::Overtaken,
+            "its commit, of what was given back",
+        );
+        let fast = self.granted(&event).await;
         self.settles(&event, fast).await;
         let commit = self.commit(&event, slow).await;
         self.assert(commit == Commit::Overtaken, "its commit, later");

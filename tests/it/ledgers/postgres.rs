@@ -10,7 +10,7 @@ use mx_job_webhook::{
     PostgresLedger, Receipt,
 };
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions as _, PgPool, Row as _};
+use sqlx::{ConnectOptions as _, PgConnection, PgPool, Row as _};
 use tokio::sync::Notify;
 use tower::{BoxError, Layer as _, ServiceExt as _};
 
@@ -70,11 +70,53 @@ async fn what_a_claim_may_lose_a_commit_may_not() {
 }
 
 async fn synchronous_commit(pool: &PgPool) -> String {
-    sqlx::query("SHOW synchronous_commit")
-        .fetch_one(pool)
-        .await
-        .unwrap()
-        .get(0)
+    let mut connection = pool.acquire().await.unwrap();
+    shown(&mut connection, "SHOW synchronous_commit").await
+}
+
+async fn shown(connection: &mut PgConnection, setting: &'static str) -> String {
+    let row = sqlx::query(setting).fetch_one(connection).await;
+    row.unwrap().get(0)
+}
+
+/// A transaction that settles an event counts, whatever the application has set; and a client that
+/// is gone in the middle of it does not hold its locks for hours.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_transaction_that_settles_is_durable_and_does_not_stay_open() {
+    const DURABLE: &str = "SHOW synchronous_commit";
+    const SILENCE: &str = "SHOW idle_in_transaction_session_timeout";
+    ledger().await;
+    for (own, expected) in [("0", "1min"), ("7s", "7s")] {
+        let options = options().options([
+            ("synchronous_commit", "off"),
+            ("idle_in_transaction_session_timeout", own),
+        ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .connect_with(options)
+            .await
+            .unwrap();
+        let shared = pool_of(self::options());
+        let looks = move |event: JobEvent| {
+            let (pool, ledger) = (pool.clone(), PostgresLedger::new(pool.clone()));
+            async move {
+                let mut transaction = pool.begin().await?;
+                ledger.commit_in(&mut transaction, &event).await?;
+                assert_eq!(shown(&mut transaction, DURABLE).await, "on");
+                assert_eq!(shown(&mut transaction, SILENCE).await, expected);
+                transaction.commit().await?;
+                let mut connection = pool.acquire().await?;
+                assert_eq!(shown(&mut connection, DURABLE).await, "off");
+                assert_eq!(shown(&mut connection, SILENCE).await, own);
+                Ok::<_, BoxError>(())
+            }
+        };
+        let jobs = JobRouter::new().on_completed(looks);
+        let once = DedupeLayer::new(PostgresLedger::new(shared)).layer(jobs);
+        let receipt = once.oneshot(completed(&one_of_a_kind(), 1)).await;
+        assert_eq!(receipt.unwrap(), Receipt::Handled);
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -34,6 +35,11 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     pub(crate) async fn to(server: SocketAddr) -> Self {
+        Self::slow_to_connect(server, Duration::ZERO).await
+    }
+
+    /// As a server in another place, or with TLS, is.
+    pub(crate) async fn slow_to_connect(server: SocketAddr, delay: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let network = Arc::new(watch::Sender::new(Network::Works));
@@ -44,6 +50,7 @@ impl Proxy {
                 let (client, _) = listener.accept().await.unwrap();
                 stalls.send_modify(|(made, _)| *made = number);
                 let forwarding = Forwarding {
+                    delay,
                     number,
                     network: watched.subscribe(),
                     switch: watched.clone(),
@@ -77,7 +84,7 @@ impl Proxy {
     /// Cuts every connection there is; new ones work.
     pub(crate) async fn cut(&self) {
         self.set(Network::Down);
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
         self.set(Network::Works);
     }
 }
@@ -89,6 +96,7 @@ impl Drop for Proxy {
 }
 
 struct Forwarding {
+    delay: Duration,
     number: usize,
     network: watch::Receiver<Network>,
     switch: Arc<watch::Sender<Network>>,
@@ -97,6 +105,7 @@ struct Forwarding {
 
 impl Forwarding {
     async fn run(mut self, mut client: TcpStream, server: SocketAddr) {
+        tokio::time::sleep(self.delay).await;
         let Ok(mut server) = TcpStream::connect(server).await else {
             return;
         };

@@ -229,6 +229,73 @@ async fn a_connection_that_stalls_is_replaced() {
     );
 }
 
+/// Calls that are given up while they wait for a connection do not keep it from being made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
+async fn under_load_it_is_back_as_soon_as_the_server_is() {
+    let server = url().split('/').nth(2).unwrap().parse().unwrap();
+    let proxy = Proxy::slow_to_connect(server, Duration::from_millis(30)).await;
+    let client = Client::open(format!("redis://{}/", proxy.address)).unwrap();
+    let ledger = RedisLedger::new(client);
+    ledger
+        .claim(&name(&one_of_a_kind(), 1), LEASE)
+        .await
+        .unwrap();
+    proxy.set(Network::Hangs);
+    let answered = Arc::new(AtomicUsize::new(0));
+    let load = tokio::spawn({
+        let answered = answered.clone();
+        async move {
+            loop {
+                let (ledger, answered) = (ledger.clone(), answered.clone());
+                tokio::spawn(async move {
+                    let event = name(&one_of_a_kind(), 1);
+                    let claim = ledger.claim(&event, LEASE);
+                    if let Ok(Ok(_)) = tokio::time::timeout(Duration::from_secs(2), claim).await {
+                        answered.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(answered.load(Ordering::SeqCst), 0);
+    proxy.set(Network::Works);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(answered.load(Ordering::SeqCst) > 100, "it is not back");
+    load.abort();
+}
+
+/// A call that was slow is made again, granted and given back. The first, which comes now, is not
+/// granted to nobody.
+#[tokio::test]
+#[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
+async fn a_claim_that_comes_late_is_not_granted_when_it_was_given_back() {
+    let (ledger, guid) = (RedisLedger::new(client()), one_of_a_kind());
+    let event = name(&guid, 10);
+    let claim = async |claim: &str| {
+        let script = redis::Script::new(include_str!("../../../src/dedupe/redis/claim.lua"));
+        let mut script = script.key(format!("mx-job-webhook:{guid}"));
+        script
+            .arg("COMPLETED 10")
+            .arg("")
+            .arg(60_000_000)
+            .arg(60_000)
+            .arg(claim);
+        let answer: (String, u64) = script.invoke_async(&mut connection().await).await.unwrap();
+        answer
+    };
+    let (answer, token) = claim("a").await;
+    assert_eq!(answer, "granted");
+    ledger
+        .release(&event, FencingToken::new(token))
+        .await
+        .unwrap();
+    assert_eq!(claim("a").await, ("in flight".to_owned(), 0));
+    assert_eq!(claim("b").await.0, "granted");
+}
+
 #[test]
 fn nothing_is_shown_of_where_a_connection_leads() {
     let ledger = RedisLedger::from_connection("redis://user:secret@host/").with_key_prefix("a:");
