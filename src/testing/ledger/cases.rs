@@ -20,10 +20,10 @@ impl<L: Ledger> Check<L> {
     pub(super) async fn settles_once(self) {
         let event = self.event("1", Status::Completed, 10);
         let token = self.granted(&event).await;
-        self.expect(&event, Claim::InFlight).await;
+        self.finds(&event, Claim::InFlight).await;
         self.settles(&event, token).await;
-        self.expect(&event, Claim::Settled).await;
-        self.expect(&event, Claim::Settled).await;
+        self.finds(&event, Claim::Settled).await;
+        self.finds(&event, Claim::Settled).await;
         // Another time, another status, another job: another event.
         self.granted(&self.event("1", Status::Completed, 11)).await;
         self.granted(&self.event("1", Status::Challenged, 10)).await;
@@ -41,7 +41,7 @@ impl<L: Ledger> Check<L> {
             self.assert(last < next, "tokens have to grow");
             last = next;
         }
-        self.expect(&event, Claim::InFlight).await;
+        self.finds(&event, Claim::InFlight).await;
     }
 
     pub(super) async fn keeps_what_is_settled(self) {
@@ -49,7 +49,7 @@ impl<L: Ledger> Check<L> {
         let token = self.granted(&event).await;
         self.settles(&event, token).await;
         self.release(&event, token).await;
-        self.expect(&event, Claim::Settled).await;
+        self.finds(&event, Claim::Settled).await;
     }
 
     pub(super) async fn commits_twice(self) {
@@ -60,7 +60,7 @@ impl<L: Ledger> Check<L> {
         let other = FencingToken::new(token.get() + 1);
         let commit = self.commit(&event, other).await;
         self.assert(commit == Commit::Overtaken, "with another token");
-        self.expect(&event, Claim::Settled).await;
+        self.finds(&event, Claim::Settled).await;
     }
 
     pub(super) async fn knows_what_is_stale(self) {
@@ -70,13 +70,13 @@ impl<L: Ledger> Check<L> {
         let overlapping = self.event("1", Status::Challenged, 18);
         let overlaps = self.granted(&overlapping).await;
         self.settles(&last, token).await;
-        self.expect(&self.event("1", Status::Challenged, 19), Claim::Stale)
+        self.finds(&self.event("1", Status::Challenged, 19), Claim::Stale)
             .await;
-        self.expect(&self.event("1", Status::Completed, 10), Claim::Stale)
+        self.finds(&self.event("1", Status::Completed, 10), Claim::Stale)
             .await;
         // What was under way may still succeed, and makes the last no earlier.
         self.settles(&overlapping, overlaps).await;
-        self.expect(&self.event("1", Status::Challenged, 19), Claim::Stale)
+        self.finds(&self.event("1", Status::Challenged, 19), Claim::Stale)
             .await;
         self.granted(&self.event("1", Status::Challenged, 20)).await;
         self.granted(&self.event("1", Status::Challenged, 21)).await;
@@ -92,8 +92,8 @@ impl<L: Ledger> Check<L> {
         let later = self.event("1", Status::Completed, 20);
         let token = self.granted(&later).await;
         self.settles(&later, token).await;
-        self.expect(&settled, Claim::Settled).await;
-        self.expect(&in_flight, Claim::InFlight).await;
+        self.finds(&settled, Claim::Settled).await;
+        self.finds(&in_flight, Claim::InFlight).await;
     }
 
     pub(super) async fn orders_all_times(self) {
@@ -103,7 +103,7 @@ impl<L: Ledger> Check<L> {
             let later = self.event(&job, Status::Completed, pair[1]);
             let token = self.granted(&later).await;
             self.settles(&later, token).await;
-            self.expect(&self.event(&job, Status::Challenged, pair[0]), Claim::Stale)
+            self.finds(&self.event(&job, Status::Challenged, pair[0]), Claim::Stale)
                 .await;
         }
     }
@@ -115,11 +115,11 @@ impl<L: Ledger> Check<L> {
             let token = self.granted(event).await;
             self.settles(event, token).await;
         }
-        self.expect(&undated, Claim::Settled).await;
+        self.finds(&undated, Claim::Settled).await;
         self.granted(&self.event("1", Status::Challenged, None))
             .await;
         // An event without a time does not hide how late the job was.
-        self.expect(&self.event("1", Status::Challenged, 19), Claim::Stale)
+        self.finds(&self.event("1", Status::Challenged, 19), Claim::Stale)
             .await;
     }
 
@@ -139,7 +139,7 @@ impl<L: Ledger> Check<L> {
             self.claims_and_settles(&self.event(job, Status::Completed, 1))
                 .await;
         }
-        self.expect(&self.event("1", Status::from("Failed"), 1), Claim::Settled)
+        self.finds(&self.event("1", Status::from("Failed"), 1), Claim::Settled)
             .await;
     }
 
@@ -184,7 +184,7 @@ impl<L: Ledger> Check<L> {
         };
         let _ = timeout(Duration::ZERO, self.ledger.commit(&event, token)).await;
         self.settles(&event, token).await;
-        self.expect(&event, Claim::Settled).await;
+        self.finds(&event, Claim::Settled).await;
     }
 
     pub(super) async fn takes_the_longest_lease(self) {
@@ -193,20 +193,20 @@ impl<L: Ledger> Check<L> {
         let Claim::Granted(token) = claim else {
             self.fail(&format!("{claim:?}"));
         };
-        self.expect(&event, Claim::InFlight).await;
+        self.finds(&event, Claim::InFlight).await;
         self.settles(&event, token).await;
     }
 
     pub(super) async fn ends_a_lease(self) {
         let event = self.event("1", Status::Completed, 10);
         let first = self.granted_for(&event, LEASE).await;
-        self.expect(&event, Claim::InFlight).await;
+        self.finds(&event, Claim::InFlight).await;
         sleep(PAST_THE_LEASE).await;
         let second = self.granted_for(&event, LONG).await;
         self.assert(first < second, "tokens have to grow");
         // The second lease is as long as it was asked to be.
         sleep(PAST_THE_LEASE).await;
-        self.expect(&event, Claim::InFlight).await;
+        self.finds(&event, Claim::InFlight).await;
     }
 
     pub(super) async fn ignores_who_was_overtaken(self) {
@@ -217,7 +217,7 @@ impl<L: Ledger> Check<L> {
         let commit = self.commit(&event, slow).await;
         self.assert(commit == Commit::Overtaken, "its commit");
         self.release(&event, slow).await;
-        self.expect(&event, Claim::InFlight).await;
+        self.finds(&event, Claim::InFlight).await;
         // Who overtook it may give the claim back.
         self.release(&event, fast).await;
         let commit = self.commit(&event, slow).await;
@@ -229,7 +229,7 @@ impl<L: Ledger> Check<L> {
         self.settles(&event, fast).await;
         let commit = self.commit(&event, slow).await;
         self.assert(commit == Commit::Overtaken, "its commit, later");
-        self.expect(&event, Claim::Settled).await;
+        self.finds(&event, Claim::Settled).await;
     }
 
     pub(super) async fn commits_late(self) {
@@ -237,7 +237,7 @@ impl<L: Ledger> Check<L> {
         let token = self.granted_for(&event, LEASE).await;
         sleep(PAST_THE_LEASE).await;
         self.settles(&event, token).await;
-        self.expect(&event, Claim::Settled).await;
+        self.finds(&event, Claim::Settled).await;
     }
 
     pub(super) async fn can_be_stale_after_a_lease(self) {
@@ -245,9 +245,9 @@ impl<L: Ledger> Check<L> {
         self.granted_for(&event, LEASE).await;
         self.claims_and_settles(&self.event("1", Status::Completed, 20))
             .await;
-        self.expect(&event, Claim::InFlight).await;
+        self.finds(&event, Claim::InFlight).await;
         sleep(PAST_THE_LEASE).await;
-        self.expect(&event, Claim::Stale).await;
-        self.expect(&event, Claim::Stale).await;
+        self.finds(&event, Claim::Stale).await;
+        self.finds(&event, Claim::Stale).await;
     }
 }

@@ -29,9 +29,9 @@ impl<L: Ledger> Check<L> {
 
     pub(super) async fn claims_and_settles(&self, event: &EventName) {
         let token = self.granted(event).await;
-        self.expect(event, Claim::InFlight).await;
+        self.finds(event, Claim::InFlight).await;
         self.settles(event, token).await;
-        self.expect(event, Claim::Settled).await;
+        self.finds(event, Claim::Settled).await;
     }
 
     /// An event of a job of this run.
@@ -61,7 +61,7 @@ impl<L: Ledger> Check<L> {
         }
     }
 
-    pub(super) async fn expect(&self, event: &EventName, expected: Claim) {
+    pub(super) async fn finds(&self, event: &EventName, expected: Claim) {
         let claim = self.claim(event, LONG).await;
         self.assert(
             claim == expected,
