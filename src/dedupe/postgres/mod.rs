@@ -62,7 +62,8 @@ pub struct PostgresLedger {
 impl PostgresLedger {
     /// What [`create_table`](Self::create_table) applies, for migrations of one's own.
     ///
-    /// Two statements; applied twice, they do no harm.
+    /// Two statements. Applied twice they change nothing, but wait for open transactions, and
+    /// everybody else for them: once is enough.
     ///
     /// # Example
     ///

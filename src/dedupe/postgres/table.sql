@@ -1,4 +1,4 @@
--- Every event that is claimed or settled. Applying this twice does no harm.
+-- Every event that is claimed or settled.
 CREATE TABLE IF NOT EXISTS mx_job_webhook_events (
     -- The job's guid.
     job text COLLATE "C" NOT NULL,
