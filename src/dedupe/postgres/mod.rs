@@ -236,10 +236,7 @@ impl Ledger for PostgresLedger {
             .bind(seconds(event))
             .bind(micros(lease));
         let row = match self.one_row(claim).await {
-            // How one loses a race where transactions are isolated more strictly than by default.
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("40001") => {
-                return Ok(Claim::InFlight);
-            }
+            Err(error) if lost_a_race(&error) => return Ok(Claim::InFlight),
             row => row?,
         };
         let token: Option<i64> = row.try_get("token")?;
@@ -260,10 +257,17 @@ impl Ledger for PostgresLedger {
         let Some(token) = number(token) else {
             return Ok(Commit::Overtaken);
         };
-        let commit = bound(include_str!("commit.sql"), event)
-            .bind(seconds(event))
-            .bind(token);
-        Ok(if self.one_row(commit).await?.try_get("settled")? {
+        let commit = || {
+            bound(include_str!("commit.sql"), event)
+                .bind(seconds(event))
+                .bind(token)
+        };
+        let row = match self.one_row(commit()).await {
+            // To an earlier commit of the same claim, whose answer was not waited for.
+            Err(error) if lost_a_race(&error) => self.one_row(commit()).await?,
+            row => row?,
+        };
+        Ok(if row.try_get("settled")? {
             Commit::Settled
         } else {
             Commit::Overtaken
@@ -285,6 +289,12 @@ impl PostgresLedger {
         let row = Borrowed::from(&self.pool).await?.run(statement).await?;
         row.ok_or(sqlx::Error::RowNotFound)
     }
+}
+
+/// How a race is lost where transactions are isolated more strictly than by default.
+fn lost_a_race(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.as_deref() == Some("40001")
 }
 
 type Query = sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments>;
