@@ -66,7 +66,7 @@
 //! - `tokio` (default): the read timeout, and callbacks that run on. Without it the layer
 //!   needs no runtime.
 //! - `redis`, `postgres`: ledgers that several [`replicas`] share.
-//! - `test-util`: the conformance suite of ledgers, for whoever writes one.
+//! - `test-util`: the module `testing`, with a stand-in for MX, and the conformance suite of ledgers.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     test,

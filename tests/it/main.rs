@@ -21,6 +21,8 @@ mod mounts;
 mod process;
 mod properties;
 mod readiness;
+#[cfg(all(feature = "axum", feature = "test-util"))]
+mod readme;
 #[cfg(all(unix, feature = "postgres", feature = "redis", feature = "test-util"))]
 mod replicas;
 mod router;
@@ -32,4 +34,6 @@ mod simulation;
 #[cfg(target_os = "linux")]
 mod sockets;
 mod support;
+#[cfg(feature = "test-util")]
+mod testing_kit;
 mod ui;

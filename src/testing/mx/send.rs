@@ -1,0 +1,140 @@
+//! The sending: who is sent what and when, until it is answered 2xx or given up.
+
+use std::future::poll_fn;
+use std::time::{Duration, Instant as RealInstant};
+
+use bytes::Bytes;
+use fastrand::Rng;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use http::{Request, Response};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tower::{BoxError, Service};
+
+use super::Mx;
+use crate::Error;
+use crate::testing::{Answer, Attempt, Sample, Transcript};
+
+/// Doubled for each, twelve waits take 24 hours.
+const FIRST_WAIT: Duration = Duration::from_millis(21_099);
+
+pub(super) async fn deliver<B, S, R>(mx: &Mx<B>, app: S, samples: Vec<Sample>) -> Transcript
+where
+    B: From<Bytes>,
+    S: Service<Request<B>, Response = Response<R>> + Clone,
+    S::Error: Into<BoxError>,
+{
+    let start = Instant::now();
+    let mut send_at = start;
+    let mut deliveries = FuturesUnordered::new();
+    for place in order(mx, samples.len()) {
+        deliveries.push(deliver_one(mx, &app, &samples[place], start, send_at));
+        send_at += mx.interval;
+    }
+    let mut attempts = Vec::new();
+    while let Some(delivery) = deliveries.next().await {
+        attempts.extend(delivery);
+    }
+    attempts.sort_by_key(Attempt::sent_at);
+    Transcript::new(attempts)
+}
+
+/// The places of the samples, in the order in which they are sent.
+fn order<B>(mx: &Mx<B>, samples: usize) -> Vec<usize> {
+    let mut random = mx.reordering.map(Rng::with_seed);
+    let mut order = Vec::new();
+    for _ in 0..=mx.duplicates {
+        let mut round: Vec<usize> = (0..samples).collect();
+        if let Some(random) = &mut random {
+            random.shuffle(&mut round);
+        }
+        order.extend(round);
+    }
+    order
+}
+
+/// One sample, until it is answered 2xx or given up.
+async fn deliver_one<B, S, R>(
+    mx: &Mx<B>,
+    app: &S,
+    sample: &Sample,
+    start: Instant,
+    send_at: Instant,
+) -> Vec<Attempt>
+where
+    B: From<Bytes>,
+    S: Service<Request<B>, Response = Response<R>> + Clone,
+    S::Error: Into<BoxError>,
+{
+    sleep_until(send_at).await;
+    let mut attempts = Vec::new();
+    let mut next_wait = FIRST_WAIT;
+    for number in 1..=mx.retries.saturating_add(1) {
+        if number > 1 {
+            wait(next_wait).await;
+            next_wait = next_wait.saturating_mul(2);
+        }
+        let sent_at = start.elapsed();
+        let (answer, error) =
+            match timeout(mx.patience, send(app.clone(), mx.request(sample))).await {
+                Ok(Ok(response)) => (
+                    Answer::Status(response.status()),
+                    response.extensions().get::<Error>().cloned(),
+                ),
+                Ok(Err(error)) => (Answer::Failed(error.to_string()), None),
+                Err(_) => (Answer::TimedOut, None),
+            };
+        let acknowledged = answer.is_success();
+        attempts.push(Attempt::new(sample.clone(), number, sent_at, answer, error));
+        if acknowledged {
+            break;
+        }
+    }
+    attempts
+}
+
+async fn send<B, S, R>(mut app: S, request: Request<B>) -> Result<Response<R>, BoxError>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+{
+    poll_fn(|context| app.poll_ready(context))
+        .await
+        .map_err(Into::into)?;
+    app.call(request).await.map_err(Into::into)
+}
+
+async fn wait(how_long: Duration) {
+    let really = RealInstant::now();
+    sleep(how_long).await;
+    assert_paused(how_long, really.elapsed());
+}
+
+/// Nobody means to wait for a day: where the clock runs, the first wait is the last.
+fn assert_paused(waited: Duration, really: Duration) {
+    assert!(
+        really < waited,
+        "a retry had to be waited for, and the clock is not paused: write \
+         `#[tokio::test(start_paused = true)]`, or have no retries by `with_retries(0)`"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_twelve_waits_take_a_day() {
+        let day: Duration = (0..12).map(|retry| FIRST_WAIT * 2_u32.pow(retry)).sum();
+        assert_eq!(day.as_secs_f64().round() / 100.0, 864.0);
+    }
+
+    #[test]
+    fn a_clock_that_runs_is_told_from_one_that_is_paused() {
+        let paused =
+            |really| crate::panic::catch(|| assert_paused(Duration::from_secs(21), really)).is_ok();
+        assert!(paused(Duration::from_millis(5)));
+        assert!(paused(Duration::from_secs(20)));
+        assert!(!paused(Duration::from_secs(21)));
+    }
+}
