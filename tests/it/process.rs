@@ -18,6 +18,7 @@ pub(crate) fn example(name: &str) -> Command {
     for variable in [
         "MX_USER",
         "MX_PASSWORD",
+        "MX_TOKEN",
         "WORK_SECONDS",
         "DATABASE_URL",
         "DEAD_AFTER_SECONDS",

@@ -1,0 +1,213 @@
+//! What can be asked for.
+#![allow(
+    clippy::doc_markdown,
+    reason = "the comments are the help that it prints"
+)]
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use clap::Parser;
+use http::Uri;
+use mx_job_webhook::{JobGuid, Status};
+
+/// Sends job webhooks to an application, as MX does
+#[derive(Parser)]
+#[command(name = "trigger", max_term_width = 100)]
+pub(super) struct Arguments {
+    /// Where to, such as http://127.0.0.1:3000/admin/webhooks
+    #[arg(value_parser = url)]
+    pub(super) url: Uri,
+
+    /// Status of the job; several, with commas between, are sent one after another for each job
+    #[arg(long, value_name = "NAME", default_value = "COMPLETED", value_delimiter = ',', value_parser = status)]
+    pub(super) status: Vec<Status>,
+
+    /// User for HTTP Basic; read from MX_USER if not given
+    #[arg(long, env = "MX_USER", hide_env = true)]
+    pub(super) user: Option<String>,
+
+    /// Password for HTTP Basic; read from MX_PASSWORD if not given, which others on the machine do not see
+    #[arg(long, env = "MX_PASSWORD", hide_env = true)]
+    pub(super) password: Option<String>,
+
+    /// Bearer token; read from MX_TOKEN if not given
+    #[arg(long, value_name = "TOKEN", env = "MX_TOKEN", hide_env = true)]
+    pub(super) bearer: Option<String>,
+
+    /// How many jobs, each with a GUID of its own
+    #[arg(long, value_name = "JOBS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(super) count: u32,
+
+    /// The job's GUID, to send more of a job that the application knows
+    #[arg(long, conflicts_with = "count", value_name = "JOB-…")]
+    pub(super) guid: Option<JobGuid>,
+
+    /// How many requests a second at most
+    #[arg(long, value_name = "REQUESTS", default_value = "10", value_parser = rate)]
+    pub(super) rate: f64,
+
+    /// How many times more each request is sent, when all were sent once
+    #[arg(long, value_name = "TIMES", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    pub(super) duplicate: u32,
+
+    /// Send everything in another order each time
+    #[arg(long)]
+    pub(super) reorder: bool,
+
+    /// How many seconds to wait for an answer
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub(super) timeout: Duration,
+}
+
+impl Arguments {
+    /// What the header `Authorization` holds, if anything.
+    pub(super) fn authorization(&self) -> Result<Option<String>, &'static str> {
+        match (&self.user, &self.password, &self.bearer) {
+            (None, None, None) => Ok(None),
+            (None, None, Some(token)) => Ok(Some(format!("Bearer {token}"))),
+            (Some(user), Some(password), None) => {
+                let token = STANDARD.encode(format!("{user}:{password}"));
+                Ok(Some(format!("Basic {token}")))
+            }
+            (Some(_), None, None) => Err("--user needs --password, or MX_PASSWORD"),
+            (None, Some(_), None) => Err("--password needs --user, or MX_USER"),
+            (_, _, Some(_)) => Err("it is either --user and --password or --bearer, not both"),
+        }
+    }
+}
+
+fn url(text: &str) -> Result<Uri, String> {
+    let url: Uri = text.parse().map_err(|_| "it is no URL")?;
+    match (url.scheme_str(), url.host()) {
+        (Some("http" | "https"), Some(_)) => Ok(url),
+        _ => Err("it has to begin with http:// or https:// and a host".to_owned()),
+    }
+}
+
+/// Those in MX's table: any other is more likely misspelt than meant.
+fn status(name: &str) -> Result<Status, String> {
+    match Status::from(name) {
+        Status::Other(_) => Err(
+            "MX sends CHALLENGED, COMPLETED, PREVENTED, DENIED and HALTED; it knows INITIATED, \
+             REQUESTED, RECEIVED, TRANSFERRED and PROCESSED besides"
+                .to_owned(),
+        ),
+        status => Ok(status),
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (0.001..=100_000.0).contains(&rate) => Ok(rate),
+        _ => Err("it is a number from 0.001 to 100000".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds) if (0.001..=86_400.0).contains(&seconds) => {
+            Ok(Duration::from_secs_f64(seconds))
+        }
+        _ => Err("it is a number of seconds from 0.001 to 86400".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        let line = format!("trigger {line}");
+        Arguments::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        use clap::CommandFactory as _;
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_what_would_be_right() {
+        let cases = [
+            ("", "required arguments were not provided"),
+            ("127.0.0.1:3000", "http:// or https://"),
+            ("ftp://127.0.0.1/", "http:// or https://"),
+            ("/admin/webhooks", "http:// or https://"),
+            (
+                "http://a/ --status COMPLETD",
+                "MX sends CHALLENGED, COMPLETED",
+            ),
+            ("http://a/ --status 6", "MX sends CHALLENGED, COMPLETED"),
+            ("http://a/ --count 0", "not in 1..=1000000"),
+            ("http://a/ --count many", "invalid digit"),
+            ("http://a/ --count 2 --guid JOB-1", "cannot be used with"),
+            ("http://a/ --rate 0", "from 0.001 to 100000"),
+            ("http://a/ --rate NaN", "from 0.001 to 100000"),
+            ("http://a/ --timeout 0", "from 0.001 to 86400"),
+            ("http://a/ --repeat", "unexpected argument"),
+        ];
+        for (line, expected) in cases {
+            let Err(error) = parse(line) else {
+                panic!("{line} is taken");
+            };
+            let error = error.to_string();
+            assert!(error.contains(expected), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn names_of_statuses_may_be_in_any_case_and_several() {
+        let arguments = parse("http://a/ --status challenged,Completed --status HALTED").unwrap();
+        let expected = [Status::Challenged, Status::Completed, Status::Halted];
+        assert_eq!(arguments.status, expected);
+    }
+
+    #[test]
+    fn credentials_are_whole_or_an_error() {
+        let cases = [
+            ("", Ok(None)),
+            (
+                "--user mx --password secret",
+                Ok(Some("Basic bXg6c2VjcmV0")),
+            ),
+            ("--bearer abc", Ok(Some("Bearer abc"))),
+            ("--user mx", Err("--user needs")),
+            ("--password secret", Err("--password needs")),
+            ("--user mx --password a --bearer b", Err("either")),
+            ("--password a --bearer b", Err("either")),
+        ];
+        for (more, expected) in cases {
+            let arguments = parse(&format!("http://a/ {more}")).unwrap();
+            match (arguments.authorization(), expected) {
+                (Ok(header), Ok(expected)) => assert_eq!(header.as_deref(), expected, "{more}"),
+                (Err(error), Err(expected)) => assert!(error.contains(expected), "{more}: {error}"),
+                (header, _) => panic!("{more}: {header:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_help_explains_each() {
+        use clap::CommandFactory as _;
+        let command = Arguments::command();
+        let unexplained = command
+            .get_arguments()
+            .find(|argument| argument.get_help().is_none());
+        assert!(unexplained.is_none(), "{unexplained:?}");
+        let help = parse("--help").err().unwrap().to_string();
+        for argument in [
+            "--status",
+            "--user",
+            "--password",
+            "--count",
+            "--rate",
+            "--duplicate",
+            "--reorder",
+        ] {
+            assert!(help.contains(argument), "{argument}");
+        }
+    }
+}
