@@ -1,5 +1,6 @@
 //! The README's application and its test, to the letter, and run.
 #![allow(clippy::print_stdout, reason = "so does the README's application")]
+#![allow(dead_code, reason = "its `main` serves for ever")]
 
 // The README's first block.
 use axum::{Router, routing::get};
@@ -22,28 +23,37 @@ fn app(password: &str) -> Result<Router, Box<dyn std::error::Error>> {
         .layer(JobWebhookLayer::new("/admin/webhooks", credentials, jobs))) // last
 }
 
-// The README's test of it.
-use mx_job_webhook::testing::{Mx, Sample};
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    Ok(axum::serve(listener, app("secret")?).await?)
+}
 
-#[tokio::test(start_paused = true)] // MX's day of retries takes no time
-async fn a_completed_job_is_acknowledged() {
-    let mx = Mx::new("/admin/webhooks").with_basic("mx", "secret");
-    let app = app("secret").unwrap();
-    let transcript = mx.deliver(app, Sample::completed()).await;
-    assert_eq!(transcript.answers(), [204], "{transcript}");
+// The README's test of it.
+#[cfg(test)]
+mod tests {
+    use mx_job_webhook::testing::{Mx, Sample};
+
+    #[tokio::test(start_paused = true)] // MX's day of retries takes no time
+    async fn a_completed_job_is_acknowledged() {
+        let mx = Mx::new("/admin/webhooks").with_basic("mx", "secret");
+        let app = super::app("secret").unwrap();
+        let transcript = mx.deliver(app, Sample::completed()).await;
+        assert_eq!(transcript.answers(), [204], "{transcript}");
+    }
 }
 
 #[test]
 fn both_are_the_readmes_to_the_letter() {
     let here = include_str!("readme.rs");
     let readme = include_str!("../../README.md").replace("\r\n", "\n");
-    let blocks: Vec<&str> = readme
-        .split("```rust\n")
-        .skip(1)
-        .map(|block| block.split("```").next().unwrap())
-        .collect();
-    for start in ["use axum::{Router", "use mx_job_webhook::testing"] {
-        let block = blocks.iter().find(|block| block.starts_with(start));
-        assert!(here.contains(block.unwrap()), "{start}");
+    for (fence, start) in [
+        ("```rust,no_run\n", "use axum::{Router"),
+        ("```rust\n", "#[cfg(test)]"),
+    ] {
+        let blocks = readme.split(fence).skip(1);
+        let mut blocks = blocks.map(|block| block.split("```").next().unwrap());
+        let block = blocks.find(|block| block.starts_with(start)).unwrap();
+        assert!(here.contains(block), "{start}");
     }
 }
