@@ -33,6 +33,30 @@ pub enum Receipt {
     Accepted,
 }
 
+impl Receipt {
+    /// A name for logs, metrics and alerts, which stays as it is: `dead_lettered`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::Receipt;
+    ///
+    /// assert_eq!(Receipt::DeadLettered.name(), "dead_lettered");
+    /// ```
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Handled => "handled",
+            Self::Unhandled => "unhandled",
+            Self::Undecodable => "undecodable",
+            Self::DeadLettered => "dead_lettered",
+            Self::Duplicate => "duplicate",
+            Self::Stale => "stale",
+            Self::Accepted => "accepted",
+        }
+    }
+}
+
 impl From<()> for Receipt {
     fn from((): ()) -> Self {
         Self::Handled

@@ -69,6 +69,41 @@ impl ErrorKind {
         )
     }
 
+    /// A name for logs, metrics and alerts, which stays as it is: `callback_failed`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::ErrorKind;
+    ///
+    /// assert_eq!(ErrorKind::LedgerUnavailable.name(), "ledger_unavailable");
+    /// ```
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::Unauthorized => "unauthorized",
+            Self::AuthenticationUnavailable => "authentication_unavailable",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::BodyTooLarge => "body_too_large",
+            Self::BodyInterrupted => "body_interrupted",
+            Self::ReadTimeout => "read_timeout",
+            Self::NotJson => "not_json",
+            Self::OtherWebhook => "other_webhook",
+            Self::NoJob => "no_job",
+            Self::InvalidJob => "invalid_job",
+            Self::CallbackFailed => "callback_failed",
+            Self::CallbackPanicked => "callback_panicked",
+            Self::CallbackCancelled => "callback_cancelled",
+            Self::Overloaded => "overloaded",
+            Self::TimedOut => "timed_out",
+            Self::AnswerDeadline => "answer_deadline",
+            Self::InFlight => "in_flight",
+            Self::LedgerUnavailable => "ledger_unavailable",
+            Self::ShuttingDown => "shutting_down",
+        }
+    }
+
     /// Whether it says how callbacks went. The other kinds say that none was called, which from
     /// within one is something that the application did, and no reason to answer by.
     pub(super) fn is_of_callbacks(self) -> bool {
@@ -108,6 +143,47 @@ impl ErrorKind {
             Self::InFlight => "an earlier delivery of the event is still under way",
             Self::LedgerUnavailable => "the ledger is unavailable",
             Self::ShuttingDown => "shutting down",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_is_the_variants_in_snake_case() {
+        let every = [
+            ErrorKind::MethodNotAllowed,
+            ErrorKind::Unauthorized,
+            ErrorKind::AuthenticationUnavailable,
+            ErrorKind::UnsupportedMediaType,
+            ErrorKind::BodyTooLarge,
+            ErrorKind::BodyInterrupted,
+            ErrorKind::ReadTimeout,
+            ErrorKind::NotJson,
+            ErrorKind::OtherWebhook,
+            ErrorKind::NoJob,
+            ErrorKind::InvalidJob,
+            ErrorKind::CallbackFailed,
+            ErrorKind::CallbackPanicked,
+            ErrorKind::CallbackCancelled,
+            ErrorKind::Overloaded,
+            ErrorKind::TimedOut,
+            ErrorKind::AnswerDeadline,
+            ErrorKind::InFlight,
+            ErrorKind::LedgerUnavailable,
+            ErrorKind::ShuttingDown,
+        ];
+        for kind in every {
+            let mut expected = String::new();
+            for letter in format!("{kind:?}").chars() {
+                if letter.is_uppercase() && !expected.is_empty() {
+                    expected.push('_');
+                }
+                expected.extend(letter.to_lowercase());
+            }
+            assert_eq!(kind.name(), expected);
         }
     }
 }
