@@ -62,3 +62,26 @@ impl From<()> for Receipt {
         Self::Handled
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_is_the_variants_in_snake_case() {
+        let every = [
+            (Receipt::Handled, "handled"),
+            (Receipt::Unhandled, "unhandled"),
+            (Receipt::Undecodable, "undecodable"),
+            (Receipt::DeadLettered, "dead_lettered"),
+            (Receipt::Duplicate, "duplicate"),
+            (Receipt::Stale, "stale"),
+            (Receipt::Accepted, "accepted"),
+        ];
+        for (receipt, name) in every {
+            assert_eq!(receipt.name(), name);
+            let variant = format!("{receipt:?}").to_lowercase();
+            assert_eq!(name.replace('_', ""), variant);
+        }
+    }
+}
