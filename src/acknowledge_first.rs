@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use tower::{BoxError, Layer, Service};
 
 use crate::failure::FailureHook;
+use crate::observe::{Observation, Observed};
 use crate::pipeline::deliver;
 use crate::{Background, Error, ErrorKind, Failure, Job, JobEvent, Receipt};
 
@@ -127,11 +128,12 @@ where
         let readied = std::mem::replace(&mut self.inner, clone);
         let cut_short = CutShort(Some((self.layer.on_error.clone(), event.job().clone())));
         let running = deliver::call(readied, event, Some(&self.layer.on_error));
-        place.spawn(Box::pin(async move {
+        let delivery = Box::pin(async move {
             let outcome = running.await;
             cut_short.disarm();
             outcome
-        }));
+        });
+        place.spawn(Observed::new(delivery, Observation::after_the_answer()));
         ready(Ok(Receipt::Accepted))
     }
 }

@@ -6,6 +6,8 @@ use std::ops::Deref;
 use bytes::Bytes;
 use http::{Extensions, HeaderMap};
 
+#[cfg(any(feature = "metrics", feature = "tracing"))]
+use crate::observe::Mark;
 use crate::{Error, FencingToken, Job};
 
 /// One delivered webhook: the job, the raw body, the request's headers and extensions.
@@ -40,6 +42,8 @@ pub struct JobEvent {
     headers: HeaderMap,
     extensions: Extensions,
     fencing_token: Option<FencingToken>,
+    #[cfg(any(feature = "metrics", feature = "tracing"))]
+    mark: Mark,
 }
 
 impl JobEvent {
@@ -77,6 +81,8 @@ impl JobEvent {
             headers,
             extensions,
             fencing_token: None,
+            #[cfg(any(feature = "metrics", feature = "tracing"))]
+            mark: Mark::default(),
         }
     }
 
@@ -123,6 +129,11 @@ impl JobEvent {
 
     pub(crate) fn set_fencing_token(&mut self, token: FencingToken) {
         self.fencing_token = Some(token);
+    }
+
+    #[cfg(any(feature = "metrics", feature = "tracing"))]
+    pub(crate) fn mark(&mut self) -> &mut Mark {
+        &mut self.mark
     }
 }
 

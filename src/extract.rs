@@ -1,7 +1,7 @@
 //! The axum extractor, for those who write their own handler.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use axum_core::RequestExt as _;
 use axum_core::body::Body;
@@ -10,6 +10,7 @@ use axum_core::response::{IntoResponse, Response};
 use http_body::Body as _;
 use pin_project_lite::pin_project;
 
+use crate::observe::Observation;
 use crate::pipeline::respond::respond;
 use crate::pipeline::{Limits, Receive, Refusal};
 use crate::{Credentials, Error, JobEvent, Receipt, Undecodable};
@@ -66,6 +67,7 @@ where
             ..Limits::default()
         };
         Extract {
+            observation: Observation::until_decoded(),
             receive: Receive::start(&credentials, limits, request),
         }
     }
@@ -76,6 +78,7 @@ pin_project! {
     struct Extract {
         #[pin]
         receive: Receive<Body>,
+        observation: Observation,
     }
 }
 
@@ -83,8 +86,13 @@ impl Future for Extract {
     type Output = Result<JobEvent, JobEventRejection>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let receive = self.project().receive;
-        receive.poll(context).map_err(JobEventRejection)
+        let this = self.project();
+        let outcome = ready!(this.receive.poll(context)).map_err(JobEventRejection);
+        match &outcome {
+            Ok(_event) => this.observation.leave(),
+            Err(rejection) => this.observation.refuse(rejection.error()),
+        }
+        Poll::Ready(outcome)
     }
 }
 

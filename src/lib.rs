@@ -66,6 +66,7 @@
 //! - `tokio` (default): the read timeout, and callbacks that run on. Without it the layer
 //!   needs no runtime.
 //! - `redis`, `postgres`: ledgers that several [`replicas`] share.
+//! - `tracing`, `metrics`: what there is to see of each delivery, in [`observability`].
 //! - `test-util`: the module `testing`, with a stand-in for MX, and the conformance suite of ledgers.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
@@ -89,6 +90,7 @@ mod guid;
 mod id;
 mod job;
 mod layer;
+mod observe;
 mod options;
 mod panic;
 mod partner_id;
@@ -123,6 +125,8 @@ pub use guid::{InstitutionGuid, JobGuid, MemberGuid, UserGuid};
 pub use id::BlankIdError;
 pub use job::Job;
 pub use layer::JobWebhookLayer;
+#[cfg(feature = "metrics")]
+pub use observe::describe_metrics;
 pub use partner_id::{MemberId, UserId};
 pub use permanent::{DeadLetter, Permanent};
 pub use receipt::Receipt;
@@ -137,6 +141,9 @@ struct Readme;
 
 #[doc = include_str!("guarantees.md")]
 pub mod guarantees {}
+
+#[doc = include_str!("observability.md")]
+pub mod observability {}
 
 #[doc = include_str!("replicas.md")]
 pub mod replicas {}

@@ -12,6 +12,7 @@ use http_body::Body;
 use http_body_util::Empty;
 use tower::{BoxError, Service};
 
+use crate::observe::Observation;
 use crate::options::{Options, optional_settings};
 use crate::pipeline::accept::{Path, accepts_method};
 use crate::pipeline::deliver::failed;
@@ -144,7 +145,10 @@ where
         if accepts_method(&request) {
             ResponseFuture::delivery(&self.options, request)
         } else {
+            let mut observation = Observation::start();
+            let _entered = observation.enter();
             let error = failed(&self.options, Error::new(ErrorKind::MethodNotAllowed), None);
+            observation.refuse(&error);
             ResponseFuture::inner(ready(Ok(respond(Err(error)))))
         }
     }

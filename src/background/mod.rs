@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 
 use tower::{BoxError, Service};
 
+use crate::observe::{Observation, Observed};
 use crate::pipeline::deliver;
 use crate::{Error, ErrorKind, JobEvent, Receipt};
 use places::{NoPlace, Places};
@@ -171,16 +172,29 @@ impl Background {
     /// assert_eq!(Background::new().run(jobs, event).await?, Receipt::Handled);
     /// # Ok(()) }
     /// ```
-    pub async fn run<J>(&self, mut jobs: J, event: JobEvent) -> Result<Receipt, Error>
+    pub async fn run<J>(&self, mut jobs: J, mut event: JobEvent) -> Result<Receipt, Error>
     where
         J: Service<JobEvent>,
         J::Response: Into<Receipt>,
         J::Error: Into<BoxError>,
         J::Future: Send + 'static,
     {
-        let place = self.reserve()?;
-        poll_fn(|context| deliver::poll_ready(&mut jobs, context)).await?;
-        RunOn::running(deliver::call(jobs, event, None), place).await
+        let mut observation = Observation::of(&mut event);
+        let ready = async {
+            let place = self.reserve()?;
+            poll_fn(|context| {
+                let _entered = observation.enter();
+                deliver::poll_ready(&mut jobs, context)
+            })
+            .await?;
+            Ok(place)
+        };
+        let place = ready.await.inspect_err(|error| observation.refuse(error))?;
+        let delivery = {
+            let _entered = observation.enter();
+            deliver::call(jobs, event, None)
+        };
+        RunOn::running(delivery, place, observation).await
     }
 
     /// Takes no more callbacks, and waits for those under way until the deadline.
@@ -267,7 +281,7 @@ impl Place {
     /// Hands the rest of a delivery to the runtime, or cancels it where there is none.
     ///
     /// The place goes along: it is free when the delivery has ended, or was cancelled.
-    pub(crate) fn spawn(self, delivery: Delivery) {
+    pub(crate) fn spawn(self, delivery: Observed) {
         let background = self.0.clone();
         background.spawn_task(BackgroundTask::new(Box::pin(async move {
             let _outcome = delivery.await;

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use super::{Delivery, Place};
+use crate::observe::{Entered, Observation, Observed};
 use crate::{Error, Receipt};
 
 /// The outcome of a callback, which runs on if it is not waited for.
@@ -51,19 +52,27 @@ use crate::{Error, Receipt};
 pub struct RunOn(State);
 
 enum State {
-    Running(Delivery, Place),
+    Running(Observed, Place),
     Settled(Result<Receipt, Error>),
     /// The outcome was given, or the rest of the callback handed over.
     Gone,
 }
 
 impl RunOn {
-    pub(crate) fn running(delivery: Delivery, place: Place) -> Self {
-        Self(State::Running(delivery, place))
+    pub(crate) fn running(delivery: Delivery, place: Place, observation: Observation) -> Self {
+        Self(State::Running(Observed::new(delivery, observation), place))
     }
 
     pub(crate) fn settled(outcome: Result<Receipt, Error>) -> Self {
         Self(State::Settled(outcome))
+    }
+
+    /// The sender is told this, though the callback is under way and will run on.
+    pub(crate) fn answer(&mut self, error: &Error) -> Option<Entered> {
+        match &mut self.0 {
+            State::Running(delivery, _) => Some(delivery.answer(error)),
+            State::Settled(_) | State::Gone => None,
+        }
     }
 
     fn take(&mut self) -> State {
@@ -76,7 +85,7 @@ impl Future for RunOn {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if let State::Running(delivery, _) = &mut self.0 {
-            let outcome = ready!(delivery.as_mut().poll(context));
+            let outcome = ready!(Pin::new(delivery).poll(context));
             self.0 = State::Gone;
             return Poll::Ready(outcome);
         }

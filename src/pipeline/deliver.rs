@@ -1,5 +1,6 @@
 //! Deliver: the event goes into the `Service<JobEvent>`, once it is ready for one.
 
+use std::mem::take;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -13,6 +14,7 @@ use super::{Receive, Refusal};
 use crate::background::{Delivery, Place, RunOn};
 use crate::deadline::Deadline;
 use crate::failure::FailureHook;
+use crate::observe::Observation;
 use crate::options::Options;
 use crate::panic::{CatchPanic, Panicked, catch};
 use crate::{Error, ErrorKind, Job, JobEvent, Receipt};
@@ -27,6 +29,8 @@ pin_project! {
         step: Step<B, J>,
         options: Arc<Options<J>>,
         answer_deadline: Deadline,
+        // Until the callback is called: then it is in `RunOn`, and goes where that goes.
+        observation: Observation,
     }
 }
 
@@ -50,12 +54,15 @@ struct Waiting<J> {
 
 impl<B, J> Deliver<B, J> {
     pub(crate) fn start(options: &Arc<Options<J>>, request: Request<B>) -> Self {
+        let observation = Observation::start();
+        let entered = observation.enter();
+        let receive = Receive::start(&options.credentials, options.limits, request);
+        drop(entered);
         Self {
-            step: Step::Receiving {
-                receive: Receive::start(&options.credentials, options.limits, request),
-            },
+            step: Step::Receiving { receive },
             options: options.clone(),
             answer_deadline: Deadline::default(),
+            observation,
         }
     }
 }
@@ -73,11 +80,12 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        let _entered = this.observation.enter();
         loop {
             let next = match this.step.as_mut().project() {
                 StepProjection::Receiving { receive } => match ready!(receive.poll(context)) {
-                    Ok(event) => begin(this.options, event, context),
-                    Err(refusal) => refuse(this.options, refusal),
+                    Ok(event) => begin(this.options, event, this.observation, context),
+                    Err(refusal) => refuse(this.options, refusal, this.observation),
                 },
                 StepProjection::AwaitingReadiness { waiting } => {
                     let Some(mut readied) = waiting.take() else {
@@ -86,7 +94,13 @@ where
                     match poll_ready(&mut readied.jobs, context) {
                         Poll::Ready(Ok(())) => {
                             let Waiting { jobs, event, place } = *readied;
-                            Ok(Step::call(this.options, jobs, event, place))
+                            Ok(Step::call(
+                                this.options,
+                                jobs,
+                                event,
+                                place,
+                                this.observation,
+                            ))
                         }
                         Poll::Ready(Err(error)) => {
                             Err(failed(this.options, error, Some(readied.event.job())))
@@ -102,12 +116,13 @@ where
                         }
                     }
                 }
-                StepProjection::Calling { call, job } => match Pin::new(call).poll(context) {
+                StepProjection::Calling { call, job } => match Pin::new(&mut *call).poll(context) {
                     Poll::Ready(outcome) => return Poll::Ready(outcome),
                     Poll::Pending => {
                         let limit = this.options.answer_deadline;
                         ready!(this.answer_deadline.poll(limit, context));
                         let error = Error::new(ErrorKind::AnswerDeadline);
+                        let _entered = call.answer(&error);
                         Err(failed(this.options, error, job.as_deref()))
                     }
                 },
@@ -119,6 +134,7 @@ where
                     // A callback that is still under way is handed over here, and not when the
                     // web server gets round to dropping this.
                     this.step.set(Step::Answered);
+                    this.observation.refuse(&error);
                     return Poll::Ready(Err(error));
                 }
             }
@@ -128,7 +144,8 @@ where
 
 fn begin<B, J>(
     options: &Options<J>,
-    event: JobEvent,
+    mut event: JobEvent,
+    observation: &mut Observation,
     context: &mut Context<'_>,
 ) -> Result<Step<B, J>, Error>
 where
@@ -137,6 +154,7 @@ where
     J::Error: Into<BoxError>,
     J::Future: Send + 'static,
 {
+    observation.decoded(&mut event);
     let fail = |error, event: &JobEvent| Err(failed(options, error, Some(event.job())));
     let place = match options.background.reserve() {
         Ok(place) => place,
@@ -149,7 +167,7 @@ where
         Err(Panicked) => return fail(panicked(), &event),
     };
     match poll_ready(&mut jobs, context) {
-        Poll::Ready(Ok(())) => Ok(Step::call(options, jobs, event, place)),
+        Poll::Ready(Ok(())) => Ok(Step::call(options, jobs, event, place, observation)),
         Poll::Ready(Err(error)) => fail(error, &event),
         Poll::Pending => Ok(Step::AwaitingReadiness {
             waiting: Some(Box::new(Waiting { jobs, event, place })),
@@ -157,7 +175,11 @@ where
     }
 }
 
-fn refuse<B, J>(options: &Options<J>, refusal: Refusal) -> Result<Step<B, J>, Error> {
+fn refuse<B, J>(
+    options: &Options<J>,
+    refusal: Refusal,
+    observation: &mut Observation,
+) -> Result<Step<B, J>, Error> {
     let undecodable = match refusal {
         Refusal::Error(error) => return Err(failed(options, error, None)),
         Refusal::Undecodable(undecodable) => undecodable,
@@ -174,7 +196,7 @@ fn refuse<B, J>(options: &Options<J>, refusal: Refusal) -> Result<Step<B, J>, Er
     Ok(Step::Calling {
         job: None,
         call: match on_error {
-            None => RunOn::running(running, place),
+            None => RunOn::running(running, place, take(observation)),
             Some(on_error) => RunOn::running(
                 Box::pin(async move {
                     running
@@ -182,6 +204,7 @@ fn refuse<B, J>(options: &Options<J>, refusal: Refusal) -> Result<Step<B, J>, Er
                         .inspect_err(|error| on_error.report(error, None))
                 }),
                 place,
+                take(observation),
             ),
         },
     })
@@ -202,11 +225,17 @@ where
     J::Error: Into<BoxError>,
     J::Future: Send + 'static,
 {
-    fn call(options: &Options<J>, jobs: J, event: JobEvent, place: Place) -> Self {
+    fn call(
+        options: &Options<J>,
+        jobs: J,
+        event: JobEvent,
+        place: Place,
+        observation: &mut Observation,
+    ) -> Self {
         let on_error = options.on_error.as_ref();
         Self::Calling {
             job: on_error.map(|_| Box::new(event.job().clone())),
-            call: RunOn::running(call(jobs, event, on_error), place),
+            call: RunOn::running(call(jobs, event, on_error), place, take(observation)),
         }
     }
 }

@@ -12,6 +12,7 @@ use tower::Service;
 
 use crate::background::{Delivery, RunOn};
 use crate::callback::Erased;
+use crate::observe::{Observation, Timer};
 use crate::{Background, DeadLetter, Error, JobEvent, Receipt, Status};
 pub use unhandled::Unhandled;
 
@@ -178,15 +179,23 @@ impl<S> JobRouter<S> {
     /// A callback that started runs on if this future is dropped, as [`RunOn`] says. The
     /// future of the `Service` does not: whoever drops that one (a timeout around the
     /// router, say) cancels the callback.
-    pub fn call(&self, event: JobEvent) -> RunOn {
-        let place = match self.routes.background.reserve() {
-            Ok(place) => place,
-            Err(error) => return RunOn::settled(Err(error)),
+    pub fn call(&self, mut event: JobEvent) -> RunOn {
+        let mut observation = Observation::of(&mut event);
+        let settled = match self.routes.background.reserve() {
+            Err(error) => Err(error),
+            Ok(place) => {
+                let started = {
+                    let _entered = observation.enter();
+                    self.start(event)
+                };
+                match started {
+                    Ok(delivery) => return RunOn::running(delivery, place, observation),
+                    Err(receipt) => Ok(receipt),
+                }
+            }
         };
-        match self.start(event) {
-            Ok(delivery) => RunOn::running(delivery, place),
-            Err(receipt) => RunOn::settled(Ok(receipt)),
-        }
+        observation.end(&settled);
+        RunOn::settled(settled)
     }
 
     /// Sets where callbacks run on, which [`call`](Self::call) started.
@@ -218,15 +227,17 @@ impl<S> JobRouter<S> {
 
     fn start_callback(&self, event: JobEvent) -> Result<Delivery, Receipt> {
         if let Some(callback) = self.routes.find(&event.status) {
-            return Ok(callback(event));
+            let timer = Timer::start(&event.status);
+            return Ok(timer.time(callback(event)));
         }
         let Some(callback) = &self.routes.unhandled else {
             return Err(Receipt::Unhandled);
         };
-        Ok(callback(match event.status {
+        let timer = Timer::start(&event.status);
+        Ok(timer.time(callback(match event.status {
             Status::Other(_) => Unhandled::UnknownStatus(event),
             _ => Unhandled::NoCallback(event),
-        }))
+        })))
     }
 }
 

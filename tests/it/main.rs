@@ -17,6 +17,13 @@ mod hooks;
 #[cfg(all(unix, feature = "postgres", feature = "redis", feature = "test-util"))]
 mod ledgers;
 mod mounts;
+#[cfg(all(
+    feature = "axum",
+    feature = "metrics",
+    feature = "tokio",
+    feature = "tracing"
+))]
+mod observability;
 #[cfg(unix)]
 mod process;
 mod properties;

@@ -1,0 +1,30 @@
+//! What a delivery came to, by the name that logs and metrics have for it.
+
+use crate::{Error, Receipt};
+
+#[derive(Clone, Copy)]
+pub(super) enum Outcome<'a> {
+    Receipt(Receipt),
+    Error(&'a Error),
+    /// Its sender left, or was cut off, before a callback had started.
+    Abandoned,
+}
+
+impl Outcome<'_> {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Receipt(receipt) => receipt.name(),
+            Self::Error(error) => error.kind().name(),
+            Self::Abandoned => "abandoned",
+        }
+    }
+}
+
+impl<'a> From<&'a Result<Receipt, Error>> for Outcome<'a> {
+    fn from(outcome: &'a Result<Receipt, Error>) -> Self {
+        match outcome {
+            Ok(receipt) => Self::Receipt(*receipt),
+            Err(error) => Self::Error(error),
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! What an application's subscriber and recorder are told, kept to be looked at.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
+
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::{Context, SubscriberExt as _};
+use tracing_subscriber::registry::{LookupSpan, Registry};
+
+/// The name of this crate's span.
+pub(crate) const DELIVERY: &str = "mx_job_webhook.delivery";
+
+#[derive(Clone, Debug)]
+pub(crate) struct Span {
+    pub name: &'static str,
+    pub target: &'static str,
+    pub level: Level,
+    pub parent: Option<&'static str>,
+    pub fields: Fields,
+    pub closed: bool,
+    id: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub target: String,
+    pub level: Level,
+    pub fields: Fields,
+    /// The names of the spans that it is in, the innermost first.
+    pub within: Vec<&'static str>,
+}
+
+impl Seen {
+    pub(crate) fn message(&self) -> &str {
+        self.fields.0.get("message").map_or("", String::as_str)
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fields(pub BTreeMap<&'static str, String>);
+
+impl Fields {
+    pub(crate) fn named(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0.insert(field.name(), format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name(), value.to_owned());
+    }
+}
+
+/// All that was told while it was installed.
+#[derive(Clone, Default)]
+pub(crate) struct Capture {
+    told: Arc<Mutex<Told>>,
+    recorder: Arc<Recorder>,
+}
+
+#[derive(Default)]
+struct Told {
+    spans: Vec<Span>,
+    events: Vec<Seen>,
+    metrics: BTreeMap<String, f64>,
+}
+
+struct Recorder(DebuggingRecorder);
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self(DebuggingRecorder::new())
+    }
+}
+
+impl Capture {
+    /// Runs something on a runtime of one thread, whose clock stands still.
+    pub(crate) fn run<T>(&self, test: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        self.install(move || {
+            let output = runtime.block_on(test);
+            // What is still under way is cancelled here, and told of.
+            drop(runtime);
+            output
+        })
+    }
+
+    pub(crate) fn install<T>(&self, test: impl FnOnce() -> T) -> T {
+        let subscriber = Registry::default().with(self.clone());
+        let recorder = &self.recorder.0;
+        tracing::subscriber::with_default(subscriber, || {
+            metrics::with_local_recorder(recorder, test)
+        })
+    }
+
+    pub(crate) fn spans(&self) -> Vec<Span> {
+        self.told.lock().unwrap().spans.clone()
+    }
+
+    /// This crate's spans.
+    pub(crate) fn deliveries(&self) -> Vec<Span> {
+        let mut spans = self.spans();
+        spans.retain(|span| span.name == DELIVERY);
+        spans
+    }
+
+    pub(crate) fn events(&self) -> Vec<Seen> {
+        self.told.lock().unwrap().events.clone()
+    }
+
+    /// This crate's events.
+    pub(crate) fn own_events(&self) -> Vec<Seen> {
+        let mut events = self.events();
+        events.retain(|event| event.target == "mx_job_webhook");
+        events
+    }
+
+    /// The metrics by name and labels, `name{label=value,…}`; of a histogram, how many values.
+    pub(crate) fn metrics(&self) -> BTreeMap<String, f64> {
+        let metrics = &mut self.told.lock().unwrap().metrics;
+        // A snapshot sets the recorder back to nothing: what it has is more of the same.
+        for (key, _, _, value) in self.recorder.0.snapshotter().snapshot().into_vec() {
+            let (name, labels) = key.key().clone().into_parts();
+            let labels: Vec<String> = labels
+                .iter()
+                .map(|label| format!("{}={}", label.key(), label.value()))
+                .collect();
+            let name = format!("{}{{{}}}", name.as_str(), labels.join(","));
+            *metrics.entry(name).or_default() += match value {
+                DebugValue::Counter(count) => f64::from(u32::try_from(count).unwrap()),
+                DebugValue::Gauge(gauge) => gauge.into_inner(),
+                DebugValue::Histogram(values) => f64::from(u32::try_from(values.len()).unwrap()),
+            };
+        }
+        metrics.clone()
+    }
+
+    /// All of it, as one text to search.
+    pub(crate) fn text(&self) -> String {
+        format!(
+            "{:?} {:?} {:?}",
+            self.spans(),
+            self.events(),
+            self.metrics()
+        )
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        let parent = context.span(id).unwrap().parent().map(|span| span.name());
+        let metadata = attributes.metadata();
+        self.told.lock().unwrap().spans.push(Span {
+            name: metadata.name(),
+            target: metadata.target(),
+            level: *metadata.level(),
+            parent,
+            fields,
+            closed: false,
+            id: id.into_u64(),
+        });
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, _: Context<'_, S>) {
+        let spans = &mut self.told.lock().unwrap().spans;
+        // The latest: ids are used again.
+        let span = spans.iter_mut().rfind(|span| span.id == id.into_u64());
+        values.record(&mut span.unwrap().fields);
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let within = context
+            .event_scope(event)
+            .map(|scope| scope.map(|span| span.name()).collect());
+        self.told.lock().unwrap().events.push(Seen {
+            target: event.metadata().target().to_owned(),
+            level: *event.metadata().level(),
+            fields,
+            within: within.unwrap_or_default(),
+        });
+    }
+
+    fn on_close(&self, id: Id, _: Context<'_, S>) {
+        let spans = &mut self.told.lock().unwrap().spans;
+        let span = spans.iter_mut().rfind(|span| span.id == id.into_u64());
+        span.unwrap().closed = true;
+    }
+}

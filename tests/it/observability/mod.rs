@@ -1,0 +1,44 @@
+//! What there is to see of deliveries: spans, events and metrics, with every feature on.
+
+mod callbacks;
+mod capture;
+mod mounted;
+mod outcomes;
+mod tower_http;
+
+use std::task::{Context, Waker};
+
+use axum::body::Body;
+use http::Request;
+use mx_job_webhook::{Credentials, JobRouter, JobWebhookEndpoint};
+use tower::ServiceExt as _;
+
+use crate::support::{Jobs, credentials, jobs};
+use capture::{Capture, DELIVERY};
+
+type Endpoint = JobWebhookEndpoint<Jobs>;
+
+fn endpoint(router: JobRouter) -> Endpoint {
+    JobWebhookEndpoint::new(credentials(), jobs(router))
+}
+
+fn open(router: JobRouter) -> Endpoint {
+    JobWebhookEndpoint::new(Credentials::unauthenticated(), jobs(router))
+}
+
+async fn answer(endpoint: &Endpoint, request: Request<Body>) -> u16 {
+    let response = endpoint.clone().oneshot(request).await.unwrap();
+    response.status().as_u16()
+}
+
+/// Delivers, and hangs up when whatever can be done at once is done.
+fn hang_up(endpoint: &Endpoint, request: Request<Body>) {
+    let mut response = Box::pin(endpoint.clone().oneshot(request));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(response.as_mut().poll(&mut context).is_pending());
+}
+
+/// Lets every task go as far as it can.
+async fn settle() {
+    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+}

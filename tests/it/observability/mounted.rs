@@ -1,0 +1,143 @@
+//! However the crate is mounted, a delivery is seen once.
+
+use axum::body::Body;
+use http::Request;
+use mx_job_webhook::{JobEvent, JobRouter, JobWebhookLayer};
+use tower::{Layer as _, ServiceExt as _, service_fn};
+use tracing::Level;
+
+use super::Capture;
+use crate::support::{
+    Frames, PATH, SAMPLE, Settings, credentials, delivery, extractor, jobs, mounts, send,
+};
+
+/// `status outcome`, with the span's level and whether it has a duration.
+fn seen(capture: &Capture) -> Vec<String> {
+    let spans = capture.deliveries();
+    for span in &spans {
+        assert!(span.closed && span.level == Level::INFO);
+        assert!(span.fields.named("duration").is_some());
+    }
+    let counts = capture.metrics().into_iter().filter_map(|(name, value)| {
+        let labels = name.strip_prefix("mx_job_webhook_deliveries_total{status=")?;
+        let seen = labels.trim_end_matches('}').replace(",outcome=", " ");
+        Some((seen, value))
+    });
+    let counts: Vec<(String, f64)> = counts.collect();
+    assert_eq!(
+        counts.iter().map(|(_, count)| count).sum::<f64>(),
+        spans.len() as f64
+    );
+    counts.into_iter().map(|(seen, _)| seen).collect()
+}
+
+#[test]
+fn each_mount_sees_a_delivery_once() {
+    let settings = Settings::new(jobs(JobRouter::new().on_completed(|_| async {})));
+    for (mount, app) in mounts(&settings) {
+        let requests = [
+            (delivery(SAMPLE), "completed handled"),
+            (delivery("{}"), "none no_job"),
+            (
+                Request::post(PATH).body(Body::empty()).unwrap(),
+                "none unauthorized",
+            ),
+        ];
+        for (request, expected) in requests {
+            let capture = Capture::default();
+            capture.run(send(app.clone(), request));
+            assert_eq!(seen(&capture), [expected], "{mount}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_ours_is_not_seen() {
+    let settings = Settings::new(jobs(JobRouter::new()));
+    for (mount, app) in mounts(&settings) {
+        let capture = Capture::default();
+        capture.run(send(
+            app,
+            Request::get("/accounts").body(Body::empty()).unwrap(),
+        ));
+        assert!(
+            seen(&capture).is_empty() && capture.metrics().is_empty(),
+            "{mount}"
+        );
+    }
+}
+
+#[test]
+fn what_the_extractor_began_to_read_is_abandoned_when_it_is_dropped() {
+    let capture = Capture::default();
+    let app = extractor(&Settings::new(jobs(JobRouter::new())));
+    let endless = Frames::of_data([&b"{"[..]]).then_nothing_for_ever();
+    capture.run(async {
+        let second = std::time::Duration::from_secs(1);
+        let waiting = tokio::time::timeout(second, app.oneshot(delivery(endless)));
+        assert!(waiting.await.is_err());
+    });
+    assert_eq!(seen(&capture), ["none abandoned"]);
+}
+
+#[test]
+fn a_router_that_is_called_for_itself_sees_the_delivery() {
+    let capture = Capture::default();
+    capture.run(async {
+        let event = || JobEvent::decode(SAMPLE).unwrap();
+        let _ = JobRouter::new().call(event()).await;
+        let background = mx_job_webhook::Background::new();
+        let _ = background
+            .run(JobRouter::new().on_completed(|_| async {}), event())
+            .await;
+        let full = background.with_capacity(0);
+        let _ = full.run(JobRouter::new(), event()).await;
+        let _ = JobRouter::new().with_background(full).call(event()).await;
+    });
+    let spans = capture.deliveries();
+    let outcomes: Vec<_> = spans
+        .iter()
+        .map(|span| span.fields.named("outcome").unwrap())
+        .collect();
+    assert_eq!(
+        outcomes,
+        ["unhandled", "handled", "overloaded", "overloaded"]
+    );
+}
+
+#[test]
+fn a_router_that_is_called_within_a_delivery_does_not_see_it_again() {
+    let capture = Capture::default();
+    capture.run(async {
+        let router = JobRouter::new().on_completed(|_| async {});
+        let within = service_fn(move |event| {
+            let router = router.clone();
+            async move { router.call(event).await }
+        });
+        let nothing = axum::Router::<()>::new();
+        let app = JobWebhookLayer::new(PATH, credentials(), within).layer(nothing);
+        assert_eq!(app.oneshot(delivery(SAMPLE)).await.unwrap().status(), 204);
+    });
+    assert_eq!(seen(&capture), ["completed handled"]);
+}
+
+#[test]
+fn a_status_or_a_guid_that_somebody_made_up_is_one_value_and_no_label() {
+    let capture = Capture::default();
+    capture.run(async {
+        let app = super::endpoint(JobRouter::new());
+        let named = r#"{"job": {"guid": "JOB-1\nforged", "status_name": "NEW\nforged"}}"#;
+        assert_eq!(super::answer(&app, delivery(named)).await, 204);
+        let numbered = r#"{"job": {"guid": "JOB-2", "status": 42}}"#;
+        assert_eq!(super::answer(&app, delivery(numbered)).await, 204);
+    });
+    let counted =
+        capture.metrics()["mx_job_webhook_deliveries_total{status=other,outcome=unhandled}"];
+    assert_eq!(counted, 2.0);
+    let spans = capture.deliveries();
+    let statuses: Vec<_> = spans
+        .iter()
+        .map(|span| span.fields.named("job.status").unwrap())
+        .collect();
+    assert_eq!(statuses, ["NEW\nforged", "42"]);
+}

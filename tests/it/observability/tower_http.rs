@@ -1,0 +1,50 @@
+//! tower-http's `TraceLayer` around it: one span in the other, and the reason in the response.
+
+use http::Response;
+use mx_job_webhook::{Error, JobRouter, JobWebhookLayer};
+use tower::{ServiceBuilder, ServiceExt as _};
+use tower_http::trace::TraceLayer;
+
+use super::{Capture, DELIVERY};
+use crate::support::{PATH, SAMPLE, credentials, delivery};
+
+#[test]
+fn its_span_is_around_ours_and_it_reads_the_reason_in_the_response() {
+    let capture = Capture::default();
+    capture.run(async {
+        let trace = TraceLayer::new_for_http()
+            .make_span_with(|_: &http::Request<_>| tracing::info_span!("request"))
+            .on_response(|response: &Response<_>, _, _: &tracing::Span| {
+                let reason = response.extensions().get::<Error>();
+                let reason = reason.map(|error| error.kind().name());
+                tracing::info!(reason, "answered");
+            });
+        let jobs = JobRouter::new().on_completed(|_| async {
+            tracing::info!("in the callback");
+            Err("the database is down")
+        });
+        let app = ServiceBuilder::new()
+            .layer(trace)
+            .layer(JobWebhookLayer::new(PATH, credentials(), jobs))
+            .service(axum::Router::<()>::new());
+        let response = app.oneshot(delivery(SAMPLE)).await.unwrap();
+        assert_eq!(response.status(), 500);
+    });
+    let span = &capture.deliveries()[0];
+    assert_eq!(span.parent, Some("request"));
+    let events = capture.events();
+    let event = |message: &str| {
+        events
+            .iter()
+            .find(|event| event.message() == message)
+            .unwrap()
+    };
+    assert_eq!(event("in the callback").within, [DELIVERY, "request"]);
+    assert_eq!(
+        event("delivery failed: the callback failed").within,
+        [DELIVERY, "request"]
+    );
+    let answered = event("answered");
+    assert_eq!(answered.fields.named("reason"), Some("callback_failed"));
+    assert_eq!(answered.within, ["request"]);
+}
