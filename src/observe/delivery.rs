@@ -41,7 +41,7 @@ pub(crate) struct Mark(bool);
 #[must_use]
 pub(crate) struct Entered {
     #[cfg(feature = "tracing")]
-    _span: tracing::span::EnteredSpan,
+    _span: Option<tracing::span::EnteredSpan>,
 }
 
 /// A callback's future that enters the span wherever it is polled or dropped.

@@ -66,6 +66,9 @@ impl Trace {
 
     /// As values, not as text: what a sender wrote cannot break a line of the log.
     pub(super) fn decoded(&self, job: &Job) {
+        if self.span.is_disabled() {
+            return;
+        }
         self.span.record("job.guid", job.guid.as_str());
         match job.status.name() {
             Some(name) => self.span.record("job.status", name),
@@ -73,8 +76,8 @@ impl Trace {
         };
     }
 
-    pub(super) fn enter(&self) -> EnteredSpan {
-        self.span.clone().entered()
+    pub(super) fn enter(&self) -> Option<EnteredSpan> {
+        (!self.span.is_disabled()).then(|| self.span.clone().entered())
     }
 
     pub(super) fn within(&self, delivery: Delivery) -> Instrumented<Delivery> {
@@ -85,14 +88,8 @@ impl Trace {
         if std::mem::take(&mut self.late) {
             self.span = span();
         }
-        self.span.record("outcome", outcome.name());
-        if let Outcome::Error(error) = outcome {
-            self.span.record("error.type", outcome.name());
-            self.span.record("error.message", display(error));
-        }
-        if let Some(started) = self.started {
-            self.span
-                .record("duration", started.elapsed().as_secs_f64());
+        if !self.span.is_disabled() {
+            self.record(outcome);
         }
         self.span.in_scope(|| match outcome {
             Outcome::Receipt(_) => {
@@ -108,6 +105,18 @@ impl Trace {
                 event!(target: target!(), Level::WARN, "delivery abandoned by its sender");
             }
         });
+    }
+
+    fn record(&self, outcome: Outcome<'_>) {
+        self.span.record("outcome", outcome.name());
+        if let Outcome::Error(error) = outcome {
+            self.span.record("error.type", outcome.name());
+            self.span.record("error.message", display(error));
+        }
+        if let Some(started) = self.started {
+            self.span
+                .record("duration", started.elapsed().as_secs_f64());
+        }
     }
 
     /// The callback of a delivery that was answered before.

@@ -11,24 +11,31 @@ use crate::support::{
     Frames, PATH, SAMPLE, Settings, credentials, delivery, extractor, jobs, mounts, send,
 };
 
-/// `status outcome`, with the span's level and whether it has a duration.
+/// `status outcome` of each delivery, which its span and its count agree on.
 fn seen(capture: &Capture) -> Vec<String> {
     let spans = capture.deliveries();
     for span in &spans {
         assert!(span.closed && span.level == Level::INFO);
         assert!(span.fields.named("duration").is_some());
     }
-    let counts = capture.metrics().into_iter().filter_map(|(name, value)| {
-        let labels = name.strip_prefix("mx_job_webhook_deliveries_total{status=")?;
-        let seen = labels.trim_end_matches('}').replace(",outcome=", " ");
-        Some((seen, value))
-    });
-    let counts: Vec<(String, f64)> = counts.collect();
-    assert_eq!(
-        counts.iter().map(|(_, count)| count).sum::<f64>(),
-        spans.len() as f64
-    );
-    counts.into_iter().map(|(seen, _)| seen).collect()
+    let mut seen: Vec<String> = spans
+        .iter()
+        .map(|span| {
+            let field = |name| span.fields.named(name).unwrap_or("none").to_lowercase();
+            format!("{} {}", field("job.status"), field("outcome"))
+        })
+        .collect();
+    seen.sort();
+    let mut counted = Vec::new();
+    for (name, count) in capture.metrics() {
+        if let Some(labels) = name.strip_prefix("mx_job_webhook_deliveries_total{status=") {
+            let labels = labels.trim_end_matches('}').replace(",outcome=", " ");
+            counted.extend((0..count as usize).map(|_| labels.clone()));
+        }
+    }
+    counted.sort();
+    assert_eq!(seen, counted);
+    seen
 }
 
 #[test]
