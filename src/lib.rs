@@ -135,6 +135,9 @@ pub use timestamp::{ParseTimestampError, Timestamp};
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+#[doc = include_str!("from_polling.md")]
+pub mod from_polling {}
+
 #[doc = include_str!("guarantees.md")]
 pub mod guarantees {}
 
