@@ -101,6 +101,7 @@ mod status;
 #[cfg(feature = "test-util")]
 pub mod testing;
 mod timestamp;
+mod undecodable;
 
 pub use acknowledge_first::{AcknowledgeFirst, AcknowledgeFirstLayer};
 pub use background::{Background, BackgroundTask, RunOn};
@@ -114,7 +115,7 @@ pub use dedupe::{CommitInError, PostgresLedger};
 #[cfg(feature = "redis")]
 pub use dedupe::{Reconnecting, RedisLedger};
 pub use error::{Error, ErrorKind};
-pub use event::{JobEvent, Undecodable};
+pub use event::JobEvent;
 #[cfg(feature = "axum")]
 pub use extract::JobEventRejection;
 pub use failure::Failure;
@@ -130,6 +131,7 @@ pub use router::{JobRouter, JobRouterFuture, NoState, Unhandled, WithState};
 pub use service::{JobWebhook, JobWebhookEndpoint};
 pub use status::{OtherStatus, Status};
 pub use timestamp::{ParseTimestampError, Timestamp};
+pub use undecodable::Undecodable;
 
 #[cfg(all(doctest, feature = "axum", feature = "tokio"))]
 #[doc = include_str!("../README.md")]
