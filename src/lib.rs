@@ -140,6 +140,9 @@ struct Readme;
 #[doc = include_str!("from_polling.md")]
 pub mod from_polling {}
 
+#[doc = include_str!("going_live.md")]
+pub mod going_live {}
+
 #[doc = include_str!("guarantees.md")]
 pub mod guarantees {}
 
