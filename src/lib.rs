@@ -60,6 +60,11 @@
 //! takes. Nothing spawns a task but `background`, and the Redis ledger one to connect. Nothing
 //! prints a credential, a user's id or a body. There is no `unsafe`.
 //!
+//! # Guides
+//!
+//! [`from_polling`], for who asks the API today; [`going_live`], before MX delivers; [`replicas`];
+//! [`guarantees`]; and [`compare`], which says when to use something else.
+//!
 //! # Features
 //!
 //! - `axum` (default): the extractor, and `IntoResponse` for [`Error`] and [`Receipt`].
@@ -136,6 +141,9 @@ pub use undecodable::Undecodable;
 #[cfg(all(doctest, feature = "axum", feature = "tokio"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[doc = include_str!("compare.md")]
+pub mod compare {}
 
 #[doc = include_str!("from_polling.md")]
 pub mod from_polling {}
