@@ -62,6 +62,24 @@ impl AcknowledgeFirstLayer {
     /// Runs callbacks there, and tells this hook what failed.
     ///
     /// The hook is as [`on_error`](crate::JobWebhookLayer::on_error) of the layer.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{AcknowledgeFirstLayer, Background, ErrorKind, JobEvent, JobRouter};
+    /// use tower::{Layer, ServiceExt};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// // No place is free: what cannot be run is not acknowledged.
+    /// let full = Background::new().with_capacity(0);
+    /// let layer = AcknowledgeFirstLayer::new(full, |failure| eprintln!("lost: {failure:?}"));
+    /// let jobs = layer.layer(JobRouter::new().on_completed(|_| async {}));
+    ///
+    /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
+    /// assert_eq!(jobs.oneshot(event).await.unwrap_err().kind(), ErrorKind::Overloaded);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn new<F>(background: Background, on_error: F) -> Self
     where
@@ -96,6 +114,17 @@ impl fmt::Debug for AcknowledgeFirstLayer {
 /// A service of events with an [`AcknowledgeFirstLayer`] around it.
 ///
 /// It is ready when the service within is.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::{AcknowledgeFirst, AcknowledgeFirstLayer, Background, JobRouter};
+/// use tower::Layer;
+///
+/// let layer = AcknowledgeFirstLayer::new(Background::new(), |failure| eprintln!("{failure:?}"));
+/// let jobs: AcknowledgeFirst<JobRouter> = layer.layer(JobRouter::new());
+/// assert!(format!("{jobs:?}").contains("JobRouter"));
+/// ```
 #[derive(Clone, Debug)]
 pub struct AcknowledgeFirst<S> {
     inner: S,

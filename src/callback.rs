@@ -127,6 +127,15 @@ pub trait CallbackOutput {
     /// # Errors
     ///
     /// The callback's own.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::CallbackOutput;
+    ///
+    /// let error = Err::<(), _>("the database is down").into_result().unwrap_err();
+    /// assert_eq!(error.to_string(), "the database is down");
+    /// ```
     fn into_result(self) -> Result<(), BoxError>;
 }
 

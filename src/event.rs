@@ -87,41 +87,158 @@ impl JobEvent {
     }
 
     /// The job; `event.job()` where deref is not explicit enough.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{Job, JobEvent};
+    ///
+    /// fn describe(job: &Job) -> String {
+    ///     format!("{} is {}", job.guid, job.status)
+    /// }
+    ///
+    /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
+    /// assert_eq!(describe(event.job()), "JOB-1 is COMPLETED");
+    /// # Ok::<(), mx_job_webhook::Error>(())
+    /// ```
     #[must_use]
     pub fn job(&self) -> &Job {
         &self.job
     }
 
     /// The job alone, which owns all it refers to.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::JobEvent;
+    ///
+    /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
+    /// let job = event.into_job(); // The server's read buffer is free.
+    /// assert_eq!(job.guid, "JOB-1");
+    /// # Ok::<(), mx_job_webhook::Error>(())
+    /// ```
     #[must_use]
     pub fn into_job(self) -> Job {
         self.job
     }
 
     /// The body as it was received, with every field that [`Job`] does not read.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::JobEvent;
+    ///
+    /// let webhook = r#"{"job": {"guid": "JOB-1", "status": 9, "error_message_code": "HIT_LIMIT"}}"#;
+    /// let event = JobEvent::decode(webhook)?;
+    /// let body: serde_json::Value = serde_json::from_slice(event.body())?;
+    /// assert_eq!(body["job"]["error_message_code"], "HIT_LIMIT");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
     /// The headers of the request, without `Authorization`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{Credentials, JobRouter, JobWebhookEndpoint};
+    /// # use axum::body::Body; use http::Request; use tower::ServiceExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let jobs = JobRouter::new().on_completed(|event| async move {
+    ///     assert_eq!(event.headers()["x-request-id"], "42");
+    ///     assert!(!event.headers().contains_key("authorization"));
+    /// });
+    /// let request = Request::post("/")
+    ///     .header("authorization", "Bearer a-token")
+    ///     .header("x-request-id", "42")
+    ///     .header("content-type", "application/json")
+    ///     .body(Body::from(r#"{"job": {"guid": "JOB-1", "status": 6}}"#))?;
+    /// let endpoint = JobWebhookEndpoint::new(Credentials::bearer("a-token")?, jobs);
+    /// assert_eq!(endpoint.oneshot(request).await?.status(), 204); // No assertion failed: no panic.
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.headers
     }
 
     /// The extensions of the request, such as axum's `ConnectInfo`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::net::SocketAddr;
+    /// use axum::extract::ConnectInfo;
+    /// use mx_job_webhook::JobEvent;
+    ///
+    /// /// Filled in by axum, if the application is served with `into_make_service_with_connect_info`.
+    /// fn sender(event: &JobEvent) -> Option<SocketAddr> {
+    ///     event.extensions().get().map(|ConnectInfo(address)| *address)
+    /// }
+    ///
+    /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
+    /// assert_eq!(sender(&event), None); // It came from a queue.
+    /// # Ok::<(), mx_job_webhook::Error>(())
+    /// ```
     #[must_use]
     pub fn extensions(&self) -> &Extensions {
         &self.extensions
     }
 
     /// The same, to leave something for the services further in.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{JobEvent, JobRouter, Receipt};
+    /// use tower::{ServiceBuilder, ServiceExt};
+    ///
+    /// #[derive(Clone)]
+    /// struct Attempt(u32);
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let jobs = ServiceBuilder::new()
+    ///     .map_request(|mut event: JobEvent| {
+    ///         event.extensions_mut().insert(Attempt(2));
+    ///         event
+    ///     })
+    ///     .service(JobRouter::new().on_completed(|event| async move {
+    ///         event.extensions().get::<Attempt>().filter(|attempt| attempt.0 == 2).map(drop).ok_or("none")
+    ///     }));
+    /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
+    /// assert_eq!(jobs.oneshot(event).await?, Receipt::Handled);
+    /// # Ok(()) }
+    /// ```
     pub fn extensions_mut(&mut self) -> &mut Extensions {
         &mut self.extensions
     }
 
     /// The token of the claim that this delivery holds, within a [`DedupeLayer`](crate::DedupeLayer).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{DedupeLayer, JobEvent, JobRouter, MemoryLedger};
+    /// use tower::{Layer, ServiceExt};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let jobs = JobRouter::new()
+    ///     .on_completed(|event| async move { event.fencing_token().map(drop).ok_or("not claimed") });
+    ///
+    /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
+    /// assert!(jobs.call(event.clone()).await.is_err());
+    /// assert!(DedupeLayer::new(MemoryLedger::new()).layer(jobs).oneshot(event).await.is_ok());
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn fencing_token(&self) -> Option<FencingToken> {
         self.fencing_token
@@ -173,89 +290,6 @@ impl fmt::Debug for JobEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JobEvent")
             .field("job", &self.job)
-            .field("body", &format_args!("{} bytes", self.body.len()))
-            .finish_non_exhaustive()
-    }
-}
-
-/// A body that could not be decoded, with the reason and all that came with it.
-///
-/// What the hook `on_undecodable` is given, and the extractor's rejection holds. It is
-/// authenticated: the sender's credentials were right.
-///
-/// `Debug` shows the reason and the size of the body, not the body.
-///
-/// # Example
-///
-/// ```
-/// use mx_job_webhook::{Credentials, ErrorKind, JobRouter, JobWebhookEndpoint};
-/// # use axum::body::Body; use http::Request; use tower::ServiceExt;
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let endpoint = JobWebhookEndpoint::new(Credentials::unauthenticated(), JobRouter::new())
-///     .on_undecodable(|undecodable| async move {
-///         assert_eq!(undecodable.error().kind(), ErrorKind::OtherWebhook);
-///         assert_eq!(undecodable.body(), r#"{"type": "BALANCE"}"#);
-///     });
-///
-/// let request = Request::post("/").header("content-type", "application/json");
-/// let request = request.body(Body::from(r#"{"type": "BALANCE"}"#))?;
-/// assert_eq!(endpoint.oneshot(request).await?.status(), 204);
-/// # Ok(()) }
-/// ```
-#[derive(Clone)]
-pub struct Undecodable {
-    error: Error,
-    body: Bytes,
-    headers: HeaderMap,
-    extensions: Extensions,
-}
-
-impl Undecodable {
-    pub(crate) fn new(
-        error: Error,
-        body: Bytes,
-        headers: HeaderMap,
-        extensions: Extensions,
-    ) -> Self {
-        Self {
-            error,
-            body,
-            headers,
-            extensions,
-        }
-    }
-
-    /// Why it could not be decoded; names the field and repeats none of the payload.
-    #[must_use]
-    pub fn error(&self) -> &Error {
-        &self.error
-    }
-
-    /// The body as it was received.
-    #[must_use]
-    pub fn body(&self) -> &Bytes {
-        &self.body
-    }
-
-    /// The headers of the request, without `Authorization`.
-    #[must_use]
-    pub fn headers(&self) -> &HeaderMap {
-        &self.headers
-    }
-
-    /// The extensions of the request.
-    #[must_use]
-    pub fn extensions(&self) -> &Extensions {
-        &self.extensions
-    }
-}
-
-impl fmt::Debug for Undecodable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Undecodable")
-            .field("error", &self.error)
             .field("body", &format_args!("{} bytes", self.body.len()))
             .finish_non_exhaustive()
     }

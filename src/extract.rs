@@ -116,13 +116,31 @@ impl Future for Extract {
 ///         Err(Err(rejection)) => rejection.into_response(),
 ///     }
 /// }
-/// # fn assert_handler<H: axum::handler::Handler<T, mx_job_webhook::Credentials>, T>(_: H) {}
-/// # assert_handler(webhook);
+///
+/// let router = axum::Router::new().route("/admin/webhooks", axum::routing::post(webhook));
+/// let router: axum::Router = router.with_state(mx_job_webhook::Credentials::bearer("token")?);
+/// assert!(router.has_routes());
+/// # Ok::<(), mx_job_webhook::CredentialsError>(())
 /// ```
 pub struct JobEventRejection(Refusal);
 
 impl JobEventRejection {
     /// What was wrong.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use axum::{extract::FromRequest, body::Body};
+    /// use http::Request;
+    /// use mx_job_webhook::{Credentials, ErrorKind, JobEvent};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let state = Credentials::basic("mx", "secret")?;
+    /// let rejection = JobEvent::from_request(Request::new(Body::empty()), &state).await.unwrap_err();
+    /// assert_eq!(rejection.error().kind(), ErrorKind::Unauthorized);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn error(&self) -> &Error {
         match &self.0 {
@@ -136,6 +154,23 @@ impl JobEventRejection {
     /// # Errors
     ///
     /// The rejection itself, if that was not what was wrong.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use axum::{body::Body, extract::FromRequest};
+    /// use http::Request;
+    /// use mx_job_webhook::{Credentials, JobEvent, JobEventRejection};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let request = Request::post("/").header("content-type", "application/json");
+    /// let request = request.body(Body::from(r#"{"type": "BALANCE"}"#))?;
+    /// let rejection = JobEvent::from_request(request, &Credentials::unauthenticated()).await.unwrap_err();
+    /// let undecodable = rejection.into_undecodable().map_err(|rejection| rejection.to_string())?;
+    /// assert_eq!(undecodable.body(), r#"{"type": "BALANCE"}"#);
+    /// # Ok(()) }
+    /// ```
     pub fn into_undecodable(self) -> Result<Undecodable, Self> {
         match self.0 {
             Refusal::Undecodable(undecodable) => Ok(*undecodable),

@@ -41,12 +41,49 @@ pub struct Failure<'a> {
 
 impl<'a> Failure<'a> {
     /// What went wrong; its kind says at which stage.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{Credentials, ErrorKind, Failure, JobRouter, JobWebhookEndpoint};
+    /// # use axum::body::Body; use http::Request; use tower::ServiceExt;
+    ///
+    /// /// Somebody to wake up for, and not a stranger at the door.
+    /// fn is_ours(failure: Failure<'_>) -> bool {
+    ///     matches!(failure.error().kind(), ErrorKind::CallbackFailed | ErrorKind::LedgerUnavailable)
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (sender, alarms) = std::sync::mpsc::channel();
+    /// let endpoint = JobWebhookEndpoint::new(Credentials::bearer("a-token")?, JobRouter::new())
+    ///     .on_error(move |failure| sender.send(is_ours(failure)).unwrap_or_default());
+    /// endpoint.oneshot(Request::post("/").body(Body::empty())?).await?;
+    /// assert!(!alarms.try_recv()?);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn error(&self) -> &'a Error {
         self.error
     }
 
     /// The job, if it went wrong after the body was decoded.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{Credentials, JobRouter, JobWebhookEndpoint};
+    /// # use axum::body::Body; use http::Request; use tower::ServiceExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (sender, jobs) = std::sync::mpsc::channel();
+    /// let endpoint = JobWebhookEndpoint::new(Credentials::bearer("a-token")?, JobRouter::new())
+    ///     .on_error(move |failure| sender.send(failure.job().cloned()).unwrap_or_default());
+    /// endpoint.oneshot(Request::post("/").body(Body::empty())?).await?;
+    /// assert_eq!(jobs.try_recv()?, None); // Nothing was read for a stranger.
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn job(&self) -> Option<&'a Job> {
         self.job

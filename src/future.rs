@@ -22,6 +22,22 @@ pin_project! {
     /// # Cancellation
     ///
     /// As [`JobWebhookLayer`](crate::JobWebhookLayer) says.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use axum::body::Body;
+    /// use http::Request;
+    /// use mx_job_webhook::{Credentials, JobRouter, JobWebhookEndpoint};
+    /// use tower::Service;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut endpoint = JobWebhookEndpoint::new(Credentials::bearer("a-token")?, JobRouter::new());
+    /// let future = endpoint.call(Request::post("/").body(Body::empty())?); // a `ResponseFuture`
+    /// assert_eq!(future.await?.status(), 401);
+    /// # Ok(()) }
+    /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, B, J> {
         #[pin]

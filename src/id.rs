@@ -80,6 +80,16 @@ macro_rules! id_type {
             }
 
             /// The id as MX sent it.
+            ///
+            /// # Example
+            ///
+            /// ```
+            #[doc = concat!("use mx_job_webhook::", stringify!($name), ";")]
+            ///
+            #[doc = concat!("let id: ", stringify!($name), " = \"Kept to the letter \".parse()?;")]
+            /// assert_eq!(id.as_str(), "Kept to the letter ");
+            /// # Ok::<(), mx_job_webhook::BlankIdError>(())
+            /// ```
             #[must_use]
             pub fn as_str(&self) -> &str {
                 self.0.as_str()

@@ -74,6 +74,16 @@ impl<J> JobWebhookLayer<J> {
     ///
     /// If the path does not start with a slash, or has a capture, a wildcard or a query:
     /// it could never match.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{Credentials, JobRouter, JobWebhookLayer};
+    ///
+    /// let layer = JobWebhookLayer::new("/admin/webhooks", Credentials::bearer("a-token")?, JobRouter::new());
+    /// assert!(format!("{layer:?}").contains("/admin/webhooks"));
+    /// # Ok::<(), mx_job_webhook::CredentialsError>(())
+    /// ```
     #[must_use]
     #[track_caller]
     pub fn new(path: &str, credentials: Credentials, jobs: J) -> Self {
@@ -86,7 +96,11 @@ impl<J> JobWebhookLayer<J> {
 
 /// Optional settings.
 impl<J: Clone> JobWebhookLayer<J> {
-    optional_settings!();
+    optional_settings!(
+        "JobWebhookLayer",
+        "\"/admin/webhooks\", ",
+        "layer(webhooks)"
+    );
 }
 
 impl<S, J> Layer<S> for JobWebhookLayer<J> {

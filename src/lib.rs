@@ -60,6 +60,11 @@
 //! takes. Nothing spawns a task but `background`, and the Redis ledger one to connect. Nothing
 //! prints a credential, a user's id or a body. There is no `unsafe`.
 //!
+//! # Guides
+//!
+//! [`from_polling`], for who asks the API today; [`going_live`], before MX delivers; [`replicas`];
+//! [`guarantees`]; and [`compare`], which says when to use something else.
+//!
 //! # Features
 //!
 //! - `axum` (default): the extractor, and `IntoResponse` for [`Error`] and [`Receipt`].
@@ -103,6 +108,7 @@ mod status;
 #[cfg(feature = "test-util")]
 pub mod testing;
 mod timestamp;
+mod undecodable;
 
 pub use acknowledge_first::{AcknowledgeFirst, AcknowledgeFirstLayer};
 pub use background::{Background, BackgroundTask, RunOn};
@@ -116,7 +122,7 @@ pub use dedupe::{CommitInError, PostgresLedger};
 #[cfg(feature = "redis")]
 pub use dedupe::{Reconnecting, RedisLedger};
 pub use error::{Error, ErrorKind};
-pub use event::{JobEvent, Undecodable};
+pub use event::JobEvent;
 #[cfg(feature = "axum")]
 pub use extract::JobEventRejection;
 pub use failure::Failure;
@@ -134,10 +140,20 @@ pub use router::{JobRouter, JobRouterFuture, NoState, Unhandled, WithState};
 pub use service::{JobWebhook, JobWebhookEndpoint};
 pub use status::{OtherStatus, Status};
 pub use timestamp::{ParseTimestampError, Timestamp};
+pub use undecodable::Undecodable;
 
 #[cfg(all(doctest, feature = "axum", feature = "tokio"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[doc = include_str!("compare.md")]
+pub mod compare {}
+
+#[doc = include_str!("from_polling.md")]
+pub mod from_polling {}
+
+#[doc = include_str!("going_live.md")]
+pub mod going_live {}
 
 #[doc = include_str!("guarantees.md")]
 pub mod guarantees {}

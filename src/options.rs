@@ -33,12 +33,34 @@ impl<J> Options<J> {
 }
 
 /// The optional settings, as methods of a type that holds `options: Arc<Options<J>>`.
+///
+/// Of the type, for the examples: its name, the first arguments of its `new`, and how an axum router
+/// takes it.
 macro_rules! optional_settings {
-    () => {
+    ($type:literal, $path:literal, $mount:literal) => {
         /// Sets how many bytes of body are read at most; 65,536 unless set.
         ///
         /// A longer body is answered 413, before any of it is read if its
         /// `Content-Length` says so. The documented sample has 545 bytes.
+        ///
+        /// # Example
+        ///
+        /// ```
+        #[doc = concat!("use mx_job_webhook::{Credentials, JobRouter, ", $type, "};")]
+        /// # use axum::{Router, body::Body}; use http::Request; use tower::ServiceExt;
+        ///
+        /// # #[tokio::main(flavor = "current_thread")]
+        /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+        /// let jobs = JobRouter::new();
+        #[doc = concat!("let webhooks = ", $type, "::new(", $path, "Credentials::unauthenticated(), jobs)")]
+        ///     .with_body_limit(600);
+        #[doc = concat!("let app: Router = Router::new().", $mount, ";")]
+        ///
+        /// let request = Request::post("/admin/webhooks").header("content-type", "application/json");
+        /// let response = app.oneshot(request.body(Body::from(vec![b' '; 601]))?).await?;
+        /// assert_eq!(response.status(), 413);
+        /// # Ok(()) }
+        /// ```
         #[must_use]
         pub fn with_body_limit(mut self, bytes: usize) -> Self {
             ::std::sync::Arc::make_mut(&mut self.options).limits.body = bytes;
@@ -52,6 +74,25 @@ macro_rules! optional_settings {
         /// The time counts from when something first has to be waited for, by tokio's clock.
         /// Outside of a tokio runtime there is no timeout, and one with its timers disabled
         /// panics unless this is `None`.
+        ///
+        /// # Example
+        ///
+        /// ```
+        #[doc = concat!("use mx_job_webhook::{Credentials, JobRouter, ", $type, "};")]
+        /// # use axum::{Router, body::Body}; use http::Request; use tower::ServiceExt;
+        ///
+        /// # #[tokio::main(flavor = "current_thread")]
+        /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+        /// let jobs = JobRouter::new();
+        /// let stuck = Credentials::verify(|_| std::future::pending::<bool>());
+        #[doc = concat!("let webhooks = ", $type, "::new(", $path, "stuck, jobs)")]
+        ///     .with_read_timeout(std::time::Duration::from_millis(10));
+        #[doc = concat!("let app: Router = Router::new().", $mount, ";")]
+        ///
+        /// let response = app.oneshot(Request::post("/admin/webhooks").body(Body::empty())?).await?;
+        /// assert_eq!(response.status(), 503);
+        /// # Ok(()) }
+        /// ```
         #[cfg(feature = "tokio")]
         #[must_use]
         pub fn with_read_timeout(
@@ -73,6 +114,32 @@ macro_rules! optional_settings {
         /// The time counts from when the callback, or its readiness, first has to be waited
         /// for, by tokio's clock. Keep it below what the sender and every proxy on the way
         /// wait; MX does not publish its own.
+        ///
+        /// # Example
+        ///
+        /// ```
+        #[doc = concat!("use mx_job_webhook::{Background, Credentials, JobRouter, ", $type, "};")]
+        /// # use axum::{Router, body::Body}; use http::Request; use tower::ServiceExt;
+        ///
+        /// # #[tokio::main(flavor = "current_thread")]
+        /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+        /// use std::{future::pending, time::Duration};
+        ///
+        /// let background = Background::new();
+        /// let jobs = JobRouter::new()
+        ///     .on_completed(|_| tokio::time::sleep(Duration::from_millis(50)));
+        #[doc = concat!("let webhooks = ", $type, "::new(", $path, "Credentials::unauthenticated(), jobs)")]
+        ///     .with_background(background.clone())
+        ///     .with_answer_deadline(Duration::from_millis(1));
+        #[doc = concat!("let app: Router = Router::new().", $mount, ";")]
+        ///
+        /// let request = Request::post("/admin/webhooks").header("content-type", "application/json");
+        /// let request = request.body(Body::from(r#"{"job": {"guid": "JOB-1", "status": 6}}"#))?;
+        /// assert_eq!(app.oneshot(request).await?.status(), 503);
+        /// assert_eq!(background.running(), 1);
+        /// assert_eq!(background.drain(pending::<()>()).await, 0); // It finished.
+        /// # Ok(()) }
+        /// ```
         #[cfg(feature = "tokio")]
         #[must_use]
         pub fn with_answer_deadline(
@@ -85,6 +152,27 @@ macro_rules! optional_settings {
         }
 
         /// Sets where callbacks run on, to wait for them at shutdown.
+        ///
+        /// # Example
+        ///
+        /// ```
+        #[doc = concat!("use mx_job_webhook::{Background, Credentials, JobRouter, ", $type, "};")]
+        /// # use axum::{Router, body::Body}; use http::Request; use tower::ServiceExt;
+        ///
+        /// # #[tokio::main(flavor = "current_thread")]
+        /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+        /// let background = Background::new();
+        /// let jobs = JobRouter::new();
+        #[doc = concat!("let webhooks = ", $type, "::new(", $path, "Credentials::unauthenticated(), jobs)")]
+        ///     .with_background(background.clone());
+        #[doc = concat!("let app: Router = Router::new().", $mount, ";")]
+        ///
+        /// background.drain(std::future::pending::<()>()).await; // What comes now comes too late.
+        /// let request = Request::post("/admin/webhooks").header("content-type", "application/json");
+        /// let request = request.body(Body::from(r#"{"job": {"guid": "JOB-1", "status": 6}}"#))?;
+        /// assert_eq!(app.oneshot(request).await?.status(), 503);
+        /// # Ok(()) }
+        /// ```
         #[must_use]
         pub fn with_background(mut self, background: $crate::Background) -> Self {
             ::std::sync::Arc::make_mut(&mut self.options).background = background;
@@ -98,6 +186,27 @@ macro_rules! optional_settings {
         /// and must not block; what it needs time for it sends elsewhere. If it panics,
         /// nothing changes. What [`Failure`](crate::Failure) holds has no payload in it, but
         /// the error of a callback prints what the application made it print.
+        ///
+        /// # Example
+        ///
+        /// ```
+        #[doc = concat!("use mx_job_webhook::{Credentials, ErrorKind, JobRouter, ", $type, "};")]
+        /// # use axum::{Router, body::Body}; use http::Request; use tower::ServiceExt;
+        ///
+        /// # #[tokio::main(flavor = "current_thread")]
+        /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+        /// let (sender, failures) = std::sync::mpsc::channel();
+        /// let jobs = JobRouter::new();
+        #[doc = concat!("let webhooks = ", $type, "::new(", $path, "Credentials::bearer(\"a-token\")?, jobs)")]
+        ///     .on_error(move |failure| {
+        ///         let _ = sender.send(failure.error().kind());
+        ///     });
+        #[doc = concat!("let app: Router = Router::new().", $mount, ";")]
+        ///
+        /// app.oneshot(Request::post("/admin/webhooks").body(Body::empty())?).await?;
+        /// assert_eq!(failures.try_recv()?, ErrorKind::Unauthorized);
+        /// # Ok(()) }
+        /// ```
         #[must_use]
         pub fn on_error<F>(mut self, hook: F) -> Self
         where
@@ -113,6 +222,27 @@ macro_rules! optional_settings {
         /// If it succeeds the answer is 204, since MX would only resend the same bytes. If it
         /// fails, the answer is 500. Without it, it is 422, and MX's retries keep the event
         /// for about a day, while someone finds out.
+        ///
+        /// # Example
+        ///
+        /// ```
+        #[doc = concat!("use mx_job_webhook::{Credentials, JobRouter, ", $type, "};")]
+        /// # use axum::{Router, body::Body}; use http::Request; use tower::ServiceExt;
+        ///
+        /// # #[tokio::main(flavor = "current_thread")]
+        /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+        /// let jobs = JobRouter::new();
+        #[doc = concat!("let webhooks = ", $type, "::new(", $path, "Credentials::unauthenticated(), jobs)")]
+        ///     .on_undecodable(|undecodable| async move {
+        ///         println!("kept, {} bytes: {}", undecodable.body().len(), undecodable.error());
+        ///     });
+        #[doc = concat!("let app: Router = Router::new().", $mount, ";")]
+        ///
+        /// let request = Request::post("/admin/webhooks").header("content-type", "application/json");
+        /// let request = request.body(Body::from(r#"{"type": "BALANCE"}"#))?;
+        /// assert_eq!(app.oneshot(request).await?.status(), 204);
+        /// # Ok(()) }
+        /// ```
         #[must_use]
         pub fn on_undecodable<F, Fut>(mut self, hook: F) -> Self
         where

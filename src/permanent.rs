@@ -43,6 +43,26 @@ struct Mark(BoxError);
 
 impl Permanent {
     /// Says of an error that it is permanent.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{JobEvent, Permanent};
+    ///
+    /// /// Fails for good where nothing will be otherwise tomorrow, and for now where it may.
+    /// async fn completed(event: JobEvent) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    ///     let member = event.member_guid.as_ref().ok_or_else(|| Permanent::new("a job without a member"))?;
+    ///     std::fs::write("/nowhere/accounts", member.as_str())?;
+    ///     Ok(())
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let jobs = mx_job_webhook::JobRouter::new().on_completed(completed);
+    /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
+    /// assert!(jobs.call(event).await.unwrap_err().is_permanent());
+    /// # Ok(()) }
+    /// ```
     pub fn new(error: impl Into<BoxError>) -> Self {
         Self(Mark(error.into()))
     }
@@ -112,18 +132,74 @@ impl DeadLetter {
     }
 
     /// The event, as the callback was given it.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{JobEvent, JobRouter, Permanent, Receipt};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let jobs = JobRouter::new()
+    ///     .on_completed(|_| async { Err(Permanent::new("the member was deleted")) })
+    ///     .on_dead_letter(|letter| async move {
+    ///         // What was received, to be looked at.
+    ///         if letter.event().body().is_empty() { Err("nothing to keep") } else { Ok(()) }
+    ///     });
+    /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
+    /// assert_eq!(jobs.call(event).await?, Receipt::DeadLettered);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn event(&self) -> &JobEvent {
         &self.event
     }
 
     /// The event, to keep.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{JobEvent, JobRouter, Permanent};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (sender, letters) = std::sync::mpsc::channel();
+    /// let jobs = JobRouter::new()
+    ///     .on_completed(|_| async { Err(Permanent::new("the member was deleted")) })
+    ///     .on_dead_letter(move |letter| {
+    ///         let kept = sender.send(letter.into_event());
+    ///         async move { kept }
+    ///     });
+    /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
+    /// jobs.call(event).await?;
+    /// assert_eq!(letters.try_recv()?.guid, "JOB-1");
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn into_event(self) -> JobEvent {
         self.event
     }
 
     /// What the callback failed with; the callback's own error is in its sources.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{JobEvent, JobRouter, Permanent, Receipt};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let jobs = JobRouter::new()
+    ///     .on_completed(|_| async { Err(Permanent::new("the member was deleted")) })
+    ///     .on_dead_letter(|letter| async move {
+    ///         let reason = std::error::Error::source(letter.error()).map(ToString::to_string);
+    ///         reason.filter(|reason| reason == "a permanent error").map(drop).ok_or("no reason")
+    ///     });
+    /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
+    /// assert_eq!(jobs.call(event).await?, Receipt::DeadLettered);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn error(&self) -> &Error {
         &self.error

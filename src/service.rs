@@ -24,6 +24,26 @@ use crate::{Credentials, Error, ErrorKind, JobEvent, Receipt, ResponseFuture};
 /// It is ready when the service within is. A delivery does not need that one, and leaves
 /// what it reserved for the next request. The callbacks are made ready delivery by
 /// delivery, so that none of them being free holds up nobody else's request.
+///
+/// # Example
+///
+/// Around a whole application, for `axum::serve` or for hyper:
+///
+/// ```
+/// use axum::{Router, body::Body};
+/// use mx_job_webhook::{Credentials, JobRouter, JobWebhook, JobWebhookLayer};
+/// # use http::Request; use tower::{Layer, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let credentials = Credentials::basic("mx", "secret")?;
+/// let layer = JobWebhookLayer::new("/admin/webhooks", credentials, JobRouter::new());
+/// let app: JobWebhook<Router, JobRouter> = layer.layer(Router::new());
+///
+/// let response = app.oneshot(Request::get("/elsewhere").body(Body::empty())?).await?;
+/// assert_eq!(response.status(), 404); // the router's
+/// # Ok(()) }
+/// ```
 pub struct JobWebhook<S, J> {
     inner: S,
     path: Path,
@@ -111,6 +131,20 @@ pub struct JobWebhookEndpoint<J> {
 
 impl<J> JobWebhookEndpoint<J> {
     /// A service that takes deliveries from senders with these credentials.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{Credentials, JobRouter, JobWebhookEndpoint};
+    /// # use axum::body::Body; use http::Request; use tower::ServiceExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let endpoint = JobWebhookEndpoint::new(Credentials::basic("mx", "secret")?, JobRouter::new());
+    /// let response = endpoint.oneshot(Request::post("/").body(Body::empty())?).await?;
+    /// assert_eq!(response.headers()["www-authenticate"], r#"Basic realm="webhooks", charset="UTF-8""#);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn new(credentials: Credentials, jobs: J) -> Self {
         Self {
@@ -121,7 +155,11 @@ impl<J> JobWebhookEndpoint<J> {
 
 /// Optional settings.
 impl<J: Clone> JobWebhookEndpoint<J> {
-    optional_settings!();
+    optional_settings!(
+        "JobWebhookEndpoint",
+        "",
+        "route_service(\"/admin/webhooks\", webhooks)"
+    );
 }
 
 impl<J, B> Service<Request<B>> for JobWebhookEndpoint<J>

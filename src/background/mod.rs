@@ -1,21 +1,26 @@
 //! What runs on when nobody waits for it any more: counted, bounded, and waited for at shutdown.
 
+mod place;
 mod places;
 mod run_on;
+mod task;
 
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use tower::{BoxError, Service};
 
-use crate::observe::{Observation, Observed};
+use crate::observe::Observation;
 use crate::pipeline::deliver;
 use crate::{Error, ErrorKind, JobEvent, Receipt};
+pub(crate) use place::Place;
 use places::{NoPlace, Places};
 pub use run_on::RunOn;
+pub use task::BackgroundTask;
+use task::spawn_on_tokio;
 
 /// How many callbacks may be under way at once, waited for or not.
 const CAPACITY: usize = 4096;
@@ -68,6 +73,15 @@ pub(crate) type Delivery = Pin<Box<dyn Future<Output = Result<Receipt, Error>> +
 
 impl Background {
     /// Places for 4,096 callbacks, on tokio with the feature `tokio`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::Background;
+    ///
+    /// let background = Background::new();
+    /// assert_eq!(format!("{background:?}"), "Background { running: 0, capacity: 4096, .. }");
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::build(CAPACITY, None)
@@ -136,6 +150,28 @@ impl Background {
     }
 
     /// How many callbacks are under way, waited for or not.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{Background, JobEvent, JobRouter};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let background = Background::new();
+    /// let seen = background.clone();
+    /// let jobs = JobRouter::new()
+    ///     .with_background(background.clone())
+    ///     .on_completed(move |_| {
+    ///         let running = seen.running(); // this one
+    ///         async move { assert_eq!(running, 1) }
+    ///     });
+    ///
+    /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
+    /// jobs.call(event).await?;
+    /// assert_eq!(background.running(), 0);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn running(&self) -> usize {
         self.0.places.taken()
@@ -210,6 +246,26 @@ impl Background {
     /// # Cancellation
     ///
     /// Dropping it stops the waiting. It stays closed.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::{future::{pending, ready}, time::Duration};
+    /// use mx_job_webhook::{Background, ErrorKind, JobEvent, JobRouter};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let background = Background::new();
+    /// let jobs = JobRouter::new()
+    ///     .with_background(background.clone())
+    ///     .on_completed(|_| pending::<()>());
+    /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
+    /// let call = jobs.call(event.clone()); // It never ends.
+    ///
+    /// assert_eq!(background.drain(ready(())).await, 1);
+    /// assert_eq!(jobs.call(event).await.unwrap_err().kind(), ErrorKind::ShuttingDown);
+    /// # drop(call); Ok(()) }
+    /// ```
     #[must_use = "what was left is not finished"]
     pub async fn drain(&self, deadline: impl Future) -> usize {
         self.0.places.close();
@@ -266,80 +322,5 @@ impl fmt::Debug for Background {
             .field("running", &self.running())
             .field("capacity", &self.0.places.capacity())
             .finish_non_exhaustive()
-    }
-}
-
-/// The place of one callback, free again when it is dropped.
-pub(crate) struct Place(Background);
-
-impl Place {
-    /// Whether there is a runtime to hand a future to.
-    pub(crate) fn can_spawn(&self) -> bool {
-        self.0.0.spawn.is_some() || tokio_is_here()
-    }
-
-    /// Hands the rest of a delivery to the runtime, or cancels it where there is none.
-    ///
-    /// The place goes along: it is free when the delivery has ended, or was cancelled.
-    pub(crate) fn spawn(self, delivery: Observed) {
-        let background = self.0.clone();
-        background.spawn_task(BackgroundTask::new(Box::pin(async move {
-            let _outcome = delivery.await;
-            drop(self);
-        })));
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.0.places.give_back();
-    }
-}
-
-#[cfg(feature = "tokio")]
-fn tokio_is_here() -> bool {
-    tokio::runtime::Handle::try_current().is_ok()
-}
-
-#[cfg(feature = "tokio")]
-fn spawn_on_tokio(task: BackgroundTask) {
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        runtime.spawn(task);
-    }
-}
-
-#[cfg(not(feature = "tokio"))]
-fn tokio_is_here() -> bool {
-    false
-}
-
-#[cfg(not(feature = "tokio"))]
-fn spawn_on_tokio(task: BackgroundTask) {
-    drop(task);
-}
-
-/// The rest of a callback, for a runtime to poll to its end.
-///
-/// It never panics. Dropping it cancels the callback. See [`Background::with_spawn`].
-#[must_use = "futures do nothing unless polled"]
-pub struct BackgroundTask(Pin<Box<dyn Future<Output = ()> + Send>>);
-
-impl BackgroundTask {
-    pub(crate) fn new(task: Pin<Box<dyn Future<Output = ()> + Send>>) -> Self {
-        Self(task)
-    }
-}
-
-impl Future for BackgroundTask {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        self.0.as_mut().poll(context)
-    }
-}
-
-impl fmt::Debug for BackgroundTask {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BackgroundTask").finish_non_exhaustive()
     }
 }

@@ -178,6 +178,16 @@ impl Credentials {
     /// If either is [`unauthenticated`](Self::unauthenticated): the other would be
     /// without meaning, and whoever wrote it meant something. If either is
     /// [`replaceable`](Self::replaceable): combine them first.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::Credentials;
+    ///
+    /// let either = Credentials::basic("mx", "secret")?.or(Credentials::bearer("a-token")?);
+    /// assert_eq!(format!("{either:?}"), "Credentials { basic: 1, bearer: 1, closures: 0 }");
+    /// # Ok::<(), mx_job_webhook::CredentialsError>(())
+    /// ```
     #[must_use]
     #[track_caller]
     pub fn or(self, other: Self) -> Self {

@@ -24,6 +24,15 @@ pub trait Verdict {
     /// # Errors
     ///
     /// The closure's own: it could not be told.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::Verdict;
+    ///
+    /// let verdict: Result<bool, std::fmt::Error> = Ok(false); // It could be told: nobody we know.
+    /// assert_eq!(verdict.into_result().ok(), Some(false));
+    /// ```
     fn into_result(self) -> Result<bool, BoxError>;
 }
 

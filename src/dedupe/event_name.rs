@@ -44,6 +44,18 @@ pub(super) enum Version {
 
 impl EventName {
     /// The name of the event that this job was delivered for.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{EventName, Job};
+    ///
+    /// // From a webhook, and from the Nexus API: one event.
+    /// let webhook = br#"{"job": {"guid": "JOB-1", "status": 6, "updated_at": 1655404963}}"#;
+    /// let polled = br#"{"job": {"guid": "JOB-1", "status": 6, "updated_at": "2022-06-16T18:42:43.000Z"}}"#;
+    /// assert_eq!(EventName::of(&Job::decode(webhook)?), EventName::of(&Job::decode(polled)?));
+    /// # Ok::<(), mx_job_webhook::Error>(())
+    /// ```
     #[must_use]
     pub fn of(job: &Job) -> Self {
         let version = job
@@ -58,12 +70,32 @@ impl EventName {
     }
 
     /// The job.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{EventName, Job, Status};
+    ///
+    /// let name = EventName::of(&Job::new("JOB-1".parse()?, Status::Denied));
+    /// assert_eq!(name.guid(), "JOB-1");
+    /// # Ok::<(), mx_job_webhook::BlankIdError>(())
+    /// ```
     #[must_use]
     pub fn guid(&self) -> &JobGuid {
         &self.guid
     }
 
     /// What the job was at.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{EventName, Job, Status};
+    ///
+    /// let name = EventName::of(&Job::new("JOB-1".parse()?, Status::Denied));
+    /// assert_eq!(name.status(), &Status::Denied);
+    /// # Ok::<(), mx_job_webhook::BlankIdError>(())
+    /// ```
     #[must_use]
     pub fn status(&self) -> &Status {
         &self.status
@@ -75,6 +107,19 @@ impl EventName {
     }
 
     /// When the job was updated; orders the events of one job.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{EventName, Job, Status, Timestamp};
+    ///
+    /// let mut job = Job::new("JOB-1".parse()?, Status::Challenged);
+    /// assert_eq!(EventName::of(&job).updated_at(), None); // Named by a digest, and without an order.
+    ///
+    /// job.updated_at = Some(Timestamp::from_unix_seconds(1_471_281_212));
+    /// assert_eq!(EventName::of(&job).updated_at(), job.updated_at);
+    /// # Ok::<(), mx_job_webhook::BlankIdError>(())
+    /// ```
     #[must_use]
     pub fn updated_at(&self) -> Option<Timestamp> {
         match self.version {

@@ -14,6 +14,21 @@ use crate::panic::{CatchPanic, Panicked};
 use crate::{Error, ErrorKind, JobEvent, Receipt};
 
 /// The response future of [`Dedupe`](crate::Dedupe).
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::{DedupeFuture, DedupeLayer, JobEvent, JobRouter, MemoryLedger};
+/// use tower::{Layer, Service};
+///
+/// let ledger = MemoryLedger::new();
+/// let mut jobs = DedupeLayer::new(ledger.clone()).layer(JobRouter::new());
+/// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
+/// let future: DedupeFuture = jobs.call(event);
+/// drop(future); // Never polled, it has claimed nothing.
+/// assert_eq!(ledger.in_flight(), 0);
+/// # Ok::<(), mx_job_webhook::Error>(())
+/// ```
 #[must_use = "futures do nothing unless polled"]
 pub struct DedupeFuture(Pin<Box<dyn Future<Output = Result<Receipt, Error>> + Send>>);
 

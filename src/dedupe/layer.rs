@@ -62,6 +62,24 @@ pub(super) struct Options<L> {
 
 impl<L: Ledger> DedupeLayer<L> {
     /// Remembers events in this ledger.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{DedupeLayer, JobEvent, JobRouter, MemoryLedger};
+    /// use tower::{Layer, ServiceExt};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let ledger = MemoryLedger::new(); // A clone is the same ledger.
+    /// let jobs = JobRouter::new().on_completed(|_| async {});
+    /// let once = DedupeLayer::new(ledger.clone()).layer(jobs);
+    ///
+    /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
+    /// once.oneshot(event).await?;
+    /// assert_eq!(ledger.settled(), 1);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn new(ledger: L) -> Self {
         Self {
@@ -79,6 +97,16 @@ impl<L: Ledger> DedupeLayer<L> {
     /// Longer than the slowest callback takes: past the lease the next delivery runs the
     /// callback again, whether or not the first is still under way. Short enough that an
     /// event whose holder died is taken up by one of MX's later retries.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mx_job_webhook::{DedupeLayer, MemoryLedger};
+    ///
+    /// let layer = DedupeLayer::new(MemoryLedger::new()).with_lease(Duration::from_secs(60 * 60));
+    /// assert_eq!(format!("{layer:?}"), "DedupeLayer { lease: 3600s, .. }");
+    /// ```
     #[must_use]
     pub fn with_lease(mut self, lease: Duration) -> Self {
         Arc::make_mut(&mut self.options).lease = lease;
@@ -151,6 +179,21 @@ impl<L: Ledger> DedupeLayer<L> {
     /// network, and where middleware around this one drops deliveries, as tower's `timeout`
     /// does. Without a runtime to spawn on, the lease gives the claim back. A drain waits for
     /// what is given back as long as one call to the ledger may take.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{Background, DedupeLayer, MemoryLedger};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let background = Background::new();
+    /// let layer = DedupeLayer::new(MemoryLedger::new()).with_background(background.clone());
+    ///
+    /// // Serve, and at the end wait for claims on their way back, as for callbacks.
+    /// assert_eq!(background.drain(std::future::pending::<()>()).await, 0);
+    /// # drop(layer); Ok(()) }
+    /// ```
     #[must_use]
     pub fn with_background(mut self, background: Background) -> Self {
         Arc::make_mut(&mut self.options).background = background;
@@ -160,6 +203,26 @@ impl<L: Ledger> DedupeLayer<L> {
     /// Sets who is told of stale events, which reach no callback.
     ///
     /// If it fails, the delivery is answered 500, and comes again.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{DedupeLayer, JobEvent, JobRouter, MemoryLedger, Receipt};
+    /// use tower::{Layer, ServiceExt};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let jobs = JobRouter::new().on_completed(|_| async {}).on_challenged(|_| async {});
+    /// let once = DedupeLayer::new(MemoryLedger::new())
+    ///     .on_stale(|event| async move { println!("too late: {event:?}") })
+    ///     .layer(jobs);
+    ///
+    /// let completed = r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED", "updated_at": 20}}"#;
+    /// let challenged = r#"{"job": {"guid": "JOB-1", "status_name": "CHALLENGED", "updated_at": 10}}"#;
+    /// assert_eq!(once.clone().oneshot(JobEvent::decode(completed)?).await?, Receipt::Handled);
+    /// assert_eq!(once.oneshot(JobEvent::decode(challenged)?).await?, Receipt::Stale);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn on_stale<F, Fut>(mut self, hook: F) -> Self
     where

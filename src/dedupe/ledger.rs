@@ -59,6 +59,24 @@ pub trait Ledger: Send + Sync + 'static {
     /// # Errors
     ///
     /// If the ledger cannot be asked; nothing may be claimed then, or for a lease at most.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mx_job_webhook::{Claim, EventName, Job, Ledger, MemoryLedger, Status};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let ledger = MemoryLedger::new();
+    /// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed));
+    ///
+    /// // The holder of the first claim died; its lease is over at once.
+    /// let Claim::Granted(first) = ledger.claim(&event, Duration::ZERO).await? else { unreachable!() };
+    /// let Claim::Granted(second) = ledger.claim(&event, Duration::MAX).await? else { unreachable!() };
+    /// assert!(second > first);
+    /// # Ok(()) }
+    /// ```
     fn claim(
         &self,
         event: &EventName,
@@ -75,6 +93,23 @@ pub trait Ledger: Send + Sync + 'static {
     /// # Errors
     ///
     /// If the ledger cannot be told. The event is then delivered again.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mx_job_webhook::{Claim, Commit, EventName, Job, Ledger, MemoryLedger, Status};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let ledger = MemoryLedger::new();
+    /// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed));
+    /// let Claim::Granted(token) = ledger.claim(&event, Duration::MAX).await? else { unreachable!() };
+    ///
+    /// assert_eq!(ledger.commit(&event, token).await?, Commit::Settled);
+    /// assert_eq!(ledger.commit(&event, token).await?, Commit::Settled); // The answer was lost, say.
+    /// # Ok(()) }
+    /// ```
     fn commit(
         &self,
         event: &EventName,
@@ -88,6 +123,23 @@ pub trait Ledger: Send + Sync + 'static {
     /// # Errors
     ///
     /// If the ledger cannot be told. The lease then ends by itself.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mx_job_webhook::{Claim, EventName, Job, Ledger, MemoryLedger, Status};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let ledger = MemoryLedger::new();
+    /// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed));
+    /// let Claim::Granted(token) = ledger.claim(&event, Duration::MAX).await? else { unreachable!() };
+    ///
+    /// ledger.release(&event, token).await?; // The callback failed; the next delivery tries again.
+    /// assert!(matches!(ledger.claim(&event, Duration::MAX).await?, Claim::Granted(_)));
+    /// # Ok(()) }
+    /// ```
     fn release(
         &self,
         event: &EventName,
@@ -99,7 +151,20 @@ pub trait Ledger: Send + Sync + 'static {
 ///
 /// # Example
 ///
-/// See [`Ledger`].
+/// ```
+/// use mx_job_webhook::{Claim, FencingToken};
+///
+/// /// What `DedupeLayer` does about each.
+/// fn answer(claim: Claim) -> &'static str {
+///     match claim {
+///         Claim::Granted(_) => "the callback's",
+///         Claim::Settled | Claim::Stale => "204",
+///         _ => "503",
+///     }
+/// }
+/// assert_eq!(answer(Claim::InFlight), "503");
+/// assert_eq!(answer(Claim::Granted(FencingToken::new(1))), "the callback's");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Claim {
@@ -114,6 +179,22 @@ pub enum Claim {
 }
 
 /// What became of a commit.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+/// use mx_job_webhook::{Claim, Commit, EventName, Job, Ledger, MemoryLedger, Status};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let ledger = MemoryLedger::new();
+/// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed));
+/// let Claim::Granted(slow) = ledger.claim(&event, Duration::ZERO).await? else { unreachable!() };
+/// let Claim::Granted(_) = ledger.claim(&event, Duration::MAX).await? else { unreachable!() };
+/// assert_eq!(ledger.commit(&event, slow).await?, Commit::Overtaken);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Commit {
@@ -142,12 +223,31 @@ pub struct FencingToken(u64);
 
 impl FencingToken {
     /// A token; for those who write a ledger.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{Claim, FencingToken};
+    ///
+    /// let row = (false, 7); // settled, and the claims that there were
+    /// let claim = if row.0 { Claim::Settled } else { Claim::Granted(FencingToken::new(row.1 + 1)) };
+    /// assert_eq!(claim, Claim::Granted(FencingToken::new(8)));
+    /// ```
     #[must_use]
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
     /// The number, to be stored and compared.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::FencingToken;
+    ///
+    /// let (stored, mine) = (3, FencingToken::new(2));
+    /// assert!(mine.get() < stored, "somebody with a later claim was here: change nothing");
+    /// ```
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0

@@ -16,6 +16,19 @@ use crate::{Error, JobEvent, Receipt};
 /// It is ready when the service within is. Dropping its future in mid-callback cancels the
 /// callback and releases the claim; the layer and [`Background::run`](crate::Background::run)
 /// do not drop it.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::{Dedupe, DedupeLayer, JobRouter, MemoryLedger};
+/// use tower::Layer;
+///
+/// /// What the application hands to the layer, and to a worker.
+/// type Jobs = Dedupe<JobRouter, MemoryLedger>;
+///
+/// let jobs: Jobs = DedupeLayer::new(MemoryLedger::new()).layer(JobRouter::new());
+/// assert!(format!("{jobs:?}").contains("JobRouter"));
+/// ```
 pub struct Dedupe<S, L> {
     inner: S,
     options: Arc<Options<L>>,

@@ -61,6 +61,16 @@ impl ErrorKind {
     /// True for [`NotJson`](Self::NotJson), [`OtherWebhook`](Self::OtherWebhook),
     /// [`NoJob`](Self::NoJob) and [`InvalidJob`](Self::InvalidJob): what the hook
     /// `on_undecodable` is called for.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{ErrorKind, Job};
+    ///
+    /// let error = Job::decode(br#"{"job": {"guid": "JOB-1"}}"#).unwrap_err();
+    /// assert!(error.kind().is_undecodable()); // It has no status, and never will.
+    /// assert!(!ErrorKind::BodyInterrupted.is_undecodable()); // It may come whole the next time.
+    /// ```
     #[must_use]
     pub fn is_undecodable(self) -> bool {
         matches!(

@@ -50,18 +50,48 @@ struct Inner {
 
 impl Error {
     /// What kind of thing went wrong.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{ErrorKind, Job};
+    ///
+    /// let error = Job::decode(b"<job/>").unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::NotJson);
+    /// ```
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
     /// The documented field at fault, for [`ErrorKind::InvalidJob`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::Job;
+    ///
+    /// let error = Job::decode(br#"{"job": {"status": 6, "guid": " "}}"#).unwrap_err();
+    /// assert_eq!(error.field(), Some("guid"));
+    /// assert_eq!(Job::decode(b"[]").unwrap_err().field(), None);
+    /// ```
     #[must_use]
     pub fn field(&self) -> Option<&'static str> {
         self.0.field
     }
 
     /// Whether the callback said that no retry will mend it, by [`Permanent`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{Error, Permanent};
+    /// use tower::BoxError;
+    ///
+    /// let refused = Error::from(BoxError::from(Permanent::new("the member was deleted")));
+    /// let failed = Error::from(BoxError::from("the database is down"));
+    /// assert_eq!((refused.is_permanent(), failed.is_permanent()), (true, false));
+    /// ```
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         chain(self).any(Permanent::is)

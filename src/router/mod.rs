@@ -1,10 +1,10 @@
 //! From status to callback.
 
+mod future;
 mod registration;
 mod unhandled;
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -14,6 +14,7 @@ use crate::background::{Delivery, RunOn};
 use crate::callback::Erased;
 use crate::observe::{Observation, Timer};
 use crate::{Background, DeadLetter, Error, JobEvent, Receipt, Status};
+pub use future::JobRouterFuture;
 pub use unhandled::Unhandled;
 
 /// Routes each job to the async callback registered for its status.
@@ -62,10 +63,32 @@ pub struct JobRouter<S = NoState> {
 }
 
 /// The state of a [`JobRouter`] whose callbacks take the event alone.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::{JobRouter, NoState};
+///
+/// struct App { jobs: JobRouter } // which is `JobRouter<NoState>`
+///
+/// let jobs: JobRouter<NoState> = App { jobs: JobRouter::new() }.jobs;
+/// assert_eq!(format!("{jobs:?}"), "JobRouter { statuses: [], unhandled: false }");
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct NoState(());
 
 /// The state of a [`JobRouter`] whose callbacks take `(App, JobEvent)`.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::{JobRouter, Status, WithState};
+///
+/// fn jobs(url: &'static str) -> JobRouter<WithState<&'static str>> {
+///     JobRouter::with_state(url).on_denied(|url, event| async move { println!("{url}: {event:?}") })
+/// }
+/// assert!(jobs("https://bank.example").handles(&Status::Denied));
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct WithState<App>(App);
 
@@ -95,6 +118,18 @@ impl Routes {
 
 impl JobRouter {
     /// A router without callbacks.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{JobEvent, JobRouter, Receipt};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
+    /// assert_eq!(JobRouter::new().call(event).await?, Receipt::Unhandled); // and so, 204
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -179,6 +214,22 @@ impl<S> JobRouter<S> {
     /// A callback that started runs on if this future is dropped, as [`RunOn`] says. The
     /// future of the `Service` does not: whoever drops that one (a timeout around the
     /// router, say) cancels the callback.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{ErrorKind, JobEvent, JobRouter};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let jobs = JobRouter::new().on_completed(|_| async { Err("the database is down") });
+    ///
+    /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
+    /// let error = jobs.call(event).await.unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::CallbackFailed);
+    /// assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "the database is down");
+    /// # Ok(()) }
+    /// ```
     pub fn call(&self, mut event: JobEvent) -> RunOn {
         let mut observation = Observation::of(&mut event);
         let settled = match self.routes.background.reserve() {
@@ -202,6 +253,23 @@ impl<S> JobRouter<S> {
     ///
     /// For handlers that call the router by themselves; the layer and the terminal service
     /// have a setting of their own.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::future::pending;
+    /// use mx_job_webhook::{Background, ErrorKind, JobEvent, JobRouter};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let background = Background::new();
+    /// let jobs = JobRouter::new().with_background(background.clone());
+    /// assert_eq!(background.drain(pending::<()>()).await, 0);
+    ///
+    /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
+    /// assert_eq!(jobs.call(event).await.unwrap_err().kind(), ErrorKind::ShuttingDown);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn with_background(mut self, background: Background) -> Self {
         Arc::make_mut(&mut self.routes).background = background;
@@ -266,30 +334,5 @@ impl<S> fmt::Debug for JobRouter<S> {
             .field("statuses", &known.chain(other).collect::<Vec<_>>())
             .field("unhandled", &self.routes.unhandled.is_some())
             .finish()
-    }
-}
-
-/// The response future of a [`JobRouter`].
-///
-/// # Cancellation
-///
-/// Dropping it cancels the callback; see [`JobRouter::call`] for one that runs on.
-#[must_use = "futures do nothing unless polled"]
-pub struct JobRouterFuture(Result<Delivery, Receipt>);
-
-impl Future for JobRouterFuture {
-    type Output = Result<Receipt, Error>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            Ok(delivery) => delivery.as_mut().poll(context),
-            Err(receipt) => Poll::Ready(Ok(*receipt)),
-        }
-    }
-}
-
-impl fmt::Debug for JobRouterFuture {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JobRouterFuture").finish_non_exhaustive()
     }
 }

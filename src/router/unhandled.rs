@@ -30,6 +30,17 @@ pub enum Unhandled {
 
 impl Unhandled {
     /// The event.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{JobEvent, Unhandled};
+    ///
+    /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
+    /// let unhandled = Unhandled::NoCallback(event);
+    /// assert_eq!(unhandled.event().guid, unhandled.guid); // It derefs, too.
+    /// # Ok::<(), mx_job_webhook::Error>(())
+    /// ```
     #[must_use]
     pub fn event(&self) -> &JobEvent {
         match self {
@@ -38,6 +49,23 @@ impl Unhandled {
     }
 
     /// The event, to keep.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{JobEvent, JobRouter};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (sender, events) = std::sync::mpsc::channel();
+    /// let jobs = JobRouter::new().on_unhandled(move |unhandled| {
+    ///     let kept = sender.send(unhandled.into_event());
+    ///     async move { kept }
+    /// });
+    /// jobs.call(JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "FAILED"}}"#)?).await?;
+    /// assert_eq!(events.try_recv()?.status.name(), Some("FAILED"));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn into_event(self) -> JobEvent {
         match self {

@@ -51,6 +51,15 @@ pub struct MemoryLedger {
 
 impl MemoryLedger {
     /// A ledger for 100,000 events and 48 hours.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::MemoryLedger;
+    ///
+    /// let ledger = format!("{:?}", MemoryLedger::new());
+    /// assert!(ledger.contains("capacity: 100000, window: 172800s"));
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -63,6 +72,24 @@ impl MemoryLedger {
     /// Sets how many settled events are remembered at most.
     ///
     /// The capacity is not shared with clones that were made before.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mx_job_webhook::{Claim, EventName, Job, Ledger, MemoryLedger, Status};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let ledger = MemoryLedger::new().with_capacity(2);
+    /// for guid in ["JOB-1", "JOB-2", "JOB-3"] {
+    ///     let event = EventName::of(&Job::new(guid.parse()?, Status::Completed));
+    ///     let Claim::Granted(token) = ledger.claim(&event, Duration::MAX).await? else { unreachable!() };
+    ///     ledger.commit(&event, token).await?;
+    /// }
+    /// assert_eq!(ledger.settled(), 2);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn with_capacity(mut self, events: usize) -> Self {
         self.capacity = events;
@@ -73,6 +100,24 @@ impl MemoryLedger {
     ///
     /// Shorter than the sender retries, and a late retry runs the callback again. The window
     /// is not shared with clones that were made before.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mx_job_webhook::{Claim, EventName, Job, Ledger, MemoryLedger, Status};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let ledger = MemoryLedger::new().with_window(Duration::ZERO);
+    /// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed));
+    /// let Claim::Granted(token) = ledger.claim(&event, Duration::MAX).await? else { unreachable!() };
+    /// ledger.commit(&event, token).await?;
+    ///
+    /// // It is forgotten already, and would be handled again.
+    /// assert!(matches!(ledger.claim(&event, Duration::MAX).await?, Claim::Granted(_)));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn with_window(mut self, window: Duration) -> Self {
         self.window = window;
@@ -80,12 +125,44 @@ impl MemoryLedger {
     }
 
     /// How many settled events are remembered.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mx_job_webhook::{Claim, EventName, Job, Ledger, MemoryLedger, Status};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let ledger = MemoryLedger::new();
+    /// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed));
+    /// let Claim::Granted(token) = ledger.claim(&event, Duration::MAX).await? else { unreachable!() };
+    /// assert_eq!(ledger.settled(), 0);
+    /// ledger.commit(&event, token).await?;
+    /// assert_eq!(ledger.settled(), 1);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn settled(&self) -> usize {
         self.state().settled()
     }
 
     /// How many events are claimed and neither settled nor released.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mx_job_webhook::{EventName, Job, Ledger, MemoryLedger, Status};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let ledger = MemoryLedger::new();
+    /// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed));
+    /// ledger.claim(&event, Duration::MAX).await?;
+    /// assert_eq!(ledger.in_flight(), 1);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.state().in_flight()

@@ -30,6 +30,17 @@ impl CommitInError {
     /// Whether the claim is no longer this delivery's, or was used already.
     ///
     /// Whoever has the event now decides what becomes of it.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::CommitInError;
+    ///
+    /// fn level(error: &CommitInError) -> &'static str {
+    ///     if error.is_overtaken() { "info: another delivery has it" } else { "error" }
+    /// }
+    /// assert_eq!(level(&sqlx::Error::PoolTimedOut.into()), "error");
+    /// ```
     #[must_use]
     pub fn is_overtaken(&self) -> bool {
         matches!(self.0, Reason::Overtaken)

@@ -2,6 +2,7 @@
 
 mod borrowed;
 mod commit_error;
+mod prune;
 
 use std::fmt;
 use std::time::Duration;
@@ -41,18 +42,24 @@ pub use commit_error::CommitInError;
 ///
 /// # Example
 ///
-/// ```no_run
-/// use mx_job_webhook::{DedupeLayer, JobRouter, PostgresLedger};
-/// use sqlx::PgPool;
-/// use tower::Layer;
+/// ```
+/// use std::time::Duration;
+/// use mx_job_webhook::{DedupeLayer, JobEvent, JobRouter, PostgresLedger};
+/// use sqlx::postgres::PgPoolOptions;
+/// use tower::{Layer, ServiceExt};
 ///
-/// # async fn connect() -> Result<(), sqlx::Error> {
-/// let pool = PgPool::connect("postgres://localhost/app").await?;
-/// let ledger = PostgresLedger::new(pool);
-/// ledger.create_table().await?;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let url = "postgres://127.0.0.1:1/app"; // Nobody is there.
+/// let pool = PgPoolOptions::new().acquire_timeout(Duration::from_millis(50)).connect_lazy(url)?;
+/// let ledger = PostgresLedger::new(pool); // Then, once: `ledger.create_table().await?`
 /// let jobs = JobRouter::new().on_completed(|_| async {});
 /// let once = DedupeLayer::new(ledger).layer(jobs);
-/// # let _ = once; Ok(()) }
+///
+/// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
+/// let outcome = once.oneshot(event).await; // 503 until the database can be reached
+/// assert_eq!(outcome.unwrap_err().to_string(), "the ledger is unavailable");
+/// # Ok(()) }
 /// ```
 #[derive(Clone)]
 pub struct PostgresLedger {
@@ -77,6 +84,20 @@ impl PostgresLedger {
     /// A ledger in the database of this pool.
     ///
     /// The table is looked for in the `search_path` of the pool's connections.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::PostgresLedger;
+    /// use sqlx::PgPool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = PgPool::connect_lazy("postgres://app:secret@postgres.internal/app")?;
+    /// let ledger = PostgresLedger::new(pool.clone()); // the application's own
+    /// assert_eq!(format!("{ledger:?}"), "PostgresLedger { .. }");
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn new(pool: PgPool) -> Self {
         Self { pool }
@@ -90,6 +111,23 @@ impl PostgresLedger {
     /// # Errors
     ///
     /// If the database cannot be reached, or its user may not create a table.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mx_job_webhook::PostgresLedger;
+    /// use sqlx::postgres::PgPoolOptions;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url = "postgres://127.0.0.1:1/app"; // Nobody is there.
+    /// let pool = PgPoolOptions::new().acquire_timeout(Duration::from_millis(50)).connect_lazy(url)?;
+    /// let ledger = PostgresLedger::new(pool);
+    /// // At every start. Where the database is down: end, and be started again.
+    /// assert!(ledger.create_table().await.is_err());
+    /// # Ok(()) }
+    /// ```
     pub async fn create_table(&self) -> Result<(), sqlx::Error> {
         // `IF NOT EXISTS` fails where two do it at once. The number is nobody else's.
         const LOCK: i64 = 0x6d78_6a6f_6277_6562;
@@ -177,53 +215,6 @@ impl PostgresLedger {
         match settled.rows_affected() {
             0 => Err(CommitInError::overtaken()),
             _ => Ok(()),
-        }
-    }
-
-    /// Drops what was settled, or given up, longer ago than this; gives how many events.
-    ///
-    /// Schedule it, on one replica or on all: 48 hours are twice the time for which MX
-    /// retries. Shorter than those 24 hours, an event can be handled again.
-    ///
-    /// It deletes 10,000 at a time, and waits for nobody.
-    ///
-    /// # Errors
-    ///
-    /// What the database says; what was deleted until then is gone.
-    ///
-    /// # Cancellation
-    ///
-    /// Dropped, it stops after the batch that is under way.
-    ///
-    /// # Example
-    ///
-    /// ```no_run
-    /// # async fn hourly(ledger: mx_job_webhook::PostgresLedger) -> Result<(), sqlx::Error> {
-    /// use std::time::Duration;
-    ///
-    /// let mut hourly = tokio::time::interval(Duration::from_secs(60 * 60));
-    /// loop {
-    ///     hourly.tick().await;
-    ///     let gone = ledger.prune(Duration::from_secs(48 * 60 * 60)).await?;
-    ///     println!("{gone} events are forgotten");
-    /// }
-    /// # }
-    /// ```
-    pub async fn prune(&self, older_than: Duration) -> Result<u64, sqlx::Error> {
-        // So that no transaction is a long one.
-        const AT_A_TIME: u32 = 10_000;
-        let mut gone = 0;
-        loop {
-            let some = sqlx::query(include_str!("prune.sql"))
-                .bind(micros(older_than))
-                .bind(i64::from(AT_A_TIME))
-                .execute(&self.pool)
-                .await?
-                .rows_affected();
-            gone += some;
-            if some < u64::from(AT_A_TIME) {
-                return Ok(gone);
-            }
         }
     }
 }

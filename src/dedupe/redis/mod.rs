@@ -76,6 +76,17 @@ impl RedisLedger<Reconnecting> {
     ///
     /// Nothing is connected yet: a server that is down when the application starts is one
     /// that is down, and each delivery is answered 503 until it is there.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::RedisLedger;
+    ///
+    /// // With TLS, turn on a feature of `redis` and write `rediss://`.
+    /// let ledger = RedisLedger::new(redis::Client::open("redis://:secret@redis.internal/")?);
+    /// assert!(!format!("{ledger:?}").contains("secret"));
+    /// # Ok::<(), redis::RedisError>(())
+    /// ```
     #[must_use]
     pub fn new(client: Client) -> Self {
         Self::from_connection(Reconnecting::new(client))
@@ -87,6 +98,22 @@ impl<C> RedisLedger<C> {
     ///
     /// Such as redis' `ClusterConnection`. It has to connect again by itself, and to give up
     /// what is not answered.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{DedupeLayer, JobRouter, RedisLedger};
+    /// use redis::cluster_async::ClusterConnection;
+    /// use tower::Layer;
+    ///
+    /// fn jobs(cluster: ClusterConnection) -> impl std::fmt::Debug {
+    ///     DedupeLayer::new(RedisLedger::from_connection(cluster)).layer(JobRouter::new())
+    /// }
+    ///
+    /// // Whatever the connection is, its address and password are not shown.
+    /// let ledger = RedisLedger::from_connection("redis://:secret@redis.internal/");
+    /// assert!(!format!("{ledger:?}").contains("secret"));
+    /// ```
     #[must_use]
     pub fn from_connection(connection: C) -> Self {
         Self {
@@ -101,6 +128,17 @@ impl<C> RedisLedger<C> {
     ///
     /// Two applications on one server need a prefix each. In a cluster, a prefix with `{…}`
     /// would put every job into one slot.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::RedisLedger;
+    ///
+    /// let client = redis::Client::open("redis://redis.internal/")?;
+    /// let ledger = RedisLedger::new(client).with_key_prefix("staging:mx:");
+    /// assert!(format!("{ledger:?}").contains("staging:mx:"));
+    /// # Ok::<(), redis::RedisError>(())
+    /// ```
     #[must_use]
     pub fn with_key_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into().into();
@@ -111,6 +149,19 @@ impl<C> RedisLedger<C> {
     ///
     /// It is the time-to-live of the job's key. Shorter than the 24 hours of MX's retries, an
     /// event can be handled again.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mx_job_webhook::RedisLedger;
+    ///
+    /// let client = redis::Client::open("redis://redis.internal/")?;
+    /// // MX's day of retries, and an hour to spare: half the memory.
+    /// let ledger = RedisLedger::new(client).with_window(Duration::from_secs(25 * 60 * 60));
+    /// assert!(format!("{ledger:?}").contains("window: 90000s"));
+    /// # Ok::<(), redis::RedisError>(())
+    /// ```
     #[must_use]
     pub fn with_window(mut self, window: Duration) -> Self {
         self.window = window;

@@ -1,0 +1,32 @@
+//! A place that is taken, by a callback or by what runs on of it.
+
+use super::task::tokio_is_here;
+use super::{Background, BackgroundTask};
+use crate::observe::Observed;
+
+/// The place of one callback, free again when it is dropped.
+pub(crate) struct Place(pub(super) Background);
+
+impl Place {
+    /// Whether there is a runtime to hand a future to.
+    pub(crate) fn can_spawn(&self) -> bool {
+        self.0.0.spawn.is_some() || tokio_is_here()
+    }
+
+    /// Hands the rest of a delivery to the runtime, or cancels it where there is none.
+    ///
+    /// The place goes along: it is free when the delivery has ended, or was cancelled.
+    pub(crate) fn spawn(self, delivery: Observed) {
+        let background = self.0.clone();
+        background.spawn_task(BackgroundTask::new(Box::pin(async move {
+            let _outcome = delivery.await;
+            drop(self);
+        })));
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.0.places.give_back();
+    }
+}

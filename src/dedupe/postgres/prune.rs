@@ -1,0 +1,69 @@
+//! Forgetting: rows stay until somebody has them deleted.
+
+use std::time::Duration;
+
+use super::PostgresLedger;
+use crate::dedupe::lease::micros;
+
+impl PostgresLedger {
+    /// Drops what was settled, or given up, longer ago than this; gives how many events.
+    ///
+    /// Schedule it, on one replica or on all: 48 hours are twice the time for which MX
+    /// retries. Shorter than those 24 hours, an event can be handled again.
+    ///
+    /// It deletes 10,000 at a time, and waits for nobody.
+    ///
+    /// # Errors
+    ///
+    /// What the database says; what was deleted until then is gone.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropped, it stops after the batch that is under way.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mx_job_webhook::PostgresLedger;
+    /// use sqlx::postgres::PgPoolOptions;
+    /// use tokio::time::{interval, timeout};
+    ///
+    /// /// A task of the application, which goes on whatever the database says.
+    /// async fn prune_hourly(ledger: PostgresLedger) {
+    ///     let mut hourly = interval(Duration::from_secs(60 * 60));
+    ///     loop {
+    ///         hourly.tick().await;
+    ///         match ledger.prune(Duration::from_secs(48 * 60 * 60)).await {
+    ///             Ok(gone) => println!("{gone} events are forgotten"),
+    ///             Err(error) => eprintln!("no events could be forgotten: {error}"),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url = "postgres://127.0.0.1:1/app"; // Nobody is there.
+    /// let pool = PgPoolOptions::new().acquire_timeout(Duration::from_millis(50)).connect_lazy(url)?;
+    /// let pruning = prune_hourly(PostgresLedger::new(pool));
+    /// assert!(timeout(Duration::from_millis(100), pruning).await.is_err(), "it never ends");
+    /// # Ok(()) }
+    /// ```
+    pub async fn prune(&self, older_than: Duration) -> Result<u64, sqlx::Error> {
+        // So that no transaction is a long one.
+        const AT_A_TIME: u32 = 10_000;
+        let mut gone = 0;
+        loop {
+            let some = sqlx::query(include_str!("prune.sql"))
+                .bind(micros(older_than))
+                .bind(i64::from(AT_A_TIME))
+                .execute(&self.pool)
+                .await?
+                .rows_affected();
+            gone += some;
+            if some < u64::from(AT_A_TIME) {
+                return Ok(gone);
+            }
+        }
+    }
+}
