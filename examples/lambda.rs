@@ -12,7 +12,7 @@
 //! run on after an answer here: no `AcknowledgeFirstLayer`, no `with_answer_deadline`. A sender that
 //! hangs up is no worry: Lambda does not tell the function, which goes on to its own timeout. That
 //! timeout does cut a callback short; MX was told nothing then, and comes again. Each instance has a
-//! memory of its own, so duplicates are for the ledgers in Redis or PostgreSQL to find.
+//! memory of its own, so duplicates are for the ledgers in Redis or `PostgreSQL` to find.
 
 #![allow(clippy::print_stdout, reason = "it talks to whoever ran it")]
 #![cfg_attr(
@@ -71,7 +71,7 @@ mod tests {
 
     const SAMPLE: &str = include_str!("../tests/fixtures/completed.json");
 
-    /// An event of API Gateway, as lambda_http makes a request of it.
+    /// An event of API Gateway, as `lambda_http` makes a request of it.
     async fn status(method: &str, stage: &str, body: Value, is_base64: bool) -> StatusCode {
         let event = json!({
             "version": "2.0",

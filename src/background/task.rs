@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 
 /// The rest of a callback, for a runtime to poll to its end.
 ///
-/// It never panics. Dropping it cancels the callback. See [`Background::with_spawn`].
+/// It never panics. Dropping it cancels the callback. See
+/// [`Background::with_spawn`](crate::Background::with_spawn).
 ///
 /// # Example
 ///

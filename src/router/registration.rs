@@ -10,16 +10,21 @@ use crate::{DeadLetter, JobEvent, Receipt, Status};
 /// one for the unhandled, the function that makes either take the event alone, and how the examples
 /// make a router and begin a callback.
 macro_rules! registration {
-    ([$($job:tt)+] [$($unhandled:tt)+] [$($dead:tt)+] $adapt:path, $new:literal, $takes:literal) => {
-        registration!(on_denied, Denied, [$($job)+], $new, $takes, "ask for other credentials",
+    ([$($job:tt)+] [$($unhandled:tt)+] [$($dead:tt)+] $adapt:path [$new:literal] [$takes:literal]) => {
+        registration!(on_denied, Denied, [$($job)+],
+            $new, $takes, "ask for other credentials",
             "Registers the callback for DENIED: the bank refused the credentials.");
-        registration!(on_prevented, Prevented, [$($job)+], $new, $takes, "no try before the credentials change",
+        registration!(on_prevented, Prevented, [$($job)+],
+            $new, $takes, "no try before the credentials change",
             "Registers the callback for PREVENTED: logins are blocked for now.");
-        registration!(on_halted, Halted, [$($job)+], $new, $takes, "try again later",
+        registration!(on_halted, Halted, [$($job)+],
+            $new, $takes, "try again later",
             "Registers the callback for HALTED: the job failed for another reason.");
-        registration!(on_completed, Completed, [$($job)+], $new, $takes, "read the accounts",
+        registration!(on_completed, Completed, [$($job)+],
+            $new, $takes, "read the accounts",
             "Registers the callback for COMPLETED: the accounts can be read.");
-        registration!(on_challenged, Challenged, [$($job)+], $new, $takes, "ask the user the question",
+        registration!(on_challenged, Challenged, [$($job)+],
+            $new, $takes, "ask the user the question",
             "Registers the callback for CHALLENGED: the bank asks the user something.");
 
         /// Registers the callback for any status, in MX's table or not.
@@ -165,8 +170,8 @@ macro_rules! registration {
 /// Registration of callbacks that take the event alone.
 impl JobRouter {
     registration!(
-        [Callback<JobEvent, Fut>] [Callback<Unhandled, Fut>] [Callback<DeadLetter, Fut>] take_event,
-        "JobRouter::new()", ""
+        [Callback<JobEvent, Fut>] [Callback<Unhandled, Fut>] [Callback<DeadLetter, Fut>] take_event
+        ["JobRouter::new()"] [""]
     );
 }
 
@@ -178,8 +183,8 @@ fn take_event<F>(_: &NoState, callback: F) -> F {
 impl<App: Clone + Send + Sync + 'static> JobRouter<WithState<App>> {
     registration!(
         [StateCallback<App, JobEvent, Fut>] [StateCallback<App, Unhandled, Fut>]
-        [StateCallback<App, DeadLetter, Fut>] take_state,
-        "JobRouter::with_state(\"app\")", "_app, "
+        [StateCallback<App, DeadLetter, Fut>] take_state
+        ["JobRouter::with_state(\"app\")"] ["_app, "]
     );
 }
 
