@@ -44,3 +44,4 @@ mod support;
 #[cfg(feature = "test-util")]
 mod testing_kit;
 mod ui;
+mod weight;
