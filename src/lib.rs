@@ -72,6 +72,7 @@
 //!   needs no runtime.
 //! - `redis`, `postgres`: ledgers that several [`replicas`] share.
 //! - `tracing`, `metrics`: what there is to see of each delivery, in [`observability`].
+//! - `jiff`, `chrono`, `time`: conversions of [`Timestamp`] from and to those crates' types.
 //! - `test-util`: the module `testing`, with a stand-in for MX, and the conformance suite of ledgers.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
@@ -139,6 +140,8 @@ pub use receipt::Receipt;
 pub use router::{JobRouter, JobRouterFuture, NoState, Unhandled, WithState};
 pub use service::{JobWebhook, JobWebhookEndpoint};
 pub use status::{OtherStatus, Status};
+#[cfg(any(feature = "jiff", feature = "chrono", feature = "time"))]
+pub use timestamp::TimestampRangeError;
 pub use timestamp::{ParseTimestampError, Timestamp};
 pub use undecodable::Undecodable;
 
