@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_label_is_the_statuss_name_in_lower_case() {
+    fn a_label_is_the_name_of_the_status_in_lower_case() {
         for status in (0..Status::KNOWN).filter_map(Status::at) {
             assert_eq!(label(&status), status.to_string().to_lowercase());
         }
