@@ -28,8 +28,9 @@ use std::error::Error;
 
 use mx_job_webhook::{Credentials, JobRouter, JobWebhookEndpoint};
 use poem::endpoint::{TowerCompatExt as _, make_sync};
-use poem::listener::TcpListener;
+use poem::listener::TcpAcceptor;
 use poem::{Route, Server, get};
+use tokio::net::TcpListener;
 
 /// The application, of poem.
 fn app(credentials: Credentials) -> Route {
@@ -45,9 +46,10 @@ fn app(credentials: Credentials) -> Route {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let address = env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:3000".to_owned());
-    println!("listening on http://{address}");
-    let app = app(Credentials::basic("mx", "secret")?);
-    Ok(Server::new(TcpListener::bind(address)).run(app).await?)
+    let listener = TcpListener::bind(address).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    let server = Server::new_with_acceptor(TcpAcceptor::from_tokio(listener)?);
+    Ok(server.run(app(Credentials::basic("mx", "secret")?)).await?)
 }
 
 #[cfg(test)]

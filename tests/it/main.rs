@@ -14,6 +14,8 @@ mod events;
 #[cfg(unix)]
 mod examples;
 mod hooks;
+#[cfg(all(unix, feature = "axum", feature = "tokio"))]
+mod hosts;
 #[cfg(all(unix, feature = "postgres", feature = "redis", feature = "test-util"))]
 mod ledgers;
 #[cfg(all(feature = "jiff", feature = "chrono", feature = "time"))]
