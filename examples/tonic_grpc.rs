@@ -9,7 +9,8 @@
 //!
 //! tonic's routes are an axum router, and the layer goes on it last. gRPC speaks HTTP/2 and a sender
 //! of webhooks HTTP/1.1; `axum::serve` tells them apart connection by connection. tonic's own server
-//! takes the layer too: `Server::builder().accept_http1(true).layer(…)`.
+//! takes the layer too: `Server::builder().accept_http1(true).layer(…).add_routes(…)`, with routes
+//! that have the same fallback as here.
 
 #![allow(clippy::print_stdout, reason = "it talks to whoever ran it")]
 #![cfg_attr(
