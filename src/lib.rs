@@ -66,6 +66,7 @@
 //! - `tokio` (default): the read timeout, and callbacks that run on. Without it the layer
 //!   needs no runtime.
 //! - `redis`, `postgres`: ledgers that several [`replicas`] share.
+//! - `jiff`, `chrono`, `time`: conversions of [`Timestamp`] from and to those crates' types.
 //! - `test-util`: the module `testing`, with a stand-in for MX, and the conformance suite of ledgers.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
@@ -129,6 +130,8 @@ pub use receipt::Receipt;
 pub use router::{JobRouter, JobRouterFuture, NoState, Unhandled, WithState};
 pub use service::{JobWebhook, JobWebhookEndpoint};
 pub use status::{OtherStatus, Status};
+#[cfg(any(feature = "jiff", feature = "chrono", feature = "time"))]
+pub use timestamp::TimestampRangeError;
 pub use timestamp::{ParseTimestampError, Timestamp};
 
 #[cfg(all(doctest, feature = "axum", feature = "tokio"))]

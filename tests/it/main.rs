@@ -16,6 +16,8 @@ mod examples;
 mod hooks;
 #[cfg(all(unix, feature = "postgres", feature = "redis", feature = "test-util"))]
 mod ledgers;
+#[cfg(all(feature = "jiff", feature = "chrono", feature = "time"))]
+mod moments;
 mod mounts;
 #[cfg(unix)]
 mod process;

@@ -1,5 +1,8 @@
 //! A moment in Unix seconds, which is how MX dates a job.
 
+#[cfg(any(feature = "jiff", feature = "chrono", feature = "time"))]
+mod convert;
+
 use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
@@ -8,12 +11,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::job::Scalar;
 
+#[cfg(any(feature = "jiff", feature = "chrono", feature = "time"))]
+pub use convert::TimestampRangeError;
+
 /// A moment in whole seconds since 1970-01-01T00:00:00Z.
 ///
 /// MX's webhooks date jobs with such integers (MX's *Job Status* page); the Nexus
 /// "read job" endpoint writes the same dates as ISO 8601. Both are read. An integer
 /// is always seconds: milliseconds are never guessed. A fraction of a second is
 /// dropped, towards the past.
+///
+/// The features `jiff`, `chrono` and `time` convert it from and to the types of those
+/// crates; [`to_system_time`](Self::to_system_time) needs none of them.
 ///
 /// # Example
 ///
@@ -63,6 +72,12 @@ impl Timestamp {
             number => number.floor().map(Self),
         }
     }
+
+    fn from_jiff(moment: jiff::Timestamp) -> Self {
+        // jiff truncates towards the epoch; a fraction before it belongs to the second before.
+        let before_epoch = i64::from(moment.subsec_nanosecond() < 0);
+        Self(moment.as_second() - before_epoch)
+    }
 }
 
 /// Reads ISO 8601 with an offset, such as `2016-08-15T17:13:35+00:00`.
@@ -70,10 +85,8 @@ impl FromStr for Timestamp {
     type Err = ParseTimestampError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let moment: jiff::Timestamp = text.parse().map_err(|_| ParseTimestampError(()))?;
-        // jiff truncates towards the epoch; a fraction before it belongs to the second before.
-        let before_epoch = i64::from(moment.subsec_nanosecond() < 0);
-        Ok(Self(moment.as_second() - before_epoch))
+        let moment = text.parse().map_err(|_| ParseTimestampError(()))?;
+        Ok(Self::from_jiff(moment))
     }
 }
 

@@ -1,0 +1,164 @@
+//! From and to the types of moments that other crates have.
+//!
+//! Outwards a moment may be out of range, which is an error. Inwards none is: all of those types
+//! end before 64 bits of seconds do.
+
+use std::fmt;
+
+use crate::Timestamp;
+
+/// A moment lies outside of what the other crate's type can express.
+///
+/// jiff and `time` end with the year 9999, chrono with the year 262142. No job has such
+/// a date; a payload may, and a date in milliseconds reads as one.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::Timestamp;
+///
+/// let milliseconds = Timestamp::from_unix_seconds(1_471_281_215_000);
+/// # #[cfg(feature = "jiff")] {
+/// let error = jiff::Timestamp::try_from(milliseconds).unwrap_err();
+/// assert_eq!(error.to_string(), "a moment beyond what the other type can express");
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimestampRangeError(());
+
+impl fmt::Display for TimestampRangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a moment beyond what the other type can express")
+    }
+}
+
+impl std::error::Error for TimestampRangeError {}
+
+/// The same moment; a fraction of a second is dropped, towards the past.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::Timestamp;
+///
+/// let moment: jiff::Timestamp = "2016-08-15T17:13:35.9Z".parse()?;
+/// assert_eq!(Timestamp::from(moment).unix_seconds(), 1_471_281_215);
+/// # Ok::<(), jiff::Error>(())
+/// ```
+#[cfg(feature = "jiff")]
+impl From<jiff::Timestamp> for Timestamp {
+    fn from(moment: jiff::Timestamp) -> Self {
+        Self::from_jiff(moment)
+    }
+}
+
+/// The same moment.
+///
+/// Fails before the year -9999 and after the year 9999.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::Timestamp;
+///
+/// let finished = Timestamp::from_unix_seconds(1_471_281_215);
+/// let finished = jiff::Timestamp::try_from(finished)?;
+/// assert_eq!(finished.to_string(), "2016-08-15T17:13:35Z");
+/// # Ok::<(), mx_job_webhook::TimestampRangeError>(())
+/// ```
+#[cfg(feature = "jiff")]
+impl TryFrom<Timestamp> for jiff::Timestamp {
+    type Error = TimestampRangeError;
+
+    fn try_from(moment: Timestamp) -> Result<Self, Self::Error> {
+        Self::from_second(moment.unix_seconds()).map_err(|_| TimestampRangeError(()))
+    }
+}
+
+/// The same moment, in any zone; a fraction of a second is dropped, towards the past.
+///
+/// A leap second is the second before it, as Unix time has none.
+///
+/// # Example
+///
+/// ```
+/// use chrono::{DateTime, Utc};
+/// use mx_job_webhook::Timestamp;
+///
+/// let moment: DateTime<Utc> = "2016-08-15T17:13:35.9Z".parse()?;
+/// assert_eq!(Timestamp::from(moment).unix_seconds(), 1_471_281_215);
+/// # Ok::<(), chrono::ParseError>(())
+/// ```
+#[cfg(feature = "chrono")]
+impl<Tz: chrono::TimeZone> From<chrono::DateTime<Tz>> for Timestamp {
+    fn from(moment: chrono::DateTime<Tz>) -> Self {
+        Self::from_unix_seconds(moment.timestamp())
+    }
+}
+
+/// The same moment.
+///
+/// Fails outside of chrono's calendar, about 262,000 years around the year 0.
+///
+/// # Example
+///
+/// ```
+/// use chrono::{DateTime, Datelike, Utc};
+/// use mx_job_webhook::Timestamp;
+///
+/// let finished = Timestamp::from_unix_seconds(1_471_281_215);
+/// let finished = DateTime::<Utc>::try_from(finished)?;
+/// assert_eq!((finished.year(), finished.month(), finished.day()), (2016, 8, 15));
+/// # Ok::<(), mx_job_webhook::TimestampRangeError>(())
+/// ```
+#[cfg(feature = "chrono")]
+impl TryFrom<Timestamp> for chrono::DateTime<chrono::Utc> {
+    type Error = TimestampRangeError;
+
+    fn try_from(moment: Timestamp) -> Result<Self, Self::Error> {
+        Self::from_timestamp(moment.unix_seconds(), 0).ok_or(TimestampRangeError(()))
+    }
+}
+
+/// The same moment, at any offset; a fraction of a second is dropped, towards the past.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::Timestamp;
+/// use time::{Duration, OffsetDateTime};
+///
+/// let moment = OffsetDateTime::UNIX_EPOCH - Duration::milliseconds(1);
+/// assert_eq!(Timestamp::from(moment).unix_seconds(), -1);
+/// ```
+#[cfg(feature = "time")]
+impl From<time::OffsetDateTime> for Timestamp {
+    fn from(moment: time::OffsetDateTime) -> Self {
+        Self::from_unix_seconds(moment.unix_timestamp())
+    }
+}
+
+/// The same moment, in UTC.
+///
+/// Fails before the year -9999 and after the year 9999; with `time`'s feature
+/// `large-dates`, with the year 999,999.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::Timestamp;
+/// use time::{Month, OffsetDateTime};
+///
+/// let finished = Timestamp::from_unix_seconds(1_471_281_215);
+/// let finished = OffsetDateTime::try_from(finished)?;
+/// assert_eq!(finished.to_calendar_date(), (2016, Month::August, 15));
+/// # Ok::<(), mx_job_webhook::TimestampRangeError>(())
+/// ```
+#[cfg(feature = "time")]
+impl TryFrom<Timestamp> for time::OffsetDateTime {
+    type Error = TimestampRangeError;
+
+    fn try_from(moment: Timestamp) -> Result<Self, Self::Error> {
+        Self::from_unix_timestamp(moment.unix_seconds()).map_err(|_| TimestampRangeError(()))
+    }
+}
