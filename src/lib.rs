@@ -67,6 +67,9 @@
 //!   needs no runtime.
 //! - `redis`, `postgres`: ledgers that several [`replicas`] share.
 //! - `jiff`, `chrono`, `time`: conversions of [`Timestamp`] from and to those crates' types.
+//! - `schemars`: `JsonSchema` for [`JobEvent`], [`Job`] and what it consists of.
+//! - `utoipa`: `ToSchema` for the same, and `OpenApiWebhook`, which puts the webhook into an
+//!   `OpenAPI` document.
 //! - `test-util`: the module `testing`, with a stand-in for MX, and the conformance suite of ledgers.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
@@ -97,6 +100,8 @@ mod permanent;
 mod pipeline;
 mod receipt;
 mod router;
+#[cfg(any(feature = "schemars", feature = "utoipa"))]
+mod schema;
 mod service;
 mod status;
 #[cfg(feature = "test-util")]
@@ -128,6 +133,8 @@ pub use partner_id::{MemberId, UserId};
 pub use permanent::{DeadLetter, Permanent};
 pub use receipt::Receipt;
 pub use router::{JobRouter, JobRouterFuture, NoState, Unhandled, WithState};
+#[cfg(feature = "utoipa")]
+pub use schema::OpenApiWebhook;
 pub use service::{JobWebhook, JobWebhookEndpoint};
 pub use status::{OtherStatus, Status};
 #[cfg(any(feature = "jiff", feature = "chrono", feature = "time"))]

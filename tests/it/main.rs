@@ -19,6 +19,8 @@ mod ledgers;
 #[cfg(all(feature = "jiff", feature = "chrono", feature = "time"))]
 mod moments;
 mod mounts;
+#[cfg(feature = "utoipa")]
+mod openapi;
 #[cfg(unix)]
 mod process;
 mod properties;
@@ -29,6 +31,8 @@ mod readme;
 mod replicas;
 mod router;
 mod running_on;
+#[cfg(all(feature = "schemars", feature = "test-util", feature = "utoipa"))]
+mod schemas;
 #[cfg(all(unix, feature = "postgres", feature = "redis", feature = "test-util"))]
 mod servers;
 #[cfg(feature = "tokio")]
