@@ -100,7 +100,6 @@ mod permanent;
 mod pipeline;
 mod receipt;
 mod router;
-#[cfg(any(feature = "schemars", feature = "utoipa"))]
 mod schema;
 mod service;
 mod status;

@@ -1,6 +1,5 @@
 //! A moment in Unix seconds, which is how MX dates a job.
 
-#[cfg(any(feature = "jiff", feature = "chrono", feature = "time"))]
 mod convert;
 
 use std::fmt;
