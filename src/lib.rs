@@ -73,6 +73,9 @@
 //! - `redis`, `postgres`: ledgers that several [`replicas`] share.
 //! - `tracing`, `metrics`: what there is to see of each delivery, in [`observability`].
 //! - `jiff`, `chrono`, `time`: conversions of [`Timestamp`] from and to those crates' types.
+//! - `schemars`: `JsonSchema` for [`JobEvent`], [`Job`] and what it consists of.
+//! - `utoipa`: `ToSchema` for the same, and `OpenApiWebhook`, which puts the webhook into an
+//!   `OpenAPI` document.
 //! - `test-util`: the module `testing`, with a stand-in for MX, and the conformance suite of ledgers.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
@@ -104,6 +107,7 @@ mod permanent;
 mod pipeline;
 mod receipt;
 mod router;
+mod schema;
 mod service;
 mod status;
 #[cfg(feature = "test-util")]
@@ -138,6 +142,8 @@ pub use partner_id::{MemberId, UserId};
 pub use permanent::{DeadLetter, Permanent};
 pub use receipt::Receipt;
 pub use router::{JobRouter, JobRouterFuture, NoState, Unhandled, WithState};
+#[cfg(feature = "utoipa")]
+pub use schema::OpenApiWebhook;
 pub use service::{JobWebhook, JobWebhookEndpoint};
 pub use status::{OtherStatus, Status};
 #[cfg(any(feature = "jiff", feature = "chrono", feature = "time"))]

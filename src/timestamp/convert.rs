@@ -3,6 +3,12 @@
 //! Outwards a moment may be out of range, which is an error. Inwards none is: all of those types
 //! end before 64 bits of seconds do.
 
+// Each item names its own feature, not the module: documentation adds up what it finds on the way.
+#![cfg_attr(
+    not(any(feature = "jiff", feature = "chrono", feature = "time")),
+    allow(unused_imports, reason = "no type is asked for")
+)]
+
 use std::fmt;
 
 use crate::Timestamp;
@@ -23,15 +29,18 @@ use crate::Timestamp;
 /// assert_eq!(error.to_string(), "a moment beyond what the other type can express");
 /// # }
 /// ```
+#[cfg(any(feature = "jiff", feature = "chrono", feature = "time"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimestampRangeError(());
 
+#[cfg(any(feature = "jiff", feature = "chrono", feature = "time"))]
 impl fmt::Display for TimestampRangeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a moment beyond what the other type can express")
     }
 }
 
+#[cfg(any(feature = "jiff", feature = "chrono", feature = "time"))]
 impl std::error::Error for TimestampRangeError {}
 
 /// The same moment; a fraction of a second is dropped, towards the past.

@@ -28,6 +28,8 @@ mod mounts;
     feature = "tracing"
 ))]
 mod observability;
+#[cfg(feature = "utoipa")]
+mod openapi;
 #[cfg(unix)]
 mod process;
 mod properties;
@@ -38,6 +40,8 @@ mod readme;
 mod replicas;
 mod router;
 mod running_on;
+#[cfg(all(feature = "schemars", feature = "test-util", feature = "utoipa"))]
+mod schemas;
 #[cfg(all(unix, feature = "postgres", feature = "redis", feature = "test-util"))]
 mod servers;
 #[cfg(feature = "tokio")]

@@ -27,7 +27,7 @@ fn status() -> impl Strategy<Value = Status> {
     ]
 }
 
-fn job() -> impl Strategy<Value = Job> {
+pub(crate) fn job() -> impl Strategy<Value = Job> {
     let dates = (timestamp(), timestamp(), timestamp(), timestamp());
     let ids = (id(), option::of(id()), option::of(id()), option::of(id()));
     let partner = (

@@ -1,0 +1,177 @@
+//! `JsonSchema`, for who describes an API with schemars.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde_json::{Map, Value};
+
+use super::fields::{
+    FIELDS, Field, Holds, ISO_8601, JOB, NOT_BLANK, STATUS, STATUSES, TIMESTAMP, UNIX_SECONDS,
+    WEBHOOK, for_each_id,
+};
+use crate::{Job, JobEvent, JobGuid, Status, Timestamp};
+
+/// The whole webhook, `{"job": {…}}`, as the event's body has it.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::JobEvent;
+///
+/// let schema = schemars::schema_for!(JobEvent);
+/// assert_eq!(schema.get("title").unwrap(), "MxJobWebhook");
+/// assert_eq!(schema.get("required").unwrap()[0], "job");
+/// ```
+impl JsonSchema for JobEvent {
+    fn schema_name() -> Cow<'static, str> {
+        "MxJobWebhook".into()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        "mx_job_webhook::JobEvent".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": WEBHOOK,
+            "type": "object",
+            "required": ["job"],
+            "properties": { "job": generator.subschema_for::<Job>() },
+        })
+    }
+}
+
+/// The object under `job`: what MX documents, null where MX may send it, more fields allowed.
+///
+/// It requires a `guid` that is not blank, and a status: by name, or else by integer.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::Job;
+///
+/// let schema = schemars::schema_for!(Job);
+/// let properties = schema.get("properties").and_then(|properties| properties.as_object());
+/// assert_eq!(properties.unwrap().len(), 14);
+/// ```
+impl JsonSchema for Job {
+    fn schema_name() -> Cow<'static, str> {
+        "MxJob".into()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        "mx_job_webhook::Job".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let properties: Map<String, Value> = FIELDS
+            .iter()
+            .map(|field| (field.name.to_owned(), property(field, generator).into()))
+            .collect();
+        json_schema!({
+            "description": JOB,
+            "type": "object",
+            "required": ["guid"],
+            "properties": properties,
+            "anyOf": [
+                {
+                    "required": ["status_name"],
+                    "properties": { "status_name": generator.subschema_for::<Status>() },
+                },
+                { "required": ["status"], "properties": { "status": { "type": "integer" } } },
+            ],
+        })
+    }
+}
+
+fn property(field: &Field, generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = match field.holds {
+        Holds::JobGuid => generator.subschema_for::<JobGuid>(),
+        Holds::StatusName => generator.subschema_for::<Option<String>>(),
+        Holds::Date => generator.subschema_for::<Option<Timestamp>>(),
+        Holds::Integer => json_schema!({ "type": ["integer", "null"] }),
+        Holds::Boolean => generator.subschema_for::<Option<bool>>(),
+        Holds::Text => generator.subschema_for::<Option<String>>(),
+    };
+    schema.insert("description".to_owned(), field.text.into());
+    schema
+}
+
+/// The name of a status, open to those that MX may invent.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::Status;
+///
+/// let schema = schemars::schema_for!(Status);
+/// assert_eq!(schema.get("type").unwrap(), "string");
+/// ```
+impl JsonSchema for Status {
+    fn schema_name() -> Cow<'static, str> {
+        "MxJobStatus".into()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        "mx_job_webhook::Status".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": STATUS,
+            "type": "string",
+            "pattern": NOT_BLANK,
+            "examples": STATUSES,
+        })
+    }
+}
+
+/// An integer in Unix seconds, or ISO 8601.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::Timestamp;
+///
+/// let schema = schemars::schema_for!(Timestamp);
+/// assert_eq!(schema.get("anyOf").unwrap()[1]["format"], "date-time");
+/// ```
+impl JsonSchema for Timestamp {
+    fn schema_name() -> Cow<'static, str> {
+        "MxTimestamp".into()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        "mx_job_webhook::Timestamp".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": TIMESTAMP,
+            "anyOf": [
+                { "description": UNIX_SECONDS, "type": "integer", "format": "int64" },
+                { "description": ISO_8601, "type": "string", "format": "date-time" },
+            ],
+        })
+    }
+}
+
+macro_rules! id_schema {
+    ($id:ty, $name:literal, $text:literal) => {
+        /// A string that is not blank, in place: no definition of its own.
+        impl JsonSchema for $id {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> Cow<'static, str> {
+                $name.into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "description": $text, "type": "string", "pattern": NOT_BLANK })
+            }
+        }
+    };
+}
+for_each_id!(id_schema);

@@ -1,0 +1,204 @@
+//! `ToSchema`, for who describes an API with utoipa.
+
+use std::borrow::Cow;
+
+use utoipa::openapi::schema::{
+    AllOf, AnyOfBuilder, KnownFormat, Object, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type,
+};
+use utoipa::openapi::{Ref, RefOr};
+use utoipa::{PartialSchema, ToSchema};
+
+use super::fields::{
+    FIELDS, Field, Holds, ISO_8601, JOB, NOT_BLANK, STATUS, STATUSES, TIMESTAMP, UNIX_SECONDS,
+    WEBHOOK, for_each_id,
+};
+use crate::{Job, JobEvent, JobGuid, Status, Timestamp};
+
+type Schemas = Vec<(String, RefOr<Schema>)>;
+
+impl PartialSchema for JobEvent {
+    fn schema() -> RefOr<Schema> {
+        Object::builder()
+            .description(Some(WEBHOOK))
+            .property("job", reference::<Job>())
+            .required("job")
+            .into()
+    }
+}
+
+/// The whole webhook, `{"job": {…}}`, as the event's body has it.
+///
+/// A handler that takes the extractor is described with it, `request_body = JobEvent`.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::JobEvent;
+/// use utoipa::OpenApi;
+///
+/// #[utoipa::path(post, path = "/mx", request_body = JobEvent, responses((status = 204)))]
+/// async fn mx(_: JobEvent) {}
+///
+/// #[derive(OpenApi)]
+/// #[openapi(paths(mx))]
+/// struct Api;
+///
+/// let schemas = Api::openapi().components.unwrap_or_default().schemas;
+/// assert!(schemas.contains_key("MxJobWebhook") && schemas.contains_key("MxJob"));
+/// ```
+impl ToSchema for JobEvent {
+    fn name() -> Cow<'static, str> {
+        "MxJobWebhook".into()
+    }
+
+    fn schemas(schemas: &mut Schemas) {
+        schemas.push((Job::name().into(), Job::schema()));
+        Job::schemas(schemas);
+    }
+}
+
+impl PartialSchema for Job {
+    fn schema() -> RefOr<Schema> {
+        let fields = FIELDS.iter().fold(Object::builder(), |job, field| {
+            job.property(field.name, property(field))
+        });
+        let status_name = Object::builder()
+            .property("status_name", reference::<Status>())
+            .required("status_name");
+        let status = Object::builder()
+            .property("status", Object::with_type(Type::Integer))
+            .required("status");
+        AllOf::builder()
+            .description(Some(JOB))
+            .item(fields.required("guid"))
+            .item(AnyOfBuilder::new().item(status_name).item(status))
+            .into()
+    }
+}
+
+/// The object under `job`: what MX documents, null where MX may send it, more fields allowed.
+///
+/// It requires a `guid` that is not blank, and a status: by name, or else by integer.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::Job;
+/// use utoipa::ToSchema;
+///
+/// assert_eq!(Job::name(), "MxJob", "an application may have jobs of its own");
+/// ```
+impl ToSchema for Job {
+    fn name() -> Cow<'static, str> {
+        "MxJob".into()
+    }
+
+    fn schemas(schemas: &mut Schemas) {
+        let status = <Status as ToSchema>::name();
+        schemas.push((status.into(), Status::schema()));
+        schemas.push((Timestamp::name().into(), Timestamp::schema()));
+    }
+}
+
+fn property(field: &Field) -> RefOr<Schema> {
+    let nullable = |holds| {
+        Object::builder()
+            .schema_type(SchemaType::from_iter([holds, Type::Null]))
+            .description(Some(field.text))
+            .into()
+    };
+    match field.holds {
+        Holds::JobGuid => JobGuid::schema(),
+        Holds::Date => AnyOfBuilder::new()
+            .item(reference::<Timestamp>())
+            .item(Object::with_type(Type::Null))
+            .description(Some(field.text))
+            .into(),
+        Holds::Integer => nullable(Type::Integer),
+        Holds::Boolean => nullable(Type::Boolean),
+        Holds::StatusName | Holds::Text => nullable(Type::String),
+    }
+}
+
+fn reference<T: ToSchema>() -> Ref {
+    Ref::from_schema_name(T::name())
+}
+
+impl PartialSchema for Status {
+    fn schema() -> RefOr<Schema> {
+        not_blank(STATUS).examples(STATUSES).into()
+    }
+}
+
+/// The name of a status, open to those that MX may invent.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::Status;
+/// use utoipa::ToSchema;
+///
+/// assert_eq!(<Status as ToSchema>::name(), "MxJobStatus");
+/// ```
+impl ToSchema for Status {
+    fn name() -> Cow<'static, str> {
+        "MxJobStatus".into()
+    }
+}
+
+impl PartialSchema for Timestamp {
+    fn schema() -> RefOr<Schema> {
+        let form = |form, format, text| {
+            Object::builder()
+                .schema_type(form)
+                .format(Some(SchemaFormat::KnownFormat(format)))
+                .description(Some(text))
+        };
+        AnyOfBuilder::new()
+            .item(form(Type::Integer, KnownFormat::Int64, UNIX_SECONDS))
+            .item(form(Type::String, KnownFormat::DateTime, ISO_8601))
+            .description(Some(TIMESTAMP))
+            .into()
+    }
+}
+
+/// An integer in Unix seconds, or ISO 8601.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::Timestamp;
+/// use utoipa::ToSchema;
+///
+/// assert_eq!(Timestamp::name(), "MxTimestamp");
+/// ```
+impl ToSchema for Timestamp {
+    fn name() -> Cow<'static, str> {
+        "MxTimestamp".into()
+    }
+}
+
+fn not_blank(text: &str) -> ObjectBuilder {
+    Object::builder()
+        .schema_type(Type::String)
+        .pattern(Some(NOT_BLANK))
+        .description(Some(text))
+}
+
+macro_rules! id_schema {
+    ($id:ty, $name:literal, $text:literal) => {
+        impl PartialSchema for $id {
+            fn schema() -> RefOr<Schema> {
+                not_blank($text).into()
+            }
+        }
+
+        /// A string that is not blank.
+        impl ToSchema for $id {
+            fn name() -> Cow<'static, str> {
+                $name.into()
+            }
+        }
+    };
+}
+for_each_id!(id_schema);

@@ -1,0 +1,220 @@
+//! The schemas that schemars and utoipa publish, asked by a validator that knows neither.
+
+use std::sync::LazyLock;
+
+use jsonschema::Validator;
+use mx_job_webhook::testing::Sample;
+use mx_job_webhook::{Job, JobEvent, OpenApiWebhook, Status};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use utoipa::Modify as _;
+use utoipa::openapi::OpenApi;
+
+use crate::properties::job;
+use crate::support::SAMPLE;
+
+/// What validates a whole webhook, from each crate that has a schema of it.
+static VALIDATORS: LazyLock<[(&str, Validator); 2]> =
+    LazyLock::new(|| [("schemars", schemars()), ("utoipa", utoipa())]);
+
+fn schemars() -> Validator {
+    let schema = schemars::schema_for!(JobEvent);
+    validator(&schema.to_value())
+}
+
+fn utoipa() -> Validator {
+    let document = described(OpenApiWebhook::new());
+    let body = &document["webhooks"]["mxJob"]["post"]["requestBody"]["content"];
+    let mut schema = body["application/json"]["schema"].clone();
+    // What its references lead to.
+    schema["components"] = document["components"].clone();
+    validator(&schema)
+}
+
+fn described(webhook: OpenApiWebhook) -> Value {
+    let mut document = OpenApi::default();
+    webhook.modify(&mut document);
+    serde_json::to_value(document).unwrap()
+}
+
+fn validator(schema: &Value) -> Validator {
+    jsonschema::options()
+        .should_validate_formats(true)
+        .build(schema)
+        .unwrap()
+}
+
+fn valid_samples() -> Vec<(&'static str, Sample)> {
+    let completed = Sample::completed;
+    let mut samples = vec![
+        ("completed", completed()),
+        ("challenged", Sample::challenged()),
+        ("denied", Sample::denied()),
+        ("halted", Sample::halted()),
+        ("prevented", Sample::prevented()),
+        ("an invented name", Sample::new(Status::from("THROTTLED"))),
+        ("an invented integer", Sample::new(Status::from(42))),
+        (
+            "a new field",
+            completed().with_field("new", json!({"a": [1]})),
+        ),
+        // White space to some and not to others.
+        ("a mark for a guid", completed().with_guid("\u{feff}")),
+        ("no name", completed().without_field("status_name")),
+        ("no integer", completed().without_field("status")),
+        (
+            "ISO 8601",
+            completed().with_field("updated_at", "2016-08-15T17:13:38+00:00"),
+        ),
+    ];
+    for name in ALL_BUT_GUID {
+        let sample = completed().with_field(name, Value::Null);
+        samples.extend([(name, sample), (name, completed().without_field(name))]);
+    }
+    for code in 0..10 {
+        samples.push(("a known status", Sample::new(Status::from(code))));
+    }
+    samples
+}
+
+const ALL_BUT_GUID: [&str; 13] = [
+    "created_at",
+    "error_message",
+    "finished_at",
+    "institution_guid",
+    "is_authenticated",
+    "member_guid",
+    "member_id",
+    "started_at",
+    "status",
+    "status_name",
+    "updated_at",
+    "user_guid",
+    "user_id",
+];
+
+fn invalid_samples() -> Vec<(&'static str, Sample)> {
+    let completed = Sample::completed;
+    vec![
+        ("no guid", completed().without_field("guid")),
+        ("a null guid", completed().with_field("guid", Value::Null)),
+        ("a blank guid", completed().with_field("guid", " ")),
+        ("a guid that is a number", completed().with_field("guid", 7)),
+        (
+            "no status",
+            completed()
+                .without_field("status")
+                .without_field("status_name"),
+        ),
+        (
+            "null statuses",
+            completed()
+                .with_field("status", Value::Null)
+                .with_field("status_name", Value::Null),
+        ),
+        (
+            "a blank name and no integer",
+            completed()
+                .with_field("status_name", " ")
+                .without_field("status"),
+        ),
+        (
+            "a date in words",
+            completed().with_field("updated_at", "yesterday"),
+        ),
+        (
+            "a date that is a bool",
+            completed().with_field("updated_at", true),
+        ),
+        (
+            "a name that is a number",
+            completed().with_field("status_name", 6),
+        ),
+        (
+            "ids that are objects",
+            completed().with_field("user_guid", json!({})),
+        ),
+        (
+            "not a bool",
+            completed().with_field("is_authenticated", "yes"),
+        ),
+    ]
+}
+
+fn json_of(sample: &Sample) -> Value {
+    serde_json::from_slice(&sample.body()).unwrap()
+}
+
+#[test]
+fn what_mx_sends_is_valid_and_is_read() {
+    for (by, validator) in VALIDATORS.iter() {
+        assert!(validator.is_valid(&serde_json::from_str(SAMPLE).unwrap()));
+        for (name, sample) in valid_samples() {
+            assert!(validator.is_valid(&json_of(&sample)), "{by}: {name}");
+            assert!(sample.event().is_ok(), "{by}: {name}");
+        }
+    }
+}
+
+#[test]
+fn what_lacks_a_guid_or_a_status_or_is_of_another_type_is_not_valid() {
+    for (by, validator) in VALIDATORS.iter() {
+        for (name, sample) in invalid_samples() {
+            assert!(!validator.is_valid(&json_of(&sample)), "{by}: {name}");
+        }
+        let others = [
+            json!({"type": "BALANCE"}),
+            json!({"job": null}),
+            json!({"job": []}),
+            json!([]),
+        ];
+        for other in others {
+            assert!(!validator.is_valid(&other), "{by}: {other}");
+            assert!(Job::decode(other.to_string().as_bytes()).is_err());
+        }
+    }
+}
+
+#[test]
+fn the_fields_are_those_that_a_job_is_written_with() {
+    let schema = schemars::schema_for!(Job);
+    let described = schema.get("properties").and_then(Value::as_object).unwrap();
+    let job = serde_json::to_value(Job::new("JOB-1".parse().unwrap(), Status::Halted)).unwrap();
+    let written = job.as_object().unwrap();
+    assert_eq!(
+        described.keys().collect::<Vec<_>>(),
+        written.keys().collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn ids_statuses_and_moments_have_schemas_of_their_own() {
+    use mx_job_webhook::{InstitutionGuid, JobGuid, MemberGuid, MemberId, UserGuid, UserId};
+    type Ids = (
+        JobGuid,
+        MemberGuid,
+        UserGuid,
+        InstitutionGuid,
+        MemberId,
+        UserId,
+    );
+    let ids = validator(&schemars::schema_for!(Ids).to_value());
+    assert!(ids.is_valid(&json!(["1", "2", "3", "4", "5", "6"])));
+    for index in 0..6 {
+        let mut some = json!(["1", "2", "3", "4", "5", "6"]);
+        some[index] = json!(" ");
+        assert!(!ids.is_valid(&some), "{index}");
+    }
+    let status = validator(&schemars::schema_for!(Status).to_value());
+    assert!(status.is_valid(&json!("THROTTLED")) && !status.is_valid(&json!("")));
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_job_is_written_as_is_valid(job in job()) {
+        let written = json!({"job": job});
+        for (by, validator) in VALIDATORS.iter() {
+            prop_assert!(validator.is_valid(&written), "{}: {}", by, written);
+        }
+    }
+}
