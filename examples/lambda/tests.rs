@@ -1,4 +1,4 @@
-//! Events as AWS sends them, through lambda_http's own conversion.
+//! Events as AWS sends them, through the runtime's own conversion.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
