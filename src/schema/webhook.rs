@@ -52,6 +52,19 @@ impl OpenApiWebhook {
     ///
     /// For [`Credentials::unauthenticated`](crate::Credentials::unauthenticated), which a
     /// proxy or mutual TLS may stand before; else say which there are.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::OpenApiWebhook;
+    /// use utoipa::{Modify, openapi::OpenApi};
+    ///
+    /// let mut document = OpenApi::default();
+    /// OpenApiWebhook::new().modify(&mut document);
+    /// let document = serde_json::to_value(document)?;
+    /// assert!(document["webhooks"]["mxJob"]["post"].is_object());
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
     pub const fn new() -> Self {
         Self {
             name: "mxJob",
@@ -82,6 +95,20 @@ impl OpenApiWebhook {
     /// A user and a password are taken, as by [`Credentials::basic`](crate::Credentials::basic).
     ///
     /// The scheme is called `mxBasic`. With [`with_bearer`](Self::with_bearer) too, either will do.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::OpenApiWebhook;
+    /// use utoipa::{Modify, openapi::OpenApi};
+    ///
+    /// let mut document = OpenApi::default();
+    /// OpenApiWebhook::new().with_basic().modify(&mut document);
+    /// let document = serde_json::to_value(document)?;
+    /// let scheme = &document["components"]["securitySchemes"]["mxBasic"];
+    /// assert_eq!(scheme["scheme"], "basic");
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
     pub const fn with_basic(mut self) -> Self {
         self.basic = true;
         self
@@ -90,6 +117,20 @@ impl OpenApiWebhook {
     /// A token is taken, as by [`Credentials::bearer`](crate::Credentials::bearer).
     ///
     /// The scheme is called `mxBearer`. With [`with_basic`](Self::with_basic) too, either will do.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::OpenApiWebhook;
+    /// use utoipa::{Modify, openapi::OpenApi};
+    ///
+    /// let mut document = OpenApi::default();
+    /// OpenApiWebhook::new().with_basic().with_bearer().modify(&mut document);
+    /// let document = serde_json::to_value(document)?;
+    /// let either = &document["webhooks"]["mxJob"]["post"]["security"];
+    /// assert_eq!(either.as_array().map(Vec::len), Some(2));
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
     pub const fn with_bearer(mut self) -> Self {
         self.bearer = true;
         self

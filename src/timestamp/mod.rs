@@ -39,12 +39,31 @@ pub struct Timestamp(i64);
 
 impl Timestamp {
     /// The moment that many seconds after the Unix epoch, or before it.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::Timestamp;
+    ///
+    /// const EPOCH: Timestamp = Timestamp::from_unix_seconds(0);
+    /// assert!(Timestamp::from_unix_seconds(1_471_281_212) > EPOCH);
+    /// ```
     #[must_use]
     pub const fn from_unix_seconds(seconds: i64) -> Self {
         Self(seconds)
     }
 
     /// Seconds since the Unix epoch; negative before it.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::Timestamp;
+    ///
+    /// let before_1970: Timestamp = "1969-12-31T23:59:59.500Z".parse()?;
+    /// assert_eq!(before_1970.unix_seconds(), -1); // Half a second before, towards the past.
+    /// # Ok::<(), mx_job_webhook::ParseTimestampError>(())
+    /// ```
     #[must_use]
     pub const fn unix_seconds(self) -> i64 {
         self.0
@@ -54,6 +73,23 @@ impl Timestamp {
     ///
     /// `None` if the platform's clock cannot express it, which happens only for
     /// dates that no job has.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mx_job_webhook::{Job, Timestamp};
+    ///
+    /// /// How long MX was at it.
+    /// fn took(job: &Job) -> Option<Duration> {
+    ///     let [start, end] = [job.started_at, job.finished_at].map(|at| at.and_then(Timestamp::to_system_time));
+    ///     end?.duration_since(start?).ok()
+    /// }
+    ///
+    /// let job = br#"{"job": {"guid": "JOB-1", "status": 6, "started_at": 100, "finished_at": 103}}"#;
+    /// assert_eq!(took(&Job::decode(job)?), Some(Duration::from_secs(3)));
+    /// # Ok::<(), mx_job_webhook::Error>(())
+    /// ```
     #[must_use]
     pub fn to_system_time(self) -> Option<SystemTime> {
         let distance = Duration::from_secs(self.0.unsigned_abs());
