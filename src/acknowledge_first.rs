@@ -1,15 +1,18 @@
 //! Acknowledge first: 204 at once, and the callback in the background.
 
 use std::fmt;
-use std::future::{Ready, ready};
+use std::future::{Ready, poll_fn, ready};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 
 use tower::{BoxError, Layer, Service};
 
-use crate::failure::FailureHook;
+use crate::failure::{FailureHook, ReportEnd};
 use crate::observe::{Observation, Observed};
+use crate::panic::{CatchDrop, Panicked, catch};
 use crate::pipeline::deliver;
-use crate::{Background, Error, ErrorKind, Failure, Job, JobEvent, Receipt};
+use crate::{Background, Error, ErrorKind, Failure, JobEvent, Receipt};
 
 /// Acknowledges each event at once, and runs the callback in the background.
 ///
@@ -20,9 +23,9 @@ use crate::{Background, Error, ErrorKind, Failure, Job, JobEvent, Receipt};
 /// queue as the callback.
 ///
 /// A failure goes to `on_error`, which is a required argument: nothing fails in silence.
-/// What runs is bounded and drained by the [`Background`]: when its places are taken, or it
-/// drains, or there is no runtime to spawn on, the event is not acknowledged but answered
-/// 503.
+/// What runs, or waits for the service within to be ready, is bounded and drained by the
+/// [`Background`]. When its places are taken, or it drains, or no runtime takes the callback,
+/// the event is not acknowledged but answered 503.
 ///
 /// With [`DedupeLayer`](crate::DedupeLayer), put that one inside: an event is settled when
 /// its callback has succeeded, not when it was accepted.
@@ -113,7 +116,7 @@ impl fmt::Debug for AcknowledgeFirstLayer {
 
 /// A service of events with an [`AcknowledgeFirstLayer`] around it.
 ///
-/// It is ready when the service within is.
+/// It is always ready: the service within is waited for in the background.
 ///
 /// # Example
 ///
@@ -133,7 +136,7 @@ pub struct AcknowledgeFirst<S> {
 
 impl<S> Service<JobEvent> for AcknowledgeFirst<S>
 where
-    S: Service<JobEvent> + Clone,
+    S: Service<JobEvent> + Clone + Send + 'static,
     S::Response: Into<Receipt>,
     S::Error: Into<BoxError>,
     S::Future: Send + 'static,
@@ -142,44 +145,103 @@ where
     type Error = Error;
     type Future = Ready<Result<Receipt, Error>>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        deliver::poll_ready(&mut self.inner, context)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, event: JobEvent) -> Self::Future {
-        let place = match self.layer.background.reserve() {
-            Ok(place) if place.can_spawn() => place,
-            Ok(_) => return ready(Err(Error::new(ErrorKind::Overloaded))),
-            Err(error) => return ready(Err(error)),
+        ready(self.accept(event))
+    }
+}
+
+impl<S> AcknowledgeFirst<S>
+where
+    S: Service<JobEvent> + Clone + Send + 'static,
+    S::Response: Into<Receipt>,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+{
+    fn accept(&self, event: JobEvent) -> Result<Receipt, Error> {
+        let overloaded = || Error::new(ErrorKind::Overloaded);
+        let place = self.layer.background.reserve()?;
+        if !place.can_spawn() {
+            return Err(overloaded());
+        }
+        let mut jobs = catch(|| CatchDrop::new(self.inner.clone()))
+            .map_err(|Panicked| Error::new(ErrorKind::CallbackPanicked))?;
+        let offer = Arc::new(Offer::default());
+        let lost = Lost {
+            offer: offer.clone(),
+            report: Some(ReportEnd::new(
+                Some(&self.layer.on_error),
+                Some(event.job()),
+            )),
         };
-        // The clone stays, for the next event to make ready; the one that is ready is called.
-        let clone = self.inner.clone();
-        let readied = std::mem::replace(&mut self.inner, clone);
-        let cut_short = CutShort(Some((self.layer.on_error.clone(), event.job().clone())));
-        let running = deliver::call(readied, event, Some(&self.layer.on_error));
         let delivery = Box::pin(async move {
-            let outcome = running.await;
-            cut_short.disarm();
+            let ready = poll_fn(|context| deliver::poll_ready(&mut *jobs, context)).await;
+            let outcome = match ready {
+                Ok(()) => deliver::call(jobs, event, None).await,
+                Err(error) => Err(error),
+            };
+            lost.ended(&outcome);
             outcome
         });
         place.spawn(Observed::new(delivery, Observation::after_the_answer()));
-        ready(Ok(Receipt::Accepted))
+        if offer.accept() {
+            Ok(Receipt::Accepted)
+        } else {
+            Err(overloaded())
+        }
     }
 }
 
-/// Reports a callback that is dropped before its end.
-struct CutShort(Option<(FailureHook, Job)>);
+/// What became of a callback that was offered to the runtime.
+#[derive(Default)]
+struct Offer(AtomicU8);
 
-impl CutShort {
-    fn disarm(mut self) {
-        self.0 = None;
+const OFFERED: u8 = 0;
+const ACCEPTED: u8 = 1;
+const REFUSED: u8 = 2;
+
+impl Offer {
+    /// Whether the runtime has kept it until now, so that it may be acknowledged.
+    fn accept(&self) -> bool {
+        self.leave_offered_for(ACCEPTED)
+    }
+
+    /// Whether it was dropped before it was acknowledged, so that nothing is lost.
+    fn refuse(&self) -> bool {
+        self.leave_offered_for(REFUSED)
+    }
+
+    fn leave_offered_for(&self, state: u8) -> bool {
+        self.0
+            .compare_exchange(OFFERED, state, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
     }
 }
 
-impl Drop for CutShort {
+/// Reports the callback's end, unless the runtime refused it before anyone was told of it.
+struct Lost {
+    offer: Arc<Offer>,
+    report: Option<ReportEnd>,
+}
+
+impl Lost {
+    fn ended(mut self, outcome: &Result<Receipt, Error>) {
+        if let Some(report) = self.report.take() {
+            report.ended(outcome);
+        }
+    }
+}
+
+impl Drop for Lost {
     fn drop(&mut self) {
-        if let Some((on_error, job)) = &self.0 {
-            on_error.report(&Error::new(ErrorKind::CallbackCancelled), Some(job));
+        let Some(report) = self.report.take() else {
+            return;
+        };
+        if self.offer.refuse() {
+            report.say_nothing();
         }
     }
 }

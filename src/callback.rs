@@ -102,7 +102,7 @@ pub trait CallbackFuture: Future<Output: CallbackOutput> + Send + 'static {}
 
 impl<Fut> CallbackFuture for Fut where Fut: Future<Output: CallbackOutput> + Send + 'static {}
 
-/// What a callback may return: `()`, or `Result<(), E>`.
+/// What a callback may return: `()`, or `Result<(), E>`; or nothing at all, as `todo!()` does.
 ///
 /// `Ok` and `()` are success, and the delivery is acknowledged. `Err` is not: the answer
 /// is 500, and MX delivers the event again. `E` is anything that converts into a boxed
@@ -149,6 +149,25 @@ impl<E: Into<BoxError>> CallbackOutput for Result<(), E> {
     fn into_result(self) -> Result<(), BoxError> {
         self.map_err(Into::into)
     }
+}
+
+impl CallbackOutput for Never {
+    fn into_result(self) -> Result<(), BoxError> {
+        self
+    }
+}
+
+/// The type of what never returns, `!`, which Rust names only as what a function returns: since
+/// edition 2024, `async { todo!() }` ends in it.
+pub(crate) type Never = <fn() -> ! as Returns>::Output;
+
+#[allow(unreachable_pub, reason = "an impl for `Never` names it")]
+pub trait Returns {
+    type Output;
+}
+
+impl<T> Returns for fn() -> T {
+    type Output = T;
 }
 
 /// A callback without its types: what it takes is all that is left to know.

@@ -13,46 +13,79 @@ pub(crate) use tokio::time::Instant;
 pub(crate) struct Timeout(#[cfg(feature = "tokio")] pub(crate) Option<std::time::Duration>);
 
 impl Timeout {
-    #[cfg(feature = "tokio")]
-    pub(crate) const READ: Self = Self(Some(std::time::Duration::from_secs(10)));
-    #[cfg(feature = "tokio")]
-    pub(crate) const LEDGER: Self = Self(Some(std::time::Duration::from_secs(5)));
+    pub(crate) const READ: Self = Self::seconds(10);
+    pub(crate) const DISCARD: Self = Self::seconds(2);
+    pub(crate) const LEDGER: Self = Self::seconds(5);
     #[cfg(feature = "tokio")]
     pub(crate) const NONE: Self = Self(None);
     #[cfg(not(feature = "tokio"))]
-    pub(crate) const READ: Self = Self();
-    #[cfg(not(feature = "tokio"))]
-    pub(crate) const LEDGER: Self = Self();
-    #[cfg(not(feature = "tokio"))]
     pub(crate) const NONE: Self = Self();
+
+    #[cfg(feature = "tokio")]
+    const fn seconds(seconds: u64) -> Self {
+        Self(Some(std::time::Duration::from_secs(seconds)))
+    }
+
+    #[cfg(not(feature = "tokio"))]
+    const fn seconds(_: u64) -> Self {
+        Self()
+    }
 }
 
 /// A timer that starts when something has to be waited for: a delivery that never waits has none.
+///
+/// Outside of a tokio runtime, and within one whose timers are disabled, there is no timer, and
+/// without a timer no deadline.
 #[derive(Default)]
-pub(crate) struct Deadline {
+pub(crate) struct Deadline(State);
+
+#[cfg(feature = "tokio")]
+type Sleep = std::pin::Pin<Box<tokio::task::coop::Unconstrained<tokio::time::Sleep>>>;
+
+#[derive(Default)]
+enum State {
+    #[default]
+    NotStarted,
+    NoTimer,
     #[cfg(feature = "tokio")]
-    sleep: Option<std::pin::Pin<Box<tokio::time::Sleep>>>,
+    Running(Sleep),
 }
 
 impl Deadline {
-    /// Ready when the time is over.
+    /// Ready when the time has passed.
+    ///
+    /// Whatever is bounded has been polled before, and may have used up the task's budget. A
+    /// timer that went by the budget would then never fire, so this one does not.
     #[cfg(feature = "tokio")]
     pub(crate) fn poll(&mut self, timeout: Timeout, context: &mut Context<'_>) -> Poll<()> {
         let Some(timeout) = timeout.0 else {
             return Poll::Pending;
         };
-        // Outside of a tokio runtime there is no timer, and without a timer no deadline.
-        if self.sleep.is_none() && tokio::runtime::Handle::try_current().is_err() {
-            return Poll::Pending;
+        if matches!(self.0, State::NotStarted) {
+            self.0 = sleep(timeout).map_or(State::NoTimer, State::Running);
         }
-        let sleep = self
-            .sleep
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
-        sleep.as_mut().poll(context)
+        match &mut self.0 {
+            State::Running(sleep) => sleep.as_mut().poll(context),
+            State::NotStarted | State::NoTimer => Poll::Pending,
+        }
     }
 
     #[cfg(not(feature = "tokio"))]
     pub(crate) fn poll(&mut self, _: Timeout, _: &mut Context<'_>) -> Poll<()> {
+        self.0 = State::NoTimer;
         Poll::Pending
     }
+
+    /// Whether it was found that there is no timer, so that it will never be ready.
+    pub(crate) fn has_no_timer(&self) -> bool {
+        matches!(self.0, State::NoTimer)
+    }
+}
+
+#[cfg(feature = "tokio")]
+fn sleep(timeout: std::time::Duration) -> Option<Sleep> {
+    tokio::runtime::Handle::try_current().ok()?;
+    // tokio says that timers are disabled by a panic, and in no other way.
+    let sleep = crate::panic::catch(|| tokio::time::sleep(timeout)).ok()?;
+    Some(Box::pin(tokio::task::coop::unconstrained(sleep)))
 }

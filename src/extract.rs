@@ -1,5 +1,7 @@
 //! The axum extractor, for those who write their own handler.
 
+use std::convert::Infallible;
+use std::mem::swap;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -7,19 +9,22 @@ use axum_core::RequestExt as _;
 use axum_core::body::Body;
 use axum_core::extract::{FromRef, FromRequest, Request};
 use axum_core::response::{IntoResponse, Response};
-use http_body::Body as _;
+use bytes::Bytes;
+use http_body::{Body as _, Frame};
 use pin_project_lite::pin_project;
 
 use crate::observe::Observation;
+use crate::panic::{Panicked, catch, drop_caught};
 use crate::pipeline::respond::respond;
 use crate::pipeline::{Limits, Receive, Refusal};
-use crate::{Credentials, Error, JobEvent, Receipt, Undecodable};
+use crate::{Credentials, Error, ErrorKind, JobEvent, Receipt, Undecodable};
 
 /// Extracts an authenticated, decoded event; the credentials come from the state.
 ///
 /// The router's state has to give [`Credentials`] through axum's `FromRef`, so that
 /// forgetting them does not compile. The limit of the body is axum's `DefaultBodyLimit`,
-/// which is 2 MB unless the application sets another; the read timeout is 10 s.
+/// which is 2 MB unless the application sets another; the read timeout is 10 s. Of a request
+/// that is refused, up to 1 MiB of body is read and discarded, for up to 2 s.
 ///
 /// Which method reaches the handler is the route's business: use `post`.
 ///
@@ -53,23 +58,45 @@ where
         state: &S,
     ) -> impl Future<Output = Result<Self, Self::Rejection>> + Send {
         let credentials = Credentials::from_ref(state);
-        let sent_at_most = request.body().size_hint().upper();
-        let request = request.with_limited_body();
-        let read_at_most = request.body().size_hint().upper();
-        // axum's own count stops the body. The number serves to refuse by `Content-Length`, and
-        // where it is no limit but the length of the body itself, it must not.
-        let body = match read_at_most {
-            Some(limit) if sent_at_most.is_none_or(|sent| limit < sent) => limit,
-            _ => u64::MAX,
-        };
+        let mut request = request;
         let limits = Limits {
-            body: usize::try_from(body).unwrap_or(usize::MAX),
+            body: body_limit(&mut request),
             ..Limits::default()
         };
         Extract {
             observation: Observation::until_decoded(),
-            receive: Receive::start(&credentials, limits, request),
+            receive: Some(Receive::start(&credentials, limits, request)),
         }
+    }
+}
+
+/// The limit that the application has set by axum's `DefaultBodyLimit`, or axum's own.
+///
+/// axum tells it only by the body that it limits: here one of unknown length. The request's own
+/// body stays as it is, because one that is too large is still to be discarded.
+fn body_limit(request: &mut Request) -> usize {
+    let mut probe = Request::new(Body::new(UnknownLength));
+    swap(probe.extensions_mut(), request.extensions_mut());
+    let mut probe = probe.with_limited_body();
+    swap(probe.extensions_mut(), request.extensions_mut());
+    let limit = probe.body().size_hint().upper();
+    limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    })
+}
+
+/// A body that nobody reads.
+struct UnknownLength;
+
+impl http_body::Body for UnknownLength {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(None)
     }
 }
 
@@ -77,8 +104,15 @@ pin_project! {
     /// By hand, because an `async` block would copy the request in and the event out.
     struct Extract {
         #[pin]
-        receive: Receive<Body>,
+        receive: Option<Receive<Body>>,
         observation: Observation,
+    }
+
+    impl PinnedDrop for Extract {
+        fn drop(this: Pin<&mut Self>) {
+            let mut receive = this.project().receive;
+            let _ = catch(|| receive.set(None));
+        }
     }
 }
 
@@ -87,7 +121,15 @@ impl Future for Extract {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let outcome = ready!(this.receive.poll(context)).map_err(JobEventRejection);
+        let Some(receive) = this.receive.as_pin_mut() else {
+            panic!("`JobEvent`'s extractor was polled after it was ready");
+        };
+        // What came with the request can panic when it is dropped.
+        let outcome = match catch(|| receive.poll(context)) {
+            Ok(poll) => ready!(poll),
+            Err(Panicked) => Err(Refusal::Error(Error::new(ErrorKind::CallbackPanicked))),
+        };
+        let outcome = outcome.map_err(JobEventRejection);
         match &outcome {
             Ok(_event) => this.observation.leave(),
             Err(rejection) => this.observation.refuse(rejection.error()),
@@ -201,7 +243,10 @@ impl std::error::Error for JobEventRejection {
 
 impl IntoResponse for JobEventRejection {
     fn into_response(self) -> Response {
-        respond::<Body>(Err(self.error().clone()))
+        let error = self.error().clone();
+        // What came with the request can panic when it is dropped.
+        let _ = drop_caught(self);
+        respond::<Body>(Err(error))
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::panic::catch;
-use crate::{Error, Job};
+use crate::{Error, ErrorKind, Job, Receipt};
 
 /// A delivery that failed, for the hooks that report it.
 ///
@@ -111,5 +111,39 @@ impl FailureHook {
     /// Whoever reports must not change what is answered: a hook that panics has said enough.
     pub(crate) fn report(&self, error: &Error, job: Option<&Job>) {
         let _ = catch(|| (self.0)(Failure { error, job }));
+    }
+}
+
+/// Reports how a callback ends, also when it is dropped before its end: the runtime shut down, there
+/// was none to hand it to, or middleware gave it up.
+///
+/// The destructor speaks, so keep it behind what may not come to its end.
+pub(crate) struct ReportEnd(Option<Box<(FailureHook, Option<Job>)>>);
+
+impl ReportEnd {
+    /// Reports to this hook, if there is one. It keeps a job only then.
+    pub(crate) fn new(hook: Option<&FailureHook>, job: Option<&Job>) -> Self {
+        Self(hook.map(|hook| Box::new((hook.clone(), job.cloned()))))
+    }
+
+    /// Reports an outcome that is a failure.
+    pub(crate) fn ended(mut self, outcome: &Result<Receipt, Error>) {
+        let told = self.0.take();
+        if let (Some(told), Err(error)) = (told, outcome) {
+            told.0.report(error, told.1.as_ref());
+        }
+    }
+
+    pub(crate) fn say_nothing(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for ReportEnd {
+    fn drop(&mut self) {
+        if let Some(told) = self.0.take() {
+            let error = Error::new(ErrorKind::CallbackCancelled);
+            told.0.report(&error, told.1.as_ref());
+        }
     }
 }

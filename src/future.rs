@@ -13,7 +13,7 @@ use tower::{BoxError, Service};
 use crate::options::Options;
 use crate::pipeline::deliver::Deliver;
 use crate::pipeline::respond::respond;
-use crate::{JobEvent, Receipt};
+use crate::{Error, JobEvent, Receipt};
 
 pin_project! {
     /// The response future of [`JobWebhook`](crate::JobWebhook) and
@@ -64,6 +64,15 @@ impl<F, B, J> ResponseFuture<F, B, J> {
         Self {
             kind: Kind::Delivery {
                 deliver: Deliver::start(options, request),
+            },
+        }
+    }
+
+    /// Refuses a request for what its head says, once its body is discarded.
+    pub(crate) fn refusal(options: &Arc<Options<J>>, error: Error, request: Request<B>) -> Self {
+        Self {
+            kind: Kind::Delivery {
+                deliver: Deliver::refuse(options, error, request),
             },
         }
     }

@@ -103,6 +103,7 @@ mod observe;
 mod options;
 mod panic;
 mod partner_id;
+mod pass_through;
 mod permanent;
 mod pipeline;
 mod receipt;

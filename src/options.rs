@@ -3,6 +3,7 @@
 use crate::callback::Erased;
 use crate::deadline::Timeout;
 use crate::failure::FailureHook;
+use crate::panic::CatchDrop;
 use crate::pipeline::Limits;
 use crate::{Background, Credentials, Undecodable};
 
@@ -15,7 +16,7 @@ pub(crate) struct Options<J> {
     pub(crate) background: Background,
     pub(crate) on_undecodable: Option<Erased<Undecodable>>,
     pub(crate) on_error: Option<FailureHook>,
-    pub(crate) jobs: J,
+    pub(crate) jobs: CatchDrop<J>,
 }
 
 impl<J> Options<J> {
@@ -27,7 +28,7 @@ impl<J> Options<J> {
             background: Background::new(),
             on_undecodable: None,
             on_error: None,
-            jobs,
+            jobs: CatchDrop::new(jobs),
         }
     }
 }
@@ -72,8 +73,9 @@ macro_rules! optional_settings {
         /// A body that takes longer is answered 408, a closure that does
         /// ([`Credentials::verify`](crate::Credentials::verify)) 503. `None` waits for ever.
         /// The time counts from when something first has to be waited for, by tokio's clock.
-        /// Outside of a tokio runtime there is no timeout, and one with its timers disabled
-        /// panics unless this is `None`.
+        /// Outside of a tokio runtime, and within one whose timers are disabled, there is no
+        /// timeout. In the latter tokio's own panic, which says so, is caught, but the
+        /// panic hook still sees it.
         ///
         /// # Example
         ///
@@ -105,6 +107,85 @@ macro_rules! optional_settings {
             self
         }
 
+        /// Sets how many bytes of a refused body are discarded at most; 1 MiB unless set.
+        ///
+        /// A refusal is decided before the body is read. A server that then answers with the
+        /// body unread has to close the connection, and a client that is still writing, or a
+        /// proxy that shares the connection with other requests, loses what was never refused.
+        /// So the body is read first, and thrown away. A longer one is not, and the answer says
+        /// `Connection: close` (HTTP/1.x). The same holds for a sender that waits for
+        /// `100 Continue`: it is not asked for a body that nobody wants.
+        ///
+        /// Nothing of it is kept in memory, no callback's place is taken, and
+        /// `with_discard_timeout` bounds the time. 0 turns it off: every refusal of a request
+        /// with a body then closes the connection.
+        ///
+        /// # Example
+        ///
+        /// ```
+        #[doc = concat!("use mx_job_webhook::{Credentials, JobRouter, ", $type, "};")]
+        /// # use axum::{Router, body::Body}; use http::Request; use tower::ServiceExt;
+        ///
+        /// # #[tokio::main(flavor = "current_thread")]
+        /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+        /// let jobs = JobRouter::new();
+        #[doc = concat!("let webhooks = ", $type, "::new(", $path, "Credentials::bearer(\"a-token\")?, jobs)")]
+        ///     .with_discard_limit(1_000);
+        #[doc = concat!("let app: Router = Router::new().", $mount, ";")]
+        ///
+        /// for (length, connection) in [(1_000, None), (1_001, Some("close"))] {
+        ///     let stranger = Request::post("/admin/webhooks").body(Body::from(vec![b' '; length]))?;
+        ///     let answer = app.clone().oneshot(stranger).await?;
+        ///     assert_eq!(answer.status(), 401);
+        ///     assert_eq!(answer.headers().get("connection").map(|value| value.as_bytes()), connection.map(str::as_bytes));
+        /// }
+        /// # Ok(()) }
+        /// ```
+        #[must_use]
+        pub fn with_discard_limit(mut self, bytes: u64) -> Self {
+            ::std::sync::Arc::make_mut(&mut self.options).limits.discard = bytes;
+            self
+        }
+
+        /// Sets how long a refused body may take to be discarded; 2 s unless set.
+        ///
+        /// It ends with the read timeout at the latest. Past it the answer goes out, and says
+        /// `Connection: close` (HTTP/1.x). With `None` the read timeout alone bounds it. Where
+        /// there is no timer, only what has already arrived is discarded.
+        ///
+        /// # Example
+        ///
+        /// ```
+        #[doc = concat!("use mx_job_webhook::{Credentials, JobRouter, ", $type, "};")]
+        /// # use axum::{Router, body::Body}; use http::Request; use tower::ServiceExt;
+        ///
+        /// # #[tokio::main(flavor = "current_thread")]
+        /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+        /// use std::time::Duration;
+        ///
+        /// let jobs = JobRouter::new();
+        #[doc = concat!("let webhooks = ", $type, "::new(", $path, "Credentials::bearer(\"a-token\")?, jobs)")]
+        ///     .with_discard_timeout(Duration::from_millis(10));
+        #[doc = concat!("let app: Router = Router::new().", $mount, ";")]
+        ///
+        /// let stranger = Request::post("/admin/webhooks").body(Body::from("in time"))?;
+        /// let answer = app.oneshot(stranger).await?;
+        /// assert_eq!(answer.status(), 401);
+        /// assert!(!answer.headers().contains_key("connection")); // It stays open.
+        /// # Ok(()) }
+        /// ```
+        #[cfg(feature = "tokio")]
+        #[must_use]
+        pub fn with_discard_timeout(
+            mut self,
+            timeout: impl Into<Option<::std::time::Duration>>,
+        ) -> Self {
+            ::std::sync::Arc::make_mut(&mut self.options)
+                .limits
+                .discard_timeout = $crate::deadline::Timeout(timeout.into());
+            self
+        }
+
         /// Sets how long the sender waits for the callback; as long as it takes unless set.
         ///
         /// Past it the answer is 503 with `Retry-After`, and the callback runs on. MX delivers
@@ -112,8 +193,10 @@ macro_rules! optional_settings {
         /// acknowledged once the callback has succeeded; without it, the callback runs again.
         ///
         /// The time counts from when the callback, or its readiness, first has to be waited
-        /// for, by tokio's clock. Keep it below what the sender and every proxy on the way
-        /// wait; MX does not publish its own.
+        /// for, by tokio's clock; without a timer there is no deadline, as for
+        /// `with_read_timeout`. It passes on time whatever the callback does to its task's
+        /// budget, but not while the callback blocks the thread. Keep it below what the sender
+        /// and every proxy on the way wait; MX does not publish its own.
         ///
         /// # Example
         ///
@@ -181,8 +264,8 @@ macro_rules! optional_settings {
 
         /// Sets who is told of every delivery that fails, at whichever stage.
         ///
-        /// Refusals, errors and panics of callbacks, a deadline that passed; also what fails
-        /// after nobody waits for it any more. The closure is called where the delivery runs
+        /// Refusals, errors and panics of callbacks, callbacks that were cut short, a deadline
+        /// that passed; also what fails after nobody waits for it any more. The closure is called where the delivery runs
         /// and must not block; what it needs time for it sends elsewhere. If it panics,
         /// nothing changes. What [`Failure`](crate::Failure) holds has no payload in it, but
         /// the error of a callback prints what the application made it print.

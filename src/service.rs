@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::future::{Ready, ready};
+use std::future::Ready;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -12,18 +12,18 @@ use http_body::Body;
 use http_body_util::Empty;
 use tower::{BoxError, Service};
 
-use crate::observe::Observation;
 use crate::options::{Options, optional_settings};
+use crate::pass_through::PassThrough;
 use crate::pipeline::accept::{Path, accepts_method};
-use crate::pipeline::deliver::failed;
-use crate::pipeline::respond::respond;
 use crate::{Credentials, Error, ErrorKind, JobEvent, Receipt, ResponseFuture};
 
 /// A service with a [`JobWebhookLayer`](crate::JobWebhookLayer) around it.
 ///
-/// It is ready when the service within is. A delivery does not need that one, and leaves
-/// what it reserved for the next request. The callbacks are made ready delivery by
-/// delivery, so that none of them being free holds up nobody else's request.
+/// It is always ready. A request that is not a delivery waits for the service within when
+/// it is called, and a delivery does not need that one. The callbacks are made ready delivery
+/// by delivery, so that requests which are not deliveries never wait for them. Where the
+/// service within is not ready, the request takes it along and leaves a clone: clones have to
+/// be one service, as tower's are.
 ///
 /// # Example
 ///
@@ -62,7 +62,7 @@ impl<S, J> JobWebhook<S, J> {
 
 impl<S, J, B, ResBody> Service<Request<B>> for JobWebhook<S, J>
 where
-    S: Service<Request<B>, Response = Response<ResBody>>,
+    S: Service<Request<B>, Response = Response<ResBody>> + Clone,
     B: Body,
     B::Error: Into<BoxError>,
     ResBody: Default,
@@ -73,17 +73,17 @@ where
 {
     type Response = Response<ResBody>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, B, J>;
+    type Future = ResponseFuture<PassThrough<S, B>, B, J>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         if self.path.accepts(&request) {
             ResponseFuture::delivery(&self.options, request)
         } else {
-            ResponseFuture::inner(self.inner.call(request))
+            ResponseFuture::inner(PassThrough::start(&mut self.inner, request))
         }
     }
 }
@@ -183,11 +183,8 @@ where
         if accepts_method(&request) {
             ResponseFuture::delivery(&self.options, request)
         } else {
-            let mut observation = Observation::start();
-            let _entered = observation.enter();
-            let error = failed(&self.options, Error::new(ErrorKind::MethodNotAllowed), None);
-            observation.refuse(&error);
-            ResponseFuture::inner(ready(Ok(respond(Err(error)))))
+            let error = Error::new(ErrorKind::MethodNotAllowed);
+            ResponseFuture::refusal(&self.options, error, request)
         }
     }
 }

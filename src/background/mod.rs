@@ -14,6 +14,7 @@ use std::task::Poll;
 use tower::{BoxError, Service};
 
 use crate::observe::Observation;
+use crate::panic::{CatchDrop, catch};
 use crate::pipeline::deliver;
 use crate::{Error, ErrorKind, JobEvent, Receipt};
 pub(crate) use place::Place;
@@ -208,7 +209,7 @@ impl Background {
     /// assert_eq!(Background::new().run(jobs, event).await?, Receipt::Handled);
     /// # Ok(()) }
     /// ```
-    pub async fn run<J>(&self, mut jobs: J, mut event: JobEvent) -> Result<Receipt, Error>
+    pub async fn run<J>(&self, jobs: J, mut event: JobEvent) -> Result<Receipt, Error>
     where
         J: Service<JobEvent>,
         J::Response: Into<Receipt>,
@@ -216,11 +217,12 @@ impl Background {
         J::Future: Send + 'static,
     {
         let mut observation = Observation::of(&mut event);
+        let mut jobs = CatchDrop::new(jobs);
         let ready = async {
             let place = self.reserve()?;
             poll_fn(|context| {
                 let _entered = observation.enter();
-                deliver::poll_ready(&mut jobs, context)
+                deliver::poll_ready(&mut *jobs, context)
             })
             .await?;
             Ok(place)
@@ -294,10 +296,11 @@ impl Background {
     }
 
     fn spawn_task(&self, task: BackgroundTask) {
-        match &self.0.spawn {
+        // This is a destructor, perhaps in the unwinding of a panic.
+        let _ = catch(|| match &self.0.spawn {
             Some(spawn) => spawn(task),
             None => spawn_on_tokio(task),
-        }
+        });
     }
 
     /// A place for a callback, if there is one.

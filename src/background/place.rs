@@ -3,6 +3,7 @@
 use super::task::tokio_is_here;
 use super::{Background, BackgroundTask};
 use crate::observe::Observed;
+use crate::panic::drop_caught;
 
 /// The place of one callback, free again when it is dropped.
 pub(crate) struct Place(pub(super) Background);
@@ -15,11 +16,13 @@ impl Place {
 
     /// Hands the rest of a delivery to the runtime, or cancels it where there is none.
     ///
-    /// The place goes along: it is free when the delivery has ended, or was cancelled.
+    /// The place goes along. It is free when nothing of the delivery is left: neither the callback
+    /// nor what it returned, whose destructors may take their time.
     pub(crate) fn spawn(self, delivery: Observed) {
         let background = self.0.clone();
         background.spawn_task(BackgroundTask::new(Box::pin(async move {
-            let _outcome = delivery.await;
+            let outcome = delivery.await;
+            let _ = drop_caught(outcome);
             drop(self);
         })));
     }

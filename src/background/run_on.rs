@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use super::{Delivery, Place};
 use crate::observe::{Entered, Observation, Observed};
@@ -84,14 +84,20 @@ impl Future for RunOn {
     type Output = Result<Receipt, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if let State::Running(delivery, _) = &mut self.0 {
-            let outcome = ready!(Pin::new(delivery).poll(context));
-            self.0 = State::Gone;
-            return Poll::Ready(outcome);
-        }
         match self.take() {
+            // It leaves its place before it is polled, so that one that unwinds is not handed over.
+            State::Running(mut delivery, place) => {
+                let Poll::Ready(outcome) = Pin::new(&mut delivery).poll(context) else {
+                    self.0 = State::Running(delivery, place);
+                    return Poll::Pending;
+                };
+                // The place is free last.
+                drop(delivery);
+                drop(place);
+                Poll::Ready(outcome)
+            }
             State::Settled(outcome) => Poll::Ready(outcome),
-            State::Running(..) | State::Gone => panic!("`RunOn` was polled after it was ready"),
+            State::Gone => panic!("`RunOn` was polled after it was ready"),
         }
     }
 }

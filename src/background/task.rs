@@ -4,9 +4,11 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use crate::panic::{catch, drop_caught};
+
 /// The rest of a callback, for a runtime to poll to its end.
 ///
-/// It never panics. Dropping it cancels the callback. See
+/// It never panics, and neither does dropping it, which cancels the callback. See
 /// [`Background::with_spawn`](crate::Background::with_spawn).
 ///
 /// # Example
@@ -25,19 +27,37 @@ use std::task::{Context, Poll};
 /// assert_eq!(background.running(), 0);
 /// ```
 #[must_use = "futures do nothing unless polled"]
-pub struct BackgroundTask(Pin<Box<dyn Future<Output = ()> + Send>>);
+pub struct BackgroundTask(Option<Task>);
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl BackgroundTask {
-    pub(crate) fn new(task: Pin<Box<dyn Future<Output = ()> + Send>>) -> Self {
-        Self(task)
+    pub(crate) fn new(task: Task) -> Self {
+        Self(Some(task))
     }
 }
 
 impl Future for BackgroundTask {
     type Output = ();
 
+    /// Ready at once if it has ended before.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        self.0.as_mut().poll(context)
+        // A future that unwinds does not come back to its place.
+        let Some(mut task) = self.0.take() else {
+            return Poll::Ready(());
+        };
+        if let Ok(Poll::Pending) = catch(|| task.as_mut().poll(context)) {
+            self.0 = Some(task);
+            return Poll::Pending;
+        }
+        let _ = drop_caught(task);
+        Poll::Ready(())
+    }
+}
+
+impl Drop for BackgroundTask {
+    fn drop(&mut self) {
+        let _ = drop_caught(self.0.take());
     }
 }
 

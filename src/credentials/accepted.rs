@@ -43,26 +43,30 @@ pub(crate) type Verification =
 impl Accepted {
     /// What the head alone decides.
     pub(super) fn check(&self, head: &Parts) -> Check {
+        let Ok(authorization) = single_authorization(&head.headers) else {
+            return Check::Refused(self.challenges());
+        };
         let Accepted::AnyOf { secrets, closures } = self else {
             return Check::Accepted;
-        };
-        let Ok(authorization) = single_authorization(&head.headers) else {
-            return Check::Refused;
         };
         if authorization.is_some_and(|header| matches_any(secrets, header)) {
             return Check::Accepted;
         }
         if closures.is_empty() || authorization.is_some_and(is_malformed) {
-            return Check::Refused;
+            return Check::Refused(self.challenges());
         }
         let verdicts: Vec<_> = closures.iter().map(|verify| verify(head)).collect();
-        Check::Undecided(Box::pin(any_of(verdicts)))
+        Check::Undecided(Box::pin(any_of(verdicts)), self.challenges())
     }
 
     /// What a refusal offers the sender to try.
-    pub(super) fn challenges(&self) -> Challenges {
+    fn challenges(&self) -> Challenges {
         let Accepted::AnyOf { secrets, closures } = self else {
-            return Challenges::default();
+            // There is nothing to try, and a 401 has to name something.
+            return Challenges {
+                basic: true,
+                bearer: false,
+            };
         };
         let has = |scheme| secrets.iter().any(|secret| secret.scheme == scheme);
         Challenges {
@@ -72,10 +76,12 @@ impl Accepted {
     }
 }
 
+/// The verdict, and what a refusal offers the sender to try: both of the same credentials, which may
+/// be replaced at any time.
 pub(crate) enum Check {
     Accepted,
-    Refused,
-    Undecided(Verification),
+    Refused(Challenges),
+    Undecided(Verification, Challenges),
 }
 
 /// The schemes of a 401's `WWW-Authenticate`.

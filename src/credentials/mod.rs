@@ -25,8 +25,9 @@ pub use verdict::Verdict;
 /// `bearer` compare in constant time: how long a refusal takes tells nothing about the
 /// secret but its length. [`verify`](Credentials::verify) takes a closure for the rest.
 ///
-/// Refused, whatever else is accepted: two `Authorization` headers, and one that is
-/// malformed (not ASCII, or Basic that is not Base64 or has no colon).
+/// Two `Authorization` headers are refused, whatever else is accepted. One that is
+/// malformed (not ASCII, or Basic that is not Base64 or has no colon) is refused unless the
+/// credentials are [`unauthenticated`](Credentials::unauthenticated).
 ///
 /// Cloning is cheap. `Debug` shows how many there are, and no secret.
 ///
@@ -233,11 +234,6 @@ impl Credentials {
     /// What the head alone decides.
     pub(crate) fn check(&self, head: &Parts) -> Check {
         self.0.with(|accepted| accepted.check(head))
-    }
-
-    /// What a refusal offers the sender to try.
-    pub(crate) fn challenges(&self) -> Challenges {
-        self.0.with(Accepted::challenges)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use tower::BoxError;
 
+use crate::callback::Never;
+
 /// What a closure given to [`Credentials::verify`](crate::Credentials::verify) may end in.
 ///
 /// `bool`, or `Result<bool, E>` where `E` says why it could not be told.
@@ -39,6 +41,12 @@ pub trait Verdict {
 impl Verdict for bool {
     fn into_result(self) -> Result<bool, BoxError> {
         Ok(self)
+    }
+}
+
+impl Verdict for Never {
+    fn into_result(self) -> Result<bool, BoxError> {
+        self
     }
 }
 

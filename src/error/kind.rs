@@ -21,6 +21,8 @@ pub enum ErrorKind {
     AuthenticationUnavailable,
     /// The content type is not JSON. Answered 415.
     UnsupportedMediaType,
+    /// A content coding was applied, such as gzip. Answered 415.
+    UnsupportedContentEncoding,
     /// The body is longer than the limit, or says it will be. Answered 413.
     BodyTooLarge,
     /// The body broke off. Answered 400.
@@ -37,9 +39,9 @@ pub enum ErrorKind {
     InvalidJob,
     /// The callback returned an error. Answered 500.
     CallbackFailed,
-    /// The callback panicked. Answered 500.
+    /// The callback panicked, or other code of the application did. Answered 500.
     CallbackPanicked,
-    /// The callback was acknowledged first, and cut short before its end.
+    /// The callback was cut short before its end. If the sender still waits, answered 500.
     CallbackCancelled,
     /// The service around the callbacks refused, for now. Answered 503.
     Overloaded,
@@ -95,6 +97,7 @@ impl ErrorKind {
             Self::Unauthorized => "unauthorized",
             Self::AuthenticationUnavailable => "authentication_unavailable",
             Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::UnsupportedContentEncoding => "unsupported_content_encoding",
             Self::BodyTooLarge => "body_too_large",
             Self::BodyInterrupted => "body_interrupted",
             Self::ReadTimeout => "read_timeout",
@@ -137,6 +140,7 @@ impl ErrorKind {
             Self::Unauthorized => "unauthorized",
             Self::AuthenticationUnavailable => "the credentials could not be checked",
             Self::UnsupportedMediaType => "the content type is not JSON",
+            Self::UnsupportedContentEncoding => "the content is encoded",
             Self::BodyTooLarge => "the body is too large",
             Self::BodyInterrupted => "the body broke off",
             Self::ReadTimeout => "the body came too slowly",
@@ -168,6 +172,7 @@ mod tests {
             ErrorKind::Unauthorized,
             ErrorKind::AuthenticationUnavailable,
             ErrorKind::UnsupportedMediaType,
+            ErrorKind::UnsupportedContentEncoding,
             ErrorKind::BodyTooLarge,
             ErrorKind::BodyInterrupted,
             ErrorKind::ReadTimeout,

@@ -11,6 +11,7 @@ use tower::BoxError;
 
 use crate::Permanent;
 use crate::credentials::Challenges;
+use crate::panic::{CatchDrop, catch};
 pub use kind::ErrorKind;
 
 /// Why a delivery was not acknowledged.
@@ -45,7 +46,8 @@ struct Inner {
     field: Option<&'static str>,
     reason: Option<Cow<'static, str>>,
     challenges: Challenges,
-    source: Option<BoxError>,
+    closes: bool,
+    source: Option<CatchDrop<BoxError>>,
 }
 
 impl Error {
@@ -94,7 +96,8 @@ impl Error {
     /// ```
     #[must_use]
     pub fn is_permanent(&self) -> bool {
-        chain(self).any(Permanent::is)
+        // An error of the application's that panics over its source has not said so.
+        catch(|| chain(self).any(Permanent::is)).unwrap_or(false)
     }
 
     pub(crate) fn new(kind: ErrorKind) -> Self {
@@ -134,8 +137,21 @@ impl Error {
             field: None,
             reason: None,
             challenges,
+            closes: false,
             source: None,
         }))
+    }
+
+    /// Says that the answer closes the connection. Nobody else has the error yet.
+    pub(crate) fn that_closes(mut self) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.closes = true;
+        }
+        self
+    }
+
+    pub(crate) fn closes(&self) -> bool {
+        self.0.closes
     }
 
     pub(crate) fn challenges(&self) -> Challenges {
@@ -153,7 +169,8 @@ impl Error {
             field,
             reason,
             challenges: Challenges::default(),
-            source,
+            closes: false,
+            source: source.map(CatchDrop::new),
         }))
     }
 }
@@ -163,6 +180,9 @@ impl Error {
 /// Finds, however deep in the chain of sources, an [`Error`] of this crate that says how
 /// callbacks went, and tower's own refusals: `Overloaded` of `load_shed` and, with the
 /// feature `tokio`, `Elapsed` of `timeout`. Anything else is a callback that failed.
+///
+/// An [`Error`] of this crate stays as it is. One that was wrapped in another error gives the
+/// new one its kind, and the whole chain is its source: a [`Permanent`] around it counts.
 ///
 /// # Example
 ///
@@ -175,11 +195,7 @@ impl Error {
 /// ```
 impl From<BoxError> for Error {
     fn from(error: BoxError) -> Self {
-        match recognise(&*error) {
-            Some(Ok(own)) => own,
-            Some(Err(kind)) => Self::with_source(kind, error),
-            None => Self::with_source(ErrorKind::CallbackFailed, error),
-        }
+        Self::read(error, ErrorKind::CallbackFailed)
     }
 }
 
@@ -187,29 +203,34 @@ impl Error {
     /// Reads what a `Service<JobEvent>` failed with before it took the event: whatever
     /// the reason, no callback started, and another attempt may find it ready.
     pub(crate) fn from_readiness(error: BoxError) -> Self {
-        match recognise(&*error) {
-            Some(Ok(own)) => own,
-            Some(Err(kind)) => Self::with_source(kind, error),
-            None => Self::with_source(ErrorKind::Overloaded, error),
-        }
+        Self::read(error, ErrorKind::Overloaded)
+    }
+
+    fn read(error: BoxError, unless_recognised: ErrorKind) -> Self {
+        let error = match error.downcast::<Self>() {
+            Ok(own) if own.kind().is_of_callbacks() => return *own,
+            Ok(other) => other,
+            Err(error) => error,
+        };
+        // The application's errors say what their sources are, and may panic over it.
+        let kind = catch(|| chain(&*error).find_map(recognise)).unwrap_or_default();
+        Self::with_source(kind.unwrap_or(unless_recognised), error)
     }
 }
 
-/// An error of ours, or the kind of one of tower's, anywhere in a chain of sources.
-fn recognise(error: &(dyn StdError + 'static)) -> Option<Result<Error, ErrorKind>> {
-    chain(error).find_map(|error| {
-        if let Some(own) = error.downcast_ref::<Error>() {
-            return own.kind().is_of_callbacks().then(|| Ok(own.clone()));
-        }
-        if error.is::<tower::load_shed::error::Overloaded>() {
-            return Some(Err(ErrorKind::Overloaded));
-        }
-        #[cfg(feature = "tokio")]
-        if error.is::<tower::timeout::error::Elapsed>() {
-            return Some(Err(ErrorKind::TimedOut));
-        }
-        None
-    })
+/// The kind of an error of ours, or of one of tower's.
+fn recognise(error: &(dyn StdError + 'static)) -> Option<ErrorKind> {
+    if let Some(own) = error.downcast_ref::<Error>() {
+        return Some(own.kind()).filter(|kind| kind.is_of_callbacks());
+    }
+    if error.is::<tower::load_shed::error::Overloaded>() {
+        return Some(ErrorKind::Overloaded);
+    }
+    #[cfg(feature = "tokio")]
+    if error.is::<tower::timeout::error::Elapsed>() {
+        return Some(ErrorKind::TimedOut);
+    }
+    None
 }
 
 /// An error, its source, the source's source, and so on.
@@ -241,7 +262,7 @@ impl fmt::Debug for Error {
             .field("kind", &self.0.kind)
             .field("field", &self.0.field)
             .field("reason", &self.0.reason)
-            .field("source", &self.0.source)
+            .field("source", &self.0.source.as_deref())
             .finish()
     }
 }
@@ -251,7 +272,7 @@ impl StdError for Error {
         self.0
             .source
             .as_deref()
-            .map(|source| source as &(dyn StdError + 'static))
+            .map(|source| &**source as &(dyn StdError + 'static))
     }
 }
 

@@ -6,6 +6,7 @@
 //!
 //! Anything else belongs to the service within.
 
+use http::uri::PathAndQuery;
 use http::{Method, Request};
 
 #[derive(Clone, Debug)]
@@ -22,8 +23,14 @@ impl Path {
             "the path {path:?} must start with a slash"
         );
         assert!(
-            !path.contains(['{', '}', '*', '?', '#', ' ']),
+            !path.contains(['{', '}', '*', '?', '#']),
             "the path {path:?} is compared literally: it can have no captures, wildcards or query"
+        );
+        // What a request's path is, `http` decides.
+        let parsed = path.parse::<PathAndQuery>();
+        assert!(
+            parsed.is_ok_and(|parsed| parsed.path() == path),
+            "the path {path:?} has a character that no request's path has: write it percent-encoded"
         );
         Self(path.into())
     }
@@ -76,8 +83,30 @@ mod tests {
             "/{tenant}/webhooks",
             "/*rest",
             "/a b",
+            "/a<b",
+            "/a`b",
+            "/a>b",
+            "/a\tb",
+            "/a\0b",
+            "/a\nb",
+            "/a\u{7f}b",
         ] {
             assert!(crate::panic::catch(|| Path::new(path)).is_err(), "{path:?}");
         }
+    }
+
+    #[test]
+    fn whatever_is_taken_is_the_path_of_some_request() {
+        let mut taken = 0;
+        for byte in 0..=u8::MAX {
+            let path = format!("/a{}b", char::from(byte));
+            let Ok(accepted) = crate::panic::catch(|| Path::new(&path)) else {
+                continue;
+            };
+            let request = Request::post(&path).body(()).unwrap();
+            assert!(accepted.accepts(&request), "{path:?}");
+            taken += 1;
+        }
+        assert!(taken > 70, "{taken}");
     }
 }

@@ -1,8 +1,8 @@
 //! Authenticate: may this sender deliver?
 //!
 //! Decided from the head of the request, before a byte of the body is read:
-//! 1. With [`Credentials::unauthenticated`], anyone may.
-//! 2. Two `Authorization` headers are refused, whatever they say.
+//! 1. Two `Authorization` headers are refused, whatever they say and whatever is accepted.
+//! 2. With [`Credentials::unauthenticated`], anyone else may.
 //! 3. A header that equals one of the secrets is accepted.
 //! 4. If there are closures, the first that says yes decides; if none does and one failed, the
 //!    answer is that it could not be told.
@@ -11,12 +11,12 @@
 //! Basic and bearer credentials cross the wire as they are: without TLS in front, anyone on the
 //! way can read and reuse them.
 
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use http::header::AUTHORIZATION;
-use http::{Extensions, HeaderMap, Request};
+use http::{Extensions, HeaderMap, Request, Version};
 
+use super::discard::Connection;
 use crate::credentials::{Challenges, Check, Verification};
 use crate::{Credentials, Error, ErrorKind};
 
@@ -25,6 +25,7 @@ pub(crate) struct Authenticated<B>(Head, B);
 
 /// What is left of a request's head, the credentials taken out.
 pub(crate) struct Head {
+    pub(crate) version: Version,
     pub(crate) headers: HeaderMap,
     pub(crate) extensions: Extensions,
 }
@@ -33,31 +34,57 @@ impl<B> Authenticated<B> {
     pub(crate) fn into_parts(self) -> (Head, B) {
         (self.0, self.1)
     }
+
+    fn refused(self, error: Error) -> Refused<B> {
+        Refused::new(error, &self.0, self.1)
+    }
+}
+
+/// A request whose sender may not deliver: its body is of no use but to be discarded.
+pub(crate) struct Refused<B> {
+    pub(crate) error: Error,
+    pub(crate) connection: Connection,
+    pub(crate) body: B,
+}
+
+impl<B> Refused<B> {
+    pub(crate) fn new(error: Error, head: &Head, body: B) -> Self {
+        Self {
+            error,
+            connection: Connection::of(head.version, &head.headers),
+            body,
+        }
+    }
 }
 
 pub(crate) enum Authentication<B> {
     Accepted(Authenticated<B>),
-    Refused(Error),
+    Refused(Refused<B>),
     Undecided(Authenticating<B>),
 }
 
 pub(crate) fn authenticate<B>(credentials: &Credentials, request: Request<B>) -> Authentication<B> {
     let (mut head, body) = request.into_parts();
     let check = credentials.check(&head);
-    if matches!(check, Check::Refused) {
-        return Authentication::Refused(Error::unauthorized(credentials.challenges()));
+    if let Check::Refused(challenges) = check {
+        return Authentication::Refused(Refused {
+            error: Error::unauthorized(challenges),
+            connection: Connection::of(head.version, &head.headers),
+            body,
+        });
     }
     head.headers.remove(AUTHORIZATION);
     let head = Head {
+        version: head.version,
         headers: head.headers,
         extensions: head.extensions,
     };
     let request = Authenticated(head, body);
     match check {
-        Check::Undecided(verification) => Authentication::Undecided(Authenticating {
+        Check::Undecided(verification, challenges) => Authentication::Undecided(Authenticating {
             verification,
             request: Some(request),
-            challenges: credentials.challenges(),
+            challenges,
         }),
         _ => Authentication::Accepted(request),
     }
@@ -70,21 +97,28 @@ pub(crate) struct Authenticating<B> {
     challenges: Challenges,
 }
 
-// The body is not pinned here: it moves on to `buffer`, which pins it.
-impl<B> Unpin for Authenticating<B> {}
-
-impl<B> Future for Authenticating<B> {
-    type Output = Result<Authenticated<B>, Error>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+impl<B> Authenticating<B> {
+    pub(crate) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Authenticated<B>, Refused<B>>> {
         let verdict = ready!(self.verification.as_mut().poll(context));
-        Poll::Ready(match (verdict, self.request.take()) {
-            (Ok(true), Some(request)) => Ok(request),
-            (Ok(_), _) => Err(Error::unauthorized(self.challenges)),
-            (Err(error), _) => Err(Error::with_source(
+        let Some(request) = self.request.take() else {
+            panic!("`Authenticating` was polled after it was ready");
+        };
+        Poll::Ready(match verdict {
+            Ok(true) => Ok(request),
+            Ok(false) => Err(request.refused(Error::unauthorized(self.challenges))),
+            Err(error) => Err(request.refused(Error::with_source(
                 ErrorKind::AuthenticationUnavailable,
                 error,
-            )),
+            ))),
         })
+    }
+
+    /// Gives up waiting.
+    pub(crate) fn too_late(&mut self) -> Option<Refused<B>> {
+        let error = Error::new(ErrorKind::AuthenticationUnavailable);
+        self.request.take().map(|request| request.refused(error))
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! What is asked, in this order:
 //! 1. The content type is JSON: `application/json` or `application/…+json`, with any parameters.
-//! 2. `Content-Length`, where there is one, is within the limit.
-//! 3. The bytes that really come are within the limit, and empty frames are no more than a body
+//! 2. The content is not encoded: `Content-Encoding` is `identity`, or absent.
+//! 3. `Content-Length`, where there is one, is within the limit.
+//! 4. The bytes that really come are within the limit, and empty frames are no more than a body
 //!    of the default limit has bytes, so that a run of them ends too.
 //!
 //! Memory is taken for what has come, never for what was announced. A body of one frame, which
@@ -14,25 +15,22 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http_body::Body;
 use http_body_util::LengthLimitError;
-use pin_project_lite::pin_project;
 use tower::BoxError;
 
 use super::authenticate::{Authenticated, Head};
 use crate::error::chain;
+use crate::panic::catch;
 use crate::{Error, ErrorKind};
 
-pin_project! {
-    pub(crate) struct Buffer<B> {
-        head: Option<Head>,
-        #[pin]
-        body: B,
-        collected: Collected,
-        remaining: usize,
-        empty_frames: u32,
-    }
+/// What has come of a body, which is read in the place where it is pinned.
+pub(crate) struct Buffer {
+    head: Option<Head>,
+    collected: Collected,
+    remaining: usize,
+    empty_frames: u32,
 }
 
 const EMPTY_FRAMES: u32 = 64 * 1024;
@@ -43,36 +41,49 @@ enum Collected {
     Several(BytesMut),
 }
 
-impl<B> Buffer<B> {
-    pub(crate) fn start(request: Authenticated<B>, limit: usize) -> Result<Self, Error> {
+impl Buffer {
+    /// Decides from the head whether the body is to be read. The body, and how to go on with it.
+    pub(crate) fn start<B>(
+        request: Authenticated<B>,
+        limit: usize,
+    ) -> (B, Result<Self, (Error, Head)>) {
         let (head, body) = request.into_parts();
-        if !is_json(&head.headers) {
-            return Err(Error::new(ErrorKind::UnsupportedMediaType));
-        }
-        if announced_length(&head.headers).is_some_and(|length| length > limit as u64) {
-            return Err(Error::new(ErrorKind::BodyTooLarge));
-        }
-        Ok(Self {
-            head: Some(head),
-            body,
-            collected: Collected::Nothing,
-            remaining: limit,
-            empty_frames: 0,
-        })
+        let refused = if !is_json(&head.headers) {
+            ErrorKind::UnsupportedMediaType
+        } else if is_encoded(&head.headers) {
+            ErrorKind::UnsupportedContentEncoding
+        } else if announced_length(&head.headers).is_some_and(|length| length > limit as u64) {
+            ErrorKind::BodyTooLarge
+        } else {
+            let buffer = Self {
+                head: Some(head),
+                collected: Collected::Nothing,
+                remaining: limit,
+                empty_frames: 0,
+            };
+            return (body, Ok(buffer));
+        };
+        (body, Err((Error::new(refused), head)))
     }
-}
 
-impl<B> Future for Buffer<B>
-where
-    B: Body,
-    B::Error: Into<BoxError>,
-{
-    type Output = Result<(Head, Bytes), Error>;
+    /// The version of the request.
+    pub(crate) fn version(&self) -> http::Version {
+        self.head
+            .as_ref()
+            .map_or_else(http::Version::default, |head| head.version)
+    }
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        while !this.body.is_end_stream() {
-            let Some(frame) = ready!(this.body.as_mut().poll_frame(context)) else {
+    pub(crate) fn poll<B>(
+        &mut self,
+        mut body: Pin<&mut B>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(Head, Bytes), Error>>
+    where
+        B: Body,
+        B::Error: Into<BoxError>,
+    {
+        while !body.is_end_stream() {
+            let Some(frame) = ready!(body.as_mut().poll_frame(context)) else {
                 break;
             };
             let frame = match frame.map_err(Into::into) {
@@ -82,19 +93,19 @@ where
             let Ok(data) = frame.into_data() else {
                 break;
             };
-            *this.empty_frames += u32::from(!data.has_remaining());
-            match this.remaining.checked_sub(data.remaining()) {
-                Some(remaining) if *this.empty_frames <= EMPTY_FRAMES => {
-                    *this.remaining = remaining;
+            self.empty_frames += u32::from(!data.has_remaining());
+            match self.remaining.checked_sub(data.remaining()) {
+                Some(remaining) if self.empty_frames <= EMPTY_FRAMES => {
+                    self.remaining = remaining;
                 }
                 _ => return Poll::Ready(Err(Error::new(ErrorKind::BodyTooLarge))),
             }
-            this.collected.push(data);
+            self.collected.push(data);
         }
-        let Some(head) = this.head.take() else {
+        let Some(head) = self.head.take() else {
             panic!("`Buffer` was polled after it was ready");
         };
-        Poll::Ready(Ok((head, this.collected.take())))
+        Poll::Ready(Ok((head, self.collected.take())))
     }
 }
 
@@ -125,7 +136,8 @@ impl Collected {
 /// A body that failed: by a limit of somebody else's on the way (axum's `DefaultBodyLimit`,
 /// tower-http's `RequestBodyLimit`), or because it broke off.
 fn failed(error: BoxError) -> Error {
-    let kind = if chain(&*error).any(|error| error.is::<LengthLimitError>()) {
+    let limited = catch(|| chain(&*error).any(|error| error.is::<LengthLimitError>()));
+    let kind = if let Ok(true) = limited {
         ErrorKind::BodyTooLarge
     } else {
         ErrorKind::BodyInterrupted
@@ -141,6 +153,19 @@ fn is_json(headers: &HeaderMap) -> bool {
     headers
         .get(CONTENT_TYPE)
         .is_some_and(|value| is_json_type(value.as_bytes()))
+}
+
+/// Whether a content coding other than `identity` was applied, whatever it is called.
+fn is_encoded(headers: &HeaderMap) -> bool {
+    if !headers.contains_key(CONTENT_ENCODING) {
+        return false;
+    }
+    let values = headers.get_all(CONTENT_ENCODING).iter();
+    let mut codings = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    codings.any(|coding| {
+        let coding = coding.trim_ascii();
+        !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity")
+    })
 }
 
 fn is_json_type(content_type: &[u8]) -> bool {
@@ -191,6 +216,28 @@ mod tests {
             );
         }
         assert!(!is_json(&HeaderMap::new()), "no content type");
+    }
+
+    #[test]
+    fn what_counts_as_encoded() {
+        let cases: [(&[&str], bool); 9] = [
+            (&[], false),
+            (&[""], false),
+            (&["identity"], false),
+            (&["Identity , identity"], false),
+            (&["gzip"], true),
+            (&["identity, gzip"], true),
+            (&["identity", "br"], true),
+            (&["unheard-of"], true),
+            (&["é"], true),
+        ];
+        for (values, expected) in cases {
+            let values = values.iter().map(|value| value.parse().unwrap());
+            let headers = values.map(|value| (CONTENT_ENCODING, value));
+            let mut map = HeaderMap::new();
+            headers.for_each(|(name, value)| _ = map.append(name, value));
+            assert_eq!(is_encoded(&map), expected, "{map:?}");
+        }
     }
 
     #[test]

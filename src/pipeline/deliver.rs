@@ -13,10 +13,10 @@ use tower::{BoxError, Service};
 use super::{Receive, Refusal};
 use crate::background::{Delivery, Place, RunOn};
 use crate::deadline::Deadline;
-use crate::failure::FailureHook;
+use crate::failure::{FailureHook, ReportEnd};
 use crate::observe::Observation;
 use crate::options::Options;
-use crate::panic::{CatchPanic, Panicked, catch};
+use crate::panic::{CatchDrop, CatchPanic, Panicked, catch};
 use crate::{Error, ErrorKind, Job, JobEvent, Receipt};
 
 pin_project! {
@@ -24,6 +24,7 @@ pin_project! {
     ///
     /// Dropped before the callback is called, it leaves nothing behind and the event unread;
     /// dropped after, the callback runs on ([`RunOn`]).
+    #[project = DeliverProjection]
     pub(crate) struct Deliver<B, J> {
         #[pin]
         step: Step<B, J>,
@@ -31,6 +32,13 @@ pin_project! {
         answer_deadline: Deadline,
         // Until the callback is called: then it is in `RunOn`, and goes where that goes.
         observation: Observation,
+    }
+
+    impl<B, J> PinnedDrop for Deliver<B, J> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut step = this.project().step;
+            let _ = catch(|| step.set(Step::Answered));
+        }
     }
 }
 
@@ -47,7 +55,7 @@ pin_project! {
 }
 
 struct Waiting<J> {
-    jobs: J,
+    jobs: CatchDrop<J>,
     event: JobEvent,
     place: Place,
 }
@@ -58,6 +66,16 @@ impl<B, J> Deliver<B, J> {
         let entered = observation.enter();
         let receive = Receive::start(&options.credentials, options.limits, request);
         drop(entered);
+        Self::receiving(options, receive, observation)
+    }
+
+    /// Refuses a request that is no delivery.
+    pub(crate) fn refuse(options: &Arc<Options<J>>, error: Error, request: Request<B>) -> Self {
+        let receive = Receive::refuse(error, options.limits, request);
+        Self::receiving(options, receive, Observation::start())
+    }
+
+    fn receiving(options: &Arc<Options<J>>, receive: Receive<B>, observation: Observation) -> Self {
         Self {
             step: Step::Receiving { receive },
             options: options.clone(),
@@ -81,62 +99,84 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let _entered = this.observation.enter();
-        loop {
-            let next = match this.step.as_mut().project() {
-                StepProjection::Receiving { receive } => match ready!(receive.poll(context)) {
-                    Ok(event) => begin(this.options, event, this.observation, context),
-                    Err(refusal) => refuse(this.options, refusal, this.observation),
-                },
-                StepProjection::AwaitingReadiness { waiting } => {
-                    let Some(mut readied) = waiting.take() else {
-                        panic!("`Deliver` was polled after it was ready");
-                    };
-                    match poll_ready(&mut readied.jobs, context) {
-                        Poll::Ready(Ok(())) => {
-                            let Waiting { jobs, event, place } = *readied;
-                            Ok(Step::call(
-                                this.options,
-                                jobs,
-                                event,
-                                place,
-                                this.observation,
-                            ))
-                        }
-                        Poll::Ready(Err(error)) => {
-                            Err(failed(this.options, error, Some(readied.event.job())))
-                        }
-                        Poll::Pending => {
-                            let limit = this.options.answer_deadline;
-                            if this.answer_deadline.poll(limit, context).is_pending() {
-                                *waiting = Some(readied);
-                                return Poll::Pending;
-                            }
-                            let error = Error::new(ErrorKind::AnswerDeadline);
-                            Err(failed(this.options, error, Some(readied.event.job())))
-                        }
+        // The callbacks are caught where they are called. What else can panic is the destructor of
+        // something that came with the request, or of the application's service.
+        catch(|| advance(&mut this, context)).unwrap_or_else(|Panicked| {
+            let _ = catch(|| this.step.set(Step::Answered));
+            let error = failed(this.options, panicked(), None);
+            this.observation.refuse(&error);
+            Poll::Ready(Err(error))
+        })
+    }
+}
+
+fn advance<B, J>(
+    this: &mut DeliverProjection<'_, B, J>,
+    context: &mut Context<'_>,
+) -> Poll<Result<Receipt, Error>>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+    J: Service<JobEvent> + Clone,
+    J::Response: Into<Receipt>,
+    J::Error: Into<BoxError>,
+    J::Future: Send + 'static,
+{
+    loop {
+        let next = match this.step.as_mut().project() {
+            StepProjection::Receiving { receive } => match ready!(receive.poll(context)) {
+                Ok(event) => begin(this.options, event, this.observation, context),
+                Err(refusal) => refuse(this.options, refusal, this.observation),
+            },
+            StepProjection::AwaitingReadiness { waiting } => {
+                let Some(mut readied) = waiting.take() else {
+                    panic!("`Deliver` was polled after it was ready");
+                };
+                match poll_ready(&mut *readied.jobs, context) {
+                    Poll::Ready(Ok(())) => {
+                        let Waiting { jobs, event, place } = *readied;
+                        Ok(Step::call(
+                            this.options,
+                            jobs,
+                            event,
+                            place,
+                            this.observation,
+                        ))
                     }
-                }
-                StepProjection::Calling { call, job } => match Pin::new(&mut *call).poll(context) {
-                    Poll::Ready(outcome) => return Poll::Ready(outcome),
+                    Poll::Ready(Err(error)) => {
+                        Err(failed(this.options, error, Some(readied.event.job())))
+                    }
                     Poll::Pending => {
                         let limit = this.options.answer_deadline;
-                        ready!(this.answer_deadline.poll(limit, context));
+                        if this.answer_deadline.poll(limit, context).is_pending() {
+                            *waiting = Some(readied);
+                            return Poll::Pending;
+                        }
                         let error = Error::new(ErrorKind::AnswerDeadline);
-                        let _entered = call.answer(&error);
-                        Err(failed(this.options, error, job.as_deref()))
+                        Err(failed(this.options, error, Some(readied.event.job())))
                     }
-                },
-                StepProjection::Answered => panic!("`Deliver` was polled after it was ready"),
-            };
-            match next {
-                Ok(next) => this.step.set(next),
-                Err(error) => {
-                    // A callback that is still under way is handed over here, and not when the
-                    // web server gets round to dropping this.
-                    this.step.set(Step::Answered);
-                    this.observation.refuse(&error);
-                    return Poll::Ready(Err(error));
                 }
+            }
+            StepProjection::Calling { call, job } => match Pin::new(&mut *call).poll(context) {
+                Poll::Ready(outcome) => return Poll::Ready(outcome),
+                Poll::Pending => {
+                    let limit = this.options.answer_deadline;
+                    ready!(this.answer_deadline.poll(limit, context));
+                    let error = Error::new(ErrorKind::AnswerDeadline);
+                    let _entered = call.answer(&error);
+                    Err(failed(this.options, error, job.as_deref()))
+                }
+            },
+            StepProjection::Answered => panic!("`Deliver` was polled after it was ready"),
+        };
+        match next {
+            Ok(next) => this.step.set(next),
+            Err(error) => {
+                // A callback that is still under way is handed over here, and not when the
+                // web server gets round to dropping this.
+                this.step.set(Step::Answered);
+                this.observation.refuse(&error);
+                return Poll::Ready(Err(error));
             }
         }
     }
@@ -166,7 +206,7 @@ where
         Ok(jobs) => jobs,
         Err(Panicked) => return fail(panicked(), &event),
     };
-    match poll_ready(&mut jobs, context) {
+    match poll_ready(&mut *jobs, context) {
         Poll::Ready(Ok(())) => Ok(Step::call(options, jobs, event, place, observation)),
         Poll::Ready(Err(error)) => fail(error, &event),
         Poll::Pending => Ok(Step::AwaitingReadiness {
@@ -191,22 +231,19 @@ fn refuse<B, J>(
         Ok(place) => place,
         Err(error) => return Err(failed(options, error, None)),
     };
+    let report = ReportEnd::new(options.on_error.as_ref(), None);
     let running = hook(*undecodable);
-    let on_error = options.on_error.clone();
     Ok(Step::Calling {
         job: None,
-        call: match on_error {
-            None => RunOn::running(running, place, take(observation)),
-            Some(on_error) => RunOn::running(
-                Box::pin(async move {
-                    running
-                        .await
-                        .inspect_err(|error| on_error.report(error, None))
-                }),
-                place,
-                take(observation),
-            ),
-        },
+        call: RunOn::running(
+            Box::pin(async move {
+                let outcome = running.await;
+                report.ended(&outcome);
+                outcome
+            }),
+            place,
+            take(observation),
+        ),
     })
 }
 
@@ -227,7 +264,7 @@ where
 {
     fn call(
         options: &Options<J>,
-        jobs: J,
+        jobs: CatchDrop<J>,
         event: JobEvent,
         place: Place,
         observation: &mut Observation,
@@ -252,29 +289,30 @@ where
     }
 }
 
-/// Calls a service of events that is ready; what it fails with is reported, waited for or not.
-pub(crate) fn call<J>(mut jobs: J, event: JobEvent, on_error: Option<&FailureHook>) -> Delivery
+/// Calls a service of events that is ready; how it ends is reported, waited for or not.
+pub(crate) fn call<J>(
+    mut jobs: CatchDrop<J>,
+    event: JobEvent,
+    on_error: Option<&FailureHook>,
+) -> Delivery
 where
     J: Service<JobEvent>,
     J::Response: Into<Receipt>,
     J::Error: Into<BoxError>,
     J::Future: Send + 'static,
 {
-    let on_error = on_error.map(|on_error| (on_error.clone(), event.job().clone()));
+    let report = ReportEnd::new(on_error, Some(event.job()));
     let running = CatchPanic::start(
         || jobs.call(event),
         |outcome| outcome.map(Into::into).map_err(Into::into),
     );
     Box::pin(async move {
-        let error = match running.await {
-            Ok(Ok(receipt)) => return Ok(receipt),
-            Ok(Err(error)) => Error::from(error),
-            Err(Panicked) => panicked(),
+        let outcome = match running.await {
+            Ok(outcome) => outcome.map_err(Error::from),
+            Err(Panicked) => Err(panicked()),
         };
-        if let Some((on_error, job)) = on_error {
-            on_error.report(&error, Some(&job));
-        }
-        Err(error)
+        report.ended(&outcome);
+        outcome
     })
 }
 

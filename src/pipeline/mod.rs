@@ -5,6 +5,7 @@ pub(crate) mod authenticate;
 pub(crate) mod buffer;
 pub(crate) mod decode;
 pub(crate) mod deliver;
+pub(crate) mod discard;
 pub(crate) mod respond;
 
 use std::pin::Pin;
@@ -17,9 +18,11 @@ use pin_project_lite::pin_project;
 use tower::BoxError;
 
 use crate::deadline::{Deadline, Timeout};
+use crate::panic::{Panicked, catch};
 use crate::{Credentials, Error, ErrorKind, JobEvent, Undecodable};
-use authenticate::{Authenticating, Authentication, Head, authenticate};
+use authenticate::{Authenticated, Authenticating, Authentication, Head, Refused, authenticate};
 use buffer::Buffer;
+use discard::{Connection, Discard, closing};
 
 /// How much a sender may take of the receiver.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +30,9 @@ pub(crate) struct Limits {
     /// Bytes of body.
     pub(crate) body: usize,
     pub(crate) read_timeout: Timeout,
+    /// Bytes of a refused body.
+    pub(crate) discard: u64,
+    pub(crate) discard_timeout: Timeout,
 }
 
 impl Default for Limits {
@@ -34,6 +40,8 @@ impl Default for Limits {
         Self {
             body: 64 * 1024,
             read_timeout: Timeout::READ,
+            discard: 1024 * 1024,
+            discard_timeout: Timeout::DISCARD,
         }
     }
 }
@@ -45,8 +53,8 @@ pub(crate) enum Refusal {
 }
 
 pin_project! {
-    /// From request to event: authenticate, buffer, decode. What the layer, the terminal
-    /// service and the extractor have in common.
+    /// From request to event: authenticate, buffer, decode; or the refusal, once the body is
+    /// discarded. What the layer, the terminal service and the extractor have in common.
     pub(crate) struct Receive<B> {
         #[pin]
         step: Step<B>,
@@ -58,17 +66,38 @@ pin_project! {
 pin_project! {
     #[project = StepProjection]
     enum Step<B> {
-        Refused { error: Option<Error> },
         Authenticating { authenticating: Authenticating<B> },
-        Buffering { #[pin] buffer: Buffer<B> },
+        // The body stays where it is pinned, whether it is kept or discarded.
+        Reading { #[pin] body: B, reading: Reading },
+        Panicked,
     }
 }
 
+enum Reading {
+    Buffer(Buffer),
+    Discard(Discard),
+}
+
 impl<B> Step<B> {
-    fn buffer(request: authenticate::Authenticated<B>, limits: Limits) -> Self {
+    fn buffer(request: Authenticated<B>, limits: Limits) -> Self {
         match Buffer::start(request, limits.body) {
-            Ok(buffer) => Self::Buffering { buffer },
-            Err(error) => Self::Refused { error: Some(error) },
+            (body, Ok(buffer)) => Self::Reading {
+                body,
+                reading: Reading::Buffer(buffer),
+            },
+            (body, Err((error, head))) => Self::discard(Refused::new(error, &head, body), limits),
+        }
+    }
+
+    fn discard(refused: Refused<B>, limits: Limits) -> Self {
+        let Refused {
+            error,
+            connection,
+            body,
+        } = refused;
+        Self::Reading {
+            body,
+            reading: Reading::Discard(Discard::start(error, connection, limits)),
         }
     }
 }
@@ -76,13 +105,33 @@ impl<B> Step<B> {
 impl<B> Receive<B> {
     /// Decides at once all that the head decides.
     pub(crate) fn start(credentials: &Credentials, limits: Limits, request: Request<B>) -> Self {
-        let step = match authenticate(credentials, request) {
+        Self::begin(limits, || match authenticate(credentials, request) {
             Authentication::Accepted(request) => Step::buffer(request, limits),
-            Authentication::Refused(error) => Step::Refused { error: Some(error) },
+            Authentication::Refused(refused) => Step::discard(refused, limits),
             Authentication::Undecided(authenticating) => Step::Authenticating { authenticating },
-        };
+        })
+    }
+
+    /// Refuses a request for what its head says.
+    pub(crate) fn refuse(error: Error, limits: Limits, request: Request<B>) -> Self {
+        Self::begin(limits, || {
+            let connection = Connection::of(request.version(), request.headers());
+            let body = request.into_body();
+            Step::discard(
+                Refused {
+                    error,
+                    connection,
+                    body,
+                },
+                limits,
+            )
+        })
+    }
+
+    /// What a refused request's head holds is the application's too, and its destructors can panic.
+    fn begin(limits: Limits, step: impl FnOnce() -> Step<B>) -> Self {
         Self {
-            step,
+            step: catch(step).unwrap_or_else(|Panicked| Step::Panicked),
             limits,
             deadline: Deadline::default(),
         }
@@ -98,39 +147,56 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        let limits = *this.limits;
         loop {
-            // What it would mean if the deadline passed in this step.
-            let (poll, too_late) = match this.step.as_mut().project() {
-                StepProjection::Refused { error } => {
-                    let Some(error) = error.take() else {
-                        panic!("`Receive` was polled after it was ready");
-                    };
-                    return Poll::Ready(Err(Refusal::Error(error)));
+            let next = match this.step.as_mut().project() {
+                StepProjection::Panicked => {
+                    return refused(Error::new(ErrorKind::CallbackPanicked));
                 }
                 StepProjection::Authenticating { authenticating } => {
-                    match Pin::new(authenticating).poll(context) {
-                        Poll::Ready(Ok(request)) => {
-                            this.step.set(Step::buffer(request, *this.limits));
-                            continue;
+                    match authenticating.poll(context) {
+                        Poll::Ready(Ok(request)) => Step::buffer(request, limits),
+                        Poll::Ready(Err(refused)) => Step::discard(refused, limits),
+                        Poll::Pending => {
+                            ready!(this.deadline.poll(limits.read_timeout, context));
+                            match authenticating.too_late() {
+                                Some(refused) => Step::discard(refused, limits),
+                                None => panic!("`Receive` was polled after it was ready"),
+                            }
                         }
-                        Poll::Ready(Err(error)) => return Poll::Ready(Err(Refusal::Error(error))),
-                        Poll::Pending => (Poll::Pending, ErrorKind::AuthenticationUnavailable),
                     }
                 }
-                StepProjection::Buffering { buffer } => {
-                    (buffer.poll(context), ErrorKind::ReadTimeout)
-                }
+                StepProjection::Reading { body, reading } => match reading {
+                    Reading::Discard(discard) => {
+                        let error = ready!(discard.poll(body, limits, this.deadline, context));
+                        return refused(error);
+                    }
+                    Reading::Buffer(buffer) => match buffer.poll(body, context) {
+                        Poll::Ready(Ok((head, body))) => return Poll::Ready(decode(head, body)),
+                        Poll::Ready(Err(error)) if error.kind() == ErrorKind::BodyTooLarge => {
+                            let connection = Connection::after_some_of_the_body(buffer.version());
+                            *reading = Reading::Discard(Discard::start(error, connection, limits));
+                            continue;
+                        }
+                        Poll::Ready(Err(error)) => {
+                            return refused(closing(error, buffer.version()));
+                        }
+                        Poll::Pending => {
+                            ready!(this.deadline.poll(limits.read_timeout, context));
+                            // It has had its time.
+                            let error = Error::new(ErrorKind::ReadTimeout);
+                            return refused(closing(error, buffer.version()));
+                        }
+                    },
+                },
             };
-            return match poll {
-                Poll::Ready(Ok((head, body))) => Poll::Ready(decode(head, body)),
-                Poll::Ready(Err(error)) => Poll::Ready(Err(Refusal::Error(error))),
-                Poll::Pending => {
-                    ready!(this.deadline.poll(this.limits.read_timeout, context));
-                    Poll::Ready(Err(Refusal::Error(Error::new(too_late))))
-                }
-            };
+            this.step.set(next);
         }
     }
+}
+
+fn refused(error: Error) -> Poll<Result<JobEvent, Refusal>> {
+    Poll::Ready(Err(Refusal::Error(error)))
 }
 
 fn decode(head: Head, body: Bytes) -> Result<JobEvent, Refusal> {

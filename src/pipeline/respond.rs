@@ -3,7 +3,9 @@
 //! The body is empty, whatever happened: the sender learns the status and the headers that go
 //! with it. The reason is in the response's extensions, as an [`Error`], for outer layers.
 
-use http::header::{ALLOW, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    ACCEPT_ENCODING, ALLOW, CONNECTION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{Response, StatusCode};
 
 use crate::{Error, ErrorKind, Receipt};
@@ -43,6 +45,15 @@ pub(crate) fn respond<B: Default>(outcome: Result<Receipt, Error>) -> Response<B
         }
         _ => {}
     }
+    if error.kind() == ErrorKind::UnsupportedContentEncoding {
+        headers.insert(
+            ACCEPT_ENCODING,
+            const { HeaderValue::from_static("identity") },
+        );
+    }
+    if error.closes() {
+        headers.insert(CONNECTION, const { HeaderValue::from_static("close") });
+    }
     response.extensions_mut().insert(error);
     response
 }
@@ -51,7 +62,9 @@ fn status(kind: ErrorKind) -> StatusCode {
     match kind {
         ErrorKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         ErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
-        ErrorKind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        ErrorKind::UnsupportedMediaType | ErrorKind::UnsupportedContentEncoding => {
+            StatusCode::UNSUPPORTED_MEDIA_TYPE
+        }
         ErrorKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorKind::BodyInterrupted => StatusCode::BAD_REQUEST,
         ErrorKind::ReadTimeout => StatusCode::REQUEST_TIMEOUT,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::Body;
 use http::{HeaderValue, Request};
-use mx_job_webhook::Credentials;
+use mx_job_webhook::{Credentials, JobRouter, JobWebhookEndpoint};
 
 use crate::support::{PATH, SAMPLE, Settings, delivery, mounts, no_callbacks, send};
 
@@ -151,11 +151,51 @@ async fn several_at_once() {
 }
 
 #[tokio::test]
-async fn anyone_if_that_is_what_was_said() {
+async fn anyone_if_that_is_what_was_said_but_not_two_at_once() {
     let anyone = Credentials::unauthenticated();
     assert!(accepts(anyone.clone(), &[]).await);
     assert!(accepts(anyone.clone(), &[b"Basic !!!!"]).await);
-    assert!(accepts(anyone, &[b"Basic eA==", b"Basic eA=="]).await);
+    assert!(!accepts(anyone, &[b"Basic eA==", b"Basic eA=="]).await);
+}
+
+/// While they are replaced, at any time, by others of another scheme.
+#[test]
+fn a_refusal_offers_what_was_asked_for() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use tower::ServiceExt as _;
+
+    let bearer = Credentials::bearer("a-token").unwrap();
+    let anyone = Credentials::unauthenticated();
+    let (replaceable, handle) = bearer.clone().replaceable();
+    let endpoint = JobWebhookEndpoint::new(replaceable, JobRouter::new());
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                handle.replace(anyone.clone());
+                handle.replace(bearer.clone());
+            }
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let mut refused = 0;
+        for _ in 0..20_000 {
+            let stranger = Request::post("/").body(Body::empty()).unwrap();
+            let answer = runtime
+                .block_on(endpoint.clone().oneshot(stranger))
+                .unwrap();
+            if answer.status() == 401 {
+                refused += 1;
+                assert_eq!(
+                    answer.headers()["www-authenticate"],
+                    r#"Bearer realm="webhooks""#
+                );
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(refused > 0);
+    });
 }
 
 #[test]

@@ -6,6 +6,9 @@ mod answers;
 mod background;
 mod bodies;
 mod credentials;
+mod cut_short;
+#[cfg(feature = "tokio")]
+mod deadlines;
 mod decode;
 mod dedupe;
 #[cfg(unix)]
@@ -30,12 +33,14 @@ mod mounts;
 mod observability;
 #[cfg(feature = "utoipa")]
 mod openapi;
+mod panics;
 #[cfg(unix)]
 mod process;
 mod properties;
 mod readiness;
 #[cfg(all(feature = "axum", feature = "test-util"))]
 mod readme;
+mod refusals;
 #[cfg(all(unix, feature = "postgres", feature = "redis", feature = "test-util"))]
 mod replicas;
 mod router;

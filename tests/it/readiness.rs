@@ -128,11 +128,94 @@ impl Service<Request<Body>> for NeverReady {
 }
 
 #[test]
-fn it_is_as_ready_as_the_service_within() {
+fn a_delivery_does_not_wait_for_the_service_within() {
     let layer = JobWebhookLayer::new(PATH, credentials(), JobRouter::new());
     let context = &mut Context::from_waker(std::task::Waker::noop());
-    let mut pending = layer.layer(NeverReady);
-    assert!(Service::<Request<Body>>::poll_ready(&mut pending, context).is_pending());
+    let mut service = layer.layer(NeverReady);
+    assert!(Service::<Request<Body>>::poll_ready(&mut service, context).is_ready());
+    let mut delivered = Box::pin(service.call(delivery(SAMPLE)));
+    let Poll::Ready(answer) = delivered.as_mut().poll(context) else {
+        panic!("it waits");
+    };
+    assert_eq!(answer.unwrap().status(), 204);
+    let mut other = Box::pin(service.call(not_ours()));
+    assert!(other.as_mut().poll(context).is_pending());
+}
+
+#[tokio::test]
+async fn a_delivery_holds_no_permit_of_the_service_within() {
+    let layer = JobWebhookLayer::new(PATH, credentials(), JobRouter::new());
+    let within = ServiceBuilder::new()
+        .concurrency_limit(1)
+        .service(Strict::new(response));
+    let service = layer.layer(within);
+    // As connections do that are kept alive.
+    let mut kept: Vec<_> = (0..3).map(|_| service.clone()).collect();
+    for service in &mut kept {
+        assert_eq!(ready_call(service, delivery(SAMPLE)).await.status(), 204);
+        tower::ServiceExt::<Request<Body>>::ready(service)
+            .await
+            .unwrap();
+    }
+    let mut another = service.clone();
+    assert_eq!(ready_call(&mut another, not_ours()).await.status(), 200);
+}
+
+#[tokio::test]
+async fn what_is_not_ours_waits_for_the_service_within_and_is_woken() {
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = gate.clone();
+    let slow = tower::service_fn(move |_: Request<Body>| {
+        let opened = opened.clone();
+        async move {
+            opened.acquire().await.unwrap().forget();
+            Ok::<_, Infallible>(response())
+        }
+    });
+    let within = ServiceBuilder::new().concurrency_limit(1).service(slow);
+    let service = JobWebhookLayer::new(PATH, credentials(), JobRouter::new()).layer(within);
+    let calls: Vec<_> = (0..3)
+        .map(|_| {
+            let mut service = service.clone();
+            tokio::spawn(async move { ready_call(&mut service, not_ours()).await })
+        })
+        .collect();
+    // One that gives up while it waits leaves nothing behind.
+    let mut left = service.clone();
+    drop(left.call(not_ours()));
+    gate.add_permits(3);
+    for call in calls {
+        assert_eq!(call.await.unwrap().status(), 200);
+    }
+    gate.add_permits(1);
+    assert_eq!(ready_call(&mut left, not_ours()).await.status(), 200);
+}
+
+/// Ready or not, it has broken down.
+#[derive(Clone)]
+struct BrokenWithin;
+
+impl Service<Request<Body>> for BrokenWithin {
+    type Response = Response<Body>;
+    type Error = &'static str;
+    type Future = Ready<Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Err("broken"))
+    }
+
+    fn call(&mut self, _: Request<Body>) -> Self::Future {
+        unreachable!()
+    }
+}
+
+#[tokio::test]
+async fn a_service_within_that_broke_down_costs_no_delivery() {
+    let layer = JobWebhookLayer::new(PATH, credentials(), JobRouter::new());
+    let service = layer.layer(BrokenWithin);
+    let answer = service.clone().oneshot(delivery(SAMPLE)).await.unwrap();
+    assert_eq!(answer.status(), 204);
+    assert_eq!(service.oneshot(not_ours()).await.unwrap_err(), "broken");
 }
 
 #[tokio::test]

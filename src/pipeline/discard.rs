@@ -1,0 +1,149 @@
+//! Discard: a refused request's body is read and thrown away before the answer goes out.
+//!
+//! A server that answers with a body unread has to close the connection. A client that is still
+//! writing, or a proxy that keeps the connection for somebody else's request, then loses a request
+//! that was never refused. So:
+//! 1. A body that ends within the limit and the time is read to its end, and the connection lives.
+//! 2. Any other is left alone, and the answer says `Connection: close`.
+//! 3. A sender that waits for `100 Continue` is not asked for its body, which would be a lie; the
+//!    answer says `Connection: close`, because nobody knows whether the body comes all the same.
+//!
+//! Nothing is kept. A frame counts as a byte at least, so that a run of empty ones ends too.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Buf as _;
+use http::header::EXPECT;
+use http::{HeaderMap, Version};
+use http_body::Body;
+
+use super::Limits;
+use crate::Error;
+use crate::deadline::Deadline;
+use crate::panic::{Panicked, catch};
+
+/// A refusal that waits for the end of the request's body.
+pub(crate) struct Discard {
+    error: Option<Error>,
+    connection: Connection,
+    is_off: bool,
+    remaining: u64,
+    deadline: Deadline,
+}
+
+/// What decides whether a connection can be told to close.
+#[derive(Clone, Copy)]
+pub(crate) struct Connection {
+    version: Version,
+    /// Whether the sender holds its body back until it is asked for it.
+    awaits_continue: bool,
+}
+
+impl Connection {
+    pub(crate) fn of(version: Version, headers: &HeaderMap) -> Self {
+        let awaits_continue = headers
+            .get(EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        Self {
+            version,
+            awaits_continue,
+        }
+    }
+
+    /// Once some of the body has been read.
+    pub(crate) fn after_some_of_the_body(version: Version) -> Self {
+        Self {
+            version,
+            awaits_continue: false,
+        }
+    }
+}
+
+impl Discard {
+    pub(crate) fn start(error: Error, connection: Connection, limits: Limits) -> Self {
+        Self {
+            error: Some(error),
+            connection,
+            is_off: limits.discard == 0,
+            remaining: limits.discard,
+            deadline: Deadline::default(),
+        }
+    }
+
+    /// Ready with the refusal. `read_deadline` is that of the whole request.
+    pub(crate) fn poll<B: Body>(
+        &mut self,
+        body: Pin<&mut B>,
+        limits: Limits,
+        read_deadline: &mut Deadline,
+        context: &mut Context<'_>,
+    ) -> Poll<Error> {
+        let end = match self.read(body, context) {
+            Poll::Ready(end) => end,
+            Poll::Pending => {
+                // Both are asked, so that both wake this task.
+                let over = [
+                    self.deadline.poll(limits.discard_timeout, context),
+                    read_deadline.poll(limits.read_timeout, context),
+                ];
+                let waits = over.iter().all(Poll::is_pending) && !self.deadline.has_no_timer();
+                if waits {
+                    return Poll::Pending;
+                }
+                End::Unread
+            }
+        };
+        let Some(error) = self.error.take() else {
+            panic!("`Discard` was polled after it was ready");
+        };
+        Poll::Ready(match end {
+            End::Read => error,
+            End::Unread => closing(error, self.connection.version),
+        })
+    }
+
+    fn read<B: Body>(&mut self, mut body: Pin<&mut B>, context: &mut Context<'_>) -> Poll<End> {
+        if body.is_end_stream() {
+            return Poll::Ready(End::Read);
+        }
+        // What says that it is longer need not be begun.
+        let too_long = body.size_hint().lower() > self.remaining;
+        if self.is_off || self.connection.awaits_continue || too_long {
+            return Poll::Ready(End::Unread);
+        }
+        loop {
+            let frame = match catch(|| body.as_mut().poll_frame(context)) {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(Some(Ok(frame)))) => frame,
+                Ok(Poll::Ready(None)) => return Poll::Ready(End::Read),
+                Ok(Poll::Ready(Some(Err(_)))) | Err(Panicked) => break,
+            };
+            let length = frame.data_ref().map_or(0, |data| data.remaining());
+            let length = u64::try_from(length).unwrap_or(u64::MAX);
+            let Some(remaining) = self.remaining.checked_sub(length.max(1)) else {
+                break;
+            };
+            self.remaining = remaining;
+            if body.is_end_stream() {
+                return Poll::Ready(End::Read);
+            }
+        }
+        Poll::Ready(End::Unread)
+    }
+}
+
+enum End {
+    Read,
+    Unread,
+}
+
+/// A refusal after which nothing more is read from the connection. HTTP/2 and later have no such
+/// header: there a stream ends alone.
+pub(crate) fn closing(error: Error, version: Version) -> Error {
+    if version <= Version::HTTP_11 {
+        error.that_closes()
+    } else {
+        error
+    }
+}

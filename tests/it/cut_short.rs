@@ -1,0 +1,310 @@
+//! Callbacks that do not come to their end, and what is said of them; and what their end is.
+
+use std::future::{Future, pending, ready};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use mx_job_webhook::{
+    AcknowledgeFirstLayer, Background, BackgroundTask, Error, ErrorKind, Failure, Job, JobEvent,
+    JobRouter, JobWebhookEndpoint, Permanent, Receipt, Status,
+};
+use tokio::sync::Semaphore;
+use tower::{BoxError, Layer as _, ServiceBuilder, ServiceExt as _, service_fn};
+
+use crate::support::{Log, SAMPLE, credentials, delivery};
+
+fn event() -> JobEvent {
+    Job::new("JOB-1".parse().unwrap(), Status::Completed).into()
+}
+
+fn failures(log: &Log) -> impl Fn(Failure<'_>) + Send + Sync + use<> {
+    let log = log.clone();
+    move |failure| {
+        let guid = failure.job().map_or("-", |job| job.guid.as_str());
+        log.push(format!("{} {guid}", failure.error().kind().name()));
+    }
+}
+
+fn start<F: Future>(future: F) -> Pin<Box<F>> {
+    let mut future = Box::pin(future);
+    let context = &mut Context::from_waker(Waker::noop());
+    assert!(future.as_mut().poll(context).is_pending());
+    future
+}
+
+fn never() -> JobRouter {
+    JobRouter::new().on_completed(|_| pending::<()>())
+}
+
+const GUID: &str = "JOB-a177e002-e5b8-0680-3427-39556fa93c6e";
+
+#[test]
+fn without_a_runtime_on_error_hears_that_a_callback_was_cut_short() {
+    let log = Log::default();
+    let endpoint = JobWebhookEndpoint::new(credentials(), never())
+        .on_undecodable(|_| pending::<()>())
+        .on_error(failures(&log));
+    drop(start(endpoint.clone().oneshot(delivery(SAMPLE))));
+    drop(start(endpoint.oneshot(delivery("[]"))));
+    let job = format!("callback_cancelled {GUID}");
+    assert_eq!(log.entries(), [job.as_str(), "callback_cancelled -"]);
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn at_the_runtimes_end_on_error_hears_that_a_callback_was_cut_short() {
+    let log = Log::default();
+    let endpoint = JobWebhookEndpoint::new(credentials(), never())
+        .on_undecodable(|_| pending::<()>())
+        .on_error(failures(&log));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let entered = runtime.enter();
+    drop(start(endpoint.clone().oneshot(delivery(SAMPLE))));
+    drop(start(endpoint.oneshot(delivery("[]"))));
+    drop(entered);
+    assert!(log.entries().is_empty(), "they run on");
+    drop(runtime);
+    let mut heard = log.entries();
+    heard.sort();
+    assert_eq!(
+        heard,
+        [
+            "callback_cancelled -".to_owned(),
+            format!("callback_cancelled {GUID}")
+        ]
+    );
+}
+
+#[tokio::test]
+async fn on_error_hears_of_a_delivery_that_middleware_gave_up() {
+    // It drops the callback half-way, and says so in its own words.
+    let gives_up = service_fn(|event: JobEvent| async move {
+        drop(start(never().oneshot(event)));
+        Err::<Receipt, BoxError>("given up".into())
+    });
+    let log = Log::default();
+    let endpoint = JobWebhookEndpoint::new(credentials(), gives_up).on_error(failures(&log));
+    let answer = endpoint.oneshot(delivery(SAMPLE)).await.unwrap();
+    assert_eq!(answer.status(), 500);
+    assert_eq!(log.entries(), [format!("callback_failed {GUID}")]);
+}
+
+#[test]
+fn what_the_runtime_refuses_is_neither_acknowledged_nor_reported_as_lost() {
+    let log = Log::default();
+    let refuses = Background::new().with_spawn(drop);
+    let layer = AcknowledgeFirstLayer::new(refuses.clone(), failures(&log));
+    let mut jobs = layer.layer(never());
+    let call = tower::Service::call(&mut jobs, event());
+    assert_eq!(call.into_inner().unwrap_err().kind(), ErrorKind::Overloaded);
+    assert!(log.entries().is_empty());
+    assert_eq!(refuses.running(), 0);
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn a_runtime_that_is_gone_acknowledges_nothing() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let handle = runtime.handle().clone();
+    drop(runtime);
+    let entered = handle.enter();
+    let layer = AcknowledgeFirstLayer::new(Background::new(), |_| ());
+    let mut jobs = layer.layer(never());
+    let call = tower::Service::call(&mut jobs, event());
+    assert_eq!(call.into_inner().unwrap_err().kind(), ErrorKind::Overloaded);
+    drop(entered);
+}
+
+#[test]
+fn what_is_acknowledged_and_dropped_later_is_reported() {
+    let log = Log::default();
+    let (executor, tasks) = std::sync::mpsc::channel::<BackgroundTask>();
+    let background = Background::new().with_spawn(move |task| executor.send(task).unwrap());
+    let layer = AcknowledgeFirstLayer::new(background, failures(&log));
+    let mut jobs = layer.layer(never());
+    let call = tower::Service::call(&mut jobs, event());
+    assert_eq!(call.into_inner().unwrap(), Receipt::Accepted);
+    drop(tasks.try_recv().unwrap());
+    assert_eq!(log.entries(), ["callback_cancelled JOB-1"]);
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn acknowledging_first_waits_for_nothing_and_its_own_places_bound_it() {
+    let gate = Arc::new(Semaphore::new(0));
+    let (opened, log) = (gate.clone(), Log::default());
+    let seen = log.clone();
+    let slow = JobRouter::new().on_completed(move |_| {
+        let (opened, seen) = (opened.clone(), seen.clone());
+        async move {
+            opened.acquire().await.unwrap().forget();
+            seen.push("finished");
+        }
+    });
+    let background = Background::new().with_capacity(3);
+    let jobs = ServiceBuilder::new()
+        .layer(AcknowledgeFirstLayer::new(background.clone(), |_| ()))
+        .concurrency_limit(1)
+        .service(slow);
+    for _ in 0..3 {
+        let mut accepted = Box::pin(jobs.clone().oneshot(event()));
+        let context = &mut Context::from_waker(Waker::noop());
+        let Poll::Ready(outcome) = accepted.as_mut().poll(context) else {
+            panic!("it waits for the callbacks before it");
+        };
+        assert_eq!(outcome.unwrap(), Receipt::Accepted);
+    }
+    let refused = jobs.oneshot(event()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Overloaded);
+    gate.add_permits(3);
+    assert_eq!(background.drain(pending::<()>()).await, 0);
+    assert_eq!(log.entries().len(), 3);
+}
+
+/// What a callback returned, and takes its time to be dropped.
+#[derive(Debug)]
+struct SlowToDrop(Arc<AtomicBool>);
+
+impl std::fmt::Display for SlowToDrop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("slow")
+    }
+}
+
+impl std::error::Error for SlowToDrop {}
+
+impl Drop for SlowToDrop {
+    fn drop(&mut self) {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_waits_for_the_last_destructor_of_a_callback() {
+    let dropped = Arc::new(AtomicBool::new(false));
+    let gate = Arc::new(Semaphore::new(0));
+    let (held, opened) = (dropped.clone(), gate.clone());
+    let jobs = JobRouter::new().on_completed(move |_| {
+        let (held, opened) = (held.clone(), opened.clone());
+        async move {
+            opened.acquire().await.unwrap().forget();
+            Err(SlowToDrop(held))
+        }
+    });
+    let background = Background::new();
+    let endpoint = JobWebhookEndpoint::new(credentials(), jobs).with_background(background.clone());
+    drop(start(endpoint.oneshot(delivery(SAMPLE))));
+    gate.add_permits(1);
+    assert_eq!(background.drain(pending::<()>()).await, 0);
+    assert!(dropped.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn what_middleware_says_of_an_error_of_ours_stays_said() {
+    let fails = || JobRouter::new().on_completed(|_| ready(Err("no such member")));
+    let permanent = || fails().map_err(|error: Error| BoxError::from(Permanent::new(error)));
+    let anyhow = || {
+        let says = |error: Error| anyhow::Error::from(Permanent::new(error)).context("later");
+        fails().map_err(move |error| BoxError::from(says(error)))
+    };
+    let bare = || {
+        let says = |error: Error| anyhow::Error::from(Permanent::new(error));
+        fails().map_err(move |error| BoxError::from(says(error)))
+    };
+    let outcomes = [
+        Background::new().run(permanent(), event()).await,
+        Background::new().run(anyhow(), event()).await,
+        Background::new().run(bare(), event()).await,
+    ];
+    for outcome in outcomes {
+        let error = outcome.unwrap_err();
+        assert!(error.is_permanent());
+        assert_eq!(error.kind(), ErrorKind::CallbackFailed);
+        let mut chain = Vec::new();
+        let mut cause: Option<&dyn std::error::Error> = Some(&error);
+        while let Some(error) = cause {
+            chain.push(error.to_string());
+            cause = error.source();
+        }
+        assert_eq!(chain.last().unwrap(), "no such member", "{chain:?}");
+    }
+    // An error of ours that says more than a failure says it through any wrapping.
+    let full = service_fn(|event: JobEvent| async move {
+        let full = Background::new().with_capacity(0);
+        let outcome = full.run(never(), event).await;
+        outcome.map_err(|error| BoxError::from(Permanent::new(error)))
+    });
+    let error = Background::new().run(full, event()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Overloaded);
+}
+
+#[cfg(feature = "tokio")]
+mod context_of_a_task {
+    use super::*;
+
+    tokio::task_local! {
+        static TENANT: &'static str;
+    }
+
+    fn tenants(log: &Log, gate: &Arc<Semaphore>) -> JobRouter {
+        let (log, gate) = (log.clone(), gate.clone());
+        JobRouter::new().on_completed(move |_| {
+            let (log, gate) = (log.clone(), gate.clone());
+            async move {
+                gate.acquire().await.unwrap().forget();
+                log.push(TENANT.with(|tenant| (*tenant).to_owned()));
+            }
+        })
+    }
+
+    /// The recipe of the guide `guarantees`.
+    #[tokio::test]
+    async fn a_task_local_is_set_again_by_the_spawn_function() {
+        let (log, failed, gate) = (Log::default(), Log::default(), Arc::new(Semaphore::new(0)));
+        let background =
+            Background::new().with_spawn(|task| match TENANT.try_with(|tenant| *tenant) {
+                Ok(tenant) => drop(tokio::spawn(TENANT.scope(tenant, task))),
+                Err(_) => drop(tokio::spawn(task)),
+            });
+        let endpoint = JobWebhookEndpoint::new(credentials(), tenants(&log, &gate))
+            .with_background(background.clone())
+            .on_error(failures(&failed));
+        let served = TENANT.scope("acme", endpoint.oneshot(delivery(SAMPLE)));
+        drop(start(served));
+        gate.add_permits(1);
+        assert_eq!(background.drain(pending::<()>()).await, 0);
+        assert_eq!(failed.entries(), Vec::<String>::new());
+        assert_eq!(log.entries(), ["acme"]);
+    }
+
+    #[tokio::test]
+    async fn a_local_set_is_handed_the_rest_by_the_spawn_function() {
+        let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
+        let background = Background::new().with_spawn(|task| drop(tokio::task::spawn_local(task)));
+        let (seen, opened) = (log.clone(), gate.clone());
+        let jobs = JobRouter::new().on_completed(move |_| {
+            let (seen, opened) = (seen.clone(), opened.clone());
+            async move {
+                opened.acquire().await.unwrap().forget();
+                let local = tokio::task::spawn_local(async { "local" });
+                seen.push(local.await.unwrap());
+            }
+        });
+        let endpoint =
+            JobWebhookEndpoint::new(credentials(), jobs).with_background(background.clone());
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                drop(start(endpoint.oneshot(delivery(SAMPLE))));
+                gate.add_permits(1);
+                assert_eq!(background.drain(pending::<()>()).await, 0);
+            })
+            .await;
+        assert_eq!(log.entries(), ["local"]);
+    }
+}

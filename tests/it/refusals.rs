@@ -1,0 +1,396 @@
+//! A refused request's body is discarded before the answer goes out, or the connection closes.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+#[cfg(feature = "tokio")]
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use http::{Request, Version};
+use http_body::{Frame, SizeHint};
+use mx_job_webhook::{Credentials, JobRouter, JobWebhookEndpoint};
+use tower::{BoxError, ServiceExt as _};
+
+use crate::support::{
+    Frames, PATH, SAMPLE, Settings, credentials, delivery, jobs, mounts, no_callbacks, send,
+};
+
+const MIB: usize = 1024 * 1024;
+
+/// A body of frames, which counts those that were taken and may say how long it is.
+struct Counted {
+    frames: usize,
+    size: usize,
+    announced: bool,
+    taken: Arc<AtomicUsize>,
+}
+
+impl http_body::Body for Counted {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.frames == 0 {
+            return Poll::Ready(None);
+        }
+        // Every other poll it is not there yet.
+        if self.taken.fetch_add(1, Ordering::SeqCst) % 2 == 0 {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.frames -= 1;
+        Poll::Ready(Some(Ok(Frame::data(vec![b'x'; self.size].into()))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.announced {
+            SizeHint::with_exact((self.frames * self.size) as u64)
+        } else {
+            SizeHint::default()
+        }
+    }
+}
+
+struct Row {
+    case: &'static str,
+    request: fn(Body) -> Request<Body>,
+    frames: usize,
+    size: usize,
+    announced: bool,
+    status: u16,
+    /// Whether the body is read to its end, and so the connection stays.
+    read: bool,
+}
+
+fn stranger(body: Body) -> Request<Body> {
+    Request::post(PATH).body(body).unwrap()
+}
+
+fn wrong_type(body: Body) -> Request<Body> {
+    let mut request = delivery(body);
+    let headers = request.headers_mut();
+    headers.insert("content-type", "text/plain".parse().unwrap());
+    request
+}
+
+fn encoded(body: Body) -> Request<Body> {
+    let mut request = delivery(body);
+    let headers = request.headers_mut();
+    headers.insert("content-encoding", "gzip".parse().unwrap());
+    request
+}
+
+fn says_too_much(body: Body) -> Request<Body> {
+    let mut request = delivery(body);
+    let headers = request.headers_mut();
+    headers.insert("content-length", "100000".parse().unwrap());
+    request
+}
+
+fn awaits_continue(body: Body) -> Request<Body> {
+    let mut request = stranger(body);
+    let headers = request.headers_mut();
+    headers.insert("expect", "100-Continue".parse().unwrap());
+    request
+}
+
+const ROWS: [Row; 10] = [
+    Row {
+        case: "no credentials",
+        request: stranger,
+        frames: 4,
+        size: 15_000,
+        announced: false,
+        status: 401,
+        read: true,
+    },
+    Row {
+        case: "exactly a MiB",
+        request: stranger,
+        frames: 64,
+        size: MIB / 64,
+        announced: false,
+        status: 401,
+        read: true,
+    },
+    Row {
+        case: "exactly a MiB, announced",
+        request: stranger,
+        frames: 64,
+        size: MIB / 64,
+        announced: true,
+        status: 401,
+        read: true,
+    },
+    Row {
+        case: "more than a MiB",
+        request: stranger,
+        frames: 70,
+        size: MIB / 64,
+        announced: false,
+        status: 401,
+        read: false,
+    },
+    Row {
+        case: "more than a MiB, announced",
+        request: stranger,
+        frames: 65,
+        size: MIB / 64,
+        announced: true,
+        status: 401,
+        read: false,
+    },
+    Row {
+        case: "empty frames without end",
+        request: stranger,
+        frames: 2 * MIB,
+        size: 0,
+        announced: false,
+        status: 401,
+        read: false,
+    },
+    Row {
+        case: "another type",
+        request: wrong_type,
+        frames: 4,
+        size: 15_000,
+        announced: true,
+        status: 415,
+        read: true,
+    },
+    Row {
+        case: "a content coding",
+        request: encoded,
+        frames: 1,
+        size: 500,
+        announced: true,
+        status: 415,
+        read: true,
+    },
+    Row {
+        case: "too large, and says so",
+        request: says_too_much,
+        frames: 10,
+        size: 10_000,
+        announced: true,
+        status: 413,
+        read: true,
+    },
+    Row {
+        case: "too large, and does not say so",
+        request: delivery,
+        frames: 10,
+        size: 10_000,
+        announced: false,
+        status: 413,
+        read: true,
+    },
+];
+
+#[tokio::test]
+async fn a_refused_body_is_read_to_its_end_or_the_connection_closes() {
+    let mut settings = Settings::new(no_callbacks());
+    settings.body_limit = Some(64 * 1024);
+    for row in ROWS {
+        for (mount, app) in mounts(&settings) {
+            for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
+                let taken = Arc::new(AtomicUsize::new(0));
+                let body = Counted {
+                    frames: row.frames,
+                    size: row.size,
+                    announced: row.announced,
+                    taken: taken.clone(),
+                };
+                let mut request = (row.request)(Body::new(body));
+                *request.version_mut() = version;
+                let (head, _) = send(app.clone(), request).await;
+                let case = format!("{}, {mount}, {version:?}", row.case);
+                assert_eq!(head.status.as_u16(), row.status, "{case}");
+                let polls = taken.load(Ordering::SeqCst);
+                assert_eq!(polls == 2 * row.frames, row.read, "{case}: {polls} polls");
+                let closes = !row.read && version != Version::HTTP_2;
+                let connection = head.headers.get("connection");
+                assert_eq!(connection.is_some_and(|it| it == "close"), closes, "{case}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_announced_as_too_long_is_not_begun() {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let body = Counted {
+        frames: 2,
+        size: MIB,
+        announced: true,
+        taken: taken.clone(),
+    };
+    let endpoint = JobWebhookEndpoint::new(credentials(), JobRouter::new());
+    let answer = endpoint.oneshot(stranger(Body::new(body))).await.unwrap();
+    assert_eq!(answer.headers()["connection"], "close");
+    assert_eq!(taken.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn who_waits_to_be_asked_for_the_body_is_not_asked() {
+    for (mount, app) in mounts(&Settings::new(no_callbacks())) {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let body = Counted {
+            frames: 1,
+            size: 100,
+            announced: true,
+            taken: taken.clone(),
+        };
+        let (head, _) = send(app, awaits_continue(Body::new(body))).await;
+        assert_eq!(head.status, 401, "{mount}");
+        assert_eq!(head.headers["connection"], "close", "{mount}");
+        assert_eq!(taken.load(Ordering::SeqCst), 0, "{mount}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_there_closes_nothing() {
+    for (mount, app) in mounts(&Settings::new(no_callbacks())) {
+        let (head, _) = send(app, awaits_continue(Body::empty())).await;
+        assert_eq!(head.status, 401, "{mount}");
+        assert!(!head.headers.contains_key("connection"), "{mount}");
+    }
+}
+
+#[tokio::test]
+async fn discarding_can_be_turned_off_and_its_limit_is_not_that_of_the_body() {
+    for (limit, length, closes) in [(0, 1, true), (0, 0, false), (10, 10, false), (10, 11, true)] {
+        let endpoint = JobWebhookEndpoint::new(credentials(), JobRouter::new())
+            .with_body_limit(5)
+            .with_discard_limit(limit);
+        let frame = Bytes::from(vec![b'x'; length]);
+        let frames = (length > 0).then(|| Ok(Frame::data(frame)));
+        let answer = endpoint.oneshot(stranger(Frames::new(frames).into())).await;
+        let headers = answer.unwrap().into_parts().0.headers;
+        // A body of unknown length that turns out to be empty has to be begun to be known.
+        let closes = closes || (limit == 0 && length == 0);
+        assert_eq!(
+            headers.contains_key("connection"),
+            closes,
+            "{limit} {length}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn another_method_is_refused_as_everything_else_is() {
+    let endpoint = JobWebhookEndpoint::new(credentials(), JobRouter::new());
+    for (frames, closes) in [(64, false), (65, true)] {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let body = Counted {
+            frames,
+            size: MIB / 64,
+            announced: false,
+            taken: taken.clone(),
+        };
+        let mut request = stranger(Body::new(body));
+        *request.method_mut() = http::Method::PUT;
+        let answer = endpoint.clone().oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), 405);
+        assert_eq!(
+            answer.headers().contains_key("connection"),
+            closes,
+            "{frames}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn credentials_that_cannot_be_checked_leave_no_body_behind() {
+    for (verdict, status) in [(Ok(false), 401), (Err("down"), 503)] {
+        let mut settings = Settings::new(no_callbacks());
+        settings.credentials = Credentials::verify(move |_| async move { verdict });
+        for (mount, app) in mounts(&settings) {
+            let taken = Arc::new(AtomicUsize::new(0));
+            let body = Counted {
+                frames: 4,
+                size: 15_000,
+                announced: true,
+                taken: taken.clone(),
+            };
+            let (head, _) = send(app, stranger(Body::new(body))).await;
+            assert_eq!(head.status.as_u16(), status, "{mount}");
+            assert_eq!(taken.load(Ordering::SeqCst), 8, "{mount}");
+            assert!(!head.headers.contains_key("connection"), "{mount}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_closes_the_connection() {
+    for (mount, app) in mounts(&Settings::new(no_callbacks())) {
+        for authenticated in [true, false] {
+            let broken = Frames::new([Ok(Frame::data("{".into())), Err("reset".into())]);
+            let mut request = delivery(broken);
+            if !authenticated {
+                request.headers_mut().remove("authorization");
+            }
+            let (head, _) = send(app.clone(), request).await;
+            let expected = if authenticated { 400 } else { 401 };
+            assert_eq!(head.status, expected, "{mount}");
+            assert_eq!(head.headers["connection"], "close", "{mount}");
+        }
+    }
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(start_paused = true)]
+async fn a_body_that_comes_too_slowly_closes_the_connection() {
+    let started = tokio::time::Instant::now;
+    let stalls = || Frames::of_data([&b"{"[..]]).then_nothing_for_ever();
+    for (mount, app) in mounts(&Settings::new(no_callbacks())) {
+        for (request, status, seconds) in [
+            (delivery(stalls()), 408, 10),
+            (stranger(stalls().into()), 401, 2),
+        ] {
+            let start = started();
+            let (head, _) = send(app.clone(), request).await;
+            assert_eq!(head.status, status, "{mount}");
+            assert_eq!(head.headers["connection"], "close", "{mount}");
+            assert_eq!(start.elapsed().as_secs(), seconds, "{mount}");
+        }
+    }
+    // Within the read timeout, which a closure may have used up for the most part.
+    let slow = Credentials::verify(|_| async {
+        tokio::time::sleep(Duration::from_millis(9_500)).await;
+        false
+    });
+    let endpoint = JobWebhookEndpoint::new(slow, JobRouter::new());
+    let start = started();
+    let answer = endpoint.oneshot(stranger(stalls().into())).await.unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), start.elapsed().as_secs()),
+        (401, 10)
+    );
+}
+
+#[tokio::test]
+async fn discarding_takes_no_callbacks_place() {
+    let full = mx_job_webhook::Background::new().with_capacity(0);
+    let endpoint = JobWebhookEndpoint::new(credentials(), JobRouter::new()).with_background(full);
+    let answer = endpoint.oneshot(stranger(SAMPLE.into())).await.unwrap();
+    assert_eq!(answer.status(), 401);
+}
+
+#[tokio::test]
+async fn an_encoded_body_is_answered_what_is_understood_and_reaches_no_hook() {
+    let settings = Settings {
+        on_undecodable: Some(Ok(())),
+        ..Settings::new(jobs(JobRouter::new()))
+    };
+    for (mount, app) in mounts(&settings) {
+        let (head, _) = send(app, encoded(SAMPLE.into())).await;
+        assert_eq!(head.status, 415, "{mount}");
+        assert_eq!(head.headers["accept-encoding"], "identity", "{mount}");
+    }
+}
