@@ -30,8 +30,8 @@ use crate::{Background, Error, ErrorKind, Failure, JobEvent, Receipt};
 /// With [`DedupeLayer`](crate::DedupeLayer), put that one inside: an event is settled when
 /// its callback has succeeded, not when it was accepted.
 ///
-/// A delivery that is accepted takes two places for a moment, where the mount has the same
-/// `Background`: its own, and the callback's.
+/// Where the mount has the same `Background`, a callback takes over the place of its delivery:
+/// both are under way for a moment, and the bound is that of the deliveries.
 ///
 /// # Example
 ///

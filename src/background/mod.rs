@@ -227,9 +227,9 @@ impl Background {
             .await?;
             Ok(place)
         };
-        let place = ready.await.inspect_err(|error| observation.refuse(error))?;
+        let mut place = ready.await.inspect_err(|error| observation.refuse(error))?;
         let delivery = {
-            let _entered = observation.enter();
+            let _entered = (observation.enter(), place.enter());
             deliver::call(jobs, event, None)
         };
         RunOn::running(delivery, place, observation).await
@@ -288,7 +288,7 @@ impl Background {
     /// takes one all the same, and a drain waits for it.
     pub(crate) fn spawn(&self, task: BackgroundTask) {
         self.0.places.take_anyway();
-        let place = Place(self.clone());
+        let place = Place::taken(self);
         self.spawn_task(BackgroundTask::new(Box::pin(async move {
             task.await;
             drop(place);
@@ -303,10 +303,14 @@ impl Background {
         });
     }
 
-    /// A place for a callback, if there is one.
+    /// A place for a callback, if there is one. Within a callback of this `Background` it is that
+    /// callback's.
     pub(crate) fn reserve(&self) -> Result<Place, Error> {
+        if let Some(place) = Place::within_callback(self) {
+            return Ok(place);
+        }
         match self.0.places.take() {
-            Ok(()) => Ok(Place(self.clone())),
+            Ok(()) => Ok(Place::taken(self)),
             Err(NoPlace::Full) => Err(Error::new(ErrorKind::Overloaded)),
             Err(NoPlace::Closed) => Err(Error::new(ErrorKind::ShuttingDown)),
         }

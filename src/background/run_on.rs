@@ -86,8 +86,11 @@ impl Future for RunOn {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match self.take() {
             // It leaves its place before it is polled, so that one that unwinds is not handed over.
-            State::Running(mut delivery, place) => {
-                let Poll::Ready(outcome) = Pin::new(&mut delivery).poll(context) else {
+            State::Running(mut delivery, mut place) => {
+                let entered = place.enter();
+                let polled = Pin::new(&mut delivery).poll(context);
+                drop(entered);
+                let Poll::Ready(outcome) = polled else {
                     self.0 = State::Running(delivery, place);
                     return Poll::Pending;
                 };

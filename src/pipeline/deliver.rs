@@ -227,12 +227,15 @@ fn refuse<B, J>(
     let Some(hook) = &options.on_undecodable else {
         return Err(failed(options, undecodable.error().clone(), None));
     };
-    let place = match options.background.reserve() {
+    let mut place = match options.background.reserve() {
         Ok(place) => place,
         Err(error) => return Err(failed(options, error, None)),
     };
     let report = ReportEnd::new(options.on_error.as_ref(), None);
-    let running = hook(*undecodable);
+    let running = {
+        let _entered = place.enter();
+        hook(*undecodable)
+    };
     Ok(Step::Calling {
         job: None,
         call: RunOn::running(
@@ -266,13 +269,17 @@ where
         options: &Options<J>,
         jobs: CatchDrop<J>,
         event: JobEvent,
-        place: Place,
+        mut place: Place,
         observation: &mut Observation,
     ) -> Self {
         let on_error = options.on_error.as_ref();
+        let job = on_error.map(|_| Box::new(event.job().clone()));
+        let entered = place.enter();
+        let delivery = call(jobs, event, on_error);
+        drop(entered);
         Self::Calling {
-            job: on_error.map(|_| Box::new(event.job().clone())),
-            call: RunOn::running(call(jobs, event, on_error), place, take(observation)),
+            job,
+            call: RunOn::running(delivery, place, take(observation)),
         }
     }
 }

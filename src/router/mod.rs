@@ -234,9 +234,9 @@ impl<S> JobRouter<S> {
         let mut observation = Observation::of(&mut event);
         let settled = match self.routes.background.reserve() {
             Err(error) => Err(error),
-            Ok(place) => {
+            Ok(mut place) => {
                 let started = {
-                    let _entered = observation.enter();
+                    let _entered = (observation.enter(), place.enter());
                     self.start(event)
                 };
                 match started {

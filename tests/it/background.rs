@@ -100,6 +100,65 @@ fn a_callback_that_was_cancelled_gives_its_place_back() {
     assert_eq!(background.running(), 0);
 }
 
+/// `service_fn(|event| router…)`, where mount and router share one `Background`.
+#[tokio::test]
+async fn a_router_within_a_service_of_the_applications_own_takes_no_second_place() {
+    let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
+    let background = Background::new().with_capacity(1);
+    let router = gated(&log, &gate).with_background(background.clone());
+    let own = tower::service_fn(move |event: JobEvent| {
+        let router = router.clone();
+        // Called here, and again within a future.
+        let first = router.call(event.clone());
+        async move {
+            first.await?;
+            router.call(event).await
+        }
+    });
+    let endpoint = JobWebhookEndpoint::new(credentials(), own).with_background(background.clone());
+    let answer = tokio::spawn(endpoint.clone().oneshot(delivery(SAMPLE)));
+    tokio::task::yield_now().await;
+    assert_eq!(background.running(), 1);
+    let other = endpoint.oneshot(delivery(SAMPLE)).await.unwrap();
+    assert_eq!(other.status(), 503, "the place is taken");
+    // At shutdown too, what has started finishes.
+    let drained = background.clone();
+    let drain = tokio::spawn(async move { drained.drain(pending::<()>()).await });
+    tokio::task::yield_now().await;
+    gate.add_permits(2);
+    assert_eq!(answer.await.unwrap().unwrap().status(), 204);
+    assert_eq!(drain.await.unwrap(), 0);
+    assert_eq!((log.entries().len(), background.running()), (2, 0));
+}
+
+/// What a callback starts and does not wait for is a callback of its own, and is waited for.
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn what_leaves_the_callback_that_called_it_takes_a_place_of_its_own() {
+    let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
+    let background = Background::new().with_capacity(1);
+    let inner = gated(&log, &gate).with_background(background.clone());
+    let own = tower::service_fn(move |event: JobEvent| {
+        // One is polled elsewhere, the other is dropped half-way and runs on.
+        let elsewhere = tokio::spawn(inner.call(event.clone()));
+        drop(start(inner.call(event)));
+        async move {
+            drop(elsewhere);
+            Ok::<_, Error>(())
+        }
+    });
+    let endpoint = JobWebhookEndpoint::new(credentials(), own).with_background(background.clone());
+    assert_eq!(
+        endpoint.oneshot(delivery(SAMPLE)).await.unwrap().status(),
+        204
+    );
+    tokio::task::yield_now().await;
+    assert_eq!(background.running(), 2);
+    gate.add_permits(2);
+    assert_eq!(background.drain(pending::<()>()).await, 0);
+    assert_eq!(log.entries().len(), 2);
+}
+
 #[tokio::test]
 async fn nothing_is_drained_at_once() {
     assert_eq!(Background::new().drain(ready(())).await, 0);

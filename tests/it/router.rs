@@ -302,3 +302,21 @@ fn printing_it_shows_what_has_a_callback() {
     );
     assert!(printed.contains("unhandled: false"), "{printed}");
 }
+
+/// As `todo!()` does, without its message.
+fn never() -> ! {
+    std::panic::resume_unwind(Box::new(()))
+}
+
+#[tokio::test]
+async fn what_never_returns_is_a_callback_as_todo_is_while_one_is_yet_to_be_written() {
+    let jobs = JobRouter::new()
+        .on_completed(|_| async { never() })
+        .on_unhandled(|_| async { never() });
+    for status in [Status::Completed, Status::Halted] {
+        let event = Job::new("JOB-1".parse().unwrap(), status).into();
+        let error = jobs.call(event).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::CallbackPanicked);
+    }
+    let _ = mx_job_webhook::Credentials::verify(|_| async { never() });
+}
