@@ -1,4 +1,4 @@
-//! Clients that post to the quickstart, each with its own idea of when to read an answer.
+//! HTTP clients that post to the quickstart. Each reads the answer at another moment.
 
 use std::fs;
 use std::process::Command;
@@ -12,11 +12,11 @@ use crate::{HUGE, LARGE, SAMPLE, sample_of};
 /// How often each client tries each kind of request.
 const TRIES: usize = 20;
 
-/// The kinds of request that a client's program prints, and what comes of each.
+/// The kinds of request that a client sends, and the answer that each gets.
 type Kinds = &'static [(&'static str, &'static str)];
 
 #[test]
-fn rubys_httpclient_is_acknowledged_when_challenged_and_hears_of_every_refusal() {
+fn rubys_httpclient_is_acknowledged_when_challenged_and_hears_every_refusal() {
     let ruby = || program("ruby", "ruby");
     library(
         &mut ruby(),
@@ -27,15 +27,16 @@ fn rubys_httpclient_is_acknowledged_when_challenged_and_hears_of_every_refusal()
         ("545 B, challenge first", "204"),
         ("60 KiB, challenge first", "204"),
         ("60 KiB, credentials at once", "204"),
+        ("60 KiB, no credentials", "401"),
         ("1 MiB, no credentials", "401"),
         ("1 MiB, wrong password", "401"),
         ("1 MiB refused, then the sample", "401 204"),
     ];
-    every_try_is_right(ruby(), "httpclient.rb", kinds);
+    every_answer_arrives(ruby(), "httpclient.rb", kinds);
 }
 
 #[test]
-fn wget_is_acknowledged_when_challenged_and_hears_of_every_refusal() {
+fn wget_is_acknowledged_when_challenged_and_hears_every_refusal() {
     program("wget", "wget");
     let kinds: Kinds = &[
         ("545 B, challenge first", "204"),
@@ -45,11 +46,11 @@ fn wget_is_acknowledged_when_challenged_and_hears_of_every_refusal() {
         ("1 MiB, no credentials", "401"),
         ("1 MiB, wrong password", "401"),
     ];
-    every_try_is_right(program("sh", "dash"), "wget.sh", kinds);
+    every_answer_arrives(program("sh", "dash"), "wget.sh", kinds);
 }
 
 #[test]
-fn curl_is_acknowledged_when_challenged_and_hears_of_every_refusal() {
+fn curl_is_acknowledged_when_challenged_and_hears_every_refusal() {
     program("curl", "curl");
     let kinds: Kinds = &[
         ("545 B, challenge first", "204"),
@@ -61,11 +62,11 @@ fn curl_is_acknowledged_when_challenged_and_hears_of_every_refusal() {
         ("1 MiB, no credentials, expects 100", "401 close"),
         ("1 MiB refused, then the sample", "401 204"),
     ];
-    every_try_is_right(program("sh", "dash"), "curl.sh", kinds);
+    every_answer_arrives(program("sh", "dash"), "curl.sh", kinds);
 }
 
 #[test]
-fn python_is_acknowledged_when_challenged_and_hears_of_every_refusal() {
+fn python_is_acknowledged_when_challenged_and_hears_every_refusal() {
     let python = || program("python3", "python3");
     library(&mut python(), &["-c", "import urllib.request"], "python3");
     let kinds: Kinds = &[
@@ -76,11 +77,11 @@ fn python_is_acknowledged_when_challenged_and_hears_of_every_refusal() {
         ("60 KiB, challenge first", "204"),
         ("1 MiB, wrong password", "401"),
     ];
-    every_try_is_right(python(), "standard_library.py", kinds);
+    every_answer_arrives(python(), "standard_library.py", kinds);
 }
 
 #[test]
-fn java_is_acknowledged_when_challenged_and_hears_of_every_refusal() {
+fn java_is_acknowledged_when_challenged_and_hears_every_refusal() {
     // It compiles what it runs.
     program("javac", "default-jdk-headless");
     let kinds: Kinds = &[
@@ -91,16 +92,16 @@ fn java_is_acknowledged_when_challenged_and_hears_of_every_refusal() {
         ("1 MiB, no credentials", "401"),
         ("1 MiB refused, then the sample", "401 204"),
     ];
-    every_try_is_right(
+    every_answer_arrives(
         program("java", "default-jdk-headless"),
         "Client.java",
         kinds,
     );
 }
 
-/// Runs a program of `clients/` against a quickstart of its own. It prints a line for each try: the kind, a tab,
-/// and what came of it.
-fn every_try_is_right(mut interpreter: Command, script: &str, kinds: Kinds) {
+/// Runs a program of `clients/` against a quickstart of its own. It prints a line for each try: the kind, a tab
+/// and the answer.
+fn every_answer_arrives(mut interpreter: Command, script: &str, kinds: Kinds) {
     let quickstart = Quickstart::start();
     let folder = Folder::new();
     for (name, size) in [("sample", SAMPLE.len()), ("large", LARGE), ("huge", HUGE)] {
@@ -118,11 +119,11 @@ fn every_try_is_right(mut interpreter: Command, script: &str, kinds: Kinds) {
 
     let mut tally = Tally::default();
     for line in String::from_utf8(output.stdout).unwrap().lines() {
-        let (kind, outcome) = line.split_once('\t').unwrap();
+        let (kind, answer) = line.split_once('\t').unwrap();
         let known = kinds.iter().find(|(name, _)| *name == kind);
         let (_, expected) =
-            known.unwrap_or_else(|| panic!("{script} did what it was not asked: {line}"));
-        tally.add(kind, expected, outcome);
+            known.unwrap_or_else(|| panic!("{script} prints an unknown kind: {line}"));
+        tally.add(kind, expected, answer);
     }
     for (kind, _) in kinds {
         assert_eq!(tally.count(kind), TRIES, "{script}: {kind}\n{tally}");

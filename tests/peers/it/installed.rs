@@ -28,8 +28,8 @@ pub(crate) fn library(program: &mut Command, arguments: &[&str], package: &str) 
     );
 }
 
-/// Whether this process is root, as which some servers want to know which user to become.
-pub(crate) fn are_we_root() -> bool {
+/// Returns whether this process is root. Some servers then have to be told a user.
+pub(crate) fn running_as_root() -> bool {
     let output = Command::new("id").arg("-u").output().unwrap();
     output.stdout == b"0\n"
 }

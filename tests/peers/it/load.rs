@@ -1,4 +1,4 @@
-//! Senders of which half are refused, on connections that they keep as long as they may.
+//! Load of which half is refused, on connections that are kept as long as both sides allow.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -25,14 +25,14 @@ const JSON: &str = "application/json; charset=utf-8";
 /// Far more than any answer takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// One kind of request, and the status that is its answer.
+/// One kind of request, and the status that it is answered.
 #[derive(Clone)]
 struct Kind {
     name: &'static str,
     credentials: Option<&'static str>,
     content_type: &'static str,
     body: Bytes,
-    /// How long after the head the body comes.
+    /// The time between the head and the body.
     pause: Duration,
     status: &'static str,
 }
@@ -100,19 +100,19 @@ impl Kind {
         request.body(Upload::new(self)).unwrap()
     }
 
-    /// Sends one, and counts it together with the name of the circumstances.
+    /// Sends one, and counts its answer under the kind and the circumstances.
     async fn send(&self, connection: &mut Connection, circumstances: &str, tally: &mut Tally) {
-        let outcome = connection.send(self.request()).await;
+        let answer = connection.send(self.request()).await;
         let late = if self.pause.is_zero() { "" } else { ", late" };
         tally.add(
             &format!("{}{late}; {circumstances}", self.name),
             self.status,
-            &outcome,
+            &answer,
         );
     }
 }
 
-/// Valid deliveries alone: every one is acknowledged whatever becomes of refused ones.
+/// Valid deliveries alone, on one connection.
 pub(crate) async fn nothing_refused(address: SocketAddr) -> Tally {
     let mut tally = Tally::default();
     let mut connection = Connection::new(address);
@@ -140,7 +140,7 @@ async fn half_refused_by_one(address: SocketAddr, number: usize) -> Tally {
     let mut tally = Tally::default();
     let mut connection = Connection::new(address);
     let mut other = Connection::new(address);
-    // Each begins elsewhere, so that all kinds are under way at once.
+    // Each begins with another kind, so that all kinds are under way at once.
     for round in number..number + ROUNDS {
         let (valid, refused) = (&valid[round / 2 % 2], &refused[round % refused.len()]);
         if number % 2 == 0 {
@@ -158,7 +158,7 @@ async fn half_refused_by_one(address: SocketAddr, number: usize) -> Tally {
 
 /// For six seconds, one mebibyte without credentials ten times a second, and four senders of valid deliveries
 /// beside it.
-pub(crate) async fn huge_ones_refused(address: SocketAddr) -> Tally {
+pub(crate) async fn one_mebibyte_refused(address: SocketAddr) -> Tally {
     let huge = Kind::without_credentials("no credentials, 1 MiB", HUGE);
     let refused = at_a_rate(address, huge, Duration::from_millis(100), 60);
     let valid = [(); 4].map(|()| at_a_rate(address, Kind::valid(), Duration::from_millis(20), 300));
@@ -184,12 +184,12 @@ async fn tally_of(
     let mut senders: JoinSet<Tally> = senders.collect();
     let mut tally = Tally::default();
     while let Some(sender) = senders.join_next().await {
-        tally.merge(sender.unwrap());
+        tally.merge(&sender.unwrap());
     }
     tally
 }
 
-/// A connection that is kept as long as both sides may, and then made anew.
+/// A connection that is kept as long as both sides allow, and then replaced.
 struct Connection {
     address: SocketAddr,
     sender: Option<SendRequest<Upload>>,
@@ -221,7 +221,7 @@ impl Connection {
         Ok(status)
     }
 
-    /// The connection that was used before, unless either side has said that it ends.
+    /// Returns the connection that was used before, unless it has ended.
     async fn ready(&mut self) -> Result<SendRequest<Upload>, Box<dyn Error>> {
         if let Some(mut sender) = self.sender.take() {
             if sender.ready().await.is_ok() {
@@ -231,7 +231,7 @@ impl Connection {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        // Its errors are those of the requests on it.
+        // Its errors are reported by the requests on it.
         tokio::spawn(connection);
         Ok(sender)
     }
@@ -250,7 +250,7 @@ struct Upload {
 }
 
 impl Upload {
-    /// What a client writes at once.
+    /// How much the client writes at once.
     const PIECE: usize = 16 * 1024;
 
     fn new(kind: &Kind) -> Self {

@@ -1,5 +1,5 @@
-//! The quickstart as real reverse proxies and real clients see it: valid deliveries are acknowledged and
-//! refused ones are told so, whatever shares their connections.
+//! The quickstart as real reverse proxies and real clients see it: every valid delivery is acknowledged and every
+//! refusal arrives, whatever else uses the same connection.
 
 mod clients;
 mod installed;
@@ -17,10 +17,10 @@ const SAMPLE: &str = include_str!("../../fixtures/completed.json");
 const LARGE: usize = 60 * 1024;
 /// A sample of this size is refused: 413.
 const TOO_LARGE: usize = 100 * 1024;
-/// As much as a proxy takes by default (nginx), and as much as is read of a refused body.
+/// The most that nginx accepts by default, and the most that is read of a refused body by default.
 const HUGE: usize = 1024 * 1024;
 
-/// The sample in so many bytes: the rest is white space, which JSON allows.
+/// The sample, padded to this size with white space, which JSON allows.
 fn sample_of(size: usize) -> String {
     SAMPLE.to_owned() + &" ".repeat(size - SAMPLE.len())
 }

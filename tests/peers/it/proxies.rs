@@ -1,18 +1,18 @@
-//! Reverse proxies in front of the quickstart, as they are when nobody tunes them.
+//! Reverse proxies in front of the quickstart, with the settings that they have by default.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crate::installed::{are_we_root, program};
+use crate::installed::{program, running_as_root};
 use crate::load;
 use crate::quickstart::Quickstart;
 use crate::server::Server;
 use crate::tally::Tally;
 
 #[tokio::test]
-async fn every_delivery_comes_to_what_is_right_without_a_proxy() {
+async fn every_valid_delivery_is_204_while_half_of_the_load_is_refused_without_a_proxy() {
     let quickstart = Quickstart::start();
     half_refused("without a proxy", quickstart.address).await;
 }
@@ -37,12 +37,13 @@ async fn every_valid_delivery_is_204_while_half_of_the_load_is_refused_behind_ng
 }
 
 #[tokio::test]
-async fn every_valid_delivery_is_204_while_nginx_is_sent_huge_ones_without_credentials() {
+async fn every_valid_delivery_is_204_while_nginx_passes_on_1_mib_without_credentials_ten_times_a_second()
+ {
     let quickstarts = [(); 2].map(|()| Quickstart::start());
     let proxy = nginx(quickstarts.each_ref(), "", "");
-    let title = "behind nginx, huge ones without credentials";
+    let title = "behind nginx, 1 MiB without credentials ten times a second";
     nothing_refused(title, proxy.address).await;
-    let tally = load::huge_ones_refused(proxy.address).await;
+    let tally = load::one_mebibyte_refused(proxy.address).await;
     tally.assert_as_expected(title);
 }
 
@@ -74,7 +75,7 @@ async fn half_refused(title: &str, address: SocketAddr) {
     tally.assert_as_expected(title);
 }
 
-/// What comes after this is due to refusals, then, not to the proxy or its configuration.
+/// If this fails, the proxy or its configuration is at fault, not a refusal.
 async fn nothing_refused(title: &str, address: SocketAddr) {
     let tally = load::nothing_refused(address).await;
     tally.assert_as_expected(&format!("{title}, valid deliveries alone"));
@@ -86,8 +87,8 @@ fn nginx<const N: usize>(quickstarts: [&Quickstart; N], upstream: &str, location
     for quickstart in quickstarts {
         write!(servers, "server {}; ", quickstart.address).unwrap();
     }
-    // Worker processes of another user could not write into folders of root's.
-    let user = if are_we_root() { "user root;" } else { "" };
+    // Its workers write request bodies into the folder, which is root's.
+    let user = if running_as_root() { "user root;" } else { "" };
     Server::start(|address, folder| {
         let place = folder.display();
         let configuration = format!(
@@ -134,7 +135,7 @@ fn haproxy(quickstart: &Quickstart, more: &str) -> Server {
 
 /// Apache with the modules that a reverse proxy needs, and its own defaults.
 fn apache(quickstart: &Quickstart) -> Server {
-    let user = if are_we_root() {
+    let user = if running_as_root() {
         "User www-data\nGroup www-data\n"
     } else {
         ""

@@ -20,8 +20,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts what `configured` makes of an address to listen on and a folder for its files. If another process
-    /// takes the port before the server does, it tries the next one.
+    /// Starts the command that `configured` returns for an address and a folder. If another process takes the port
+    /// first, it tries another.
     pub(crate) fn start(configured: impl Fn(SocketAddr, &Path) -> Command) -> Self {
         let mut said = String::new();
         for _ in 0..5 {
@@ -51,7 +51,7 @@ impl Server {
         let patience = Instant::now() + PATIENCE;
         while Instant::now() < patience {
             let connected = TcpStream::connect(self.address).is_ok();
-            // A process that has ended does not listen: whoever does is another.
+            // If it has ended, another process listens there.
             if self.child.try_wait().unwrap().is_some() {
                 return false;
             }
@@ -65,7 +65,7 @@ impl Server {
 }
 
 impl Drop for Server {
-    /// By SIGTERM, at which nginx and Apache end their worker processes too. By SIGKILL they would leave them.
+    /// Stops it by SIGTERM. Killed by SIGKILL, nginx and Apache would leave their workers running.
     fn drop(&mut self) {
         let process = self.child.id().to_string();
         let _ = Command::new("kill").args(["-TERM", &process]).status();
@@ -86,7 +86,7 @@ fn free_address() -> SocketAddr {
     listener.local_addr().unwrap()
 }
 
-/// A folder that is removed when dropped. Every user may enter it: servers that root starts become another.
+/// A folder that is removed when dropped.
 pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
