@@ -1,0 +1,26 @@
+//! The quickstart as real reverse proxies and real clients see it: every valid delivery is acknowledged and every
+//! refusal arrives, whatever else uses the same connection.
+
+mod clients;
+mod installed;
+mod load;
+mod proxies;
+mod quickstart;
+mod server;
+mod tally;
+
+/// Where the quickstart takes webhooks.
+const PATH: &str = "/admin/webhooks";
+/// The delivery that MX documents: 545 bytes.
+const SAMPLE: &str = include_str!("../../fixtures/completed.json");
+/// A sample of this size is accepted: the limit is 64 KiB.
+const LARGE: usize = 60 * 1024;
+/// A sample of this size is refused: 413.
+const TOO_LARGE: usize = 100 * 1024;
+/// The most that nginx accepts by default, and the most that is read of a refused body by default.
+const HUGE: usize = 1024 * 1024;
+
+/// The sample, padded to this size with white space, which JSON allows.
+fn sample_of(size: usize) -> String {
+    SAMPLE.to_owned() + &" ".repeat(size - SAMPLE.len())
+}

@@ -1,0 +1,82 @@
+//! The quickstart as its users run it.
+
+use std::env;
+use std::io::{self, BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::thread;
+
+use crate::PATH;
+
+/// A quickstart that serves, killed when dropped.
+pub(crate) struct Quickstart {
+    child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl Quickstart {
+    /// Starts it on a port of its choice, and waits until it has delivered its sample to itself.
+    pub(crate) fn start() -> Self {
+        let mut child = Command::new(binary())
+            .env("ADDR", "127.0.0.1:0")
+            .env_remove("MX_USER")
+            .env_remove("MX_PASSWORD")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut printed = BufReader::new(child.stdout.take().unwrap());
+        let mut quickstart = Self {
+            child,
+            address: ([0, 0, 0, 0], 0).into(),
+        };
+        // `listening on http://127.0.0.1:40123, webhooks at /admin/webhooks`
+        let mut line = String::new();
+        printed.read_line(&mut line).unwrap();
+        let address = line.split(['/', ',']).nth(2);
+        quickstart.address = address.unwrap().parse().unwrap();
+        while !line.starts_with("curl ") {
+            line.clear();
+            assert_ne!(printed.read_line(&mut line).unwrap(), 0, "it ended");
+        }
+        // It prints a line for each delivery, and would wait for a reader.
+        thread::spawn(move || io::copy(&mut printed, &mut io::sink()));
+        quickstart
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}{PATH}", self.address)
+    }
+}
+
+impl Drop for Quickstart {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Built here: cargo builds no examples of another package for a test.
+fn binary() -> &'static PathBuf {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        // `<target>/<profile>/deps/peers-…`
+        let test = env::current_exe().unwrap();
+        let profile = test.ancestors().nth(2).unwrap();
+        let name = match profile.file_name().unwrap().to_str().unwrap() {
+            "debug" => "dev",
+            name => name,
+        };
+        let built = Command::new(env!("CARGO"))
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(["build", "--locked", "--quiet"])
+            .args(["--package", "mx-job-webhook", "--example", "quickstart"])
+            .args(["--profile", name, "--target-dir"])
+            .arg(profile.parent().unwrap())
+            .status()
+            .unwrap();
+        assert!(built.success(), "the quickstart was not built");
+        profile.join("examples/quickstart")
+    })
+}
