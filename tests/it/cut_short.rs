@@ -2,16 +2,13 @@
 
 use std::future::{Future, pending, ready};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
 use mx_job_webhook::{
     AcknowledgeFirstLayer, Background, BackgroundTask, Error, ErrorKind, Failure, Job, JobEvent,
     JobRouter, JobWebhookEndpoint, Permanent, Receipt, Status,
 };
-use tokio::sync::Semaphore;
-use tower::{BoxError, Layer as _, ServiceBuilder, ServiceExt as _, service_fn};
+use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
 
 use crate::support::{Log, SAMPLE, credentials, delivery};
 
@@ -52,31 +49,6 @@ fn without_a_runtime_on_error_hears_that_a_callback_was_cut_short() {
     assert_eq!(log.entries(), [job.as_str(), "callback_cancelled -"]);
 }
 
-#[cfg(feature = "tokio")]
-#[test]
-fn at_the_runtimes_end_on_error_hears_that_a_callback_was_cut_short() {
-    let log = Log::default();
-    let endpoint = JobWebhookEndpoint::new(credentials(), never())
-        .on_undecodable(|_| pending::<()>())
-        .on_error(failures(&log));
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let entered = runtime.enter();
-    drop(start(endpoint.clone().oneshot(delivery(SAMPLE))));
-    drop(start(endpoint.oneshot(delivery("[]"))));
-    drop(entered);
-    assert!(log.entries().is_empty(), "they run on");
-    drop(runtime);
-    let mut heard = log.entries();
-    heard.sort();
-    assert_eq!(
-        heard,
-        [
-            "callback_cancelled -".to_owned(),
-            format!("callback_cancelled {GUID}")
-        ]
-    );
-}
-
 #[tokio::test]
 async fn on_error_hears_of_a_delivery_that_middleware_gave_up() {
     // It drops the callback half-way, and says so in its own words.
@@ -103,22 +75,6 @@ fn what_the_runtime_refuses_is_neither_acknowledged_nor_reported_as_lost() {
     assert_eq!(refuses.running(), 0);
 }
 
-#[cfg(feature = "tokio")]
-#[test]
-fn a_runtime_that_is_gone_acknowledges_nothing() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
-    let handle = runtime.handle().clone();
-    drop(runtime);
-    let entered = handle.enter();
-    let layer = AcknowledgeFirstLayer::new(Background::new(), |_| ());
-    let mut jobs = layer.layer(never());
-    let call = tower::Service::call(&mut jobs, event());
-    assert_eq!(call.into_inner().unwrap_err().kind(), ErrorKind::Overloaded);
-    drop(entered);
-}
-
 #[test]
 fn what_is_acknowledged_and_dropped_later_is_reported() {
     let log = Log::default();
@@ -130,79 +86,6 @@ fn what_is_acknowledged_and_dropped_later_is_reported() {
     assert_eq!(call.into_inner().unwrap(), Receipt::Accepted);
     drop(tasks.try_recv().unwrap());
     assert_eq!(log.entries(), ["callback_cancelled JOB-1"]);
-}
-
-#[cfg(feature = "tokio")]
-#[tokio::test]
-async fn acknowledging_first_waits_for_nothing_and_its_own_places_bound_it() {
-    let gate = Arc::new(Semaphore::new(0));
-    let (opened, log) = (gate.clone(), Log::default());
-    let seen = log.clone();
-    let slow = JobRouter::new().on_completed(move |_| {
-        let (opened, seen) = (opened.clone(), seen.clone());
-        async move {
-            opened.acquire().await.unwrap().forget();
-            seen.push("finished");
-        }
-    });
-    let background = Background::new().with_capacity(3);
-    let jobs = ServiceBuilder::new()
-        .layer(AcknowledgeFirstLayer::new(background.clone(), |_| ()))
-        .concurrency_limit(1)
-        .service(slow);
-    for _ in 0..3 {
-        let mut accepted = Box::pin(jobs.clone().oneshot(event()));
-        let context = &mut Context::from_waker(Waker::noop());
-        let Poll::Ready(outcome) = accepted.as_mut().poll(context) else {
-            panic!("it waits for the callbacks before it");
-        };
-        assert_eq!(outcome.unwrap(), Receipt::Accepted);
-    }
-    let refused = jobs.oneshot(event()).await.unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Overloaded);
-    gate.add_permits(3);
-    assert_eq!(background.drain(pending::<()>()).await, 0);
-    assert_eq!(log.entries().len(), 3);
-}
-
-/// What a callback returned, and takes its time to be dropped.
-#[derive(Debug)]
-struct SlowToDrop(Arc<AtomicBool>);
-
-impl std::fmt::Display for SlowToDrop {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("slow")
-    }
-}
-
-impl std::error::Error for SlowToDrop {}
-
-impl Drop for SlowToDrop {
-    fn drop(&mut self) {
-        std::thread::sleep(std::time::Duration::from_millis(200));
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
-
-#[cfg(feature = "tokio")]
-#[tokio::test(flavor = "multi_thread")]
-async fn a_drain_waits_for_the_last_destructor_of_a_callback() {
-    let dropped = Arc::new(AtomicBool::new(false));
-    let gate = Arc::new(Semaphore::new(0));
-    let (held, opened) = (dropped.clone(), gate.clone());
-    let jobs = JobRouter::new().on_completed(move |_| {
-        let (held, opened) = (held.clone(), opened.clone());
-        async move {
-            opened.acquire().await.unwrap().forget();
-            Err(SlowToDrop(held))
-        }
-    });
-    let background = Background::new();
-    let endpoint = JobWebhookEndpoint::new(credentials(), jobs).with_background(background.clone());
-    drop(start(endpoint.oneshot(delivery(SAMPLE))));
-    gate.add_permits(1);
-    assert_eq!(background.drain(pending::<()>()).await, 0);
-    assert!(dropped.load(Ordering::SeqCst));
 }
 
 #[tokio::test]
@@ -244,9 +127,128 @@ async fn what_middleware_says_of_an_error_of_ours_stays_said() {
     assert_eq!(error.kind(), ErrorKind::Overloaded);
 }
 
+/// What needs the feature `tokio`.
 #[cfg(feature = "tokio")]
-mod context_of_a_task {
+mod on_tokio {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::Poll;
+
+    use tokio::sync::Semaphore;
+    use tower::ServiceBuilder;
+
     use super::*;
+
+    #[test]
+    fn at_the_runtimes_end_on_error_hears_that_a_callback_was_cut_short() {
+        let log = Log::default();
+        let endpoint = JobWebhookEndpoint::new(credentials(), never())
+            .on_undecodable(|_| pending::<()>())
+            .on_error(failures(&log));
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let entered = runtime.enter();
+        drop(start(endpoint.clone().oneshot(delivery(SAMPLE))));
+        drop(start(endpoint.oneshot(delivery("[]"))));
+        drop(entered);
+        assert!(log.entries().is_empty(), "they run on");
+        drop(runtime);
+        let mut heard = log.entries();
+        heard.sort();
+        assert_eq!(
+            heard,
+            [
+                "callback_cancelled -".to_owned(),
+                format!("callback_cancelled {GUID}")
+            ]
+        );
+    }
+
+    #[test]
+    fn a_runtime_that_is_gone_acknowledges_nothing() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let handle = runtime.handle().clone();
+        drop(runtime);
+        let entered = handle.enter();
+        let layer = AcknowledgeFirstLayer::new(Background::new(), |_| ());
+        let mut jobs = layer.layer(never());
+        let call = tower::Service::call(&mut jobs, event());
+        assert_eq!(call.into_inner().unwrap_err().kind(), ErrorKind::Overloaded);
+        drop(entered);
+    }
+
+    #[tokio::test]
+    async fn acknowledging_first_waits_for_nothing_and_its_own_places_bound_it() {
+        let gate = Arc::new(Semaphore::new(0));
+        let (opened, log) = (gate.clone(), Log::default());
+        let seen = log.clone();
+        let slow = JobRouter::new().on_completed(move |_| {
+            let (opened, seen) = (opened.clone(), seen.clone());
+            async move {
+                opened.acquire().await.unwrap().forget();
+                seen.push("finished");
+            }
+        });
+        let background = Background::new().with_capacity(3);
+        let jobs = ServiceBuilder::new()
+            .layer(AcknowledgeFirstLayer::new(background.clone(), |_| ()))
+            .concurrency_limit(1)
+            .service(slow);
+        for _ in 0..3 {
+            let mut accepted = Box::pin(jobs.clone().oneshot(event()));
+            let context = &mut Context::from_waker(Waker::noop());
+            let Poll::Ready(outcome) = accepted.as_mut().poll(context) else {
+                panic!("it waits for the callbacks before it");
+            };
+            assert_eq!(outcome.unwrap(), Receipt::Accepted);
+        }
+        let refused = jobs.oneshot(event()).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Overloaded);
+        gate.add_permits(3);
+        assert_eq!(background.drain(pending::<()>()).await, 0);
+        assert_eq!(log.entries().len(), 3);
+    }
+
+    /// What a callback returned, and takes its time to be dropped.
+    #[derive(Debug)]
+    struct SlowToDrop(Arc<AtomicBool>);
+
+    impl std::fmt::Display for SlowToDrop {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("slow")
+        }
+    }
+
+    impl std::error::Error for SlowToDrop {}
+
+    impl Drop for SlowToDrop {
+        fn drop(&mut self) {
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_drain_waits_for_the_last_destructor_of_a_callback() {
+        let dropped = Arc::new(AtomicBool::new(false));
+        let gate = Arc::new(Semaphore::new(0));
+        let (held, opened) = (dropped.clone(), gate.clone());
+        let jobs = JobRouter::new().on_completed(move |_| {
+            let (held, opened) = (held.clone(), opened.clone());
+            async move {
+                opened.acquire().await.unwrap().forget();
+                Err(SlowToDrop(held))
+            }
+        });
+        let background = Background::new();
+        let endpoint =
+            JobWebhookEndpoint::new(credentials(), jobs).with_background(background.clone());
+        drop(start(endpoint.oneshot(delivery(SAMPLE))));
+        gate.add_permits(1);
+        assert_eq!(background.drain(pending::<()>()).await, 0);
+        assert!(dropped.load(Ordering::SeqCst));
+    }
 
     tokio::task_local! {
         static TENANT: &'static str;

@@ -19,6 +19,8 @@ use crate::support::{
 
 const MIB: usize = 1024 * 1024;
 
+const POLLS_A_FRAME: usize = if cfg!(feature = "tokio") { 2 } else { 1 };
+
 /// A body of frames, which counts those that were taken and may say how long it is.
 struct Counted {
     frames: usize,
@@ -38,8 +40,9 @@ impl http_body::Body for Counted {
         if self.frames == 0 {
             return Poll::Ready(None);
         }
-        // Every other poll it is not there yet.
-        if self.taken.fetch_add(1, Ordering::SeqCst) % 2 == 0 {
+        // Every other poll it is not there yet; but where there is no timer, nothing is waited for.
+        let polls = self.taken.fetch_add(1, Ordering::SeqCst);
+        if cfg!(feature = "tokio") && polls % 2 == 0 {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -212,7 +215,11 @@ async fn a_refused_body_is_read_to_its_end_or_the_connection_closes() {
                 let case = format!("{}, {mount}, {version:?}", row.case);
                 assert_eq!(head.status.as_u16(), row.status, "{case}");
                 let polls = taken.load(Ordering::SeqCst);
-                assert_eq!(polls == 2 * row.frames, row.read, "{case}: {polls} polls");
+                assert_eq!(
+                    polls == POLLS_A_FRAME * row.frames,
+                    row.read,
+                    "{case}: {polls} polls"
+                );
                 let closes = !row.read && version != Version::HTTP_2;
                 let connection = head.headers.get("connection");
                 assert_eq!(connection.is_some_and(|it| it == "close"), closes, "{case}");
@@ -320,7 +327,7 @@ async fn credentials_that_cannot_be_checked_leave_no_body_behind() {
             };
             let (head, _) = send(app, stranger(Body::new(body))).await;
             assert_eq!(head.status.as_u16(), status, "{mount}");
-            assert_eq!(taken.load(Ordering::SeqCst), 8, "{mount}");
+            assert_eq!(taken.load(Ordering::SeqCst), POLLS_A_FRAME * 4, "{mount}");
             assert!(!head.headers.contains_key("connection"), "{mount}");
         }
     }
