@@ -39,6 +39,7 @@ where
 {
     /// Calls the service if it is ready. If it is not, the instance that has begun to wait goes
     /// along with the request, and a clone takes its place.
+    #[inline]
     pub(crate) fn start(service: &mut S, request: Request<B>) -> Self {
         // There is no task here to wake; the first poll asks again, and is.
         match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
@@ -46,17 +47,48 @@ where
                 future: service.call(request),
             },
             Poll::Ready(Err(error)) => Self::Failed { error: Some(error) },
-            Poll::Pending => {
-                let clone = service.clone();
-                let waiting = Waiting {
-                    service: replace(service, clone),
-                    request: Some(request),
-                };
-                Self::Waiting {
-                    waiting: Box::new(waiting),
-                }
-            }
+            Poll::Pending => Self::wait(service, request),
         }
+    }
+
+    #[cold]
+    fn wait(service: &mut S, request: Request<B>) -> Self {
+        let clone = service.clone();
+        Self::Waiting {
+            waiting: Box::new(Waiting {
+                service: replace(service, clone),
+                request: Some(request),
+            }),
+        }
+    }
+}
+
+impl<S, B> PassThrough<S, B>
+where
+    S: Service<Request<B>>,
+{
+    /// Calls the service once it is ready.
+    #[cold]
+    fn poll_waiting(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<S::Response, S::Error>> {
+        let future = match self.as_mut().project() {
+            PassThroughProjection::Called { future } => return future.poll(context),
+            PassThroughProjection::Waiting { waiting } => {
+                ready!(waiting.service.poll_ready(context))?;
+                let Some(request) = waiting.request.take() else {
+                    panic!("`PassThrough` was polled after it was ready");
+                };
+                waiting.service.call(request)
+            }
+            PassThroughProjection::Failed { error } => match error.take() {
+                Some(error) => return Poll::Ready(Err(error)),
+                None => panic!("`PassThrough` was polled after it was ready"),
+            },
+        };
+        self.set(Self::Called { future });
+        self.poll(context)
     }
 }
 
@@ -66,23 +98,11 @@ where
 {
     type Output = Result<S::Response, S::Error>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        loop {
-            let future = match self.as_mut().project() {
-                PassThroughProjection::Called { future } => return future.poll(context),
-                PassThroughProjection::Waiting { waiting } => {
-                    ready!(waiting.service.poll_ready(context))?;
-                    let Some(request) = waiting.request.take() else {
-                        panic!("`PassThrough` was polled after it was ready");
-                    };
-                    waiting.service.call(request)
-                }
-                PassThroughProjection::Failed { error } => match error.take() {
-                    Some(error) => return Poll::Ready(Err(error)),
-                    None => panic!("`PassThrough` was polled after it was ready"),
-                },
-            };
-            self.set(Self::Called { future });
+        if let PassThroughProjection::Called { future } = self.as_mut().project() {
+            return future.poll(context);
         }
+        self.poll_waiting(context)
     }
 }

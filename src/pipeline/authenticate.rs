@@ -18,6 +18,7 @@ use http::{Extensions, HeaderMap, Request, Version};
 
 use super::discard::Connection;
 use crate::credentials::{Challenges, Check, Verification};
+use crate::panic::drop_caught;
 use crate::{Credentials, Error, ErrorKind};
 
 /// A request whose sender may deliver. Nothing else makes one, and `buffer` takes nothing else.
@@ -35,8 +36,14 @@ impl<B> Authenticated<B> {
         (self.0, self.1)
     }
 
-    fn refused(self, error: Error) -> Refused<B> {
-        Refused::new(error, &self.0, self.1)
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        &self.0.headers
+    }
+
+    pub(crate) fn refused(self, error: Error) -> Refused<B> {
+        let Self(head, body) = self;
+        let connection = Connection::of(head.version, &head.headers);
+        Refused::without_head(error, connection, head, body)
     }
 }
 
@@ -48,10 +55,18 @@ pub(crate) struct Refused<B> {
 }
 
 impl<B> Refused<B> {
-    pub(crate) fn new(error: Error, head: &Head, body: B) -> Self {
+    pub(crate) fn new(error: Error, request: Request<B>) -> Self {
+        let (head, body) = request.into_parts();
+        let connection = Connection::of(head.version, &head.headers);
+        Self::without_head(error, connection, head, body)
+    }
+
+    /// What came with the request can panic when it is dropped.
+    fn without_head<H>(error: Error, connection: Connection, head: H, body: B) -> Self {
+        let _ = drop_caught(head);
         Self {
             error,
-            connection: Connection::of(head.version, &head.headers),
+            connection,
             body,
         }
     }
@@ -67,11 +82,8 @@ pub(crate) fn authenticate<B>(credentials: &Credentials, request: Request<B>) ->
     let (mut head, body) = request.into_parts();
     let check = credentials.check(&head);
     if let Check::Refused(challenges) = check {
-        return Authentication::Refused(Refused {
-            error: Error::unauthorized(challenges),
-            connection: Connection::of(head.version, &head.headers),
-            body,
-        });
+        let request = Request::from_parts(head, body);
+        return Authentication::Refused(Refused::new(Error::unauthorized(challenges), request));
     }
     head.headers.remove(AUTHORIZATION);
     let head = Head {

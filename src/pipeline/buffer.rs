@@ -20,7 +20,7 @@ use http_body::Body;
 use http_body_util::LengthLimitError;
 use tower::BoxError;
 
-use super::authenticate::{Authenticated, Head};
+use super::authenticate::{Authenticated, Head, Refused};
 use crate::error::chain;
 use crate::panic::catch;
 use crate::{Error, ErrorKind};
@@ -42,28 +42,29 @@ enum Collected {
 }
 
 impl Buffer {
-    /// Decides from the head whether the body is to be read. The body, and how to go on with it.
+    /// Decides from the head whether the body is to be read.
     pub(crate) fn start<B>(
         request: Authenticated<B>,
         limit: usize,
-    ) -> (B, Result<Self, (Error, Head)>) {
-        let (head, body) = request.into_parts();
-        let refused = if !is_json(&head.headers) {
+    ) -> Result<(B, Self), Refused<B>> {
+        let headers = request.headers();
+        let kind = if !is_json(headers) {
             ErrorKind::UnsupportedMediaType
-        } else if is_encoded(&head.headers) {
+        } else if is_encoded(headers) {
             ErrorKind::UnsupportedContentEncoding
-        } else if announced_length(&head.headers).is_some_and(|length| length > limit as u64) {
+        } else if announced_length(headers).is_some_and(|length| length > limit as u64) {
             ErrorKind::BodyTooLarge
         } else {
+            let (head, body) = request.into_parts();
             let buffer = Self {
                 head: Some(head),
                 collected: Collected::Nothing,
                 remaining: limit,
                 empty_frames: 0,
             };
-            return (body, Ok(buffer));
+            return Ok((body, buffer));
         };
-        (body, Err((Error::new(refused), head)))
+        Err(request.refused(Error::new(kind)))
     }
 
     /// The version of the request.

@@ -18,7 +18,6 @@ use pin_project_lite::pin_project;
 use tower::BoxError;
 
 use crate::deadline::{Deadline, Timeout};
-use crate::panic::{Panicked, catch};
 use crate::{Credentials, Error, ErrorKind, JobEvent, Undecodable};
 use authenticate::{Authenticated, Authenticating, Authentication, Head, Refused, authenticate};
 use buffer::Buffer;
@@ -69,7 +68,6 @@ pin_project! {
         Authenticating { authenticating: Authenticating<B> },
         // The body stays where it is pinned, whether it is kept or discarded.
         Reading { #[pin] body: B, reading: Reading },
-        Panicked,
     }
 }
 
@@ -81,11 +79,11 @@ enum Reading {
 impl<B> Step<B> {
     fn buffer(request: Authenticated<B>, limits: Limits) -> Self {
         match Buffer::start(request, limits.body) {
-            (body, Ok(buffer)) => Self::Reading {
+            Ok((body, buffer)) => Self::Reading {
                 body,
                 reading: Reading::Buffer(buffer),
             },
-            (body, Err((error, head))) => Self::discard(Refused::new(error, &head, body), limits),
+            Err(refused) => Self::discard(refused, limits),
         }
     }
 
@@ -105,33 +103,22 @@ impl<B> Step<B> {
 impl<B> Receive<B> {
     /// Decides at once all that the head decides.
     pub(crate) fn start(credentials: &Credentials, limits: Limits, request: Request<B>) -> Self {
-        Self::begin(limits, || match authenticate(credentials, request) {
+        let step = match authenticate(credentials, request) {
             Authentication::Accepted(request) => Step::buffer(request, limits),
             Authentication::Refused(refused) => Step::discard(refused, limits),
             Authentication::Undecided(authenticating) => Step::Authenticating { authenticating },
-        })
+        };
+        Self::new(step, limits)
     }
 
     /// Refuses a request for what its head says.
     pub(crate) fn refuse(error: Error, limits: Limits, request: Request<B>) -> Self {
-        Self::begin(limits, || {
-            let connection = Connection::of(request.version(), request.headers());
-            let body = request.into_body();
-            Step::discard(
-                Refused {
-                    error,
-                    connection,
-                    body,
-                },
-                limits,
-            )
-        })
+        Self::new(Step::discard(Refused::new(error, request), limits), limits)
     }
 
-    /// What a refused request's head holds is the application's too, and its destructors can panic.
-    fn begin(limits: Limits, step: impl FnOnce() -> Step<B>) -> Self {
+    fn new(step: Step<B>, limits: Limits) -> Self {
         Self {
-            step: catch(step).unwrap_or_else(|Panicked| Step::Panicked),
+            step,
             limits,
             deadline: Deadline::default(),
         }
@@ -150,9 +137,6 @@ where
         let limits = *this.limits;
         loop {
             let next = match this.step.as_mut().project() {
-                StepProjection::Panicked => {
-                    return refused(Error::new(ErrorKind::CallbackPanicked));
-                }
                 StepProjection::Authenticating { authenticating } => {
                     match authenticating.poll(context) {
                         Poll::Ready(Ok(request)) => Step::buffer(request, limits),
