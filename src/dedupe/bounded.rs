@@ -10,7 +10,7 @@ use tower::BoxError;
 
 use super::{Claim, Commit, EventName, FencingToken, Ledger};
 use crate::deadline::{Deadline, Timeout};
-use crate::panic::{Panicked, catch};
+use crate::panic::{CatchPanic, Panicked};
 use crate::{Error, ErrorKind};
 
 /// A ledger that may be down, hang or panic, which is all one to whoever asks it.
@@ -52,9 +52,13 @@ impl<L: Ledger> Bounded<L> {
     }
 
     /// Bounds a call, which is made in the future: a method may panic before it returns its own.
-    fn bound<F>(&self, asked: F) -> Call<F> {
+    fn bound<F, T, E>(&self, asked: F) -> Call<F, T>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: Into<BoxError>,
+    {
         Call {
-            asked,
+            asked: CatchPanic::start(|| asked, |answer| answer.map_err(unavailable)),
             timeout: self.timeout,
             deadline: Deadline::default(),
         }
@@ -73,32 +77,30 @@ impl<L> Clone for Bounded<L> {
 
 pin_project! {
     /// One call. Once it has ended it is to be dropped, and with it what was asked for.
-    struct Call<F> {
+    struct Call<F, T>
+    where
+        F: Future,
+    {
         #[pin]
-        asked: F,
+        asked: CatchPanic<F, Result<T, Error>>,
         timeout: Timeout,
         deadline: Deadline,
     }
 }
 
-impl<F, T, E> Future for Call<F>
-where
-    F: Future<Output = Result<T, E>>,
-    E: Into<BoxError>,
-{
+impl<F: Future, T> Future for Call<F, T> {
     type Output = Result<T, Error>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         // The answer before the deadline: one that is there is never given up.
-        let polled = catch(|| this.asked.poll(context).map_err(unavailable));
-        match polled {
-            Ok(Poll::Ready(answer)) => Poll::Ready(answer),
-            Ok(Poll::Pending) => {
+        match this.asked.poll(context) {
+            Poll::Ready(Ok(answer)) => Poll::Ready(answer),
+            Poll::Ready(Err(Panicked)) => Poll::Ready(Err(unavailable("the ledger panicked"))),
+            Poll::Pending => {
                 ready!(this.deadline.poll(*this.timeout, context));
                 Poll::Ready(Err(unavailable("the ledger did not answer in time")))
             }
-            Err(Panicked) => Poll::Ready(Err(unavailable("the ledger panicked"))),
         }
     }
 }

@@ -7,12 +7,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use http_body::Frame;
 use mx_job_webhook::{
-    Background, BackgroundTask, Credentials, DedupeLayer, Error, ErrorKind, JobEvent, JobRouter,
-    JobWebhookEndpoint, MemoryLedger, Permanent, Receipt,
+    Background, BackgroundTask, Claim, Commit, Credentials, DedupeLayer, Error, ErrorKind,
+    EventName, FencingToken, JobEvent, JobRouter, JobWebhookEndpoint, Ledger, MemoryLedger,
+    Permanent, Receipt,
 };
 use tower::{BoxError, Layer as _, Service, ServiceExt as _};
 
@@ -453,4 +455,66 @@ async fn services_of_events_that_panic_in_every_place_end_one_event() {
     assert_eq!(error.kind(), ErrorKind::CallbackPanicked);
     let outcome = Background::new().run(DropsBadly, event()).await;
     assert_eq!(outcome.unwrap(), Receipt::Handled);
+}
+
+/// A ledger whose futures panic when they are dropped, after they have answered.
+#[derive(Clone)]
+struct DropsItsAnswers(MemoryLedger);
+
+struct Answers<T>(Option<T>, Guard);
+
+impl<T: Unpin> Future for Answers<T> {
+    type Output = Result<T, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(Ok(self.0.take().unwrap()))
+    }
+}
+
+fn answered<T>(answer: impl Future<Output = Result<T, Infallible>>) -> Answers<T> {
+    let mut answer = Box::pin(answer);
+    let Poll::Ready(Ok(answer)) = poll_once(answer.as_mut()) else {
+        unreachable!("a ledger in memory waits for nothing");
+    };
+    Answers(Some(answer), Guard)
+}
+
+impl Ledger for DropsItsAnswers {
+    type Error = Infallible;
+
+    fn claim(
+        &self,
+        event: &EventName,
+        lease: Duration,
+    ) -> impl Future<Output = Result<Claim, Infallible>> + Send {
+        answered(self.0.claim(event, lease))
+    }
+
+    fn commit(
+        &self,
+        event: &EventName,
+        token: FencingToken,
+    ) -> impl Future<Output = Result<Commit, Infallible>> + Send {
+        answered(self.0.commit(event, token))
+    }
+
+    fn release(
+        &self,
+        event: &EventName,
+        token: FencingToken,
+    ) -> impl Future<Output = Result<(), Infallible>> + Send {
+        answered(self.0.release(event, token))
+    }
+}
+
+#[tokio::test]
+async fn a_ledger_that_panics_over_its_own_answer_cannot_be_asked() {
+    let jobs = jobs(
+        DedupeLayer::new(DropsItsAnswers(MemoryLedger::new()))
+            .layer(JobRouter::new().on_completed(|_| async {})),
+    );
+    for (mount, app) in mounts(&Settings::new(jobs)) {
+        let (head, _) = send(app, delivery(SAMPLE)).await;
+        assert_eq!(head.status, 503, "{mount}");
+    }
 }
