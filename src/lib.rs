@@ -49,15 +49,17 @@
 //!    the event, or if the application registered nothing for it. Anything else is an error
 //!    status, and MX's retries (12 in about 24 hours) keep the event alive.
 //! 2. **A callback that started, finishes**, with the feature `tokio`: also if the sender hangs
-//!    up. See [`Background`].
-//! 3. **Nobody gets in, nothing blows up.** Credentials are decided before a byte of body is
-//!    read. Bodies are bounded. What is new in a payload never fails decoding.
+//!    up. One that is cut short is reported. See [`Background`].
+//! 3. **Every wait ends.** Each deadline passes on time, whatever the code it bounds does.
+//! 4. **Nobody gets in, nothing blows up.** Credentials are decided before a byte of body is
+//!    read. Bodies are bounded. A panic ends one delivery. What is new in a payload never fails
+//!    decoding.
 //!
 //! # What does not happen
 //!
 //! Nothing outside `pipeline/respond.rs` chooses a status code. Nothing reads a body before
-//! `pipeline/authenticate.rs` has said yes: what it returns is all that `pipeline/buffer.rs`
-//! takes. Nothing spawns a task but `background`, and the Redis ledger one to connect. Nothing
+//! `pipeline/authenticate.rs` has decided: what it accepts is all that `pipeline/buffer.rs`
+//! takes, and what it refuses is all that `pipeline/discard.rs` throws away. Nothing spawns a task but `background`, and the Redis ledger one to connect. Nothing
 //! prints a credential, a user's id or a body. There is no `unsafe`.
 //!
 //! # Guides

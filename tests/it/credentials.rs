@@ -169,6 +169,13 @@ fn a_refusal_offers_what_was_asked_for() {
     let (replaceable, handle) = bearer.clone().replaceable();
     let endpoint = JobWebhookEndpoint::new(replaceable, JobRouter::new());
     let done = AtomicBool::new(false);
+    /// Also when an assertion fails, or the other thread would never end.
+    struct Ends<'a>(&'a AtomicBool);
+    impl Drop for Ends<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
@@ -176,6 +183,7 @@ fn a_refusal_offers_what_was_asked_for() {
                 handle.replace(bearer.clone());
             }
         });
+        let _ends = Ends(&done);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
@@ -193,7 +201,6 @@ fn a_refusal_offers_what_was_asked_for() {
                 );
             }
         }
-        done.store(true, Ordering::Relaxed);
         assert!(refused > 0);
     });
 }
@@ -449,6 +456,13 @@ fn a_request_is_checked_against_the_old_or_the_new_and_never_against_nothing() {
     let endpoint =
         mx_job_webhook::JobWebhookEndpoint::new(credentials, mx_job_webhook::JobRouter::new());
     let done = AtomicBool::new(false);
+    /// Also when an assertion fails, or the other thread would never end.
+    struct Ends<'a>(&'a AtomicBool);
+    impl Drop for Ends<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
