@@ -98,6 +98,7 @@ mod future;
 mod guid;
 mod id;
 mod job;
+mod json;
 mod layer;
 mod observe;
 mod options;
@@ -114,6 +115,7 @@ mod status;
 pub mod testing;
 mod timestamp;
 mod undecodable;
+mod white_space;
 
 pub use acknowledge_first::{AcknowledgeFirst, AcknowledgeFirstLayer};
 pub use background::{Background, BackgroundTask, RunOn};
