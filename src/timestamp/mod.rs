@@ -167,10 +167,18 @@ impl Timestamp {
         jiff::Timestamp::new(self.seconds, nanos).ok()
     }
 
-    /// Writes it as a decimal number of seconds, without zeros at its end: the text of a moment is
-    /// one for ever.
-    pub(crate) fn write_decimal(self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (seconds, nanos) = (self.seconds, self.subsec_nanos());
+    /// Returns it as a decimal number of seconds.
+    pub(crate) const fn decimal(self) -> Decimal {
+        Decimal(self)
+    }
+}
+
+/// A decimal number of seconds, without zeros at its end: the text of a moment is one for ever.
+pub(crate) struct Decimal(Timestamp);
+
+impl fmt::Display for Decimal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (seconds, nanos) = (self.0.seconds, self.0.subsec_nanos());
         // A number before zero counts its fraction away from it.
         let (sign, whole, fraction) = match (seconds < 0, nanos) {
             (false, _) => ("", seconds.unsigned_abs(), nanos),
@@ -197,9 +205,7 @@ const BILLION: u32 = 1_000_000_000;
 /// As a decimal number of seconds.
 impl fmt::Debug for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Timestamp(")?;
-        self.write_decimal(f)?;
-        f.write_str(")")
+        write!(f, "Timestamp({})", self.decimal())
     }
 }
 

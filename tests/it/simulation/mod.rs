@@ -6,6 +6,7 @@
 //! What has to hold is checked at every step: see `World`.
 
 mod broken;
+mod plan;
 mod receiver;
 mod sender;
 mod world;
@@ -14,7 +15,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use broken::Broken;
-use world::{Plan, World};
+use plan::Plan;
+use world::World;
 
 const SEEDS: u64 = 10_000;
 
@@ -83,6 +85,7 @@ fn a_ledger_that_is_broken_is_found_out() {
         (Broken::AcknowledgesInFlight, "acknowledged"),
         (Broken::NeverReleases, "in flight"),
         (Broken::NeverCommits, "settled"),
+        (Broken::ForgetsTheOvertaken, "recorded"),
     ] {
         let (_, wrong) = first_failure(500, Some(broken))
             .unwrap_or_else(|| panic!("nothing was found wrong with {broken:?}"));
