@@ -84,7 +84,9 @@ impl<'a> Cursor<'a> {
     /// Goes into the object that comes next, if it is one.
     #[inline]
     pub(crate) fn enter_object(&mut self) -> bool {
-        self.next_byte() == Some(b'{') && self.step()
+        let is_object = self.next_byte() == Some(b'{');
+        self.at += usize::from(is_object);
+        is_object
     }
 
     /// Goes to the value of the next key, or out of the object that was entered.
@@ -204,12 +206,6 @@ impl<'a> Cursor<'a> {
     #[inline]
     fn byte(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
-    }
-
-    #[inline]
-    fn step(&mut self) -> bool {
-        self.at += 1;
-        true
     }
 
     /// Never malformed: no piece begins or ends within a character.

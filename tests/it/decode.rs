@@ -386,7 +386,8 @@ fn what_fails_says_which_field_and_why() {
 fn what_is_hostile_costs_a_field_at_most_and_the_same_with_every_feature() {
     let status = Some("status");
     // What stands beside the guid, and the status, the user's id or the field of the error.
-    let cases: [(&str, Result<(i64, Option<&str>), Option<&str>>); 24] = [
+    type Outcome<'a> = Result<(i64, Option<&'a str>), Option<&'a str>>;
+    let cases: [(&str, Outcome<'_>); 24] = [
         (r#""status":6,"user_id":7"#, Ok((6, Some("7")))),
         (r#""status":1e400"#, Err(status)),
         (r#""status":-1e400"#, Err(status)),
