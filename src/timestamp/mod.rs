@@ -25,8 +25,8 @@ pub use convert::TimestampRangeError;
 /// crates; [`to_system_time`](Self::to_system_time) needs none of them.
 ///
 /// `Serialize` writes whole seconds as an integer, and a moment with a fraction as ISO 8601
-/// in UTC. Both read back as the same moment. (Beyond the years -9999 to 9999, which a
-/// fraction reaches only by a conversion from `chrono` or `time`, the fraction is left out.)
+/// in UTC. Both read back as the same moment. (A fraction outside of the years 0 to 9999 is
+/// not read, and left out where it came by a conversion: RFC 3339 has no text for it.)
 ///
 /// # Example
 ///
@@ -142,9 +142,7 @@ impl Timestamp {
             Scalar::Text(text) => text.parse().ok(),
             Scalar::Number(number) => {
                 let moment = Self::new(number.whole, number.nanos);
-                // With a fraction it has to be one that can be written as ISO 8601.
-                let written = number.nanos == 0 || moment.to_jiff().is_some();
-                written.then_some(moment)
+                moment.reads_back().then_some(moment)
             }
             _ => None,
         }
@@ -159,6 +157,17 @@ impl Timestamp {
                 BILLION - moment.subsec_nanosecond().unsigned_abs(),
             ),
         }
+    }
+
+    /// Whether it reads back as the same moment from what it is written as.
+    fn reads_back(self) -> bool {
+        self.subsec_nanos() == 0 || self.to_rfc_3339().is_some()
+    }
+
+    /// What is written as RFC 3339, which begins with the year 0 and ends with the year 9999.
+    fn to_rfc_3339(self) -> Option<jiff::Timestamp> {
+        const YEAR_0: i64 = -62_167_219_200;
+        self.to_jiff().filter(|_| self.seconds >= YEAR_0)
     }
 
     /// The same moment as jiff's type, if it is in its range: the years -9999 to 9999.
@@ -219,7 +228,11 @@ impl FromStr for Timestamp {
         if is_leap_second(text) {
             return Err(ParseTimestampError(()));
         }
-        Ok(Self::from_jiff(moment))
+        let moment = Self::from_jiff(moment);
+        moment
+            .reads_back()
+            .then_some(moment)
+            .ok_or(ParseTimestampError(()))
     }
 }
 
@@ -235,7 +248,7 @@ fn is_leap_second(text: &str) -> bool {
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let fraction = self.subsec_nanos() > 0;
-        match self.to_jiff().filter(|_| fraction) {
+        match self.to_rfc_3339().filter(|_| fraction) {
             Some(moment) => serializer.collect_str(&moment),
             None => serializer.serialize_i64(self.seconds),
         }
@@ -403,8 +416,14 @@ mod tests {
             ((i64::MAX, 0), "9223372036854775807", true),
             ((5, 250_000_000), "\"1970-01-01T00:00:05.25Z\"", true),
             ((-1, 500_000_000), "\"1969-12-31T23:59:59.5Z\"", true),
-            // Beyond the years that ISO 8601 has.
+            // Outside of the years that RFC 3339 has.
             ((i64::MAX, 1), "9223372036854775807", false),
+            ((-62_167_219_201, 1), "-62167219201", false),
+            (
+                (-62_167_219_200, 1),
+                "\"0000-01-01T00:00:00.000000001Z\"",
+                true,
+            ),
         ];
         for ((seconds, nanos), json, same) in cases {
             let moment = Timestamp::new(seconds, nanos);
@@ -418,8 +437,12 @@ mod tests {
             ("1471281212.1", Some((1_471_281_212, 100_000_000))),
             ("5e0", Some((5, 0))),
             ("9.2e18", Some((9_200_000_000_000_000_000, 0))),
-            // Beyond the years that ISO 8601 has.
+            // Outside of the years that RFC 3339 has.
             ("253402300800.5", None),
+            ("-62167219201.5", None),
+            ("-62167219201", Some((-62_167_219_201, 0))),
+            ("\"-000001-12-31T23:59:59.5Z\"", None),
+            ("\"-000001-12-31T23:59:59Z\"", Some((-62_167_219_201, 0))),
             ("null", None),
             ("{\"seconds\":5}", None),
         ] {

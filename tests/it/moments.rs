@@ -175,7 +175,9 @@ proptest! {
             prop_assert_eq!(OffsetDateTime::try_from(moment).unwrap(), time);
             prop_assert_eq!(DateTime::<Utc>::try_from(moment).unwrap(), chrono);
             let json = serde_json::to_string(&moment).unwrap();
-            prop_assert_eq!(serde_json::from_str::<Timestamp>(&json).unwrap(), moment);
+            let read: Timestamp = serde_json::from_str(&json).unwrap();
+            let written = second >= -62_167_219_200; // The year 0.
+            prop_assert_eq!(read == moment, written || below == 0, "{}", json);
         }
     }
 }

@@ -19,7 +19,7 @@ fn timestamp() -> impl Strategy<Value = Option<Timestamp>> {
     );
     option::of(prop_oneof![
         any::<i64>().prop_map(Timestamp::from_unix_seconds),
-        decimal.prop_filter_map("a year that ISO 8601 has", |(seconds, nanos)| {
+        decimal.prop_filter_map("a year that RFC 3339 has", |(seconds, nanos)| {
             serde_json::from_str(&format!("{seconds}.{nanos:09}")).ok()
         }),
     ])

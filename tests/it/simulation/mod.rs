@@ -1,8 +1,8 @@
 //! The guarantees, under everything that can go wrong at once, from a seed.
 //!
-//! A stand-in for MX delivers events with retries, duplicates, reordering and hang-ups to a
-//! receiver whose callbacks succeed, fail, panic and stall, whose ledger errs, and which is killed
-//! and started again. Time is paused and there are no sockets, so a seed is always the same run.
+//! A stand-in for MX delivers events, with dates of every kind and none, with retries, duplicates,
+//! reordering and hang-ups, to a receiver whose callbacks succeed, fail, panic and stall, whose
+//! ledger errs, and which is killed and started again. Time is paused and there are no sockets, so a seed is always the same run.
 //! What has to hold is checked at every step: see `World`.
 
 mod broken;
