@@ -67,7 +67,8 @@ pub struct EventName {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Version {
     UpdatedAt(Timestamp),
-    Digest(u128),
+    /// As bytes: a `u128` would align every future that has a name.
+    Digest([u8; 16]),
 }
 
 /// How far MX's clock may be ahead of this machine's.
@@ -95,7 +96,7 @@ impl EventName {
     pub fn of(event: &JobEvent) -> Self {
         let version = match event.updated_at {
             Some(updated_at) => Version::UpdatedAt(updated_at),
-            None => Version::Digest(digest::of(event.body())),
+            None => Version::Digest(digest::of(event.body()).to_be_bytes()),
         };
         Self {
             guid: event.guid.clone(),
@@ -180,12 +181,13 @@ impl EventName {
 
 /// Whether a job can have been updated then: not in the future, by this machine's clock.
 fn is_plausible(updated_at: Timestamp) -> bool {
-    let latest = SystemTime::now().checked_add(CLOCKS_APART);
-    let moment = updated_at.to_system_time();
-    // What the platform's clock cannot tell is in the far future or in the far past.
-    moment.map_or(updated_at.unix_seconds() < 0, |moment| {
-        latest.is_none_or(|latest| moment <= latest)
-    })
+    let Ok(seconds) = u64::try_from(updated_at.unix_seconds()) else {
+        return true;
+    };
+    let earliest_now = Duration::from_secs(seconds).saturating_sub(CLOCKS_APART);
+    let earliest_now = SystemTime::UNIX_EPOCH.checked_add(earliest_now);
+    // What the clock cannot express is further in the future than anything.
+    earliest_now.is_some_and(|earliest_now| earliest_now <= SystemTime::now())
 }
 
 // By hand, because whether a date is plausible depends on when it was asked.
@@ -215,7 +217,7 @@ impl fmt::Display for EventName {
         f.write_str(" ")?;
         match self.version {
             Version::UpdatedAt(timestamp) => write!(f, "{}", timestamp.decimal()),
-            Version::Digest(digest) => write!(f, "#{digest:032x}"),
+            Version::Digest(digest) => write!(f, "#{:032x}", u128::from_be_bytes(digest)),
         }
     }
 }

@@ -151,8 +151,8 @@ mod tests {
             // These two statuses have one hash.
             print("JOB-1", "ABCDEFG", 1),
             print("JOB-1", i64::from_ne_bytes(*b"ABCDEFG\xff"), 1),
-            Fingerprint::of(&job, &Status::Completed, Version::Digest(1)),
-            Fingerprint::of(&job, &Status::Completed, Version::Digest(2)),
+            Fingerprint::of(&job, &Status::Completed, Version::Digest([1; 16])),
+            Fingerprint::of(&job, &Status::Completed, Version::Digest([2; 16])),
         ];
         assert_eq!(HashSet::from(prints).len(), prints.len());
         assert_eq!(print("JOB-1", "archived", 1), print("JOB-1", "ARCHIVED", 1));

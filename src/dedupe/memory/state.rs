@@ -93,14 +93,13 @@ impl State {
         now: Instant,
     ) -> Commit {
         let key = event.fingerprint();
-        // Whatever became of the claim, its holder has succeeded.
-        match self.events.insert(key, Event::Settled { by: token }) {
-            Some(Event::Settled { by }) if by == token => return Commit::Settled,
-            Some(first @ Event::Settled { .. }) => {
-                self.events.insert(key, first);
-                return Commit::Overtaken;
-            }
-            Some(Event::InFlight { .. }) | None => {}
+        let settled = Event::Settled { by: token };
+        match self.events.get_mut(&key) {
+            Some(Event::Settled { by }) if *by == token => return Commit::Settled,
+            Some(Event::Settled { .. }) => return Commit::Overtaken,
+            // Whatever became of the claim, its holder has succeeded.
+            Some(in_flight) => *in_flight = settled,
+            None => _ = self.events.insert(key, settled),
         }
         self.last_token = self.last_token.max(token.get());
         let job = self.jobs.entry(key.job).or_insert(SettledJob {
