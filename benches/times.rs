@@ -120,7 +120,7 @@ fn ledger(criterion: &mut Criterion) {
             number += 1;
             let mut job = Job::new("JOB-1".parse().unwrap(), Status::Completed);
             job.updated_at = Some(Timestamp::from_unix_seconds(number));
-            let event = EventName::of(&job);
+            let event = EventName::of(&job.into());
             match now(ledger.claim(&event, Duration::from_secs(60))) {
                 Ok(Claim::Granted(token)) => now(ledger.commit(&event, token)),
                 _ => unreachable!("each is newer than all before"),

@@ -27,12 +27,6 @@ impl ShortText {
     }
 }
 
-/// Whether a text names nothing.
-pub(crate) fn is_blank(text: &str) -> bool {
-    // As good as every text begins with a character that can be seen.
-    !text.as_bytes().first().is_some_and(u8::is_ascii_graphic) && text.trim_start().is_empty()
-}
-
 /// An id was blank: empty, or nothing but white space.
 ///
 /// Every id type's `FromStr` and `Deserialize` refuse a blank id, so that a
@@ -76,7 +70,7 @@ macro_rules! id_type {
         impl $name {
             /// Takes the id, or nothing if it is blank.
             pub(crate) fn from_text(text: &str) -> Option<Self> {
-                (!$crate::id::is_blank(text)).then(|| Self($crate::id::ShortText::new(text)))
+                (!$crate::white_space::is_blank(text)).then(|| Self($crate::id::ShortText::new(text)))
             }
 
             /// The id as MX sent it.

@@ -100,6 +100,7 @@ mod future;
 mod guid;
 mod id;
 mod job;
+mod json;
 mod layer;
 mod observe;
 mod options;
@@ -117,6 +118,7 @@ mod status;
 pub mod testing;
 mod timestamp;
 mod undecodable;
+mod white_space;
 
 pub use acknowledge_first::{AcknowledgeFirst, AcknowledgeFirstLayer};
 pub use background::{Background, BackgroundTask, RunOn};

@@ -34,7 +34,8 @@ pub(crate) struct Tries(pub(crate) usize);
 
 /// Returns once the webhook is committed: the 204 that follows outlives any crash.
 ///
-/// Its body is stored as it came, and no header. What MX delivers again is in the table already.
+/// Its body is stored as it came, and no header. What MX delivers again is in the table already: the
+/// event's name is unique there, and of two events that differ each has its own.
 pub(crate) async fn store(pool: PgPool, event: JobEvent) -> Result<Receipt, BoxError> {
     let task = TaskBuilder::new(event.body().to_vec())
         .idempotency_key(EventName::of(&event).to_string())

@@ -1,37 +1,65 @@
 //! What makes two deliveries the same event.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::time::{Duration, SystemTime};
 
+use super::digest;
 use super::fingerprint::Fingerprint;
-use crate::{Job, JobGuid, Status, Timestamp};
+use crate::{JobEvent, JobGuid, Status, Timestamp};
 
 /// The name of an event: two deliveries with one name are one event.
 ///
 /// MX gives a delivery no id, and one job is delivered several times: as it goes from
 /// CHALLENGED to COMPLETED, and once for each time it is CHALLENGED (MX's page on
-/// aggregating data). So an event is named by its job's `guid`, its status and its
-/// `updated_at`. Without an `updated_at`, a digest of the fourteen documented fields
-/// stands in its place; it is the same on every machine and in every release.
+/// aggregating data). So an event is named by its job's `guid`, its status and a version:
 ///
-/// `Display` gives the name as a text that is unique to the event: a key for a
-/// [`Ledger`](crate::Ledger) that stores text.
+/// - **its `updated_at`**, if that was understood in full, with its fraction of a second if
+///   one was sent. A webhook and a poll of the same state of a job then have one name.
+/// - **a digest of its body**, if `updated_at` is absent, null, or written in a way that
+///   [`Timestamp`] does not read. White space between values and the order of an object's
+///   entries make no difference; anything else does, in fields that this crate does not know
+///   too. So a job that is polled and one that is delivered are two events without a date.
+///
+/// If in doubt, two deliveries are two events: a callback runs twice, and no event is lost.
+///
+/// # As text
+///
+/// `Display` writes the guid, the status and the version, separated by a space. Read from its
+/// end, the text means one event only, so it is a key for a store. It is the same on every
+/// machine and in every release:
+///
+/// - a status is its name in ASCII upper case, in which each byte of UTF-8 other than `A` to
+///   `Z`, `0` to `9`, `_` and `-` is written as `%` and two hexadecimal digits; a status that has
+///   no name is `#` and its integer;
+/// - a version is a decimal number of Unix seconds, without zeros at the end of a fraction, or
+///   `#` and 32 hexadecimal digits.
 ///
 /// # Example
 ///
 /// ```
-/// use mx_job_webhook::{EventName, Job};
+/// use mx_job_webhook::{EventName, JobEvent};
 ///
-/// let job = Job::decode(
-///     br#"{"job": {"guid": "JOB-1", "status_name": "CHALLENGED", "updated_at": 1471281212}}"#,
+/// let event = JobEvent::decode(
+///     r#"{"job": {"guid": "JOB-1", "status_name": "CHALLENGED", "updated_at": 1471281212}}"#,
 /// )?;
-/// assert_eq!(EventName::of(&job).to_string(), "JOB-1 CHALLENGED 1471281212");
+/// assert_eq!(EventName::of(&event).to_string(), "JOB-1 CHALLENGED 1471281212");
+///
+/// // A date in words is one that nobody reads, and tells two events apart all the same.
+/// let [monday, tuesday] = ["Monday", "Tuesday"].map(|day| {
+///     let body = format!(r#"{{"job": {{"guid": "JOB-1", "status": 2, "updated_at": "{day}"}}}}"#);
+///     JobEvent::decode(body).map(|event| EventName::of(&event))
+/// });
+/// assert_ne!(monday?, tuesday?);
 /// # Ok::<(), mx_job_webhook::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug)]
 pub struct EventName {
     guid: JobGuid,
     status: Status,
     version: Version,
+    /// Whether its date was plausible when it was named. No part of the name.
+    is_plausible: bool,
     /// Taken once, although a ledger in memory is asked twice or more.
     fingerprint: Fingerprint,
 }
@@ -39,33 +67,43 @@ pub struct EventName {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Version {
     UpdatedAt(Timestamp),
-    Digest(u64),
+    /// As bytes: a `u128` would align every future that has a name.
+    Digest([u8; 16]),
 }
 
+/// How far MX's clock may be ahead of this machine's.
+const CLOCKS_APART: Duration = Duration::from_secs(5 * 60);
+
 impl EventName {
-    /// The name of the event that this job was delivered for.
+    /// Returns the name of this event.
+    ///
+    /// A job that is kept without its body is named by `JobEvent::from(job)`: equal jobs have
+    /// equal names.
     ///
     /// # Example
     ///
     /// ```
-    /// use mx_job_webhook::{EventName, Job};
+    /// use mx_job_webhook::{EventName, JobEvent};
     ///
     /// // From a webhook, and from the Nexus API: one event.
-    /// let webhook = br#"{"job": {"guid": "JOB-1", "status": 6, "updated_at": 1655404963}}"#;
-    /// let polled = br#"{"job": {"guid": "JOB-1", "status": 6, "updated_at": "2022-06-16T18:42:43.000Z"}}"#;
-    /// assert_eq!(EventName::of(&Job::decode(webhook)?), EventName::of(&Job::decode(polled)?));
+    /// let webhook = r#"{"job": {"guid": "JOB-1", "status": 6, "updated_at": 1655404963}}"#;
+    /// let polled = r#"{"job": {"guid": "JOB-1", "status": 6, "updated_at": "2022-06-16T18:42:43.000Z"}}"#;
+    /// let [webhook, polled] = [webhook, polled].map(JobEvent::decode);
+    /// assert_eq!(EventName::of(&webhook?), EventName::of(&polled?));
     /// # Ok::<(), mx_job_webhook::Error>(())
     /// ```
     #[must_use]
-    pub fn of(job: &Job) -> Self {
-        let version = job
-            .updated_at
-            .map_or_else(|| Version::Digest(digest(job)), Version::UpdatedAt);
+    pub fn of(event: &JobEvent) -> Self {
+        let version = match event.updated_at {
+            Some(updated_at) => Version::UpdatedAt(updated_at),
+            None => Version::Digest(digest::of(event.body()).to_be_bytes()),
+        };
         Self {
-            guid: job.guid.clone(),
-            status: job.status.clone(),
+            guid: event.guid.clone(),
+            status: event.status.clone(),
             version,
-            fingerprint: Fingerprint::of(&job.guid, &job.status, version),
+            is_plausible: event.updated_at.is_some_and(is_plausible),
+            fingerprint: Fingerprint::of(&event.guid, &event.status, version),
         }
     }
 
@@ -76,7 +114,7 @@ impl EventName {
     /// ```
     /// use mx_job_webhook::{EventName, Job, Status};
     ///
-    /// let name = EventName::of(&Job::new("JOB-1".parse()?, Status::Denied));
+    /// let name = EventName::of(&Job::new("JOB-1".parse()?, Status::Denied).into());
     /// assert_eq!(name.guid(), "JOB-1");
     /// # Ok::<(), mx_job_webhook::BlankIdError>(())
     /// ```
@@ -92,7 +130,7 @@ impl EventName {
     /// ```
     /// use mx_job_webhook::{EventName, Job, Status};
     ///
-    /// let name = EventName::of(&Job::new("JOB-1".parse()?, Status::Denied));
+    /// let name = EventName::of(&Job::new("JOB-1".parse()?, Status::Denied).into());
     /// assert_eq!(name.status(), &Status::Denied);
     /// # Ok::<(), mx_job_webhook::BlankIdError>(())
     /// ```
@@ -106,7 +144,16 @@ impl EventName {
         self.fingerprint
     }
 
-    /// When the job was updated; orders the events of one job.
+    /// Returns the time that orders this event among those of its job, if it has one.
+    ///
+    /// It is the `updated_at` of the job. `None` says that the event makes no other stale, and
+    /// never is: its date was not understood, or was later than this machine's clock by more than
+    /// five minutes when the event was named. An order by such a date (milliseconds, say, that
+    /// read as seconds) would make every later event of the job stale. The date is part of the
+    /// name all the same.
+    ///
+    /// A [`Ledger`](crate::Ledger) of your own orders by this, fraction included, and by nothing
+    /// else.
     ///
     /// # Example
     ///
@@ -114,133 +161,358 @@ impl EventName {
     /// use mx_job_webhook::{EventName, Job, Status, Timestamp};
     ///
     /// let mut job = Job::new("JOB-1".parse()?, Status::Challenged);
-    /// assert_eq!(EventName::of(&job).updated_at(), None); // Named by a digest, and without an order.
+    /// assert_eq!(EventName::of(&job.clone().into()).ordering_time(), None); // It has no date.
     ///
     /// job.updated_at = Some(Timestamp::from_unix_seconds(1_471_281_212));
-    /// assert_eq!(EventName::of(&job).updated_at(), job.updated_at);
+    /// assert_eq!(EventName::of(&job.clone().into()).ordering_time(), job.updated_at);
+    ///
+    /// job.updated_at = Some(Timestamp::from_unix_seconds(1_471_281_212_000)); // milliseconds
+    /// assert_eq!(EventName::of(&job.into()).ordering_time(), None);
     /// # Ok::<(), mx_job_webhook::BlankIdError>(())
     /// ```
     #[must_use]
-    pub fn updated_at(&self) -> Option<Timestamp> {
+    pub fn ordering_time(&self) -> Option<Timestamp> {
         match self.version {
-            Version::UpdatedAt(timestamp) => Some(timestamp),
-            Version::Digest(_) => None,
+            Version::UpdatedAt(timestamp) if self.is_plausible => Some(timestamp),
+            _ => None,
         }
     }
 }
 
-/// The guid, the status and the Unix seconds, or `#` and the digest.
+/// Whether a job can have been updated then: not in the future, by this machine's clock.
+fn is_plausible(updated_at: Timestamp) -> bool {
+    let Ok(seconds) = u64::try_from(updated_at.unix_seconds()) else {
+        return true;
+    };
+    let earliest_now = Duration::from_secs(seconds).saturating_sub(CLOCKS_APART);
+    let earliest_now = SystemTime::UNIX_EPOCH.checked_add(earliest_now);
+    // What the clock cannot express is further in the future than anything.
+    earliest_now.is_some_and(|earliest_now| earliest_now <= SystemTime::now())
+}
+
+// By hand, because whether a date is plausible depends on when it was asked.
+impl PartialEq for EventName {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.guid, &self.status, self.version) == (&other.guid, &other.status, other.version)
+    }
+}
+
+impl Eq for EventName {}
+
+impl Hash for EventName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.guid, &self.status, self.version).hash(state);
+    }
+}
+
+/// The guid, the status and the version, as said [above](#as-text).
 impl fmt::Display for EventName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plain = |name: &str| name.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'_'));
-        // Equal events have one text: case makes no difference in a status.
-        match self.status.name().map(str::to_ascii_uppercase) {
-            // Read from its end, the text can mean but one event: a strange name is quoted.
-            Some(name) if !plain(&name) => write!(f, "{} {name:?} ", self.guid)?,
-            Some(name) => write!(f, "{} {name} ", self.guid)?,
-            None => write!(f, "{} {} ", self.guid, self.status)?,
+        write!(f, "{} ", self.guid)?;
+        match (self.status.name(), self.status.code()) {
+            (Some(name), _) => write_name(name, f)?,
+            (None, Some(code)) => write!(f, "#{code}")?,
+            (None, None) => {}
         }
+        f.write_str(" ")?;
         match self.version {
-            Version::UpdatedAt(timestamp) => write!(f, "{}", timestamp.unix_seconds()),
-            Version::Digest(digest) => write!(f, "#{digest:016x}"),
+            Version::UpdatedAt(timestamp) => write!(f, "{}", timestamp.decimal()),
+            Version::Digest(digest) => write!(f, "#{:032x}", u128::from_be_bytes(digest)),
         }
     }
 }
 
-/// FNV-1a over the documented shape. It tells one job's versions apart, no more: whoever wants to
-/// make two of them collide has the credentials, and could as well not send the second.
-fn digest(job: &Job) -> u64 {
-    let shape = serde_json::to_vec(job).unwrap_or_default();
-    fnv1a(&shape)
-}
-
-pub(super) fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+/// Writes a status so that it has neither a space nor a `#`, whatever MX may call it.
+fn write_name(name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let is_plain = |byte: u8| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-');
+    if name.bytes().all(is_plain) {
+        return f.write_str(name);
+    }
+    for byte in name.bytes() {
+        if is_plain(byte) {
+            write!(f, "{}", char::from(byte))?;
+        } else {
+            write!(f, "%{byte:02X}")?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::hash::DefaultHasher;
 
-    fn named(change: impl FnOnce(&mut Job)) -> EventName {
-        let mut job = Job::new("JOB-1".parse().unwrap(), Status::Challenged);
-        change(&mut job);
-        EventName::of(&job)
+    use super::*;
+    use crate::Job;
+
+    fn decoded(body: &str) -> EventName {
+        EventName::of(&JobEvent::decode(body.to_owned()).unwrap())
     }
 
-    fn at(seconds: i64) -> impl Fn(&mut Job) {
-        move |job| job.updated_at = Some(Timestamp::from_unix_seconds(seconds))
+    /// A job that is CHALLENGED, with these fields.
+    fn challenged(fields: &str) -> EventName {
+        decoded(&format!(
+            r#"{{"job":{{"guid":"JOB-1","status_name":"CHALLENGED",{fields}}}}}"#
+        ))
+    }
+
+    fn dated(updated_at: Timestamp) -> EventName {
+        let mut job = Job::new("JOB-1".parse().unwrap(), Status::Challenged);
+        job.updated_at = Some(updated_at);
+        EventName::of(&job.into())
+    }
+
+    fn hash(name: &EventName) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        hasher.finish()
     }
 
     #[test]
     fn one_event_is_a_job_at_a_status_at_a_time() {
-        let first = named(at(1));
-        assert_eq!(
-            first,
-            named(|job| {
-                at(1)(job);
-                job.error_message = Some("told apart by nothing else".into());
-            })
-        );
-        let others = [
-            named(at(2)),
-            named(|job| {
-                at(1)(job);
-                job.status = Status::Completed;
-            }),
-            named(|job| {
-                at(1)(job);
-                job.guid = "JOB-2".parse().unwrap();
-            }),
-            named(|_| {}),
+        let first = challenged(r#""updated_at":1471281212"#);
+        let same = [
+            challenged(r#""updated_at":1471281212,"error_message":"told apart by nothing else""#),
+            challenged(r#""new":true,"updated_at":1471281212.000"#),
+            challenged(r#""updated_at":"2016-08-15T19:13:32.000+02:00""#),
+            decoded(r#"{"job":{"updated_at":14712812120e-1,"guid":"JOB-1","status":2}}"#),
         ];
-        for other in others {
-            assert_ne!(first, other);
-            assert_ne!(first.to_string(), other.to_string());
+        for same in same {
+            assert_eq!((&first, hash(&first)), (&same, hash(&same)));
+            assert_eq!(first.fingerprint(), same.fingerprint());
+            assert_eq!(first.to_string(), same.to_string());
+        }
+        let others = [
+            challenged(r#""updated_at":1471281213"#),
+            challenged(r#""updated_at":1471281212.1"#),
+            challenged(r#""updated_at":1471281212.9"#),
+            challenged(r#""updated_at":"2016-08-15T17:13:32.100000001Z""#),
+            challenged(r#""updated_at":"1471281212""#),
+            challenged(r#""created_at":1471281212"#),
+            decoded(r#"{"job":{"guid":"JOB-1","status":6,"updated_at":1471281212}}"#),
+            decoded(r#"{"job":{"guid":"JOB-2","status":2,"updated_at":1471281212}}"#),
+        ];
+        for (index, other) in others.iter().enumerate() {
+            assert_ne!(first, *other);
+            for another in others[..index].iter().chain([&first]) {
+                assert_ne!(other, another);
+                assert_ne!(other.fingerprint(), another.fingerprint());
+                assert_ne!(other.to_string(), another.to_string());
+            }
         }
     }
 
+    /// A date that is not understood tells two events apart by how it is written, and so does any
+    /// other difference where there is no date.
     #[test]
-    fn without_a_time_any_documented_field_tells_two_events_apart() {
-        let first = named(|_| {});
-        assert_eq!(first, named(|_| {}));
-        assert_eq!(first.updated_at(), None);
-        assert_ne!(first, named(|job| job.is_authenticated = Some(true)));
-        // Stored names must stay good: this one may never change.
-        assert_eq!(first.to_string(), "JOB-1 CHALLENGED #1ce3f6db512ae7db");
+    fn without_a_time_that_is_understood_anything_tells_two_events_apart() {
+        let dates = [
+            r#""1471281212""#,
+            r#""1471281213""#,
+            r#""2016-08-15T17:13:32""#,
+            r#""2016-08-15T17:13:33""#,
+            r#""Mon, 15 Aug 2016 17:13:32 +0000""#,
+            r#""Mon, 15 Aug 2016 17:13:33 +0000""#,
+            r#"{"seconds":1471281212}"#,
+            r#"{"seconds":1471281213}"#,
+            "[1471281212]",
+            "[1471281213]",
+            "9223372036854775808",
+            "9223372036854775809",
+            "1471281212.0000000001",
+            "1471281212.0000000002",
+            r#""2016-12-31T23:59:60Z""#,
+            r#""\ud83d""#,
+            r#""\ud83e""#,
+            "true",
+            "null",
+            r#"null,"new":1"#,
+            r#"null,"new":2"#,
+            r#"null,"new":[{"deep":[1]}]"#,
+            r#"null,"new":[{"deep":[2]}]"#,
+            r#"null,"\ud83d":[]"#,
+            r#"null,"error_message":"a""#,
+            r#"null,"error_message":"b""#,
+        ];
+        let names: Vec<_> = dates
+            .iter()
+            .map(|date| challenged(&format!(r#""updated_at":{date}"#)))
+            .chain([challenged(r#""new":1"#)])
+            .collect();
+        for (index, name) in names.iter().enumerate() {
+            assert_eq!(name.ordering_time(), None);
+            for other in &names[..index] {
+                assert_ne!(name, other);
+                assert_ne!(name.fingerprint(), other.fingerprint());
+                assert_ne!(name.to_string(), other.to_string());
+            }
+        }
+        assert_eq!(
+            challenged(r#""new":{"a":1,"b":[]},"updated_at":null"#),
+            decoded(
+                "\u{feff}{ \"job\":{\"updated_at\" :null,\"status_name\":\"CHALLENGED\",\r\n\t\"new\": \
+                 {\"b\":[ ],\"a\":1},\"guid\":\"JOB-1\"}}\n"
+            )
+        );
+    }
+
+    #[test]
+    fn equal_jobs_have_equal_names() {
+        let named = |status: &str| {
+            let job = Job::new("JOB-1".parse().unwrap(), Status::from(status));
+            EventName::of(&job.into())
+        };
+        assert_eq!(named("AUTHENTICATED"), named(" authenticated\n"));
+        assert_eq!(named("COMPLETED"), named("Completed"));
+        assert_ne!(named("AUTHENTICATED"), named("THROTTLED"));
+    }
+
+    /// Names are stored: none of these texts may ever change.
+    #[test]
+    fn the_texts_of_these_names_stay_as_they_are() {
+        let texts = [
+            (
+                r#""status_name":"CHALLENGED","updated_at":1471281212"#,
+                "CHALLENGED 1471281212",
+            ),
+            (
+                r#""status":2,"updated_at":1471281212.100"#,
+                "CHALLENGED 1471281212.1",
+            ),
+            (
+                r#""status":6,"updated_at":"2022-06-16T18:42:43.000000009Z""#,
+                "COMPLETED 1655404963.000000009",
+            ),
+            (r#""status":6,"updated_at":0"#, "COMPLETED 0"),
+            (r#""status":6,"updated_at":-1"#, "COMPLETED -1"),
+            (r#""status":6,"updated_at":-0.5"#, "COMPLETED -0.5"),
+            (
+                r#""status":6,"updated_at":"1969-12-31T23:59:58.500Z""#,
+                "COMPLETED -1.5",
+            ),
+            (
+                r#""status":6,"updated_at":9223372036854775807"#,
+                "COMPLETED 9223372036854775807",
+            ),
+            (
+                r#""status":6,"updated_at":-9223372036854775808"#,
+                "COMPLETED -9223372036854775808",
+            ),
+            (r#""status":42,"updated_at":1"#, "#42 1"),
+            (r#""status":-7,"updated_at":1"#, "#-7 1"),
+            (r#""status_name":"42","updated_at":1"#, "42 1"),
+            (r##""status_name":"#42","updated_at":1"##, "%2342 1"),
+            (r#""status_name":"auth-2_b","updated_at":1"#, "AUTH-2_B 1"),
+            (
+                r#""status_name":"in flight 2","updated_at":1"#,
+                "IN%20FLIGHT%202 1",
+            ),
+            (r#""status_name":"100% ","updated_at":1"#, "100%25 1"),
+            (
+                r#""status_name":"a\u0000b\nc","updated_at":1"#,
+                "A%00B%0AC 1",
+            ),
+            (r#""status_name":"é","updated_at":1"#, "%C3%A9 1"),
+            (r#""status_name":"É","updated_at":1"#, "%C3%89 1"),
+            (
+                r#""status_name":"ß🏦\u0378","updated_at":1"#,
+                "%C3%9F%F0%9F%8F%A6%CD%B8 1",
+            ),
+        ];
+        for (fields, text) in texts {
+            let name = decoded(&format!(r#"{{"job":{{"guid":"JOB-1",{fields}}}}}"#));
+            assert_eq!(name.to_string(), format!("JOB-1 {text}"));
+        }
+        let digests = [
+            (
+                r#"{"job":{"guid":"JOB-1","status_name":"CHALLENGED","updated_at":"1471281212"}}"#,
+                "JOB-1 CHALLENGED #92a907a514054313127bbc9e01f3be9f",
+            ),
+            (
+                r#"{"job": {"updated_at": null, "status": 2, "guid": "JOB-\u00e9", "new": [1.0, "é🏦"]}}"#,
+                "JOB-é CHALLENGED #f854a92ba19f54905a4329799e520c79",
+            ),
+        ];
+        for (body, text) in digests {
+            assert_eq!(decoded(body).to_string(), text);
+        }
+        let job = Job::new("JOB-1".parse().unwrap(), Status::Challenged);
+        assert_eq!(
+            EventName::of(&job.into()).to_string(),
+            "JOB-1 CHALLENGED #d43cf7b9bedb5677baa1495178f0b270"
+        );
     }
 
     #[test]
     fn the_text_is_unique_however_strange_the_parts_are() {
-        let strange = |guid: &str, status: &str| {
-            named(|job| {
-                at(1)(job);
-                job.guid = guid.parse().unwrap();
-                job.status = Status::from(status);
-            })
-            .to_string()
+        let strange = |guid: &str, status: Status| {
+            let mut job = Job::new(guid.parse().unwrap(), status);
+            job.updated_at = Some(Timestamp::from_unix_seconds(1));
+            EventName::of(&job.into()).to_string()
         };
-        assert_ne!(strange("a b", "c"), strange("a", "b c"));
-        assert_ne!(strange("a", "b \"c"), strange("a", "b \\\"c"));
-        assert_ne!(strange("a", "\"b c\""), strange("a", "b c"));
-        assert_eq!(strange("a", "new"), strange("a", "NEW"));
-        assert_ne!(
-            strange("a", "42"),
-            named(|job| {
-                at(1)(job);
-                job.guid = "a".parse().unwrap();
-                job.status = Status::from(42);
-            })
-            .to_string()
-        );
+        let texts = [
+            strange("a b", "c".into()),
+            strange("a", "b c".into()),
+            strange("a", "\"b c\"".into()),
+            strange("a", "b%20c".into()),
+            strange("a", "42".into()),
+            strange("a", 42.into()),
+            strange("a", "#42".into()),
+            strange("a", "".into()),
+            strange("a ", "".into()),
+            strange("a #42", "".into()),
+        ];
+        for (index, text) in texts.iter().enumerate() {
+            assert!(!texts[..index].contains(text), "{text}");
+        }
     }
 
     #[test]
-    fn the_digest_is_the_published_one() {
-        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(fnv1a(b"a"), 0xaf63_dc4c_8601_ec8c);
-        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
+    fn a_date_in_the_future_orders_nothing_and_is_a_name_all_the_same() {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = i64::try_from(now.unwrap().as_secs()).unwrap();
+        let cases = [
+            (
+                "long ago",
+                Timestamp::from_unix_seconds(1_471_281_212),
+                true,
+            ),
+            ("before the epoch", Timestamp::from_unix_seconds(-1), true),
+            ("now", Timestamp::from_unix_seconds(now), true),
+            (
+                "clocks apart",
+                Timestamp::from_unix_seconds(now + 4 * 60),
+                true,
+            ),
+            (
+                "in the future",
+                Timestamp::from_unix_seconds(now + 6 * 60),
+                false,
+            ),
+            (
+                "milliseconds",
+                Timestamp::from_unix_seconds(now * 1_000),
+                false,
+            ),
+            ("the last", Timestamp::new(i64::MAX, 999_999_999), false),
+            ("the first", Timestamp::from_unix_seconds(i64::MIN), true),
+        ];
+        for (case, updated_at, orders) in cases {
+            let name = dated(updated_at);
+            assert_eq!(name.ordering_time(), orders.then_some(updated_at), "{case}");
+            assert_eq!(name, dated(updated_at), "{case}");
+            assert_ne!(name, dated(Timestamp::from_unix_seconds(5)), "{case}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_the_same_before_and_after_its_date() {
+        let after = dated(Timestamp::from_unix_seconds(1_471_281_212));
+        let before = EventName {
+            is_plausible: false,
+            ..after.clone()
+        };
+        assert_eq!((&before, hash(&before)), (&after, hash(&after)));
+        assert_eq!(before.to_string(), after.to_string());
     }
 }

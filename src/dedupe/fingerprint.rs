@@ -53,11 +53,15 @@ impl Fingerprint {
 /// Marks a hash; what is packed ends in the index of a status.
 const HASHED: u64 = 0xff;
 
-/// The time and the status themselves, for every event of a status that MX documents.
+/// The time and the status themselves, for every event of a status that MX documents, dated in whole
+/// seconds.
 fn packed(status: &Status, version: Version) -> Option<u64> {
     let Version::UpdatedAt(timestamp) = version else {
         return None;
     };
+    if timestamp.subsec_nanos() > 0 {
+        return None;
+    }
     let seconds = u64::try_from(timestamp.unix_seconds()).ok()?;
     let status = u64::try_from(status.index()?).ok()?;
     (seconds < 1 << 56).then_some(seconds << 8 | status)
@@ -119,7 +123,11 @@ mod tests {
     use crate::Timestamp;
 
     fn print(guid: &str, status: impl Into<Status>, seconds: i64) -> Fingerprint {
-        let version = Version::UpdatedAt(Timestamp::from_unix_seconds(seconds));
+        print_at(guid, status, Timestamp::from_unix_seconds(seconds))
+    }
+
+    fn print_at(guid: &str, status: impl Into<Status>, updated_at: Timestamp) -> Fingerprint {
+        let version = Version::UpdatedAt(updated_at);
         Fingerprint::of(&guid.parse().unwrap(), &status.into(), version)
     }
 
@@ -135,13 +143,16 @@ mod tests {
             print("JOB-1", 6, i64::MAX),
             // It has the bits of the first, 56 of them further up.
             print("JOB-1", 6, 1 << 56 | 1),
+            print_at("JOB-1", 6, Timestamp::new(1, 1)),
+            print_at("JOB-1", 6, Timestamp::new(1, 2)),
+            print_at("JOB-1", 7, Timestamp::new(1, 2)),
             print("JOB-1", 255, 1),
             print("JOB-1", "ARCHIVED", 1),
             // These two statuses have one hash.
             print("JOB-1", "ABCDEFG", 1),
             print("JOB-1", i64::from_ne_bytes(*b"ABCDEFG\xff"), 1),
-            Fingerprint::of(&job, &Status::Completed, Version::Digest(1)),
-            Fingerprint::of(&job, &Status::Completed, Version::Digest(2)),
+            Fingerprint::of(&job, &Status::Completed, Version::Digest([1; 16])),
+            Fingerprint::of(&job, &Status::Completed, Version::Digest([2; 16])),
         ];
         assert_eq!(HashSet::from(prints).len(), prints.len());
         assert_eq!(print("JOB-1", "archived", 1), print("JOB-1", "ARCHIVED", 1));

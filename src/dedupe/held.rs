@@ -58,7 +58,7 @@ impl<L: Ledger> Held<L> {
             outcome = ledger.commit(&self.event, token).await;
         }
         self.claim = State::None;
-        // Overtaken or not, the callback has succeeded, which is what a 2xx says.
+        // Whoever's success was recorded first, this callback has succeeded, as a 2xx says.
         outcome.map(|_| ())
     }
 

@@ -1,7 +1,7 @@
 //! How the shared ledgers write an event's name: two texts that any store can index.
 
 use super::EventName;
-use super::event_name::fnv1a;
+use super::digest::fnv1a;
 
 /// Longer than any name that MX gives, and short enough for a key of every store.
 const LONGEST: usize = 200;
@@ -31,7 +31,7 @@ fn storable(text: &str) -> String {
     if plain {
         text.to_owned()
     } else {
-        format!("digest:{:016x}:{}", fnv1a(text.as_bytes()), text.len())
+        format!("digest:{:032x}:{}", fnv1a(text.as_bytes()), text.len())
     }
 }
 
@@ -46,22 +46,26 @@ mod tests {
         let cases = [
             ("as MX sends them", "JOB-1", "JOB-1"),
             ("strange", "a} {b'c\"\\", "a} {b'c\"\\"),
-            ("a NUL", "a\0b", "digest:e5d29919042666b2:3"),
-            ("long", &long, "digest:3631500d06f3bba7:201"),
+            ("a NUL", "a\0b", "digest:a68d6315038b5822836dbc79783ec15a:3"),
+            ("long", &long, "digest:e7b5f423d4969ef3666fee9b430c6717:201"),
             (
                 "what looks like a digest",
-                "digest:e5d29919042666b2:3",
-                "digest:7f282a48833523ba:25",
+                "digest:a68d6315038b5822836dbc79783ec15a:3",
+                "digest:4cd1dfeb5ccd81baad27e5a1ea80a15f:41",
             ),
         ];
         for (case, guid, stored) in cases {
             let mut job = Job::new(guid.parse().unwrap(), Status::Completed);
             job.updated_at = Some(Timestamp::from_unix_seconds(1));
-            let key = Key::of(&EventName::of(&job));
+            let key = Key::of(&EventName::of(&job.into()));
             assert_eq!(key.job, stored, "{case}");
             assert_eq!(key.event, "COMPLETED 1", "{case}");
         }
         let job = Job::new("JOB-1".parse().unwrap(), Status::from(long.as_str()));
-        assert!(Key::of(&EventName::of(&job)).event.starts_with("digest:"));
+        assert!(
+            Key::of(&EventName::of(&job.into()))
+                .event
+                .starts_with("digest:")
+        );
     }
 }

@@ -9,11 +9,14 @@ use super::EventName;
 /// Remembers which events are under way and which are settled.
 ///
 /// Two phases: an event is *claimed* before its callback runs, and *committed* once it has
-/// succeeded; if it fails, the claim is *released*. A claim is a lease: one whose holder
-/// died is over by itself. Each has a [`FencingToken`], larger than every earlier one of
-/// the same event, also over restarts, and whoever comes with a token that was overtaken
-/// changes nothing. (Where a ledger has lost an event, its tokens go by the clock, and are
-/// larger unless that was set back.)
+/// succeeded; if it fails, the claim is *released*. A claim is a lease: it expires if its
+/// holder dies. Each has a [`FencingToken`], larger than every earlier one of the same
+/// event, also over restarts. (Where a ledger has lost an event, its tokens go by the clock,
+/// and are larger unless that was set back.)
+///
+/// **A success is never forgotten.** A holder whose lease ran out while it was slow may still
+/// succeed: its commit settles the event, even if another holder has claimed it since. A release
+/// with an overtaken token changes nothing.
 ///
 /// [`MemoryLedger`](crate::MemoryLedger) is one for a single process. Implement it for a
 /// store that several share. Each method has to be atomic: of several that claim one event
@@ -37,7 +40,7 @@ use super::EventName;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let ledger = MemoryLedger::new();
-/// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed));
+/// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed).into());
 /// let lease = Duration::from_secs(60);
 ///
 /// let Claim::Granted(token) = ledger.claim(&event, lease).await? else { unreachable!() };
@@ -53,8 +56,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// Claims an event for as long as the lease, if nobody else has.
     ///
     /// In this order: an event that is settled is [`Claim::Settled`]; one whose claim has not
-    /// ended is [`Claim::InFlight`]; one that is older, by its `updated_at`, than another of
-    /// the same job that is settled is [`Claim::Stale`]; any other is [`Claim::Granted`].
+    /// ended is [`Claim::InFlight`]; one that is older, by its
+    /// [`ordering_time`](EventName::ordering_time), than another of the same job that is settled
+    /// is [`Claim::Stale`]; any other is [`Claim::Granted`].
     ///
     /// # Errors
     ///
@@ -69,7 +73,7 @@ pub trait Ledger: Send + Sync + 'static {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let ledger = MemoryLedger::new();
-    /// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed));
+    /// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed).into());
     ///
     /// // The holder of the first claim died; its lease is over at once.
     /// let Claim::Granted(first) = ledger.claim(&event, Duration::ZERO).await? else { unreachable!() };
@@ -85,10 +89,15 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Settles an event whose callback has succeeded.
     ///
-    /// A lease that is over does not matter, as long as nobody else has claimed the event
-    /// since: then it is [`Commit::Overtaken`], and whoever did decides. To commit again with
-    /// the token that settled the event is [`Commit::Settled`] too: a commit whose answer was
-    /// lost is tried once more, and an application may commit inside its own transaction.
+    /// It records the success whatever became of the claim: its lease may have run out, another
+    /// holder may have claimed the event since or given it back, and the ledger may have lost
+    /// the claim or even the newest of its own (a store that was restored from a backup). The
+    /// event is settled by this token then. Only where another token has settled it before is
+    /// the answer [`Commit::Overtaken`].
+    ///
+    /// To commit again with the token that settled the event is [`Commit::Settled`] too: a
+    /// commit whose answer was lost is tried once more, and an application may commit inside
+    /// its own transaction.
     ///
     /// # Errors
     ///
@@ -103,7 +112,7 @@ pub trait Ledger: Send + Sync + 'static {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let ledger = MemoryLedger::new();
-    /// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed));
+    /// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed).into());
     /// let Claim::Granted(token) = ledger.claim(&event, Duration::MAX).await? else { unreachable!() };
     ///
     /// assert_eq!(ledger.commit(&event, token).await?, Commit::Settled);
@@ -133,7 +142,7 @@ pub trait Ledger: Send + Sync + 'static {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let ledger = MemoryLedger::new();
-    /// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed));
+    /// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed).into());
     /// let Claim::Granted(token) = ledger.claim(&event, Duration::MAX).await? else { unreachable!() };
     ///
     /// ledger.release(&event, token).await?; // The callback failed; the next delivery tries again.
@@ -189,18 +198,21 @@ pub enum Claim {
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let ledger = MemoryLedger::new();
-/// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed));
+/// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed).into());
 /// let Claim::Granted(slow) = ledger.claim(&event, Duration::ZERO).await? else { unreachable!() };
-/// let Claim::Granted(_) = ledger.claim(&event, Duration::MAX).await? else { unreachable!() };
-/// assert_eq!(ledger.commit(&event, slow).await?, Commit::Overtaken);
+/// let Claim::Granted(fast) = ledger.claim(&event, Duration::MAX).await? else { unreachable!() };
+///
+/// // Both succeed. The first success settles the event, whoever holds the claim by now.
+/// assert_eq!(ledger.commit(&event, slow).await?, Commit::Settled);
+/// assert_eq!(ledger.commit(&event, fast).await?, Commit::Overtaken);
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Commit {
-    /// The event is settled.
+    /// The event is settled, by this token.
     Settled,
-    /// The lease was over and somebody else has claimed the event since.
+    /// Another holder's success was recorded first.
     Overtaken,
 }
 

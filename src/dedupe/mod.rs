@@ -1,6 +1,7 @@
 //! Each event once: duplicates and stale events end here.
 
 mod bounded;
+mod digest;
 mod event_name;
 mod fingerprint;
 mod future;

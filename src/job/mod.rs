@@ -1,5 +1,6 @@
 //! A job: the fourteen fields that MX documents.
 
+mod number;
 mod object;
 mod read;
 mod scalar;
@@ -12,7 +13,7 @@ use crate::{
     pipeline::decode,
 };
 
-pub(crate) use object::{Fill, FromKey, Key, Object};
+pub(crate) use number::Number;
 pub(crate) use read::Draft;
 pub(crate) use scalar::Scalar;
 
@@ -22,12 +23,9 @@ pub(crate) use scalar::Scalar;
 /// `status_name`, and `status_code` its `status`. MX reserves the right to add fields
 /// and to send null for any (MX's page on webhooks, *best practices*), so everything
 /// but `guid` and `status` is optional. A field that is absent, null, blank (an id)
-/// or of a type that it cannot be read from is `None`; the payload itself stays in
-/// [`JobEvent::body`](crate::JobEvent::body).
-///
-/// Two values that JSON's grammar has and no Rust type does, half a surrogate pair
-/// (`"\ud83d"`) and a number beyond every float (`1e400`), are errors of syntax where a
-/// documented field has them.
+/// or of a value that it cannot be read from is `None`; the payload itself stays in
+/// [`JobEvent::body`](crate::JobEvent::body). So are values that JSON's grammar has and
+/// no Rust type does: half a surrogate pair (`"\ud83d"`), a number beyond every range.
 ///
 /// `Serialize` writes the documented shape and `Deserialize` reads it, so a job can be
 /// stored as JSON or queued, and read again. The formats have to be self-describing,
@@ -58,13 +56,13 @@ pub struct Job {
     pub status: Status,
     /// The integer that MX sent as `status`; kept, never consulted when a name is there.
     pub status_code: Option<i64>,
-    /// When the job was created, in Unix seconds.
+    /// When the job was created.
     pub created_at: Option<Timestamp>,
-    /// When the job started, in Unix seconds.
+    /// When the job started.
     pub started_at: Option<Timestamp>,
-    /// When the job finished, in Unix seconds; most likely null while CHALLENGED.
+    /// When the job finished; most likely null while CHALLENGED.
     pub finished_at: Option<Timestamp>,
-    /// When the job was last updated, in Unix seconds; tells one CHALLENGED from the next.
+    /// When the job was last updated; tells one CHALLENGED from the next.
     pub updated_at: Option<Timestamp>,
     /// The error's message, if the job failed: text, not markup.
     pub error_message: Option<String>,

@@ -1,4 +1,4 @@
-//! Reading an object key by key into what is there already, where anything may stand instead of it.
+//! Reading an object key by key into what is there already, from any format.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -10,13 +10,13 @@ use serde::de::{
 /// What the entries of an object are read into.
 ///
 /// Into, because a job is half a kilobyte: built and returned, it would be copied at each level.
-pub(crate) trait Fill<'de> {
+pub(super) trait Fill<'de> {
     fn fill<A: MapAccess<'de>>(&mut self, map: A) -> Result<(), A::Error>;
 }
 
 /// Reads an object into this, and says whether it was one: a value of another type is no error of
 /// syntax.
-pub(crate) struct Object<'a, T>(pub(crate) &'a mut T);
+pub(super) struct Object<'a, T>(pub(super) &'a mut T);
 
 impl<'de, T: Fill<'de>> DeserializeSeed<'de> for Object<'_, T> {
     type Value = bool;
@@ -77,12 +77,12 @@ impl<'de, T: Fill<'de>> Visitor<'de> for Object<'_, T> {
 }
 
 /// What a key can be recognised as.
-pub(crate) trait FromKey {
+pub(super) trait FromKey {
     fn from_key(key: &str) -> Self;
 }
 
 /// A key, compared where it stands: no allocation unless it is written with escapes.
-pub(crate) struct Key<K>(pub(crate) K);
+pub(super) struct Key<K>(pub(super) K);
 
 impl<'de, K: FromKey> Deserialize<'de> for Key<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -1,4 +1,4 @@
-//! Reading a job from any self-describing format, failing on as little as possible.
+//! Reading a job, from JSON text or any self-describing format, failing on as little as possible.
 
 use serde::de::{
     Deserialize, DeserializeSeed as _, Deserializer, Error as _, IgnoredAny, MapAccess,
@@ -10,7 +10,8 @@ use crate::{
 
 use super::Scalar;
 use super::object::{Fill, FromKey, Key, Object};
-use crate::id::is_blank;
+use crate::json::{Cursor, Malformed};
+use crate::white_space::is_blank;
 
 impl<'de> Deserialize<'de> for Job {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -85,6 +86,20 @@ impl Draft {
         })
     }
 
+    /// Reads the entries of the object that was entered, and goes out of it.
+    #[inline]
+    pub(crate) fn read(&mut self, json: &mut Cursor<'_>) -> Result<(), Malformed> {
+        let mut first = true;
+        while let Some(key) = json.next_key(first)? {
+            first = false;
+            let value = json.next_value()?;
+            if let Some(field) = key.text().and_then(|key| FromKey::from_key(&key)) {
+                self.set(field, &value.into());
+            }
+        }
+        Ok(())
+    }
+
     fn set(&mut self, field: Field, value: &Scalar<'_>) {
         if self.seen & field.bit() != 0 {
             self.repeated.get_or_insert(field.name());
@@ -141,7 +156,7 @@ impl<'de> Fill<'de> for Draft {
     fn fill<A: MapAccess<'de>>(&mut self, mut map: A) -> Result<(), A::Error> {
         while let Some(Key(field)) = map.next_key::<Key<Option<Field>>>()? {
             match field {
-                Some(field) => self.set(field, &map.next_value()?),
+                Some(field) => self.set(field, &map.next_value::<Scalar<'_>>()?),
                 None => _ = map.next_value::<IgnoredAny>()?,
             }
         }

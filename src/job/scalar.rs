@@ -1,45 +1,46 @@
-//! A JSON value of any type, of which only what a job's field can hold is kept.
+//! A value of any type, of which only what a job's field can hold is kept.
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::LazyLock;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// What stands behind a field's name. Reading it fails only on what `serde_json` has no value for
-/// (broken syntax, half a surrogate pair, a number beyond every float), so a field that MX changes
-/// the type of costs that field and not the event.
+use super::Number;
+use crate::json::Value;
+
+/// What stands behind a field's name. No value fails, so a field that MX changes the type of costs
+/// that field and not the event.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Scalar<'de> {
     Null,
     Bool(bool),
-    Integer(i64),
-    /// With a fraction or an exponent.
-    Float(f64),
+    Number(Number),
     Text(Cow<'de, str>),
-    /// An array, an object, or a number beyond 64 bits.
+    /// An array, an object, a number that is larger or more exact than ours, or a string that is no
+    /// text: half a surrogate pair.
     Other,
+}
+
+impl<'de> From<Value<'de>> for Scalar<'de> {
+    #[inline]
+    fn from(json: Value<'de>) -> Self {
+        match json {
+            Value::Null => Self::Null,
+            Value::Bool(value) => Self::Bool(value),
+            Value::Integer(integer) => Self::Number(Number::integer(integer)),
+            Value::Number(number) => Number::read(number).map_or(Self::Other, Self::Number),
+            Value::String(string) => string.text().map_or(Self::Other, Self::Text),
+            Value::Nested => Self::Other,
+        }
+    }
 }
 
 impl Scalar<'_> {
     /// The integer that it is, also when it is written as `6.0`; never one that it is near.
     pub(crate) fn integer(&self) -> Option<i64> {
-        /// Up to here every integer is a float of its own.
-        const EXACT: f64 = 9_007_199_254_740_992.0;
         match self {
-            Self::Integer(integer) => Some(*integer),
-            Self::Float(float) if float.fract() == 0.0 && float.abs() < EXACT => {
-                Some(*float as i64)
-            }
-            _ => None,
-        }
-    }
-
-    /// The integer that is not above it.
-    pub(crate) fn floor(&self) -> Option<i64> {
-        match self {
-            Self::Integer(integer) => Some(*integer),
-            // Between these bounds the conversion is exact; NaN is in no range.
-            Self::Float(float) if (-9.0e18..=9.0e18).contains(float) => Some(float.floor() as i64),
+            Self::Number(Number { whole, nanos: 0 }) => Some(*whole),
             _ => None,
         }
     }
@@ -77,15 +78,18 @@ impl<'de> Visitor<'de> for ScalarVisitor {
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
-        Ok(Scalar::Integer(value))
+        Ok(Scalar::Number(Number::integer(value)))
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
-        Ok(i64::try_from(value).map_or(Scalar::Other, Scalar::Integer))
+        Ok(i64::try_from(value).map_or(Scalar::Other, |integer| {
+            Scalar::Number(Number::integer(integer))
+        }))
     }
 
+    /// The shortest decimal number that is this float, as it was written in all likelihood.
     fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
-        Ok(Scalar::Float(value))
+        Ok(Number::read(&value.to_string()).map_or(Scalar::Other, Scalar::Number))
     }
 
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
@@ -106,42 +110,171 @@ impl<'de> Visitor<'de> for ScalarVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let Some(first) = map.next_key::<Cow<'_, str>>()? else {
+        let Some(IsNumber(first)) = map.next_key()? else {
             return Ok(Scalar::Other);
         };
-        // An application that turns on serde_json's feature `arbitrary_precision` turns it on
-        // for us, and then every number comes as a map with this one key.
-        if first == "$serde_json::private::Number" {
-            let number = map.next_value::<Cow<'_, str>>()?;
-            return Ok(number.parse().map_or_else(
-                |_| number.parse().map_or(Scalar::Other, Scalar::Float),
-                Scalar::Integer,
-            ));
+        let mut number = None;
+        if first && *NUMBERS_ARE_MAPS {
+            NumberText(number) = map.next_value()?;
+        } else {
+            map.next_value::<IgnoredAny>()?;
         }
-        map.next_value::<IgnoredAny>()?;
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
+            number = None;
+        }
+        Ok(number.map_or(Scalar::Other, Scalar::Number))
+    }
+}
+
+/// An application that turns on `serde_json`'s feature `arbitrary_precision` turns it on for us, and
+/// then its deserializer gives numbers with a fraction as maps with one key, of this name. Without
+/// the feature, such a map is nothing but an object that somebody sent.
+const NUMBER: &str = "$serde_json::private::Number";
+
+static NUMBERS_ARE_MAPS: LazyLock<bool> =
+    LazyLock::new(|| serde_json::from_str("0.5").is_ok_and(|IsMap(is_map)| is_map));
+
+struct IsMap(bool);
+
+impl<'de> Deserialize<'de> for IsMap {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(IsMapVisitor).map(Self)
+    }
+}
+
+struct IsMapVisitor;
+
+impl<'de> Visitor<'de> for IsMapVisitor {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number")
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<bool, A::Error> {
+        Ok(true)
+    }
+}
+
+/// Whether a key says that its map is a number.
+struct IsNumber(bool);
+
+impl<'de> Deserialize<'de> for IsNumber {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let key = deserializer.deserialize_any(ScalarVisitor)?;
+        Ok(Self(matches!(key, Scalar::Text(key) if key == NUMBER)))
+    }
+}
+
+/// The number that a text is, if there is a text.
+struct NumberText(Option<Number>);
+
+impl<'de> Deserialize<'de> for NumberText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NumberTextVisitor).map(Self)
+    }
+}
+
+/// By hand, because to read any value here as a [`Scalar`] would be to read maps within maps.
+struct NumberTextVisitor;
+
+impl<'de> Visitor<'de> for NumberTextVisitor {
+    type Value = Option<Number>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the text of a number")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Number::read(text))
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_none<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        IgnoredAny::deserialize(deserializer).map(|_| None)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_bytes<E>(self, _: &[u8]) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
+        while sequence.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Scalar::Other)
+        Ok(None)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json::Cursor;
 
+    fn written(json: &str) -> Scalar<'_> {
+        Cursor::new(json).next_value().unwrap().into()
+    }
+
+    fn integer(whole: i64) -> Scalar<'static> {
+        Scalar::Number(Number::integer(whole))
+    }
+
+    fn number(whole: i64, nanos: u32) -> Scalar<'static> {
+        Scalar::Number(Number { whole, nanos })
+    }
+
+    /// As JSON text, and as any format gives it.
     #[test]
-    fn every_type_of_json_is_read() {
+    fn every_type_is_read_and_none_fails() {
         let cases = [
             ("null", Scalar::Null),
             ("true", Scalar::Bool(true)),
-            ("7", Scalar::Integer(7)),
-            ("-7", Scalar::Integer(-7)),
-            ("9223372036854775807", Scalar::Integer(i64::MAX)),
-            ("-9223372036854775808", Scalar::Integer(i64::MIN)),
-            ("1471281212.0", Scalar::Float(1_471_281_212.0)),
-            ("-0.5", Scalar::Float(-0.5)),
-            ("1.471281212e9", Scalar::Float(1_471_281_212.0)),
-            ("1e300", Scalar::Float(1e300)),
+            ("false", Scalar::Bool(false)),
+            ("7", integer(7)),
+            ("-7", integer(-7)),
+            ("-0", integer(0)),
+            ("6.0", integer(6)),
+            ("9223372036854775807", integer(i64::MAX)),
+            ("-9223372036854775808", integer(i64::MIN)),
+            ("9223372036854775808", Scalar::Other),
+            ("18446744073709551616", Scalar::Other),
+            ("1471281212.0", integer(1_471_281_212)),
+            ("1471281212.1", number(1_471_281_212, 100_000_000)),
+            ("-0.5", number(-1, 500_000_000)),
+            ("1.471281212e9", integer(1_471_281_212)),
+            ("1e300", Scalar::Other),
             ("\"text\"", Scalar::Text("text".into())),
+            ("\"7\"", Scalar::Text("7".into())),
             (r#""\u00e9\n\ud83d\udd11""#, Scalar::Text("é\n🔑".into())),
             ("[]", Scalar::Other),
             ("[1, [2], {\"a\": 3}]", Scalar::Other),
@@ -149,38 +282,43 @@ mod tests {
             ("{\"a\": {\"b\": 1}, \"c\": 2}", Scalar::Other),
         ];
         for (json, expected) in cases {
+            assert_eq!(written(json), expected, "{json}");
+            let read: Scalar<'_> = serde_json::from_str(json).unwrap();
+            assert_eq!(read, expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn what_no_rust_type_can_hold_is_no_value() {
+        for json in [r#""\ud83d""#, r#""a\udd11b""#, "1e400", "0.0000000001"] {
+            assert_eq!(written(json), Scalar::Other, "{json}");
+        }
+    }
+
+    /// With `arbitrary_precision` an object of one text cannot be told from a number.
+    #[test]
+    fn an_object_that_looks_like_a_number_of_serde_json_never_fails() {
+        let cases = [
+            (r#"{"$serde_json::private::Number":"6"}"#, *NUMBERS_ARE_MAPS),
+            (r#"{"$serde_json::private::Number":"six"}"#, false),
+            (r#"{"$serde_json::private::Number":6}"#, false),
+            (r#"{"$serde_json::private::Number":null}"#, false),
+            (r#"{"$serde_json::private::Number":["6"]}"#, false),
+            (
+                r#"{"$serde_json::private::Number":{"$serde_json::private::Number":"6"}}"#,
+                false,
+            ),
+            (r#"{"$serde_json::private::Number":"6","a":1}"#, false),
+            (r#"{"a":1,"$serde_json::private::Number":"6"}"#, false),
+        ];
+        for (json, is_number) in cases {
+            let expected = if is_number { integer(6) } else { Scalar::Other };
             assert_eq!(
                 serde_json::from_str::<Scalar<'_>>(json).unwrap(),
                 expected,
                 "{json}"
             );
-        }
-    }
-
-    #[test]
-    fn a_number_is_an_integer_or_near_one() {
-        let cases = [
-            ("7", Some(7), Some(7)),
-            ("-0", Some(0), Some(0)),
-            ("6.0", Some(6), Some(6)),
-            ("1.471281212e9", Some(1_471_281_212), Some(1_471_281_212)),
-            ("8.9", None, Some(8)),
-            ("-0.5", None, Some(-1)),
-            // Two to the power of 53, which has a neighbour that reads the same.
-            ("9007199254740992.0", None, Some(9_007_199_254_740_992)),
-            ("1e300", None, None),
-            ("9223372036854775808", None, None),
-            ("18446744073709551616", None, None),
-            ("\"7\"", None, None),
-            ("null", None, None),
-        ];
-        for (json, integer, floor) in cases {
-            let scalar = serde_json::from_str::<Scalar<'_>>(json).unwrap();
-            assert_eq!(
-                (scalar.integer(), scalar.floor()),
-                (integer, floor),
-                "{json}"
-            );
+            assert_eq!(written(json), Scalar::Other, "{json}");
         }
     }
 }

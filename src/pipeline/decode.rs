@@ -9,21 +9,17 @@
 //!
 //! Everything else is novelty, and novelty is read around.
 
-use serde::de::{DeserializeSeed as _, IgnoredAny, MapAccess};
+use serde::de::IgnoredAny;
 
-use crate::job::{Draft, Fill, FromKey, Key, Object};
+use crate::job::Draft;
+use crate::json::{Cursor, Malformed};
 use crate::{Error, ErrorKind, Job};
 
 pub(crate) fn decode(body: &[u8]) -> Result<Job, Error> {
-    // Checked once here, so that serde_json need not check each string.
     let text = std::str::from_utf8(body).map_err(|_| Error::not_json("it is not UTF-8"))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut json = serde_json::Deserializer::from_str(text);
     let mut root = Root::default();
-    let is_object = Object(&mut root)
-        .deserialize(&mut json)
-        .and_then(|is_object| json.end().map(|()| is_object))
-        .map_err(|error| Error::not_json_at(error.line(), error.column()))?;
+    let is_object = root.read(text).map_err(|Malformed| not_json(text))?;
 
     if !is_object {
         return Err(Error::no_job("the root is not an object"));
@@ -34,6 +30,14 @@ pub(crate) fn decode(body: &[u8]) -> Result<Job, Error> {
         Found::AnotherType => Err(Error::no_job("`job` is not an object")),
         Found::Missing if root.other_webhook => Err(Error::new(ErrorKind::OtherWebhook)),
         Found::Missing => Err(Error::no_job("the root has no `job`")),
+    }
+}
+
+/// Says where it is no JSON, which `serde_json` counts in lines.
+fn not_json(text: &str) -> Error {
+    match serde_json::from_str::<IgnoredAny>(text) {
+        Err(error) => Error::not_json_at(error.line(), error.column()),
+        Ok(IgnoredAny) => Error::not_json("its grammar is broken"),
     }
 }
 
@@ -55,40 +59,48 @@ enum Found {
     Repeated,
 }
 
-impl<'de> Fill<'de> for Root {
-    fn fill<A: MapAccess<'de>>(&mut self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key::<Key<RootKey>>()? {
-            match key.0 {
-                RootKey::Job => {
-                    let is_object = map.next_value_seed(Object(&mut self.draft))?;
-                    self.job = match (&self.job, is_object) {
-                        (Found::Missing, true) => Found::Object,
-                        (Found::Missing, false) => Found::AnotherType,
-                        _ => Found::Repeated,
-                    };
-                    continue;
+impl Root {
+    /// Reads the document, and returns whether it is an object.
+    fn read(&mut self, text: &str) -> Result<bool, Malformed> {
+        let json = &mut Cursor::new(text);
+        let is_object = json.enter_object();
+        if is_object {
+            self.read_entries(json)?;
+        } else {
+            json.next_value()?;
+        }
+        json.end()?;
+        Ok(is_object)
+    }
+
+    fn read_entries(&mut self, json: &mut Cursor<'_>) -> Result<(), Malformed> {
+        let mut first = true;
+        while let Some(key) = json.next_key(first)? {
+            first = false;
+            match key.text().as_deref() {
+                Some("job") => self.read_job(json)?,
+                Some("type" | "action") => {
+                    self.other_webhook = true;
+                    json.next_value()?;
                 }
-                RootKey::TypeOrAction => self.other_webhook = true,
-                RootKey::Unknown => {}
+                _ => _ = json.next_value()?,
             }
-            map.next_value::<IgnoredAny>()?;
         }
         Ok(())
     }
-}
 
-enum RootKey {
-    Job,
-    TypeOrAction,
-    Unknown,
-}
-
-impl FromKey for RootKey {
-    fn from_key(key: &str) -> Self {
-        match key {
-            "job" => Self::Job,
-            "type" | "action" => Self::TypeOrAction,
-            _ => Self::Unknown,
+    fn read_job(&mut self, json: &mut Cursor<'_>) -> Result<(), Malformed> {
+        let is_object = json.enter_object();
+        if is_object {
+            self.draft.read(json)?;
+        } else {
+            json.next_value()?;
         }
+        self.job = match (&self.job, is_object) {
+            (Found::Missing, true) => Found::Object,
+            (Found::Missing, false) => Found::AnotherType,
+            _ => Found::Repeated,
+        };
+        Ok(())
     }
 }

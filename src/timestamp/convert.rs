@@ -43,7 +43,7 @@ impl fmt::Display for TimestampRangeError {
 #[cfg(any(feature = "jiff", feature = "chrono", feature = "time"))]
 impl std::error::Error for TimestampRangeError {}
 
-/// The same moment; a fraction of a second is dropped, towards the past.
+/// The same moment, with its fraction of a second.
 ///
 /// # Example
 ///
@@ -52,6 +52,7 @@ impl std::error::Error for TimestampRangeError {}
 ///
 /// let moment: jiff::Timestamp = "2016-08-15T17:13:35.9Z".parse()?;
 /// assert_eq!(Timestamp::from(moment).unix_seconds(), 1_471_281_215);
+/// assert_eq!(Timestamp::from(moment).subsec_nanos(), 900_000_000);
 /// # Ok::<(), jiff::Error>(())
 /// ```
 #[cfg(feature = "jiff")]
@@ -80,13 +81,13 @@ impl TryFrom<Timestamp> for jiff::Timestamp {
     type Error = TimestampRangeError;
 
     fn try_from(moment: Timestamp) -> Result<Self, Self::Error> {
-        Self::from_second(moment.unix_seconds()).map_err(|_| TimestampRangeError(()))
+        moment.to_jiff().ok_or(TimestampRangeError(()))
     }
 }
 
-/// The same moment, in any zone; a fraction of a second is dropped, towards the past.
+/// The same moment, in any zone, with its fraction of a second.
 ///
-/// A leap second is the second before it, as Unix time has none.
+/// A leap second is the end of the second before it, as Unix time has none.
 ///
 /// # Example
 ///
@@ -101,7 +102,9 @@ impl TryFrom<Timestamp> for jiff::Timestamp {
 #[cfg(feature = "chrono")]
 impl<Tz: chrono::TimeZone> From<chrono::DateTime<Tz>> for Timestamp {
     fn from(moment: chrono::DateTime<Tz>) -> Self {
-        Self::from_unix_seconds(moment.timestamp())
+        // Past a second's end chrono counts the leap second after it.
+        let nanos = moment.timestamp_subsec_nanos().min(999_999_999);
+        Self::new(moment.timestamp(), nanos)
     }
 }
 
@@ -125,11 +128,12 @@ impl TryFrom<Timestamp> for chrono::DateTime<chrono::Utc> {
     type Error = TimestampRangeError;
 
     fn try_from(moment: Timestamp) -> Result<Self, Self::Error> {
-        Self::from_timestamp(moment.unix_seconds(), 0).ok_or(TimestampRangeError(()))
+        Self::from_timestamp(moment.unix_seconds(), moment.subsec_nanos())
+            .ok_or(TimestampRangeError(()))
     }
 }
 
-/// The same moment, at any offset; a fraction of a second is dropped, towards the past.
+/// The same moment, at any offset, with its fraction of a second.
 ///
 /// # Example
 ///
@@ -139,11 +143,14 @@ impl TryFrom<Timestamp> for chrono::DateTime<chrono::Utc> {
 ///
 /// let moment = OffsetDateTime::UNIX_EPOCH - Duration::milliseconds(1);
 /// assert_eq!(Timestamp::from(moment).unix_seconds(), -1);
+/// assert_eq!(Timestamp::from(moment).subsec_nanos(), 999_000_000);
 /// ```
 #[cfg(feature = "time")]
 impl From<time::OffsetDateTime> for Timestamp {
     fn from(moment: time::OffsetDateTime) -> Self {
-        Self::from_unix_seconds(moment.unix_timestamp())
+        // Both parts of the number, so that the fraction counts towards the future.
+        let nanos = moment.unix_timestamp_nanos().rem_euclid(1_000_000_000);
+        Self::new(moment.unix_timestamp(), nanos as u32)
     }
 }
 
@@ -168,6 +175,8 @@ impl TryFrom<Timestamp> for time::OffsetDateTime {
     type Error = TimestampRangeError;
 
     fn try_from(moment: Timestamp) -> Result<Self, Self::Error> {
-        Self::from_unix_timestamp(moment.unix_seconds()).map_err(|_| TimestampRangeError(()))
+        Self::from_unix_timestamp(moment.unix_seconds())
+            .and_then(|second| second.replace_nanosecond(moment.subsec_nanos()))
+            .map_err(|_| TimestampRangeError(()))
     }
 }

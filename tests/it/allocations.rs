@@ -163,7 +163,7 @@ fn a_hundred_thousand_events_take_less_than_twenty_megabytes() {
             let guid = format!("JOB-a177e002-e5b8-0680-3427-{number:012}");
             let mut job = Job::new(guid.parse().unwrap(), Status::Completed);
             job.updated_at = Some(Timestamp::from_unix_seconds(number));
-            let event = EventName::of(&job);
+            let event = EventName::of(&job.into());
             let Ok(Claim::Granted(token)) = now(ledger.claim(&event, Duration::from_secs(60)))
             else {
                 panic!("it was never seen before");

@@ -23,7 +23,7 @@ fn job(guid: &str, status: Status, updated_at: impl Into<Option<i64>>) -> Job {
 }
 
 fn name(guid: &str, status: Status, updated_at: impl Into<Option<i64>>) -> EventName {
-    EventName::of(&job(guid, status, updated_at))
+    EventName::of(&job(guid, status, updated_at).into())
 }
 
 fn completed(updated_at: i64) -> JobEvent {
@@ -348,25 +348,67 @@ mod memory {
 
     #[cfg(feature = "tokio")]
     #[tokio::test(start_paused = true)]
-    async fn who_was_overtaken_changes_nothing() {
-        let (ledger, event) = (MemoryLedger::new(), numbered(1));
-        let slow = claim(&ledger, &event).await.unwrap();
+    async fn a_success_is_recorded_although_its_lease_ran_out() {
+        let ledger = MemoryLedger::new();
+        let [running, failed, alone] = [numbered(1), numbered(2), numbered(3)];
+        let mut slow = Vec::new();
+        for event in [&running, &failed, &alone] {
+            slow.push(claim(&ledger, event).await.unwrap());
+        }
         tokio::time::sleep(LEASE).await;
-        let fast = claim(&ledger, &event).await.unwrap();
-        assert!(fast > slow);
-        assert_eq!(ledger.commit(&event, slow).await, Ok(Commit::Overtaken));
-        ledger.release(&event, slow).await.unwrap();
-        assert_eq!(ledger.claim(&event, LEASE).await, Ok(Claim::InFlight));
-        assert_eq!(ledger.commit(&event, fast).await, Ok(Commit::Settled));
-        ledger.release(&event, fast).await.unwrap();
-        assert_eq!(ledger.claim(&event, LEASE).await, Ok(Claim::Settled));
-        // A lease that is over costs nothing where nobody came.
-        let alone = claim(&ledger, &numbered(2)).await.unwrap();
-        tokio::time::sleep(LEASE * 2).await;
-        assert_eq!(
-            ledger.commit(&numbered(2), alone).await,
-            Ok(Commit::Settled)
-        );
+        let fast = claim(&ledger, &running).await.unwrap();
+        assert!(fast > slow[0]);
+        ledger.release(&running, slow[0]).await.unwrap();
+        assert_eq!(ledger.claim(&running, LEASE).await, Ok(Claim::InFlight));
+        let failing = claim(&ledger, &failed).await.unwrap();
+        ledger.release(&failed, failing).await.unwrap();
+
+        for (event, slow) in [&running, &failed, &alone].into_iter().zip(slow) {
+            for _ in 0..2 {
+                assert_eq!(ledger.commit(event, slow).await, Ok(Commit::Settled));
+            }
+        }
+        assert_eq!(ledger.commit(&running, fast).await, Ok(Commit::Overtaken));
+        ledger.release(&running, fast).await.unwrap();
+        for event in [&running, &failed, &alone] {
+            assert_eq!(ledger.claim(event, LEASE).await, Ok(Claim::Settled));
+        }
+        assert_eq!((ledger.settled(), ledger.in_flight()), (3, 0));
+    }
+
+    /// What was forgotten, and is committed late, is remembered and forgotten once more.
+    #[tokio::test]
+    async fn a_success_is_recorded_of_an_event_that_was_forgotten() {
+        let ledger = MemoryLedger::new().with_capacity(1);
+        let token = claim(&ledger, &numbered(1)).await.unwrap();
+        for _ in 0..2 {
+            let commit = ledger.commit(&numbered(1), token).await;
+            assert_eq!(commit, Ok(Commit::Settled));
+            assert_eq!(ledger.claim(&numbered(1), LEASE).await, Ok(Claim::Settled));
+            // Another, which is all that it can remember.
+            let commit = ledger.commit(&numbered(2), token).await;
+            assert_eq!(commit, Ok(Commit::Settled));
+            assert_eq!((ledger.settled(), ledger.in_flight()), (1, 0));
+        }
+        let later = FencingToken::new(token.get() + 1_000_000_000);
+        let commit = ledger.commit(&numbered(3), later).await;
+        assert_eq!(commit, Ok(Commit::Settled));
+        let next = claim(&ledger, &numbered(4)).await.unwrap();
+        assert!(next > later, "tokens have to grow");
+    }
+
+    #[tokio::test]
+    async fn a_date_in_the_future_makes_no_event_stale() {
+        let ledger = MemoryLedger::new();
+        // One in milliseconds.
+        settle(
+            &ledger,
+            &name("JOB-1", Status::Challenged, 1_471_281_212_000),
+        )
+        .await;
+        settle(&ledger, &name("JOB-1", Status::Challenged, 1_471_281_213)).await;
+        let earlier = name("JOB-1", Status::Challenged, 1_471_281_212);
+        assert_eq!(ledger.claim(&earlier, LEASE).await, Ok(Claim::Stale));
     }
 
     #[tokio::test]

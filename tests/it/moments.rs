@@ -9,6 +9,12 @@ use time::OffsetDateTime;
 
 type Case = (&'static str, i64, bool);
 
+const SECOND: i128 = 1_000_000_000;
+
+fn nanoseconds(moment: Timestamp) -> i128 {
+    i128::from(moment.unix_seconds()) * SECOND + i128::from(moment.subsec_nanos())
+}
+
 /// Goes out and comes back the same, or is refused.
 fn check<T>(cases: &[Case])
 where
@@ -74,28 +80,61 @@ fn time_has_the_same_moment_or_says_that_it_has_none() {
 }
 
 #[test]
-fn a_fraction_is_dropped_towards_the_past_and_a_zone_changes_nothing() {
+fn a_fraction_is_kept_and_a_zone_changes_nothing() {
     let cases = [
-        ("whole", "2016-08-15T17:13:35Z", 1_471_281_215),
-        ("nearly the next", "2016-08-15T17:13:35.999Z", 1_471_281_215),
-        ("east", "2016-08-15T19:13:35+02:00", 1_471_281_215),
-        ("just before the epoch", "1969-12-31T23:59:59.999Z", -1),
-        ("before the epoch", "1969-12-31T23:59:58.5Z", -2),
-        ("long before it", "0001-01-01T00:00:00.1Z", -62_135_596_800),
+        ("whole", "2016-08-15T17:13:35Z", 1_471_281_215, 0),
+        (
+            "a fraction",
+            "2016-08-15T17:13:35.999Z",
+            1_471_281_215,
+            999_000_000,
+        ),
+        (
+            "a nanosecond",
+            "2016-08-15T17:13:35.000000001Z",
+            1_471_281_215,
+            1,
+        ),
+        ("east", "2016-08-15T19:13:35+02:00", 1_471_281_215, 0),
+        (
+            "just before the epoch",
+            "1969-12-31T23:59:59.999Z",
+            -1,
+            999_000_000,
+        ),
+        (
+            "before the epoch",
+            "1969-12-31T23:59:58.5Z",
+            -2,
+            500_000_000,
+        ),
+        (
+            "long before it",
+            "0001-01-01T00:00:00.1Z",
+            -62_135_596_800,
+            100_000_000,
+        ),
     ];
-    for (name, text, seconds) in cases {
-        let expected = Timestamp::from_unix_seconds(seconds);
+    for (name, text, seconds, nanos) in cases {
         let jiff: jiff::Timestamp = text.parse().unwrap();
-        assert_eq!(Timestamp::from(jiff), expected, "{name}");
         let chrono: DateTime<FixedOffset> = text.parse().unwrap();
-        assert_eq!(Timestamp::from(chrono), expected, "{name}");
-        let nanoseconds = jiff.as_nanosecond();
-        let time = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).unwrap();
+        let time = OffsetDateTime::from_unix_timestamp_nanos(jiff.as_nanosecond()).unwrap();
         let time = time.to_offset(time::UtcOffset::from_hms(-3, -30, 0).unwrap());
-        assert_eq!(Timestamp::from(time), expected, "{name}");
+        let read: Timestamp = text.parse().unwrap();
+        for moment in [jiff.into(), chrono.into(), time.into(), read] {
+            assert_eq!(moment.unix_seconds(), seconds, "{name}");
+            assert_eq!(moment.subsec_nanos(), nanos, "{name}");
+        }
+        assert_eq!(jiff::Timestamp::try_from(read).unwrap(), jiff, "{name}");
+        assert_eq!(DateTime::<Utc>::try_from(read).unwrap(), chrono, "{name}");
+        assert_eq!(OffsetDateTime::try_from(read).unwrap(), time, "{name}");
     }
-    let leap: DateTime<Utc> = "2016-12-31T23:59:60Z".parse().unwrap();
-    assert_eq!(Timestamp::from(leap).unix_seconds(), 1_483_228_799);
+    let leap: DateTime<Utc> = "2016-12-31T23:59:60.5Z".parse().unwrap();
+    let leap = Timestamp::from(leap);
+    assert_eq!(
+        (leap.unix_seconds(), leap.subsec_nanos()),
+        (1_483_228_799, 999_999_999)
+    );
 }
 
 fn same<T>(moment: Timestamp, seconds: impl Fn(&T) -> i64) -> Result<(), TestCaseError>
@@ -121,16 +160,24 @@ proptest! {
         same::<OffsetDateTime>(moment, |other| other.unix_timestamp())?;
     }
 
-    /// No more than a second before it, and never after.
     #[test]
-    fn what_came_in_loses_less_than_a_second(
-        nanoseconds in -300_000_000_000_000_000_000_i128..250_000_000_000_000_000_000,
+    fn what_came_in_loses_nothing_and_goes_out_as_it_came(
+        nanos in -300_000_000_000_000_000_000_i128..250_000_000_000_000_000_000,
     ) {
-        let jiff = jiff::Timestamp::from_nanosecond(nanoseconds).unwrap();
-        let time = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).unwrap();
-        for moment in [Timestamp::from(jiff), Timestamp::from(time)] {
-            let lost = nanoseconds - i128::from(moment.unix_seconds()) * 1_000_000_000;
-            prop_assert!((0..1_000_000_000).contains(&lost), "{}", lost);
+        let jiff = jiff::Timestamp::from_nanosecond(nanos).unwrap();
+        let time = OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap();
+        let second = i64::try_from(nanos.div_euclid(SECOND)).unwrap();
+        let below = u32::try_from(nanos.rem_euclid(SECOND)).unwrap();
+        let chrono = DateTime::<Utc>::from_timestamp(second, below).unwrap();
+        for moment in [jiff.into(), time.into(), chrono.into()] {
+            prop_assert_eq!(nanoseconds(moment), nanos);
+            prop_assert_eq!(jiff::Timestamp::try_from(moment).unwrap(), jiff);
+            prop_assert_eq!(OffsetDateTime::try_from(moment).unwrap(), time);
+            prop_assert_eq!(DateTime::<Utc>::try_from(moment).unwrap(), chrono);
+            let json = serde_json::to_string(&moment).unwrap();
+            let read: Timestamp = serde_json::from_str(&json).unwrap();
+            let written = second >= -62_167_219_200; // The year 0.
+            prop_assert_eq!(read == moment, written || below == 0, "{}", json);
         }
     }
 }

@@ -83,7 +83,7 @@ impl MemoryLedger {
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let ledger = MemoryLedger::new().with_capacity(2);
     /// for guid in ["JOB-1", "JOB-2", "JOB-3"] {
-    ///     let event = EventName::of(&Job::new(guid.parse()?, Status::Completed));
+    ///     let event = EventName::of(&Job::new(guid.parse()?, Status::Completed).into());
     ///     let Claim::Granted(token) = ledger.claim(&event, Duration::MAX).await? else { unreachable!() };
     ///     ledger.commit(&event, token).await?;
     /// }
@@ -110,7 +110,7 @@ impl MemoryLedger {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let ledger = MemoryLedger::new().with_window(Duration::ZERO);
-    /// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed));
+    /// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed).into());
     /// let Claim::Granted(token) = ledger.claim(&event, Duration::MAX).await? else { unreachable!() };
     /// ledger.commit(&event, token).await?;
     ///
@@ -135,7 +135,7 @@ impl MemoryLedger {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let ledger = MemoryLedger::new();
-    /// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed));
+    /// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed).into());
     /// let Claim::Granted(token) = ledger.claim(&event, Duration::MAX).await? else { unreachable!() };
     /// assert_eq!(ledger.settled(), 0);
     /// ledger.commit(&event, token).await?;
@@ -158,7 +158,7 @@ impl MemoryLedger {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let ledger = MemoryLedger::new();
-    /// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed));
+    /// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed).into());
     /// ledger.claim(&event, Duration::MAX).await?;
     /// assert_eq!(ledger.in_flight(), 1);
     /// # Ok(()) }

@@ -70,13 +70,13 @@ impl State {
         let job = self.jobs.get(&key.job);
         let last = job.and_then(|job| job.last);
         // Without a time, on either side, there is no before: `None` is less than any `Some`.
-        if event.updated_at().is_some_and(|this| Some(this) < last) {
+        if event.ordering_time().is_some_and(|this| Some(this) < last) {
             if let Entry::Occupied(over) = entry {
                 over.remove();
             }
             return Claim::Stale;
         }
-        self.last_token += 1;
+        self.last_token = self.last_token.saturating_add(1);
         let token = FencingToken::new(self.last_token);
         // A lease beyond what the clock can tell ends never, or in this case in a year.
         let until = now
@@ -93,16 +93,20 @@ impl State {
         now: Instant,
     ) -> Commit {
         let key = event.fingerprint();
+        let settled = Event::Settled { by: token };
         match self.events.get_mut(&key) {
             Some(Event::Settled { by }) if *by == token => return Commit::Settled,
-            Some(event) if event.is_held_by(token) => *event = Event::Settled { by: token },
-            _ => return Commit::Overtaken,
+            Some(Event::Settled { .. }) => return Commit::Overtaken,
+            // Whatever became of the claim, its holder has succeeded.
+            Some(in_flight) => *in_flight = settled,
+            None => _ = self.events.insert(key, settled),
         }
+        self.last_token = self.last_token.max(token.get());
         let job = self.jobs.entry(key.job).or_insert(SettledJob {
             last: None,
             events: 0,
         });
-        job.last = job.last.max(event.updated_at());
+        job.last = job.last.max(event.ordering_time());
         job.events += 1;
         self.settled.push_back(Settled {
             at: now,

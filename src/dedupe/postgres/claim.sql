@@ -1,4 +1,4 @@
--- $1 job, $2 event, $3 its time or null, $4 lease in µs.
+-- $1 job, $2 event, $3 its time as a decimal number or null, $4 lease in µs.
 --
 -- Where the event is known, nothing here waits for a transaction of the application: an event that is
 -- locked is one whose holder is about to commit. What the parts see is the table as it was when the
@@ -16,7 +16,7 @@ WITH clock AS (
 ), later AS (
     SELECT
     FROM mx_job_webhook_events
-    WHERE job = $1 AND settled_at IS NOT NULL AND updated_at > $3
+    WHERE job = $1 AND settled_at IS NOT NULL AND updated_at > $3::text::numeric
     LIMIT 1
 ), free AS (
     SELECT job, event
@@ -33,7 +33,7 @@ WITH clock AS (
     RETURNING token
 ), first AS (
     INSERT INTO mx_job_webhook_events (job, event, updated_at, token, leased_until)
-    SELECT $1, $2, $3, (extract(epoch FROM now) * 1000000)::bigint,
+    SELECT $1, $2, $3::text::numeric, (extract(epoch FROM now) * 1000000)::bigint,
         now + $4 * interval '1 microsecond'
     FROM clock
     WHERE NOT EXISTS (SELECT FROM held) AND NOT EXISTS (SELECT FROM later)

@@ -13,7 +13,7 @@ use sqlx::{PgPool, Postgres, Row as _, Transaction};
 use super::key::Key;
 use super::lease::micros;
 use super::{Claim, Commit, EventName, FencingToken, Ledger};
-use crate::{JobEvent, Timestamp};
+use crate::JobEvent;
 use borrowed::Borrowed;
 pub use commit_error::CommitInError;
 
@@ -157,6 +157,10 @@ impl PostgresLedger {
     /// there once the transaction is committed, or neither is. If the callback then fails all
     /// the same, or its answer is lost, the next delivery is a duplicate.
     ///
+    /// It is stricter than [`Ledger::commit`], which records a success whatever became of the
+    /// claim. Here the effect does not stand yet: a claim that was overtaken is refused, its
+    /// transaction rolls back, and the effect of the delivery that overtook it stands once.
+    ///
     /// # Errors
     ///
     /// [`is_overtaken`](CommitInError::is_overtaken), if the claim is no longer this delivery's:
@@ -208,7 +212,7 @@ impl PostgresLedger {
         };
         let name = EventName::of(event);
         let settled = bound(include_str!("commit_in.sql"), &name)
-            .bind(seconds(&name))
+            .bind(time(&name))
             .bind(token)
             .execute(&mut **transaction)
             .await?;
@@ -224,7 +228,7 @@ impl Ledger for PostgresLedger {
 
     async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, sqlx::Error> {
         let claim = bound(include_str!("claim.sql"), event)
-            .bind(seconds(event))
+            .bind(time(event))
             .bind(micros(lease));
         let row = match self.one_row(claim).await {
             Err(error) if lost_a_race(&error) => return Ok(Claim::InFlight),
@@ -245,16 +249,15 @@ impl Ledger for PostgresLedger {
     }
 
     async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, sqlx::Error> {
-        let Some(token) = number(token) else {
-            return Ok(Commit::Overtaken);
-        };
+        // One that the table cannot have was never given; its holder has succeeded all the same.
+        let token = number(token).unwrap_or(i64::MAX);
         let commit = || {
             bound(include_str!("commit.sql"), event)
-                .bind(seconds(event))
+                .bind(time(event))
                 .bind(token)
         };
         let row = match self.one_row(commit()).await {
-            // To an earlier commit of the same claim, whose answer was not waited for.
+            // To another commit: of the same claim, say, whose answer was not waited for.
             Err(error) if lost_a_race(&error) => self.one_row(commit()).await?,
             row => row?,
         };
@@ -296,11 +299,12 @@ fn bound(statement: &'static str, event: &EventName) -> Query {
     sqlx::query(statement).bind(key.job).bind(key.event)
 }
 
-fn seconds(event: &EventName) -> Option<i64> {
-    event.updated_at().map(Timestamp::unix_seconds)
+/// The time that orders the event, as text: a type that the table's is cast from.
+fn time(event: &EventName) -> Option<String> {
+    Some(event.ordering_time()?.decimal().to_string())
 }
 
-/// A token as the table has it; none that it cannot have is anybody's.
+/// A token as the table has it; one that it cannot have is none of this ledger's.
 fn number(token: FencingToken) -> Option<i64> {
     i64::try_from(token.get()).ok()
 }

@@ -4,9 +4,9 @@ CREATE TABLE IF NOT EXISTS mx_job_webhook_events (
     job text COLLATE "C" NOT NULL,
     -- The status, and what else tells the event from the others of its job.
     event text COLLATE "C" NOT NULL,
-    -- Unix seconds, if MX dated the event.
-    updated_at bigint,
-    -- Of the claim that holds or settled it; grows with every claim.
+    -- Unix seconds and their fraction, if the event has a time that orders it.
+    updated_at numeric,
+    -- Of the claim that holds it, which grows with every claim; or of the one that settled it.
     token bigint NOT NULL,
     -- Until when it is claimed; past, if the claim was given back.
     leased_until timestamptz NOT NULL,

@@ -2,7 +2,7 @@
 --   a field for each event: "claimed <token> <until, µs> <claim>", "released <token> <claim>" or
 --           "settled <token>"
 --   "token"  the last token that was given
---   "last"   the greatest time of the settled events, as 20 digits
+--   "last"   the greatest time of the settled events, as 29 digits
 -- ARGV: event, its time or '', lease in µs, time-to-live in ms, what names this very claim
 local event, at, lease, ttl, claim = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local clock = redis.call('TIME')

@@ -3,10 +3,12 @@
 local event, at, token, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 local held = redis.call('HMGET', KEYS[1], event, 'last', 'token')
--- A claim that is not there was lost with a server. This one has succeeded.
-if held[1] and string.match(held[1], '^%a+ (%d+)') ~= token then
+local first = string.match(held[1] or '', '^settled (%d+)')
+if first and first ~= token then
     return 'overtaken'
 end
+-- Whatever became of the claim, its holder has succeeded: another may hold the event by now, or it
+-- was released, or lost with a server.
 redis.call('HSET', KEYS[1], event, 'settled ' .. token)
 if not held[3] or tonumber(held[3]) < tonumber(token) then
     redis.call('HSET', KEYS[1], 'token', token)

@@ -184,7 +184,7 @@ where
                 &self.scripts.claim,
                 &key,
                 &[
-                    &digits(event.updated_at()),
+                    &digits(event.ordering_time()),
                     &micros(lease).to_string(),
                     &millis(remembered).to_string(),
                     &one_of_a_kind(),
@@ -202,7 +202,7 @@ where
 
     async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, RedisError> {
         let arguments = [
-            &digits(event.updated_at()),
+            &digits(event.ordering_time()),
             &token.get().to_string(),
             &millis(self.window).to_string(),
         ];
@@ -248,11 +248,12 @@ where
     }
 }
 
-/// A time as text of which the order is that of the times, under every collation.
+/// A time as text of which the order is that of the times, under every collation: twenty digits of
+/// seconds, and nine of a fraction.
 fn digits(time: Option<Timestamp>) -> String {
     time.map_or_else(String::new, |time| {
         let since_first = i128::from(time.unix_seconds()) - i128::from(i64::MIN);
-        format!("{since_first:020}")
+        format!("{since_first:020}{:09}", time.subsec_nanos())
     })
 }
 

@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::check::{Check, LONG, failed};
-use crate::{Claim, Commit, FencingToken, Ledger, Status};
+use crate::{Claim, Commit, FencingToken, Ledger, Status, Timestamp};
 
 /// Long enough that nothing here takes as long, with a ledger across a network.
 const LEASE: Duration = Duration::from_secs(2);
@@ -97,14 +97,59 @@ impl<L: Ledger> Check<L> {
     }
 
     pub(super) async fn orders_all_times(self) {
-        let times = [i64::MIN, -10, -9, 0, 9, 10, i64::MAX - 1, i64::MAX];
-        for pair in times.windows(2) {
-            let job = format!("{}", pair[1]);
-            let later = self.event(&job, Status::Completed, pair[1]);
-            let token = self.granted(&later).await;
-            self.settles(&later, token).await;
-            self.finds(&self.event(&job, Status::Challenged, pair[0]), Claim::Stale)
+        let times = [
+            (i64::MIN, 0),
+            (i64::MIN, 1),
+            (i64::MIN + 1, 0),
+            (-10, 0),
+            (-9, 0),
+            (-1, 0),
+            (-1, 500_000_000),
+            (0, 0),
+            (0, 1),
+            (0, 90_000_000),
+            (0, 100_000_000),
+            (9, 0),
+            (10, 0),
+            (1_471_281_212, 0),
+            (1_471_281_212, 100_000_000),
+            (1_471_281_212, 100_000_001),
+            (1_471_281_212, 900_000_000),
+            (1_471_281_213, 0),
+        ];
+        let times = times.map(|(seconds, nanos)| Timestamp::new(seconds, nanos));
+        for (number, pair) in times.windows(2).enumerate() {
+            let (earlier, later) = (pair[0], pair[1]);
+            let job = number.to_string();
+            let last = self.event_at(&job, Status::Completed, later);
+            let token = self.granted(&last).await;
+            self.settles(&last, token).await;
+            self.finds(
+                &self.event_at(&job, Status::Challenged, earlier),
+                Claim::Stale,
+            )
+            .await;
+            self.granted(&self.event_at(&job, Status::Challenged, later))
                 .await;
+        }
+    }
+
+    pub(super) async fn orders_nothing_by_the_future(self) {
+        // Milliseconds, and the end of time.
+        for (job, future) in [("1", 1_471_281_212_000), ("2", i64::MAX)] {
+            let future = self.event(job, Status::Challenged, future);
+            self.claims_and_settles(&future).await;
+            let past = self.event(job, Status::Completed, 1_471_281_212);
+            self.claims_and_settles(&past).await;
+            self.finds(&future, Claim::Settled).await;
+            // Nor is it stale itself, nor does it hide how late the job was.
+            self.granted(&self.event(job, Status::Completed, i64::MAX - 1))
+                .await;
+            self.finds(
+                &self.event(job, Status::Challenged, 1_471_281_211),
+                Claim::Stale,
+            )
+            .await;
         }
     }
 
@@ -118,6 +163,9 @@ impl<L: Ledger> Check<L> {
         self.finds(&undated, Claim::Settled).await;
         self.granted(&self.event("1", Status::Challenged, None))
             .await;
+        // Told apart by what else they say.
+        self.claims_and_settles(&self.undated("1", "a")).await;
+        self.claims_and_settles(&self.undated("1", "b")).await;
         // An event without a time does not hide how late the job was.
         self.finds(&self.event("1", Status::Challenged, 19), Claim::Stale)
             .await;
@@ -209,27 +257,70 @@ impl<L: Ledger> Check<L> {
         self.finds(&event, Claim::InFlight).await;
     }
 
-    pub(super) async fn ignores_who_was_overtaken(self) {
-        let event = self.event("1", Status::Completed, 10);
-        let slow = self.granted_for(&event, LEASE).await;
+    pub(super) async fn records_the_success_of_the_overtaken(self) {
+        let jobs = ["running", "released", "succeeded"];
+        let events = jobs.map(|job| self.event(job, Status::Completed, 10));
+        let mut slow = Vec::new();
+        for event in &events {
+            slow.push(self.granted_for(event, LEASE).await);
+        }
         sleep(PAST_THE_LEASE).await;
-        let fast = self.granted(&event).await;
-        let commit = self.commit(&event, slow).await;
-        self.assert(commit == Commit::Overtaken, "its commit");
-        self.release(&event, slow).await;
-        self.finds(&event, Claim::InFlight).await;
-        // Who overtook it may give the claim back.
-        self.release(&event, fast).await;
-        let commit = self.commit(&event, slow).await;
-        self.assert(
-            commit == Commit::Overtaken,
-            "its commit, of what was given back",
-        );
-        let fast = self.granted(&event).await;
-        self.settles(&event, fast).await;
-        let commit = self.commit(&event, slow).await;
-        self.assert(commit == Commit::Overtaken, "its commit, later");
-        self.finds(&event, Claim::Settled).await;
+        let mut fast = Vec::new();
+        for event in &events {
+            fast.push(self.granted(event).await);
+        }
+        let [running, released, succeeded] = &events;
+
+        // A release of the claim that was overtaken changes nothing.
+        self.release(running, slow[0]).await;
+        self.finds(running, Claim::InFlight).await;
+        // The overtaker has not succeeded: it runs still, or has failed.
+        self.settles(running, slow[0]).await;
+        self.release(released, fast[1]).await;
+        self.settles(released, slow[1]).await;
+        for (event, [slow, fast]) in [
+            (running, [slow[0], fast[0]]),
+            (released, [slow[1], fast[1]]),
+        ] {
+            self.finds(event, Claim::Settled).await;
+            self.settles(event, slow).await;
+            // What the overtaker does then changes nothing.
+            self.release(event, fast).await;
+            self.finds(event, Claim::Settled).await;
+            let commit = self.commit(event, fast).await;
+            self.assert(commit == Commit::Overtaken, "the later of two successes");
+            self.finds(event, Claim::Settled).await;
+        }
+        let earlier = self.event("running", Status::Challenged, 9);
+        self.finds(&earlier, Claim::Stale).await;
+
+        // The overtaker has succeeded first.
+        self.settles(succeeded, fast[2]).await;
+        let commit = self.commit(succeeded, slow[2]).await;
+        self.assert(commit == Commit::Overtaken, "the success that came later");
+        self.settles(succeeded, fast[2]).await;
+        self.finds(succeeded, Claim::Settled).await;
+    }
+
+    pub(super) async fn records_a_success_it_knows_nothing_of(self) {
+        // The ledger lost the claim.
+        let lost = self.event("1", Status::Completed, 10);
+        let token = FencingToken::new(1_000);
+        self.settles(&lost, token).await;
+        self.settles(&lost, token).await;
+        self.finds(&lost, Claim::Settled).await;
+        self.finds(&self.event("1", Status::Challenged, 9), Claim::Stale)
+            .await;
+        // It lost a later claim, and has an earlier one: it was restored from a backup.
+        let restored = self.event("2", Status::Completed, 10);
+        let known = self.granted(&restored).await;
+        let later = FencingToken::new(known.get() + 1_000);
+        self.settles(&restored, later).await;
+        self.finds(&restored, Claim::Settled).await;
+        let commit = self.commit(&restored, known).await;
+        self.assert(commit == Commit::Overtaken, "the later of two successes");
+        self.release(&restored, known).await;
+        self.finds(&restored, Claim::Settled).await;
     }
 
     pub(super) async fn commits_late(self) {

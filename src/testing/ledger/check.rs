@@ -41,13 +41,34 @@ impl<L: Ledger> Check<L> {
         status: Status,
         updated_at: impl Into<Option<i64>>,
     ) -> EventName {
+        let updated_at = updated_at.into().map(Timestamp::from_unix_seconds);
+        self.event_at(job, status, updated_at)
+    }
+
+    pub(super) fn event_at(
+        &self,
+        job: &str,
+        status: Status,
+        updated_at: impl Into<Option<Timestamp>>,
+    ) -> EventName {
+        let mut job = self.job(job, status);
+        job.updated_at = updated_at.into();
+        EventName::of(&job.into())
+    }
+
+    /// An event without a date, of which nothing else but this is known.
+    pub(super) fn undated(&self, job: &str, message: &str) -> EventName {
+        let mut job = self.job(job, Status::Completed);
+        job.error_message = Some(message.into());
+        EventName::of(&job.into())
+    }
+
+    fn job(&self, job: &str, status: Status) -> Job {
         let name = format!("JOB-{}-{}-{job}", self.run, self.case);
         let Ok(guid) = name.parse() else {
             self.fail("its guid is blank");
         };
-        let mut job = Job::new(guid, status);
-        job.updated_at = updated_at.into().map(Timestamp::from_unix_seconds);
-        EventName::of(&job)
+        Job::new(guid, status)
     }
 
     pub(super) async fn granted(&self, event: &EventName) -> FencingToken {

@@ -61,8 +61,14 @@ pub async fn check_ledger<L: Ledger>(ledger: L) {
     check("the order of times is that of the numbers")
         .orders_all_times()
         .await;
+    check("a time in the future orders nothing")
+        .orders_nothing_by_the_future()
+        .await;
     check("without a time there is no before")
         .has_no_before_without_a_time()
+        .await;
+    check("a success is recorded whatever became of its claim")
+        .records_a_success_it_knows_nothing_of()
         .await;
     check("names are told apart, however strange")
         .tells_names_apart()
@@ -76,7 +82,9 @@ pub async fn check_ledger<L: Ledger>(ledger: L) {
     // These wait for leases to end, and so do it at one time.
     let mut waiting = JoinSet::new();
     waiting.spawn(check("a lease ends by itself").ends_a_lease());
-    waiting.spawn(check("who was overtaken changes nothing").ignores_who_was_overtaken());
+    waiting.spawn(
+        check("a success of who was overtaken is recorded").records_the_success_of_the_overtaken(),
+    );
     waiting.spawn(check("a lease that is over costs nothing where nobody came").commits_late());
     waiting.spawn(check("what is claimed no more can be stale").can_be_stale_after_a_lease());
     while let Some(checked) = waiting.join_next().await {

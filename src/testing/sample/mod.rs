@@ -206,9 +206,9 @@ impl Sample {
     /// ```
     /// use mx_job_webhook::{EventName, testing::Sample};
     ///
-    /// let first = EventName::of(Sample::challenged().event()?.job());
+    /// let first = EventName::of(&Sample::challenged().event()?);
     /// let later = Sample::challenged().with_updated_at(1_471_281_216);
-    /// let again = EventName::of(later.event()?.job());
+    /// let again = EventName::of(&later.event()?);
     /// assert_ne!(first, again);
     /// # Ok::<(), mx_job_webhook::Error>(())
     /// ```

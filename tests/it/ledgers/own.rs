@@ -21,15 +21,20 @@ enum Fault {
     EndsNoLease,
     EndsLeasesAtOnce,
     GivesTheSameToken,
-    CommitsWithAnyToken,
+    CommitsTwiceWithAnyToken,
     CommitsOnlyOnce,
     CommitsOnlyInTime,
+    ForgetsTheSuccessOfTheOvertaken,
+    ForgetsTheSuccessOnceItsOvertakerHasFailed,
+    ForgetsASuccessItKnowsNothingOf,
+    LetsTheOvertakerReleaseWhatIsSettled,
     ReleasesWithAnyToken,
     ReleasesWhatIsSettled,
     ReleasesNothing,
     NamesEventsByTheirJob,
     CutsNamesShort,
     TakesTimesAsFloats,
+    TakesTimesAsSeconds,
     RefusesLongLeases,
 }
 
@@ -68,7 +73,7 @@ impl Own {
     }
 
     fn is_later(&self, entry: &Entry, event: &EventName) -> bool {
-        let (Some(this), Some(other)) = (event.updated_at(), entry.at) else {
+        let (Some(this), Some(other)) = (event.ordering_time(), entry.at) else {
             return false;
         };
         match self.fault {
@@ -78,6 +83,7 @@ impl Own {
             Some(Fault::TakesTimesAsFloats) => {
                 other.unix_seconds() as f64 > this.unix_seconds() as f64
             }
+            Some(Fault::TakesTimesAsSeconds) => other.unix_seconds() > this.unix_seconds(),
             _ => other > this,
         }
     }
@@ -122,7 +128,7 @@ impl Ledger for Own {
         };
         let entry = Entry {
             job: event.guid().clone(),
-            at: event.updated_at(),
+            at: event.ordering_time(),
             token,
             until: now.checked_add(lease),
             settled: false,
@@ -133,17 +139,41 @@ impl Ledger for Own {
 
     async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, Self::Error> {
         let mut state = self.state.lock().unwrap();
-        let Some(entry) = state.events.get_mut(&self.name(event)) else {
-            return Ok(Commit::Overtaken);
+        let name = self.name(event);
+        let known = state.events.get(&name);
+        let forgets = match known {
+            None => {
+                // What was released is no longer there.
+                let faults = [
+                    Fault::ForgetsASuccessItKnowsNothingOf,
+                    Fault::ForgetsTheSuccessOnceItsOvertakerHasFailed,
+                ];
+                faults.map(|fault| self.has(fault)).contains(&true)
+            }
+            Some(entry) if entry.settled && entry.token == token => {
+                self.has(Fault::CommitsOnlyOnce)
+            }
+            Some(entry) if entry.settled => !self.has(Fault::CommitsTwiceWithAnyToken),
+            Some(entry) if entry.token != token => self.has(Fault::ForgetsTheSuccessOfTheOvertaken),
+            Some(entry) => {
+                let late = entry.until.is_some_and(|until| until < Instant::now());
+                late && self.has(Fault::CommitsOnlyInTime)
+            }
         };
-        let late = entry.until.is_some_and(|until| until < Instant::now());
-        if (entry.token != token && !self.has(Fault::CommitsWithAnyToken))
-            || (entry.settled && self.has(Fault::CommitsOnlyOnce))
-            || (late && self.has(Fault::CommitsOnlyInTime))
-        {
+        if forgets {
             return Ok(Commit::Overtaken);
         }
-        entry.settled = true;
+        let entry = Entry {
+            job: event.guid().clone(),
+            at: event.ordering_time(),
+            token: match known {
+                Some(entry) if self.has(Fault::LetsTheOvertakerReleaseWhatIsSettled) => entry.token,
+                _ => token,
+            },
+            until: None,
+            settled: true,
+        };
+        state.events.insert(name, entry);
         Ok(Commit::Settled)
     }
 
@@ -154,7 +184,9 @@ impl Ledger for Own {
             return Ok(());
         };
         if (entry.token == token || self.has(Fault::ReleasesWithAnyToken))
-            && (!entry.settled || self.has(Fault::ReleasesWhatIsSettled))
+            && (!entry.settled
+                || self.has(Fault::ReleasesWhatIsSettled)
+                || self.has(Fault::LetsTheOvertakerReleaseWhatIsSettled))
             && !self.has(Fault::ReleasesNothing)
         {
             state.events.remove(&name);
@@ -186,7 +218,9 @@ async fn every_fault_is_found_in_its_case() {
     let stale = "an older event of the job is stale: ";
     let first = "what is settled or in flight is that first: ";
     let released = "a claim that is given back is free at once: ";
-    let overtaken = "who was overtaken changes nothing: ";
+    let overtaken = "a success of who was overtaken is recorded: ";
+    let unknown = "a success is recorded whatever became of its claim: ";
+    let order = "the order of times is that of the numbers: ";
     let cases = [
         (GrantsWhatIsInFlight, once),
         (GrantsWhatIsSettled, once),
@@ -196,7 +230,7 @@ async fn every_fault_is_found_in_its_case() {
         (GivesTheSameToken, released),
         (ReleasesWhatIsSettled, "a settled event is not given back: "),
         (
-            CommitsWithAnyToken,
+            CommitsTwiceWithAnyToken,
             "a commit may be made again, with its token: ",
         ),
         (
@@ -209,9 +243,14 @@ async fn every_fault_is_found_in_its_case() {
         (SaysStaleOfOtherJobs, stale),
         (SaysStaleBeforeSettled, first),
         (ForgetsWhatIsInFlightOnceALaterOneIsSettled, first),
+        (TakesTimesAsFloats, order),
+        (TakesTimesAsSeconds, order),
+        (ForgetsTheSuccessOfTheOvertaken, unknown),
+        (ForgetsASuccessItKnowsNothingOf, unknown),
+        (ForgetsTheSuccessOnceItsOvertakerHasFailed, unknown),
         (
-            TakesTimesAsFloats,
-            "the order of times is that of the numbers: ",
+            LetsTheOvertakerReleaseWhatIsSettled,
+            "a settled event is not given back: ",
         ),
         (CutsNamesShort, "names are told apart, however strange: "),
         (RefusesLongLeases, "a lease may be longer than any clock: "),

@@ -146,5 +146,5 @@ fn a_status_or_a_guid_that_somebody_made_up_is_one_value_and_no_label() {
         .iter()
         .map(|span| span.fields.named("job.status").unwrap())
         .collect();
-    assert_eq!(statuses, ["NEW\nforged", "42"]);
+    assert_eq!(statuses, ["NEW\nFORGED", "42"]);
 }

@@ -1,6 +1,7 @@
-//! Ledgers: one that errs and hangs as networks do, and three that are wrong.
+//! Ledgers: one that errs and hangs as networks do, and some that are wrong.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mx_job_webhook::{Claim, Commit, EventName, FencingToken, Ledger, MemoryLedger};
@@ -19,6 +20,8 @@ pub(crate) enum Broken {
     NeverReleases,
     /// Says that it has settled an event, and forgets it.
     NeverCommits,
+    /// Forgets the success of a callback whose claim was taken over.
+    ForgetsTheOvertaken,
 }
 
 /// The ledger under test, behind a network that fails or swallows an answer now and then.
@@ -27,6 +30,8 @@ pub(crate) struct Unreliable {
     pub(crate) world: World,
     pub(crate) broken: Option<Broken>,
     pub(crate) alive: Arc<watch::Sender<bool>>,
+    /// The last claims that were granted.
+    pub(crate) granted: Mutex<HashMap<EventName, FencingToken>>,
 }
 
 impl Unreliable {
@@ -62,6 +67,9 @@ impl Ledger for Unreliable {
     async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, Self::Error> {
         self.reach(event).await?;
         let Ok(claim) = self.ledger.claim(event, lease).await;
+        if let Claim::Granted(token) = claim {
+            self.granted.lock().unwrap().insert(event.clone(), token);
+        }
         self.lose_the_answer(event).await;
         match (self.broken, claim) {
             (Some(Broken::CommitsBeforeSuccess), Claim::Granted(token)) => {
@@ -80,9 +88,17 @@ impl Ledger for Unreliable {
             self.world.committed(event);
             return Ok(Commit::Settled);
         }
-        let Ok(commit) = self.ledger.commit(event, token).await;
-        if commit == Commit::Settled {
-            self.world.committed(event);
+        let last = self.granted.lock().unwrap().get(event).copied();
+        let overtaken = self.broken == Some(Broken::ForgetsTheOvertaken) && last > Some(token);
+        let commit = if overtaken {
+            Commit::Overtaken
+        } else {
+            let Ok(commit) = self.ledger.commit(event, token).await;
+            commit
+        };
+        match commit {
+            Commit::Settled => self.world.committed(event),
+            _ => self.world.overtaken(event),
         }
         self.lose_the_answer(event).await;
         Ok(commit)

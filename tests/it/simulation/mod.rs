@@ -1,11 +1,12 @@
 //! The guarantees, under everything that can go wrong at once, from a seed.
 //!
-//! A stand-in for MX delivers events with retries, duplicates, reordering and hang-ups to a
-//! receiver whose callbacks succeed, fail, panic and stall, whose ledger errs, and which is killed
-//! and started again. Time is paused and there are no sockets, so a seed is always the same run.
+//! A stand-in for MX delivers events, with dates of every kind and none, with retries, duplicates,
+//! reordering and hang-ups, to a receiver whose callbacks succeed, fail, panic and stall, whose
+//! ledger errs, and which is killed and started again. Time is paused and there are no sockets, so a seed is always the same run.
 //! What has to hold is checked at every step: see `World`.
 
 mod broken;
+mod plan;
 mod receiver;
 mod sender;
 mod world;
@@ -14,7 +15,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use broken::Broken;
-use world::{Plan, World};
+use plan::Plan;
+use world::World;
 
 const SEEDS: u64 = 10_000;
 
@@ -83,6 +85,7 @@ fn a_ledger_that_is_broken_is_found_out() {
         (Broken::AcknowledgesInFlight, "acknowledged"),
         (Broken::NeverReleases, "in flight"),
         (Broken::NeverCommits, "settled"),
+        (Broken::ForgetsTheOvertaken, "recorded"),
     ] {
         let (_, wrong) = first_failure(500, Some(broken))
             .unwrap_or_else(|| panic!("nothing was found wrong with {broken:?}"));

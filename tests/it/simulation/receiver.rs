@@ -1,6 +1,6 @@
 //! The receiver: a process that answers deliveries until it is killed.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mx_job_webhook::{
@@ -51,6 +51,7 @@ impl Receiver {
             world: world.clone(),
             broken: world.broken(),
             alive: alive.clone(),
+            granted: Mutex::default(),
         })
         .with_lease(plan.lease)
         .with_background(background.clone());
@@ -129,7 +130,9 @@ fn draw_course(world: &World) -> (Course, u64) {
         };
         let delay = match random.u8(..20) {
             0..4 => 0,
-            4..19 => random.u64(..8_000),
+            4..18 => random.u64(..8_000),
+            // Past a lease that is short, and not past all the retries.
+            18 => random.u64(30_000..400_000),
             // It stalls, for less than the lease.
             _ => 3_600_000,
         };

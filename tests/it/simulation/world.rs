@@ -3,72 +3,14 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use mx_job_webhook::{Claim, EventName, Job, JobEvent, Ledger as _, Status, Timestamp};
+use mx_job_webhook::{Claim, EventName, JobEvent, Ledger as _, Status};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::broken::Broken;
+use super::plan::{LONG, Plan, Planned};
 use super::receiver::Receiver;
 use super::sender::{deliver, deliver_until_acknowledged};
-
-/// Longer than any callback takes, and any lease that a run has.
-const LONG: Duration = Duration::from_secs(2 * 3600);
-
-/// What is decided before a run.
-#[derive(Clone, Debug)]
-pub(crate) struct Plan {
-    jobs: Vec<Job>,
-    restarts: u8,
-    /// In a thousand calls of the ledger.
-    ledger_errors: u32,
-    pub(crate) answer_deadline: Option<Duration>,
-    pub(crate) window: Duration,
-    pub(crate) capacity: usize,
-    pub(crate) lease: Duration,
-}
-
-impl Plan {
-    pub(crate) fn draw(random: &mut fastrand::Rng) -> Self {
-        let mut jobs = Vec::new();
-        for number in 0..random.usize(1..=3) {
-            let mut updated_at = 1_471_281_212;
-            for step in 0..random.usize(1..=4) {
-                // The ends of two steps can fall in one second; what is then the same event is
-                // told apart by its status.
-                let status = if step % 2 == 0 {
-                    Status::Challenged
-                } else {
-                    Status::Completed
-                };
-                updated_at += random.i64(if step % 2 == 0 { 1..3 } else { 0..3 });
-                // Now and then one that no callback is registered for.
-                let status = if random.u8(..8) == 0 {
-                    Status::Halted
-                } else {
-                    status
-                };
-                let mut job = Job::new(format!("JOB-{number}").parse().unwrap(), status);
-                if random.u8(..8) > 0 {
-                    job.updated_at = Some(Timestamp::from_unix_seconds(updated_at));
-                }
-                job.error_message = Some(format!("step {step}"));
-                let name = EventName::of(&job);
-                if jobs.iter().all(|other| EventName::of(other) != name) {
-                    jobs.push(job);
-                }
-            }
-        }
-        Self {
-            jobs,
-            restarts: random.u8(..10).saturating_sub(7),
-            ledger_errors: [0, 0, 50, 200][random.usize(..4)],
-            answer_deadline: random.bool().then_some(Duration::from_secs(4)),
-            window: Duration::from_secs([172_800, 172_800, 300][random.usize(..3)]),
-            capacity: [1000, 1000, 3][random.usize(..3)],
-            lease: [LONG, LONG, Duration::from_secs(60)][random.usize(..3)],
-        }
-    }
-}
 
 /// A run, and the judge of it.
 #[derive(Clone)]
@@ -76,6 +18,8 @@ pub(crate) struct World(Arc<Mutex<State>>);
 
 struct State {
     plan: Plan,
+    /// Of the events of the plan, as the crate has them.
+    names: Vec<EventName>,
     random: fastrand::Rng,
     broken: Option<Broken>,
     receiver: Option<Receiver>,
@@ -126,17 +70,20 @@ impl Drop for Running {
         let mut state = self.world.state();
         state.events[self.event].running = None;
         if !self.finished {
-            let name = EventName::of(&state.plan.jobs[self.event]);
-            state.fail(format!("the callback of {name} was cut short"));
+            let name = &state.names[self.event];
+            let wrong = format!("the callback of {name} was cut short");
+            state.fail(wrong);
         }
     }
 }
 
 impl World {
     pub(crate) fn new(plan: Plan, random: fastrand::Rng, broken: Option<Broken>) -> Self {
-        let events = vec![Event::default(); plan.jobs.len()];
+        let events = vec![Event::default(); plan.events.len()];
+        let names = plan.events.iter().map(Planned::name).collect();
         Self(Arc::new(Mutex::new(State {
             plan,
+            names,
             random,
             broken,
             receiver: None,
@@ -151,6 +98,7 @@ impl World {
 
     /// Runs it to its end, and judges it.
     pub(crate) async fn run(self) -> Result<(), String> {
+        self.judge_the_names();
         self.restart();
         let (events, restarts) = {
             let state = self.state();
@@ -174,6 +122,16 @@ impl World {
         // The receiver holds the world, and the world the receiver.
         self.state().receiver = None;
         wrong.map_or(Ok(()), Err)
+    }
+
+    /// No two events have one name: the second would be acknowledged for the first.
+    fn judge_the_names(&self) {
+        let names = self.state().names.clone();
+        for (index, name) in names.iter().enumerate() {
+            self.must(!names[..index].contains(name), || {
+                format!("two events have the name {name}")
+            });
+        }
     }
 
     /// Once every lease is over and nothing goes wrong any more, each event is acknowledged, and
@@ -204,11 +162,11 @@ impl World {
         });
         // Where the ledger could not be told, the lease has to do it.
         sleep(LONG).await;
-        let jobs = self.state().plan.jobs.clone();
-        for job in &jobs {
-            let Ok(claim) = receiver.ledger.claim(&EventName::of(job), LONG).await;
+        let names = self.state().names.clone();
+        for name in &names {
+            let Ok(claim) = receiver.ledger.claim(name, LONG).await;
             self.must(claim != Claim::InFlight, || {
-                format!("{} stayed in flight past its lease", EventName::of(job))
+                format!("{name} stayed in flight past its lease")
             });
         }
     }
@@ -228,20 +186,17 @@ impl World {
     /// A callback starts: it must not be a second one, nor that of a stale event. Once started,
     /// nothing but the end of the process may keep it from its own end.
     pub(crate) fn started(&self, event: &JobEvent) -> Running {
-        let index = self.index(&EventName::of(event));
+        let index = self.sent(event);
         let mut state = self.state();
         state.trace(format!("started {index}"));
-        let name = EventName::of(event);
+        let name = state.names[index].clone();
         for (settled, _) in state.remembered() {
-            let other = &state.plan.jobs[settled];
+            let [this, other] = [index, settled].map(|index| &state.plan.events[index]);
             if settled == index {
                 state.fail(format!(
                     "{name} was settled, and its callback started again"
                 ));
-            } else if other.guid == event.guid
-                && other.updated_at > event.updated_at
-                && event.updated_at.is_some()
-            {
+            } else if other.makes_stale(this) {
                 state.fail(format!("{name} was stale, and its callback started"));
             }
         }
@@ -259,12 +214,12 @@ impl World {
         }
     }
 
-    /// A callback succeeded, while its lease held or later; a second time only if the ledger may
-    /// have forgotten the first.
+    /// A callback succeeded, while its lease held or later; within the lease, a second time only if
+    /// the ledger may have forgotten the first.
     pub(crate) fn succeeded(&self, event: &JobEvent, in_time: bool) {
-        let name = EventName::of(event);
-        let index = self.index(&name);
+        let index = self.sent(event);
         let mut state = self.state();
+        let name = state.names[index].clone();
         state.trace(format!("succeeded {index}"));
         state.events[index].succeeded = true;
         if !in_time {
@@ -286,12 +241,23 @@ impl World {
 
     /// The hook took it, which is as good as a callback that succeeded.
     pub(crate) fn dead_lettered(&self, event: &JobEvent) {
-        let index = self.index(&EventName::of(event));
+        let index = self.sent(event);
         self.state().events[index].succeeded = true;
     }
 
+    /// The ledger says that another success was recorded first: then there is one.
+    pub(crate) fn overtaken(&self, event: &EventName) {
+        let index = self.named(event);
+        let mut state = self.state();
+        state.trace(format!("overtaken {index}"));
+        let recorded = state.committed.iter().any(|(known, _)| *known == index);
+        if !recorded {
+            state.fail(format!("a success of {event} was not recorded"));
+        }
+    }
+
     pub(crate) fn committed(&self, event: &EventName) {
-        let index = self.index(event);
+        let index = self.named(event);
         let mut state = self.state();
         state.trace(format!("committed {index}"));
         // Committed again, because the answer to the first was lost, it is no younger.
@@ -306,13 +272,12 @@ impl World {
         let mut state = self.state();
         state.trace(format!("answered {index} {status}"));
         let acknowledged = (200..300).contains(&status);
-        let wanted = state.plan.jobs[index].status != Status::Halted;
+        let wanted = state.plan.events[index].status != Status::Halted;
         let earned = state.events[index].succeeded || state.is_stale(index);
         if acknowledged && wanted && !earned {
-            let name = EventName::of(&state.plan.jobs[index]);
-            state.fail(format!(
-                "{name} was acknowledged, and no callback of it had succeeded"
-            ));
+            let name = &state.names[index];
+            let wrong = format!("{name} was acknowledged, and no callback of it had succeeded");
+            state.fail(wrong);
         }
         if !acknowledged && !matches!(status, 500 | 503) {
             state.fail(format!("answered {status}"));
@@ -321,7 +286,7 @@ impl World {
     }
 
     pub(crate) fn ledger_errs(&self, event: &EventName) -> bool {
-        let index = self.index(event);
+        let index = self.named(event);
         let mut state = self.state();
         let errors = state.plan.ledger_errors;
         let errs = !state.calm && state.random.u32(..1000) < errors;
@@ -339,8 +304,8 @@ impl World {
     }
 
     pub(crate) fn body(&self, index: usize) -> String {
-        let job = serde_json::to_string(&self.state().plan.jobs[index]).unwrap();
-        format!("{{\"job\":{job}}}")
+        let event = self.state().plan.events[index].clone();
+        self.draw(|random| event.body(random))
     }
 
     pub(crate) fn plan(&self) -> Plan {
@@ -365,10 +330,28 @@ impl World {
         }
     }
 
-    fn index(&self, name: &EventName) -> usize {
-        let state = self.state();
-        let mut jobs = state.plan.jobs.iter();
-        jobs.position(|job| EventName::of(job) == *name).unwrap()
+    /// Which event was sent; however it is laid out, it has its name.
+    fn sent(&self, event: &JobEvent) -> usize {
+        let mut state = self.state();
+        let mut events = state.plan.events.iter();
+        let index = events.position(|planned| planned.is_in(event)).unwrap();
+        let name = EventName::of(event);
+        if state.names[index] != name {
+            let wrong = format!("{} was given the name {name}", state.names[index]);
+            state.fail(wrong);
+        }
+        index
+    }
+
+    fn named(&self, name: &EventName) -> usize {
+        let mut state = self.state();
+        match state.names.iter().position(|known| known == name) {
+            Some(index) => index,
+            None => {
+                state.fail(format!("no event has the name {name}"));
+                0
+            }
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -389,13 +372,10 @@ impl State {
     }
 
     fn is_stale(&self, index: usize) -> bool {
-        let job = &self.plan.jobs[index];
+        let this = &self.plan.events[index];
         self.committed.iter().any(|&(settled, _)| {
-            let other = &self.plan.jobs[settled];
-            self.events[settled].succeeded
-                && other.guid == job.guid
-                && other.updated_at > job.updated_at
-                && job.updated_at.is_some()
+            let other = &self.plan.events[settled];
+            self.events[settled].succeeded && other.makes_stale(this)
         })
     }
 

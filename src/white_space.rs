@@ -1,0 +1,69 @@
+//! White space, by a list of our own: the same in every build, whichever Unicode its `std` has.
+
+/// Removes white space from both ends.
+pub(crate) fn trim(text: &str) -> &str {
+    text.trim_matches(is_white_space)
+}
+
+/// Returns whether a text names nothing: it is empty, or white space alone.
+pub(crate) fn is_blank(text: &str) -> bool {
+    // Nearly every text begins with a visible character.
+    !text.as_bytes().first().is_some_and(u8::is_ascii_graphic) && trim(text).is_empty()
+}
+
+/// Unicode's `White_Space`, as of version 16. An event is stored under a name that depends on it, so
+/// it does not follow later versions.
+fn is_white_space(character: char) -> bool {
+    matches!(
+        character,
+        '\u{9}'..='\u{d}'
+            | ' '
+            | '\u{85}'
+            | '\u{a0}'
+            | '\u{1680}'
+            | '\u{2000}'..='\u{200a}'
+            | '\u{2028}'
+            | '\u{2029}'
+            | '\u{202f}'
+            | '\u{205f}'
+            | '\u{3000}'
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn white_space_is_this_list_and_no_other_character() {
+        let list: Vec<u32> = ('\0'..=char::MAX)
+            .filter(|character| is_white_space(*character))
+            .map(u32::from)
+            .collect();
+        assert_eq!(
+            list,
+            [
+                0x09, 0x0a, 0x0b, 0x0c, 0x0d, 0x20, 0x85, 0xa0, 0x1680, 0x2000, 0x2001, 0x2002,
+                0x2003, 0x2004, 0x2005, 0x2006, 0x2007, 0x2008, 0x2009, 0x200a, 0x2028, 0x2029,
+                0x202f, 0x205f, 0x3000,
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_trimmed_and_what_is_blank() {
+        let cases = [
+            ("NEW", "NEW", false),
+            (" N EW\u{3000}\n", "N EW", false),
+            ("\u{85}\u{a0}", "", true),
+            ("", "", true),
+            // They are invisible, and no white space.
+            ("\u{200b}", "\u{200b}", false),
+            ("\u{feff}", "\u{feff}", false),
+            ("\0", "\0", false),
+        ];
+        for (text, trimmed, blank) in cases {
+            assert_eq!((trim(text), is_blank(text)), (trimmed, blank), "{text:?}");
+        }
+    }
+}
