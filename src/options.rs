@@ -71,7 +71,7 @@ macro_rules! optional_settings {
         /// Sets how long authentication and the body may take together; 10 s unless set.
         ///
         /// A body that takes longer is answered 408, a closure that does
-        /// ([`Credentials::verify`](crate::Credentials::verify)) 503. `None` waits for ever.
+        /// ([`Credentials::verify`](crate::Credentials::verify)) 503. `None` disables the timeout.
         /// The time counts from when something first has to be waited for, by tokio's clock.
         /// Outside of a tokio runtime, and within one whose timers are disabled, there is no
         /// timeout. In the latter tokio's own panic, which says so, is caught, but the

@@ -89,8 +89,7 @@ impl<L: Ledger> Drop for Held<L> {
                 let _ = options.ledger.release(&event, token).await;
             }
         };
-        // This may be the unwinding of a panic, where a second one would end the process; and a
-        // background task never panics. The ledger does not, but its timer can.
+        // This may be the unwinding of a panic, where a second one would end the process.
         let end = CatchPanic::start(|| end, |()| ());
         let mut end = Box::pin(async {
             let _: Result<(), Panicked> = end.await;

@@ -125,10 +125,10 @@ impl<L: Ledger> DedupeLayer<L> {
     /// What was given up may have come about all the same. A claim that nobody knows of ends
     /// with its lease, and until then its event is answered 503.
     ///
-    /// `None` waits for ever. The time counts from when a call first has to be waited for, by
-    /// tokio's clock; a ledger that answers at once has no timer, and one that blocks its thread
-    /// cannot be given up. Outside of a tokio runtime there is no timeout, and one with its
-    /// timers disabled panics unless this is `None`.
+    /// `None` disables the timeout. The time counts from when a call first has to be waited for,
+    /// by tokio's clock; a ledger that answers at once has no timer, and one that blocks its
+    /// thread cannot be given up. Outside of a tokio runtime, and within one whose timers are
+    /// disabled, there is no timeout.
     ///
     /// # Example
     ///

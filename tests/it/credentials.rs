@@ -456,13 +456,6 @@ fn a_request_is_checked_against_the_old_or_the_new_and_never_against_nothing() {
     let endpoint =
         mx_job_webhook::JobWebhookEndpoint::new(credentials, mx_job_webhook::JobRouter::new());
     let done = AtomicBool::new(false);
-    /// Also when an assertion fails, or the other thread would never end.
-    struct Ends<'a>(&'a AtomicBool);
-    impl Drop for Ends<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
