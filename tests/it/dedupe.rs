@@ -604,6 +604,72 @@ mod on_tokio {
         assert_eq!(ledger.0.settled(), 1);
     }
 
+    /// A success that was answered 204 is never forgotten, though another had taken the event over
+    /// and failed.
+    #[tokio::test(start_paused = true)]
+    async fn the_success_of_a_slow_callback_outlasts_the_failure_of_its_overtaker() {
+        let log = Log::default();
+        let seen = log.clone();
+        let router = JobRouter::new().on_completed(move |_| {
+            seen.push("started");
+            let is_first = seen.entries().len() == 1;
+            async move {
+                tokio::time::sleep(LEASE * 2).await;
+                if is_first {
+                    Ok(())
+                } else {
+                    Err("the bank is down")
+                }
+            }
+        });
+        let ledger = MemoryLedger::new();
+        let jobs = DedupeLayer::new(ledger.clone())
+            .with_lease(LEASE)
+            .layer(router);
+        let slow = tokio::spawn(jobs.clone().oneshot(completed(1)));
+        tokio::time::sleep(LEASE + Duration::from_secs(1)).await;
+        let overtaker = tokio::spawn(jobs.clone().oneshot(completed(1)));
+        assert_eq!(slow.await.unwrap().unwrap(), Receipt::Handled);
+        let overtaker = overtaker.await.unwrap().unwrap_err();
+        assert_eq!(overtaker.kind(), ErrorKind::CallbackFailed);
+        let retry = jobs.oneshot(completed(1)).await.unwrap();
+        assert_eq!(retry, Receipt::Duplicate);
+        assert_eq!(log.entries().len(), 2);
+        assert_eq!((ledger.settled(), ledger.in_flight()), (1, 0));
+    }
+
+    /// The second of two events whose date nobody can read has its callback too.
+    #[tokio::test]
+    async fn no_event_is_lost_to_a_date_that_cannot_be_read() {
+        let dates = [
+            [r#""1471281212""#, r#""1471281218""#],
+            [r#""2016-08-15T17:13:32""#, r#""2016-08-15T17:13:38""#],
+            [r#"{"seconds":1471281212}"#, r#"{"seconds":1471281218}"#],
+            ["9223372036854775808", "9223372036854775809"],
+            [
+                r#""2022-06-16T18:42:43.100Z""#,
+                r#""2022-06-16T18:42:43.900Z""#,
+            ],
+            [r#"null,"new":1"#, r#"null,"new":2"#],
+        ];
+        for dates in dates {
+            let jobs = DedupeLayer::new(MemoryLedger::new()).layer(logging(&Log::default()));
+            let mut receipts = Vec::new();
+            for date in [dates[0], dates[1], dates[0], dates[1]] {
+                let event = JobEvent::decode(format!(
+                    r#"{{"job":{{"guid":"JOB-1","status_name":"CHALLENGED","updated_at":{date}}}}}"#
+                ));
+                receipts.push(jobs.clone().oneshot(event.unwrap()).await.unwrap());
+            }
+            use Receipt::{Duplicate, Handled};
+            assert_eq!(
+                receipts,
+                [Handled, Handled, Duplicate, Duplicate],
+                "{dates:?}"
+            );
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_retry_of_a_delivery_that_hung_up_finds_it_settled() {
         let background = Background::new();

@@ -357,6 +357,33 @@ async fn whose_lease_was_taken_over_cannot_have_an_effect() {
     assert_eq!(app.effects(&guid).await, 1);
 }
 
+/// Whose success was recorded first has had its effect; the effect of who overtook it is refused.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn what_a_slow_holder_has_committed_cannot_have_an_effect_again() {
+    let (app, guid) = (App::new().await, one_of_a_kind());
+    let name = name(&guid, 1);
+    let callback = move |app: App, event: JobEvent| {
+        let name = name.clone();
+        async move {
+            let slow = FencingToken::new(event.fencing_token().unwrap().get() - 1);
+            let commit = app.ledger.commit(&name, slow).await?;
+            assert_eq!(commit, Commit::Settled);
+            let refused = app.effect(&event, Duration::ZERO).await.unwrap_err();
+            let refused = refused.downcast::<mx_job_webhook::CommitInError>();
+            assert!(refused.unwrap().is_overtaken());
+            Err::<(), BoxError>("it was refused".into())
+        }
+    };
+    let jobs = JobRouter::with_state(app.clone()).on_completed(callback);
+    let once = DedupeLayer::new(app.ledger.clone()).layer(jobs);
+    let event = completed(&guid, 1);
+    let error = once.clone().oneshot(event.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CallbackFailed);
+    assert_eq!(app.effects(&guid).await, 0);
+    assert_eq!(once.oneshot(event).await.unwrap(), Receipt::Duplicate);
+}
+
 #[tokio::test]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn nobody_waits_for_a_transaction_that_is_open() {
