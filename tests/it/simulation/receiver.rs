@@ -1,6 +1,9 @@
 //! The receiver: a process that answers deliveries until it is killed.
 
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use mx_job_webhook::{
@@ -8,6 +11,7 @@ use mx_job_webhook::{
     MemoryLedger, Permanent, Receipt,
 };
 use tokio::sync::watch;
+use tokio::task::coop::{consume_budget, unconstrained};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Layer as _, ServiceExt as _};
 
@@ -112,6 +116,52 @@ enum Course {
     FailForGood,
     Panic,
     PanicAtOnce,
+    /// It returns success, and what it held panics when it is dropped.
+    PanicWhenDropped,
+}
+
+/// A callback's future, with what is dropped after it.
+struct Callback<F> {
+    future: Pin<Box<F>>,
+    _guard: Option<Guard>,
+}
+
+impl<F: Future> Future for Callback<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        self.future.as_mut().poll(context)
+    }
+}
+
+/// Panics when it is dropped; in the unwinding of another panic that would end the process.
+struct Guard;
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            panic_quietly();
+        }
+    }
+}
+
+/// Sleeps, and uses up the task's budget each time it is polled: a timer that went by the budget
+/// would then never fire.
+async fn sleep_hungrily(duration: Duration) {
+    let mut sleep = pin!(unconstrained(tokio::time::sleep(duration)));
+    poll_fn(|context| {
+        let mut eating = pin!(async {
+            loop {
+                consume_budget().await;
+            }
+        });
+        // Nobody is woken, or the clock would never move.
+        let _: Poll<()> = eating
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        sleep.as_mut().poll(context)
+    })
+    .await;
 }
 
 /// A panic that no hook prints ten thousand times.
@@ -126,6 +176,7 @@ fn draw_course(world: &World) -> (Course, u64) {
             11..15 => Course::Fail,
             15 => Course::FailForGood,
             16 => Course::PanicAtOnce,
+            17 => Course::PanicWhenDropped,
             _ => Course::Panic,
         };
         let delay = match random.u8(..20) {
@@ -149,15 +200,19 @@ fn handle(
     } else {
         draw_course(world)
     };
+    let hungry = world.draw(|random| random.u8(..4)) == 0;
     let running = world.started(&event);
     if matches!(course, Course::PanicAtOnce) {
         running.finish();
         panic_quietly();
     }
     let world = world.clone();
-    async move {
-        if delay > 0 {
-            tokio::time::sleep(Duration::from_millis(delay)).await;
+    let guard = matches!(course, Course::PanicWhenDropped).then(|| Guard);
+    let future = async move {
+        match Duration::from_millis(delay) {
+            Duration::ZERO => {}
+            delay if hungry => sleep_hungrily(delay).await,
+            delay => tokio::time::sleep(delay).await,
         }
         let in_time = running.finish();
         match course {
@@ -168,6 +223,11 @@ fn handle(
             Course::Fail => Err("it failed".into()),
             Course::FailForGood => Err(Permanent::new("it failed for good").into()),
             Course::Panic | Course::PanicAtOnce => panic_quietly(),
+            Course::PanicWhenDropped => Ok(()),
         }
+    };
+    Callback {
+        future: Box::pin(future),
+        _guard: guard,
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
+use tokio::task::coop::unconstrained;
 use tokio::time::sleep;
 use tower::ServiceExt as _;
 
@@ -59,7 +60,7 @@ pub(crate) async fn deliver(world: World, event: usize) -> bool {
             let status = response.unwrap().status();
             world.answered(event, status.as_u16())
         }
-        // It hangs up.
-        () = sleep(Duration::from_millis(patience)) => false,
+        // It hangs up, also if the callback has eaten up the budget of this task.
+        () = unconstrained(sleep(Duration::from_millis(patience))) => false,
     }
 }

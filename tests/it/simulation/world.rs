@@ -250,9 +250,12 @@ impl World {
         let index = self.named(event);
         let mut state = self.state();
         state.trace(format!("overtaken {index}"));
-        let recorded = state.committed.iter().any(|(known, _)| *known == index);
-        if !recorded {
-            state.fail(format!("a success of {event} was not recorded"));
+        let mut recorded = state.committed.iter().rev();
+        let recorded = recorded.find(|(known, _)| *known == index).copied();
+        match recorded {
+            // It is remembered since then, and no longer for this one.
+            Some((_, at)) => state.events[index].succeeded_in_time = Some(at),
+            None => state.fail(format!("a success of {event} was not recorded")),
         }
     }
 
