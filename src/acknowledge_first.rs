@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use tower::{BoxError, Layer, Service};
 
+use crate::background::Running;
 use crate::failure::{FailureHook, ReportEnd};
 use crate::observe::{Observation, Observed};
 use crate::panic::{CatchDrop, Panicked, catch};
@@ -30,8 +31,8 @@ use crate::{Background, Error, ErrorKind, Failure, JobEvent, Receipt};
 /// With [`DedupeLayer`](crate::DedupeLayer), put that one inside: an event is settled when
 /// its callback has succeeded, not when it was accepted.
 ///
-/// Where the mount has the same `Background`, a callback takes over the place of its delivery:
-/// both are under way for a moment, and the bound is that of the deliveries.
+/// A delivery that is accepted takes two places for a moment, where the mount has the same
+/// `Background`: its own, and the callback's.
 ///
 /// # Example
 ///
@@ -163,7 +164,7 @@ where
 {
     fn accept(&self, event: JobEvent) -> Result<Receipt, Error> {
         let overloaded = || Error::new(ErrorKind::Overloaded);
-        let place = self.layer.background.reserve()?;
+        let place = self.layer.background.reserve_another()?;
         if !place.can_spawn() {
             return Err(overloaded());
         }
@@ -186,7 +187,8 @@ where
             lost.ended(&outcome);
             outcome
         });
-        place.spawn(Observed::new(delivery, Observation::after_the_answer()));
+        let delivery = Observed::new(delivery, Observation::after_the_answer());
+        Running::new(delivery, place).hand_over();
         if offer.accept() {
             Ok(Receipt::Accepted)
         } else {

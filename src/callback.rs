@@ -8,7 +8,7 @@ use pin_project_lite::pin_project;
 use tower::BoxError;
 
 use crate::background::Delivery;
-use crate::panic::{CatchPanic, Panicked};
+use crate::panic::{CatchDrop, CatchPanic, Panicked};
 use crate::{Error, ErrorKind, Receipt};
 
 /// A closure or `async fn` of one argument, such as a [`JobEvent`], that is async.
@@ -179,6 +179,7 @@ where
     F: Fn(Event) -> Fut + Send + Sync + 'static,
     Fut: CallbackFuture,
 {
+    let callback = CatchDrop::new(callback);
     Arc::new(move |event| {
         Box::pin(Running {
             callback: CatchPanic::start(|| callback(event), CallbackOutput::into_result),

@@ -2,6 +2,9 @@
 
 use std::task::{Context, Poll};
 
+#[cfg(feature = "tokio")]
+use crate::panic::{Panicked, catch};
+
 /// tokio's clock stands still where a test says so.
 #[cfg(not(feature = "tokio"))]
 pub(crate) use std::time::Instant;
@@ -35,7 +38,7 @@ impl Timeout {
 /// A timer that starts when something has to be waited for: a delivery that never waits has none.
 ///
 /// Outside of a tokio runtime, and within one whose timers are disabled, there is no timer, and
-/// without a timer no deadline.
+/// without a timer no deadline. A timer belongs to the runtime that it was started on.
 #[derive(Default)]
 pub(crate) struct Deadline(State);
 
@@ -65,7 +68,14 @@ impl Deadline {
             self.0 = sleep(timeout).map_or(State::NoTimer, State::Running);
         }
         match &mut self.0 {
-            State::Running(sleep) => sleep.as_mut().poll(context),
+            // Handed over to another runtime, it may outlive its own, and tokio says so by a panic.
+            State::Running(sleep) => match catch(|| sleep.as_mut().poll(context)) {
+                Ok(poll) => poll,
+                Err(Panicked) => {
+                    self.0 = State::NoTimer;
+                    Poll::Pending
+                }
+            },
             State::NotStarted | State::NoTimer => Poll::Pending,
         }
     }
@@ -86,6 +96,6 @@ impl Deadline {
 fn sleep(timeout: std::time::Duration) -> Option<Sleep> {
     tokio::runtime::Handle::try_current().ok()?;
     // tokio says that timers are disabled by a panic, and in no other way.
-    let sleep = crate::panic::catch(|| tokio::time::sleep(timeout)).ok()?;
+    let sleep = catch(|| tokio::time::sleep(timeout)).ok()?;
     Some(Box::pin(tokio::task::coop::unconstrained(sleep)))
 }

@@ -8,6 +8,7 @@ use http::{Extensions, HeaderMap};
 
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 use crate::observe::Mark;
+use crate::panic::CatchDrop;
 use crate::{Error, FencingToken, Job};
 
 /// One delivered webhook: the job, the raw body, the request's headers and extensions.
@@ -38,9 +39,10 @@ use crate::{Error, FencingToken, Job};
 #[derive(Clone)]
 pub struct JobEvent {
     job: Job,
-    body: Bytes,
+    // These are the application's, and can panic when they are dropped, wherever that is.
+    body: CatchDrop<Bytes>,
     headers: HeaderMap,
-    extensions: Extensions,
+    extensions: CatchDrop<Extensions>,
     fencing_token: Option<FencingToken>,
     #[cfg(any(feature = "metrics", feature = "tracing"))]
     mark: Mark,
@@ -77,9 +79,9 @@ impl JobEvent {
     pub(crate) fn new(job: Job, body: Bytes, headers: HeaderMap, extensions: Extensions) -> Self {
         Self {
             job,
-            body,
+            body: CatchDrop::new(body),
             headers,
-            extensions,
+            extensions: CatchDrop::new(extensions),
             fencing_token: None,
             #[cfg(any(feature = "metrics", feature = "tracing"))]
             mark: Mark::default(),

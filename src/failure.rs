@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::panic::catch;
+use crate::panic::{CatchDrop, catch};
 use crate::{Error, ErrorKind, Job, Receipt};
 
 /// A delivery that failed, for the hooks that report it.
@@ -101,11 +101,13 @@ impl fmt::Debug for Failure<'_> {
 
 /// A hook that is told of failures.
 #[derive(Clone)]
-pub(crate) struct FailureHook(Arc<dyn Fn(Failure<'_>) + Send + Sync>);
+pub(crate) struct FailureHook(CatchDrop<Arc<Hook>>);
+
+type Hook = dyn Fn(Failure<'_>) + Send + Sync;
 
 impl FailureHook {
     pub(crate) fn new(hook: impl Fn(Failure<'_>) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(hook))
+        Self(CatchDrop::new(Arc::new(hook)))
     }
 
     /// Whoever reports must not change what is answered: a hook that panics has said enough.

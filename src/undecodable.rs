@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap};
 
 use crate::Error;
+use crate::panic::CatchDrop;
 
 /// A body that could not be decoded, with the reason and all that came with it.
 ///
@@ -36,9 +37,10 @@ use crate::Error;
 #[derive(Clone)]
 pub struct Undecodable {
     error: Error,
-    body: Bytes,
+    // These are the application's, and can panic when they are dropped, wherever that is.
+    body: CatchDrop<Bytes>,
     headers: HeaderMap,
-    extensions: Extensions,
+    extensions: CatchDrop<Extensions>,
 }
 
 impl Undecodable {
@@ -50,9 +52,9 @@ impl Undecodable {
     ) -> Self {
         Self {
             error,
-            body,
+            body: CatchDrop::new(body),
             headers,
-            extensions,
+            extensions: CatchDrop::new(extensions),
         }
     }
 

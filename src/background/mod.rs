@@ -20,6 +20,7 @@ use crate::{Error, ErrorKind, JobEvent, Receipt};
 pub(crate) use place::Place;
 use places::{NoPlace, Places};
 pub use run_on::RunOn;
+pub(crate) use run_on::Running;
 pub use task::BackgroundTask;
 use task::spawn_on_tokio;
 
@@ -64,7 +65,7 @@ pub struct Background(Arc<Inner>);
 
 struct Inner {
     places: Places,
-    spawn: Option<Spawn>,
+    spawn: Option<CatchDrop<Spawn>>,
 }
 
 type Spawn = Arc<dyn Fn(BackgroundTask) + Send + Sync>;
@@ -140,10 +141,13 @@ impl Background {
     where
         F: Fn(BackgroundTask) + Send + Sync + 'static,
     {
-        Self::build(self.0.places.capacity(), Some(Arc::new(spawn)))
+        Self::build(
+            self.0.places.capacity(),
+            Some(CatchDrop::new(Arc::new(spawn))),
+        )
     }
 
-    fn build(capacity: usize, spawn: Option<Spawn>) -> Self {
+    fn build(capacity: usize, spawn: Option<CatchDrop<Spawn>>) -> Self {
         Self(Arc::new(Inner {
             places: Places::new(capacity),
             spawn,
@@ -192,7 +196,8 @@ impl Background {
     ///
     /// # Cancellation
     ///
-    /// Dropped before the service was ready, nothing has started, and the event is dropped.
+    /// Dropped before the service was ready, nothing has started, and the event is dropped. The
+    /// place is taken when this is called.
     ///
     /// # Example
     ///
@@ -209,7 +214,11 @@ impl Background {
     /// assert_eq!(Background::new().run(jobs, event).await?, Receipt::Handled);
     /// # Ok(()) }
     /// ```
-    pub async fn run<J>(&self, jobs: J, mut event: JobEvent) -> Result<Receipt, Error>
+    pub fn run<J>(
+        &self,
+        jobs: J,
+        mut event: JobEvent,
+    ) -> impl Future<Output = Result<Receipt, Error>> + use<J>
     where
         J: Service<JobEvent>,
         J::Response: Into<Receipt>,
@@ -218,21 +227,25 @@ impl Background {
     {
         let mut observation = Observation::of(&mut event);
         let mut jobs = CatchDrop::new(jobs);
-        let ready = async {
-            let place = self.reserve()?;
-            poll_fn(|context| {
-                let _entered = observation.enter();
-                deliver::poll_ready(&mut *jobs, context)
-            })
-            .await?;
-            Ok(place)
-        };
-        let mut place = ready.await.inspect_err(|error| observation.refuse(error))?;
-        let delivery = {
-            let _entered = (observation.enter(), place.enter());
-            deliver::call(jobs, event, None)
-        };
-        RunOn::running(delivery, place, observation).await
+        // Here and not when it is polled: a callback may have another task poll it.
+        let place = self.reserve();
+        async move {
+            let ready = async {
+                let place = place?;
+                poll_fn(|context| {
+                    let _entered = observation.enter();
+                    deliver::poll_ready(&mut *jobs, context)
+                })
+                .await?;
+                Ok(place)
+            };
+            let mut place = ready.await.inspect_err(|error| observation.refuse(error))?;
+            let delivery = {
+                let _entered = (observation.enter(), place.enter());
+                deliver::call(jobs, event, None)
+            };
+            RunOn::running(delivery, place, observation).await
+        }
     }
 
     /// Takes no more callbacks, and waits for those under way until the deadline.
@@ -306,9 +319,11 @@ impl Background {
     /// A place for a callback, if there is one. Within a callback of this `Background` it is that
     /// callback's.
     pub(crate) fn reserve(&self) -> Result<Place, Error> {
-        if let Some(place) = Place::within_callback(self) {
-            return Ok(place);
-        }
+        Place::of_current_callback(self).map_or_else(|| self.reserve_another(), Ok)
+    }
+
+    /// A place for what its callback does not wait for, if there is one.
+    pub(crate) fn reserve_another(&self) -> Result<Place, Error> {
         match self.0.places.take() {
             Ok(()) => Ok(Place::taken(self)),
             Err(NoPlace::Full) => Err(Error::new(ErrorKind::Overloaded)),

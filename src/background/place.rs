@@ -1,52 +1,64 @@
 //! A place that is taken, by a callback or by what runs on of it.
 
-use std::cell::Cell;
-use std::future::poll_fn;
-use std::pin::Pin;
+use std::cell::RefCell;
 use std::sync::Arc;
 
+use super::Background;
 use super::task::tokio_is_here;
-use super::{Background, BackgroundTask};
-use crate::observe::Observed;
-use crate::panic::drop_caught;
 
 thread_local! {
-    /// The `Background` whose callback this thread runs just now.
-    static CURRENT: Cell<Option<Identity>> = const { Cell::new(None) };
+    /// The callbacks that this thread runs just now, one within the other.
+    static RUNNING: RefCell<Vec<Frame>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Frame {
+    background: Identity,
+    /// The callback's place, once something within it shares that.
+    shared: Option<Arc<Taken>>,
 }
 
 /// Which `Background` it is, among those that are alive.
 type Identity = usize;
 
 /// The place of one callback, free again when it is dropped.
+///
+/// A callback that calls a router of the same `Background`, as a service of the application's own
+/// may, is one callback still. Both share the place, which is free when neither has it any more:
+/// they count once, the inner one is not refused at shutdown in the middle of the outer one, and
+/// a drain waits for either, wherever it went.
 pub(crate) struct Place {
     background: Background,
-    /// Whether it was made within a callback of the same `Background`. What a callback calls
-    /// and awaits is part of it, and shares its place: or a router behind a service of the
-    /// application's would count twice, and be refused at shutdown in mid-callback.
-    is_within: bool,
-    /// Whether it counts by itself. One that is made within a callback does until it is polled
-    /// there: it may yet be sent elsewhere, and a drain has to wait for it.
-    counts: bool,
+    /// `None` as long as nobody shares it.
+    shared: Option<Arc<Taken>>,
 }
 
+/// A place that is taken until this is dropped.
+struct Taken(Background);
+
 impl Place {
-    /// A place that was taken.
+    /// The place that was taken.
     pub(super) fn taken(background: &Background) -> Self {
         Self {
             background: background.clone(),
-            is_within: false,
-            counts: true,
+            shared: None,
         }
     }
 
-    /// A place within the callback that this thread runs, if it is one of this `Background`'s.
-    pub(super) fn within_callback(background: &Background) -> Option<Self> {
-        is_current(background).then(|| {
-            background.0.places.take_anyway();
-            let mut place = Self::taken(background);
-            place.is_within = true;
-            place
+    /// The place of the callback that this thread runs, if it is one of this `Background`'s.
+    pub(super) fn of_current_callback(background: &Background) -> Option<Self> {
+        RUNNING.with_borrow_mut(|running| {
+            let identity = identity(background);
+            let frame = running
+                .iter_mut()
+                .rev()
+                .find(|frame| frame.background == identity)?;
+            let shared = frame
+                .shared
+                .get_or_insert_with(|| Arc::new(Taken(background.clone())));
+            Some(Self {
+                background: background.clone(),
+                shared: Some(shared.clone()),
+            })
         })
     }
 
@@ -56,64 +68,51 @@ impl Place {
     }
 
     /// Until what this gives is dropped, the code of this thread is the callback's.
-    pub(crate) fn enter(&mut self) -> Entered {
-        if self.is_within {
-            self.set_counts(!is_current(&self.background));
-        }
-        Entered {
-            before: CURRENT.replace(Some(identity(&self.background))),
-        }
+    pub(crate) fn enter(&mut self) -> Entered<'_> {
+        let frame = Frame {
+            background: identity(&self.background),
+            shared: self.shared.clone(),
+        };
+        RUNNING.with_borrow_mut(|running| running.push(frame));
+        Entered { place: self }
     }
 
-    /// Hands the rest of a delivery to the runtime, or cancels it where there is none.
-    ///
-    /// The place goes along. It is free when nothing of the delivery is left: neither the callback
-    /// nor what it returned, whose destructors may take their time.
-    pub(crate) fn spawn(mut self, mut delivery: Observed) {
-        self.set_counts(true);
-        let background = self.background.clone();
-        background.spawn_task(BackgroundTask::new(Box::pin(async move {
-            let outcome = poll_fn(|context| {
-                let _entered = self.enter();
-                Pin::new(&mut delivery).poll(context)
-            })
-            .await;
-            let _ = drop_caught((outcome, delivery));
-            drop(self);
-        })));
-    }
-
-    fn set_counts(&mut self, counts: bool) {
-        let places = &self.background.0.places;
-        match (self.counts, counts) {
-            (false, true) => places.take_anyway(),
-            (true, false) => places.give_back(),
-            _ => {}
-        }
-        self.counts = counts;
+    pub(super) fn background(&self) -> &Background {
+        &self.background
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.set_counts(false);
+        if self.shared.is_none() {
+            self.background.0.places.give_back();
+        }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.0.places.give_back();
     }
 }
 
 /// What [`Place::enter`] gives.
 #[must_use]
-pub(crate) struct Entered {
-    before: Option<Identity>,
+pub(crate) struct Entered<'a> {
+    place: &'a mut Place,
 }
 
-impl Drop for Entered {
+impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        CURRENT.set(self.before);
+        let frame = RUNNING.with_borrow_mut(Vec::pop);
+        if let Some(Frame {
+            shared: Some(shared),
+            ..
+        }) = frame
+        {
+            self.place.shared = Some(shared);
+        }
     }
-}
-
-fn is_current(background: &Background) -> bool {
-    CURRENT.get() == Some(identity(background))
 }
 
 fn identity(background: &Background) -> Identity {

@@ -4,8 +4,9 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::{Delivery, Place};
+use super::{BackgroundTask, Delivery, Place};
 use crate::observe::{Entered, Observation, Observed};
+use crate::panic::drop_caught;
 use crate::{Error, Receipt};
 
 /// The outcome of a callback, which runs on if it is not waited for.
@@ -52,7 +53,7 @@ use crate::{Error, Receipt};
 pub struct RunOn(State);
 
 enum State {
-    Running(Observed, Place),
+    Running(Running),
     Settled(Result<Receipt, Error>),
     /// The outcome was given, or the rest of the callback handed over.
     Gone,
@@ -60,7 +61,8 @@ enum State {
 
 impl RunOn {
     pub(crate) fn running(delivery: Delivery, place: Place, observation: Observation) -> Self {
-        Self(State::Running(Observed::new(delivery, observation), place))
+        let delivery = Observed::new(delivery, observation);
+        Self(State::Running(Running { delivery, place }))
     }
 
     pub(crate) fn settled(outcome: Result<Receipt, Error>) -> Self {
@@ -70,7 +72,7 @@ impl RunOn {
     /// The sender is told this, though the callback is under way and will run on.
     pub(crate) fn answer(&mut self, error: &Error) -> Option<Entered> {
         match &mut self.0 {
-            State::Running(delivery, _) => Some(delivery.answer(error)),
+            State::Running(running) => Some(running.delivery.answer(error)),
             State::Settled(_) | State::Gone => None,
         }
     }
@@ -86,18 +88,12 @@ impl Future for RunOn {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match self.take() {
             // It leaves its place before it is polled, so that one that unwinds is not handed over.
-            State::Running(mut delivery, mut place) => {
-                let entered = place.enter();
-                let polled = Pin::new(&mut delivery).poll(context);
-                drop(entered);
-                let Poll::Ready(outcome) = polled else {
-                    self.0 = State::Running(delivery, place);
-                    return Poll::Pending;
-                };
-                // The place is free last.
-                drop(delivery);
-                drop(place);
-                Poll::Ready(outcome)
+            State::Running(mut running) => {
+                let polled = running.poll(context);
+                if polled.is_pending() {
+                    self.0 = State::Running(running);
+                }
+                polled
             }
             State::Settled(outcome) => Poll::Ready(outcome),
             State::Gone => panic!("`RunOn` was polled after it was ready"),
@@ -107,9 +103,45 @@ impl Future for RunOn {
 
 impl Drop for RunOn {
     fn drop(&mut self) {
-        if let State::Running(delivery, place) = self.take() {
-            place.spawn(delivery);
+        if let State::Running(running) = self.take() {
+            running.hand_over();
         }
+    }
+}
+
+/// A callback in its place, which is free when nothing of the callback is left: the destructors of
+/// what it held and of what it returned may take their time.
+pub(crate) struct Running {
+    // Dropped first.
+    delivery: Observed,
+    place: Place,
+}
+
+impl Running {
+    pub(crate) fn new(delivery: Observed, place: Place) -> Self {
+        Self { delivery, place }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Receipt, Error>> {
+        let _entered = self.place.enter();
+        Pin::new(&mut self.delivery).poll(context)
+    }
+
+    /// Hands the rest to the runtime, or cancels it where there is none.
+    pub(crate) fn hand_over(self) {
+        let background = self.place.background().clone();
+        background.spawn_task(BackgroundTask::new(Box::pin(self)));
+    }
+}
+
+/// The callback of which nobody awaits the outcome.
+impl Future for Running {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        Running::poll(&mut self, context).map(|outcome| {
+            let _ = drop_caught(outcome);
+        })
     }
 }
 

@@ -10,7 +10,8 @@ use base64::engine::general_purpose::STANDARD;
 use constant_time_eq::constant_time_eq;
 use http::header::{AUTHORIZATION, HeaderMap};
 use http::request::Parts;
-use tower::BoxError;
+
+use crate::Error;
 
 #[derive(Clone)]
 pub(super) enum Accepted {
@@ -37,8 +38,7 @@ pub(super) enum Scheme {
 pub(super) type Verify = Arc<dyn Fn(&Parts) -> Verification + Send + Sync>;
 
 /// A closure's verdict on its way.
-pub(crate) type Verification =
-    std::pin::Pin<Box<dyn Future<Output = Result<bool, BoxError>> + Send>>;
+pub(crate) type Verification = std::pin::Pin<Box<dyn Future<Output = Result<bool, Error>> + Send>>;
 
 impl Accepted {
     /// What the head alone decides.
@@ -139,7 +139,7 @@ fn is_malformed(authorization: &[u8]) -> bool {
 }
 
 /// True as soon as one is, whatever the others do; an error only if none is.
-async fn any_of(mut verdicts: Vec<Verification>) -> Result<bool, BoxError> {
+async fn any_of(mut verdicts: Vec<Verification>) -> Result<bool, Error> {
     let mut refused = Ok(false);
     poll_fn(|context| {
         let mut yes = false;

@@ -11,7 +11,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::request::Parts;
 
-use crate::panic::CatchPanic;
+use crate::panic::{CatchPanic, Panicked};
+use crate::{Error, ErrorKind};
 use accepted::{Accepted, Scheme, Secret, Verify};
 pub(crate) use accepted::{Challenges, Check, Verification};
 pub use handle::CredentialsHandle;
@@ -145,7 +146,11 @@ impl Credentials {
             let verdict = CatchPanic::start(|| verify(head), Verdict::into_result);
             Box::pin(async move {
                 let verdict = verdict.await;
-                verdict.unwrap_or_else(|_| Err("the closure panicked".into()))
+                verdict
+                    .unwrap_or_else(|Panicked| Err("the closure panicked".into()))
+                    .map_err(|error| {
+                        Error::with_source(ErrorKind::AuthenticationUnavailable, error)
+                    })
             })
         });
         Self::fixed(Accepted::AnyOf {

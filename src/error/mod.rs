@@ -237,7 +237,9 @@ fn recognise(error: &(dyn StdError + 'static)) -> Option<ErrorKind> {
 pub(crate) fn chain<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |&error| error.source())
+    /// Deeper than any chain that somebody wrote: one that leads back to itself has an end too.
+    const DEEPEST: usize = 128;
+    std::iter::successors(Some(error), |&error| error.source()).take(DEEPEST)
 }
 
 impl fmt::Display for Error {

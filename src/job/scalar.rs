@@ -87,9 +87,16 @@ impl<'de> Visitor<'de> for ScalarVisitor {
         }))
     }
 
-    /// The shortest decimal number that is this float, as it was written in all likelihood.
+    /// The shortest decimal number that is this float. With more digits than a float holds, another
+    /// number may have been written.
     fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
-        Ok(Number::read(&value.to_string()).map_or(Scalar::Other, Scalar::Number))
+        const DIGITS: usize = f64::DIGITS as usize;
+        let text = value.to_string();
+        let significant = text.trim_matches(['-', '0', '.']);
+        let digits = significant.bytes().filter(u8::is_ascii_digit).count();
+        Ok(Number::read(&text)
+            .filter(|_| digits <= DIGITS)
+            .map_or(Scalar::Other, Scalar::Number))
     }
 
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {

@@ -121,10 +121,7 @@ impl<B> Authenticating<B> {
         Poll::Ready(match verdict {
             Ok(true) => Ok(request),
             Ok(false) => Err(request.refused(Error::unauthorized(self.challenges))),
-            Err(error) => Err(request.refused(Error::with_source(
-                ErrorKind::AuthenticationUnavailable,
-                error,
-            ))),
+            Err(error) => Err(request.refused(error)),
         })
     }
 

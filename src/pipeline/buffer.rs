@@ -20,6 +20,7 @@ use http_body::Body;
 use http_body_util::LengthLimitError;
 use tower::BoxError;
 
+use super::FRAMES_AT_A_TIME;
 use super::authenticate::{Authenticated, Head, Refused};
 use crate::error::chain;
 use crate::panic::catch;
@@ -83,7 +84,13 @@ impl Buffer {
         B: Body,
         B::Error: Into<BoxError>,
     {
+        let mut frames = 0;
         while !body.is_end_stream() {
+            if frames == FRAMES_AT_A_TIME {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            frames += 1;
             let Some(frame) = ready!(body.as_mut().poll_frame(context)) else {
                 break;
             };

@@ -28,7 +28,7 @@ pin_project! {
     pub(crate) struct Deliver<B, J> {
         #[pin]
         step: Step<B, J>,
-        options: Arc<Options<J>>,
+        options: CatchDrop<Arc<Options<J>>>,
         answer_deadline: Deadline,
         // Until the callback is called: then it is in `RunOn`, and goes where that goes.
         observation: Observation,
@@ -78,7 +78,7 @@ impl<B, J> Deliver<B, J> {
     fn receiving(options: &Arc<Options<J>>, receive: Receive<B>, observation: Observation) -> Self {
         Self {
             step: Step::Receiving { receive },
-            options: options.clone(),
+            options: CatchDrop::new(options.clone()),
             answer_deadline: Deadline::default(),
             observation,
         }
@@ -124,10 +124,15 @@ where
 {
     loop {
         let next = match this.step.as_mut().project() {
-            StepProjection::Receiving { receive } => match ready!(receive.poll(context)) {
-                Ok(event) => begin(this.options, event, this.observation, context),
-                Err(refusal) => refuse(this.options, refusal, this.observation),
-            },
+            StepProjection::Receiving { receive } => {
+                let received = ready!(receive.poll(context));
+                // The body goes before anything is called: its destructor can panic.
+                this.step.set(Step::Answered);
+                match received {
+                    Ok(event) => begin(this.options, event, this.observation, context),
+                    Err(refusal) => refuse(this.options, refusal, this.observation),
+                }
+            }
             StepProjection::AwaitingReadiness { waiting } => {
                 let Some(mut readied) = waiting.take() else {
                     panic!("`Deliver` was polled after it was ready");

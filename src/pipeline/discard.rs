@@ -18,7 +18,7 @@ use http::header::EXPECT;
 use http::{HeaderMap, Version};
 use http_body::Body;
 
-use super::Limits;
+use super::{FRAMES_AT_A_TIME, Limits};
 use crate::Error;
 use crate::deadline::Deadline;
 use crate::panic::{Panicked, catch};
@@ -42,9 +42,9 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn of(version: Version, headers: &HeaderMap) -> Self {
-        let awaits_continue = headers
-            .get(EXPECT)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let mut expected = headers.get_all(EXPECT).iter();
+        let awaits_continue = version > Version::HTTP_10
+            && expected.any(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         Self {
             version,
             awaits_continue,
@@ -80,19 +80,19 @@ impl Discard {
         context: &mut Context<'_>,
     ) -> Poll<Error> {
         let end = match self.read(body, context) {
-            Poll::Ready(end) => end,
-            Poll::Pending => {
-                // Both are asked, so that both wake this task.
-                let over = [
-                    self.deadline.poll(limits.discard_timeout, context),
-                    read_deadline.poll(limits.read_timeout, context),
-                ];
-                let waits = over.iter().all(Poll::is_pending) && !self.deadline.has_no_timer();
-                if waits {
-                    return Poll::Pending;
-                }
+            Read::Pending | Read::Paused if self.is_over(limits, read_deadline, context) => {
                 End::Unread
             }
+            // Where there is no timer, nothing is waited for.
+            Read::Pending if self.deadline.has_no_timer() || read_deadline.has_no_timer() => {
+                End::Unread
+            }
+            Read::Pending => return Poll::Pending,
+            Read::Paused => {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Read::Ended(end) => end,
         };
         let Some(error) = self.error.take() else {
             panic!("`Discard` was polled after it was ready");
@@ -103,34 +103,54 @@ impl Discard {
         })
     }
 
-    fn read<B: Body>(&mut self, mut body: Pin<&mut B>, context: &mut Context<'_>) -> Poll<End> {
+    /// Both are asked, so that both wake this task.
+    fn is_over(
+        &mut self,
+        limits: Limits,
+        read_deadline: &mut Deadline,
+        context: &mut Context<'_>,
+    ) -> bool {
+        let own = self.deadline.poll(limits.discard_timeout, context);
+        let whole = read_deadline.poll(limits.read_timeout, context);
+        own.is_ready() || whole.is_ready()
+    }
+
+    fn read<B: Body>(&mut self, mut body: Pin<&mut B>, context: &mut Context<'_>) -> Read {
         if body.is_end_stream() {
-            return Poll::Ready(End::Read);
+            return Read::Ended(End::Read);
         }
         // What says that it is longer need not be begun.
         let too_long = body.size_hint().lower() > self.remaining;
         if self.is_off || self.connection.awaits_continue || too_long {
-            return Poll::Ready(End::Unread);
+            return Read::Ended(End::Unread);
         }
-        loop {
+        for _ in 0..FRAMES_AT_A_TIME {
             let frame = match catch(|| body.as_mut().poll_frame(context)) {
-                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Pending) => return Read::Pending,
                 Ok(Poll::Ready(Some(Ok(frame)))) => frame,
-                Ok(Poll::Ready(None)) => return Poll::Ready(End::Read),
-                Ok(Poll::Ready(Some(Err(_)))) | Err(Panicked) => break,
+                Ok(Poll::Ready(None)) => return Read::Ended(End::Read),
+                Ok(Poll::Ready(Some(Err(_)))) | Err(Panicked) => return Read::Ended(End::Unread),
             };
             let length = frame.data_ref().map_or(0, |data| data.remaining());
             let length = u64::try_from(length).unwrap_or(u64::MAX);
             let Some(remaining) = self.remaining.checked_sub(length.max(1)) else {
-                break;
+                return Read::Ended(End::Unread);
             };
             self.remaining = remaining;
             if body.is_end_stream() {
-                return Poll::Ready(End::Read);
+                return Read::Ended(End::Read);
             }
         }
-        Poll::Ready(End::Unread)
+        Read::Paused
     }
+}
+
+/// How far reading has come.
+enum Read {
+    Pending,
+    /// There is more, and the deadlines come first.
+    Paused,
+    Ended(End),
 }
 
 enum End {

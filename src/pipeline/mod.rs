@@ -45,6 +45,9 @@ impl Default for Limits {
     }
 }
 
+/// How many frames of a body are read before the deadline is asked: one may always be there.
+const FRAMES_AT_A_TIME: u32 = 64;
+
 /// Why there is no event.
 pub(crate) enum Refusal {
     Error(Error),

@@ -51,9 +51,9 @@ pub(super) const TIMESTAMP: &str = "A moment: in Unix seconds, or as ISO 8601 wi
 pub(super) const UNIX_SECONDS: &str = "Seconds since 1970-01-01T00:00:00Z.";
 pub(super) const ISO_8601: &str = "ISO 8601 with an offset.";
 
-/// What is not blank, as an id and a name have to be. A byte-order mark is white space to the
-/// expressions of JSON Schema, and not to Rust.
-pub(super) const NOT_BLANK: &str = r"[\S\uFEFF]";
+/// What is not blank, as an id and a name have to be. To the expressions of JSON Schema a byte-order
+/// mark is white space and U+0085 is not; here it is the other way round.
+pub(super) const NOT_BLANK: &str = r"[^\s\u0085]|\uFEFF";
 
 /// The id types, what each is called in a description, and what it is.
 macro_rules! for_each_id {

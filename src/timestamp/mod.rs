@@ -7,6 +7,8 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
+use jiff::SignedDuration;
+use jiff::civil::DateTime;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::job::Scalar;
@@ -23,6 +25,11 @@ pub use convert::TimestampRangeError;
 ///
 /// The features `jiff`, `chrono` and `time` convert it from and to the types of those
 /// crates; [`to_system_time`](Self::to_system_time) needs none of them.
+///
+/// Its `FromStr` reads `2016-08-15T17:13:35` with an offset, and with up to nine digits behind a
+/// point. Its `Deserialize` reads what the format hands over: a JSON number with a fraction
+/// comes as a float there, and is read if it has 15 digits at most.
+/// [`Job::decode`](crate::Job::decode) reads the text.
 ///
 /// `Serialize` writes whole seconds as an integer, and a moment with a fraction as ISO 8601
 /// in UTC. Both read back as the same moment. (A fraction outside of the years 0 to 9999 is
@@ -148,6 +155,8 @@ impl Timestamp {
         }
     }
 
+    /// The same moment as jiff's type has it.
+    #[cfg(feature = "jiff")]
     fn from_jiff(moment: jiff::Timestamp) -> Self {
         // jiff counts nanoseconds away from the epoch; ours count towards the future.
         match u32::try_from(moment.subsec_nanosecond()) {
@@ -164,13 +173,16 @@ impl Timestamp {
         self.subsec_nanos() == 0 || self.to_rfc_3339().is_some()
     }
 
-    /// What is written as RFC 3339, which begins with the year 0 and ends with the year 9999.
-    fn to_rfc_3339(self) -> Option<jiff::Timestamp> {
-        const YEAR_0: i64 = -62_167_219_200;
-        self.to_jiff().filter(|_| self.seconds >= YEAR_0)
+    /// What is written as RFC 3339, in UTC; it begins with the year 0 and ends with the year 9999.
+    fn to_rfc_3339(self) -> Option<DateTime> {
+        let nanos = i32::try_from(self.subsec_nanos()).ok()?;
+        let since_epoch = SignedDuration::new(self.seconds, nanos);
+        let moment = EPOCH.checked_add(since_epoch).ok()?;
+        (moment.year() >= 0).then_some(moment)
     }
 
     /// The same moment as jiff's type, if it is in its range: the years -9999 to 9999.
+    #[cfg(feature = "jiff")]
     fn to_jiff(self) -> Option<jiff::Timestamp> {
         let nanos = i32::try_from(self.subsec_nanos()).ok()?;
         jiff::Timestamp::new(self.seconds, nanos).ok()
@@ -223,33 +235,73 @@ impl FromStr for Timestamp {
     type Err = ParseTimestampError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let moment = text.parse().map_err(|_| ParseTimestampError(()))?;
-        // Unix time has no leap second, and jiff reads one as the second before.
-        if is_leap_second(text) {
-            return Err(ParseTimestampError(()));
-        }
-        let moment = Self::from_jiff(moment);
-        moment
-            .reads_back()
-            .then_some(moment)
+        read_iso_8601(text)
+            .filter(|moment| moment.reads_back())
             .ok_or(ParseTimestampError(()))
     }
 }
 
-/// Returns whether the time of an ISO 8601 date, which this is known to be, has the second 60.
-fn is_leap_second(text: &str) -> bool {
-    let Some((_, time)) = text.split_once(['T', 't', ' ']) else {
-        return false;
+const EPOCH: DateTime = jiff::civil::datetime(1970, 1, 1, 0, 0, 0, 0);
+
+/// Reads `2016-08-15T17:13:35.25+02:00` and its like, to the last digit. What else ISO 8601 has, and
+/// what jiff reads beyond it, could be rounded (an offset with a fraction) or contradict itself (a
+/// zone in brackets).
+fn read_iso_8601(text: &str) -> Option<Timestamp> {
+    const SHAPE: &[u8; 19] = b"0000-00-00T00:00:00";
+    let (moment, rest) = text.split_at_checked(SHAPE.len())?;
+    let is_shaped = moment.bytes().zip(SHAPE).all(|(byte, shape)| match shape {
+        b'0' => byte.is_ascii_digit(),
+        b'T' => matches!(byte, b'T' | b't' | b' '),
+        separator => byte == *separator,
+    });
+    // Unix time has no leap second, and jiff reads one as the second before.
+    if !is_shaped || moment.ends_with("60") {
+        return None;
+    }
+    let (nanos, offset) = match rest.strip_prefix('.') {
+        Some(fraction) => {
+            let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
+            let (digits, offset) = fraction.split_at(digits);
+            (read_nanos(digits)?, offset)
+        }
+        None => (0, rest),
     };
-    let digits = time.bytes().filter(|byte| *byte != b':');
-    digits.skip(4).take(2).eq(*b"60")
+    let moment: DateTime = moment.parse().ok()?;
+    let since_epoch = moment.duration_since(EPOCH).as_secs();
+    Some(Timestamp::new(since_epoch - read_offset(offset)?, nanos))
+}
+
+/// The digits behind the point, nine at most.
+fn read_nanos(digits: &str) -> Option<u32> {
+    let missing = 9_usize.checked_sub(digits.len())?;
+    let scale = 10_u32.pow(u32::try_from(missing).ok()?);
+    Some(digits.parse::<u32>().ok()? * scale)
+}
+
+/// How many seconds a zone is ahead of UTC.
+fn read_offset(text: &str) -> Option<i64> {
+    let (sign, hours, minutes) = match text.as_bytes() {
+        b"Z" | b"z" => return Some(0),
+        [sign @ (b'+' | b'-'), h, hh] => (sign, [h, hh], [&b'0'; 2]),
+        [sign @ (b'+' | b'-'), h, hh, b':', m, mm] | [sign @ (b'+' | b'-'), h, hh, m, mm] => {
+            (sign, [h, hh], [m, mm])
+        }
+        _ => return None,
+    };
+    let number = |digits: [&u8; 2], bound: i64| {
+        let [tens, ones] =
+            digits.map(|digit| digit.is_ascii_digit().then(|| i64::from(digit - b'0')));
+        Some(tens? * 10 + ones?).filter(|number| *number < bound)
+    };
+    let ahead = (number(hours, 24)? * 60 + number(minutes, 60)?) * 60;
+    Some(if *sign == b'-' { -ahead } else { ahead })
 }
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let fraction = self.subsec_nanos() > 0;
         match self.to_rfc_3339().filter(|_| fraction) {
-            Some(moment) => serializer.collect_str(&moment),
+            Some(moment) => serializer.collect_str(&format_args!("{moment}Z")),
             None => serializer.serialize_i64(self.seconds),
         }
     }
@@ -334,8 +386,35 @@ mod tests {
                 "2017-01-01T00:59:60.5+01:00",
                 None,
             ),
-            ("a leap second, short", "20161231T235960Z", None),
-            ("an offset", "2016-12-31T23:59:59+00:60", None),
+            ("short", "20160815T171335Z", None),
+            (
+                "an offset with 60 minutes",
+                "2016-12-31T23:59:59+00:60",
+                None,
+            ),
+            ("an offset of a day", "2016-12-31T23:59:59+24:00", None),
+            (
+                "an offset with seconds",
+                "2016-08-15T17:13:35+00:00:00",
+                None,
+            ),
+            (
+                "an offset without a colon",
+                "2016-08-15T15:13:35-0200",
+                Some((MOMENT, 0)),
+            ),
+            (
+                "an offset in hours",
+                "2016-08-15T19:13:35+02",
+                Some((MOMENT, 0)),
+            ),
+            (
+                "a zone in brackets",
+                "2016-08-15T17:13:35Z[America/New_York]",
+                None,
+            ),
+            ("a point and nothing", "2016-08-15T17:13:35.Z", None),
+            ("another alphabet", "２016-08-15T17:13:35Z", None),
             ("no offset", "2016-08-15T17:13:35", None),
             ("date only", "2016-08-15", None),
             ("digits", "1471281215", None),
@@ -435,6 +514,10 @@ mod tests {
             ("5.0", Some((5, 0))),
             ("5.25", Some((5, 250_000_000))),
             ("1471281212.1", Some((1_471_281_212, 100_000_000))),
+            ("1471281212.12345", Some((1_471_281_212, 123_450_000))),
+            // Another number may have been written.
+            ("1471281212.123456789", None),
+            ("9007199254740993.0", None),
             ("5e0", Some((5, 0))),
             ("9.2e18", Some((9_200_000_000_000_000_000, 0))),
             // Outside of the years that RFC 3339 has.
@@ -442,7 +525,11 @@ mod tests {
             ("-62167219201.5", None),
             ("-62167219201", Some((-62_167_219_201, 0))),
             ("\"-000001-12-31T23:59:59.5Z\"", None),
-            ("\"-000001-12-31T23:59:59Z\"", Some((-62_167_219_201, 0))),
+            ("\"-000001-12-31T23:59:59Z\"", None),
+            (
+                "\"9999-12-31T23:59:59.999Z\"",
+                Some((253_402_300_799, 999_000_000)),
+            ),
             ("null", None),
             ("{\"seconds\":5}", None),
         ] {

@@ -3,6 +3,8 @@
 
 mod allocations;
 mod answers;
+#[cfg(feature = "tokio")]
+mod attacks;
 mod background;
 mod bodies;
 mod credentials;

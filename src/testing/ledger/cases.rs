@@ -44,6 +44,14 @@ impl<L: Ledger> Check<L> {
         self.finds(&event, Claim::InFlight).await;
     }
 
+    pub(super) async fn records_a_success_after_its_release(self) {
+        let event = self.event("1", Status::Completed, 10);
+        let token = self.granted(&event).await;
+        self.release(&event, token).await;
+        self.settles(&event, token).await;
+        self.finds(&event, Claim::Settled).await;
+    }
+
     pub(super) async fn keeps_what_is_settled(self) {
         let event = self.event("1", Status::Completed, 10);
         let token = self.granted(&event).await;
@@ -189,6 +197,12 @@ impl<L: Ledger> Check<L> {
         }
         self.finds(&self.event("1", Status::from("Failed"), 1), Claim::Settled)
             .await;
+        // Of one job at one status, and told apart by a fraction of a second alone.
+        for nanos in [0, 1, 100_000_000, 900_000_000] {
+            let moment = Timestamp::new(1, nanos);
+            let event = self.event_at("fractions", Status::Challenged, moment);
+            self.claims_and_settles(&event).await;
+        }
     }
 
     pub(super) async fn grants_one_of_many(self) {
@@ -311,6 +325,9 @@ impl<L: Ledger> Check<L> {
         self.finds(&lost, Claim::Settled).await;
         self.finds(&self.event("1", Status::Challenged, 9), Claim::Stale)
             .await;
+        let undated = self.event("1", Status::Completed, None);
+        self.settles(&undated, token).await;
+        self.finds(&undated, Claim::Settled).await;
         // It lost a later claim, and has an earlier one: it was restored from a backup.
         let restored = self.event("2", Status::Completed, 10);
         let known = self.granted(&restored).await;
@@ -333,12 +350,15 @@ impl<L: Ledger> Check<L> {
 
     pub(super) async fn can_be_stale_after_a_lease(self) {
         let event = self.event("1", Status::Challenged, 10);
-        self.granted_for(&event, LEASE).await;
+        let slow = self.granted_for(&event, LEASE).await;
         self.claims_and_settles(&self.event("1", Status::Completed, 20))
             .await;
         self.finds(&event, Claim::InFlight).await;
         sleep(PAST_THE_LEASE).await;
         self.finds(&event, Claim::Stale).await;
         self.finds(&event, Claim::Stale).await;
+        // Its holder was only slow.
+        self.settles(&event, slow).await;
+        self.finds(&event, Claim::Settled).await;
     }
 }

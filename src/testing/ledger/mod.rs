@@ -70,6 +70,9 @@ pub async fn check_ledger<L: Ledger>(ledger: L) {
     check("a success is recorded whatever became of its claim")
         .records_a_success_it_knows_nothing_of()
         .await;
+    check("a success counts although its claim was given back")
+        .records_a_success_after_its_release()
+        .await;
     check("names are told apart, however strange")
         .tells_names_apart()
         .await;

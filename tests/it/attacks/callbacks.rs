@@ -1,0 +1,1270 @@
+//! Hostile tests, written against the promises. Each that fails is a fault.
+
+use std::convert::Infallible;
+use std::future::{Future, pending, ready};
+use std::io::{Read as _, Write as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use http::Request;
+use mx_job_webhook::{
+    AcknowledgeFirstLayer, Background, BackgroundTask, Claim, Commit, Credentials, DedupeLayer,
+    Error, EventName, FencingToken, Job, JobEvent, JobRouter, JobWebhookEndpoint, JobWebhookLayer,
+    Ledger, MemoryLedger, Permanent, Receipt, RunOn, Status,
+};
+use tokio::sync::Notify;
+use tower::{BoxError, Layer as _, Service, ServiceExt as _, service_fn};
+
+use crate::support::{Frames, Log, PATH, SAMPLE, credentials, delivery};
+
+fn event() -> JobEvent {
+    Job::new("JOB-1".parse().unwrap(), Status::Completed).into()
+}
+
+fn poll_once<F: Future + ?Sized>(future: &mut Pin<Box<F>>) -> Poll<F::Output> {
+    future
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn drains_now(background: &Background) -> usize {
+    let mut drain = Box::pin(background.drain(ready(())));
+    match poll_once(&mut drain) {
+        Poll::Ready(left) => left,
+        Poll::Pending => usize::MAX,
+    }
+}
+
+/// Each of its clones panics when it is dropped.
+#[derive(Clone)]
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            std::panic::resume_unwind(Box::new(()));
+        }
+    }
+}
+
+/// Only the `n`th clone panics when dropped.
+struct Nth(Arc<AtomicUsize>, bool);
+
+impl Clone for Nth {
+    fn clone(&self) -> Self {
+        Self(self.0.clone(), self.0.fetch_sub(1, Ordering::SeqCst) == 1)
+    }
+}
+
+impl Drop for Nth {
+    fn drop(&mut self) {
+        if self.1 && !std::thread::panicking() {
+            std::panic::resume_unwind(Box::new(()));
+        }
+    }
+}
+
+// --- 3. places, and the thread-local ---------------------------------------------------------
+
+/// A call that a callback began, kept for later by somebody else: it runs, and no drain knows.
+#[test]
+fn place_of_a_call_begun_in_a_callback_and_kept_beyond_it() {
+    let background = Background::new();
+    let inner = JobRouter::new()
+        .with_background(background.clone())
+        .on_completed(|_| pending::<()>());
+    let kept: Arc<Mutex<Option<Pin<Box<RunOn>>>>> = Arc::default();
+    let (keep, router) = (kept.clone(), inner.clone());
+    let outer = service_fn(move |event: JobEvent| {
+        let (keep, router) = (keep.clone(), router.clone());
+        async move {
+            let mut call = Box::pin(router.call(event));
+            let _ = poll_once(&mut call); // say, a `select!` whose timeout won
+            *keep.lock().unwrap() = Some(call);
+            Ok::<_, BoxError>(Receipt::Handled)
+        }
+    });
+    let mut run = Box::pin(background.run(outer, event()));
+    assert!(poll_once(&mut run).is_ready());
+    assert!(kept.lock().unwrap().is_some(), "it is under way");
+    assert_eq!(background.running(), 1);
+    assert_eq!(drains_now(&background), 1);
+}
+
+/// The same on tokio, in the shape that an application has: a timeout, then `tokio::spawn`.
+#[tokio::test(start_paused = true)]
+async fn place_of_a_call_that_timed_out_and_was_spawned() {
+    let background = Background::new();
+    let done = Log::default();
+    let log = done.clone();
+    let inner = JobRouter::new()
+        .with_background(background.clone())
+        .on_completed(move |_| {
+            let log = log.clone();
+            async move {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                log.push("done");
+            }
+        });
+    let outer = service_fn(move |event: JobEvent| {
+        let mut call = inner.call(event);
+        async move {
+            tokio::select! {
+                outcome = &mut call => outcome,
+                () = tokio::time::sleep(Duration::from_secs(1)) => {
+                    // handed to a task of the application's, which gets to it a little later
+                    tokio::spawn(async move {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                        call.await
+                    });
+                    Ok(Receipt::Accepted)
+                }
+            }
+        }
+    });
+    background.run(outer, event()).await.unwrap();
+    assert_eq!(background.drain(pending::<()>()).await, 0);
+    assert_eq!(done.entries(), ["done"], "the drain missed it");
+}
+
+/// The shortest way to do it: a callback that spawns a call and returns.
+#[tokio::test]
+async fn place_of_a_call_that_a_callback_spawned() {
+    let background = Background::new();
+    let done = Log::default();
+    let log = done.clone();
+    let inner = JobRouter::new()
+        .with_background(background.clone())
+        .on_completed(move |_| {
+            let log = log.clone();
+            async move {
+                tokio::task::yield_now().await;
+                log.push("done");
+            }
+        });
+    let counted = background.clone();
+    let taken = Log::default();
+    let told = taken.clone();
+    let outer = service_fn(move |event: JobEvent| {
+        tokio::spawn(inner.call(event));
+        told.push(counted.running().to_string());
+        ready(Ok::<_, BoxError>(Receipt::Accepted))
+    });
+    background.run(outer, event()).await.unwrap();
+    let left = background.running();
+    assert_eq!(background.drain(pending::<()>()).await, 0);
+    assert_eq!(
+        (left, done.entries()),
+        (1, vec!["done".to_owned()]),
+        "{:?}",
+        taken.entries()
+    );
+}
+
+/// An executor that polls a task once, where it is spawned, and then queues it.
+fn eager() -> (Background, Arc<Mutex<Vec<BackgroundTask>>>) {
+    let queue: Arc<Mutex<Vec<BackgroundTask>>> = Arc::default();
+    let tasks = queue.clone();
+    let background = Background::new().with_spawn(move |mut task| {
+        let context = &mut Context::from_waker(Waker::noop());
+        if Pin::new(&mut task).poll(context).is_pending() {
+            tasks.lock().unwrap().push(task);
+        }
+    });
+    (background, queue)
+}
+
+#[test]
+fn place_of_an_acknowledged_callback_that_the_executor_polls_at_once() {
+    let (background, queue) = eager();
+    let layer = AcknowledgeFirstLayer::new(background.clone(), |_| {});
+    let jobs = layer.layer(JobRouter::new().on_completed(|_| pending::<()>()));
+    let endpoint = JobWebhookEndpoint::new(credentials(), jobs).with_background(background.clone());
+    let mut answer = Box::pin(endpoint.oneshot(delivery(SAMPLE)));
+    let Poll::Ready(Ok(answer)) = poll_once(&mut answer) else {
+        panic!("it waits")
+    };
+    assert_eq!(answer.status(), 204);
+    assert_eq!(queue.lock().unwrap().len(), 1, "it is under way");
+    assert_eq!(background.running(), 1);
+    assert_eq!(drains_now(&background), 1);
+}
+
+#[test]
+fn place_of_a_call_dropped_in_a_callback_that_the_executor_polls_at_once() {
+    let (background, queue) = eager();
+    let inner = JobRouter::new()
+        .with_background(background.clone())
+        .on_completed(|_| pending::<()>());
+    let outer = service_fn(move |event: JobEvent| {
+        let mut call = Box::pin(inner.call(event));
+        async move {
+            let _ = poll_once(&mut call);
+            drop(call); // a timeout
+            Ok::<_, BoxError>(Receipt::Handled)
+        }
+    });
+    let mut run = Box::pin(background.run(outer, event()));
+    assert!(poll_once(&mut run).is_ready());
+    assert_eq!(queue.lock().unwrap().len(), 1, "it is under way");
+    assert_eq!(background.running(), 1);
+}
+
+/// A, within it B, within that A again: the thread-local knows B alone.
+#[tokio::test]
+async fn place_within_a_callback_of_another_background_within_ones_own() {
+    let mine = Background::new();
+    let innermost = JobRouter::new()
+        .with_background(mine.clone())
+        .on_completed(|_| async {});
+    let between = JobRouter::new() // with a `Background` of its own, as every router has
+        .on_completed(move |event| {
+            let call = innermost.call(event);
+            async move { call.await.map(drop) }
+        });
+    let gate = Arc::new(Notify::new());
+    let open = gate.clone();
+    let outer = service_fn(move |event: JobEvent| {
+        let (open, between) = (open.clone(), between.clone());
+        async move {
+            open.notified().await;
+            between.call(event).await
+        }
+    });
+    let running = tokio::spawn({
+        let mine = mine.clone();
+        async move { mine.run(outer, event()).await }
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(mine.drain(ready(())).await, 1); // it shuts down in mid-callback
+    gate.notify_one();
+    assert_eq!(running.await.unwrap().unwrap(), Receipt::Handled);
+}
+
+#[tokio::test]
+async fn place_of_a_spawned_run_within_a_callback_at_shutdown() {
+    let mine = Background::new();
+    let router = JobRouter::new().on_completed(|_| async {});
+    let gate = Arc::new(Notify::new());
+    let (open, background) = (gate.clone(), mine.clone());
+    let outer = service_fn(move |event: JobEvent| {
+        let (open, background, router) = (open.clone(), background.clone(), router.clone());
+        async move {
+            open.notified().await;
+            // Called here, polled elsewhere. What is called elsewhere is a delivery of its own.
+            tokio::spawn(background.run(router, event)).await.unwrap()
+        }
+    });
+    let running = tokio::spawn({
+        let mine = mine.clone();
+        async move { mine.run(outer, event()).await }
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(mine.drain(ready(())).await, 1);
+    gate.notify_one();
+    assert_eq!(running.await.unwrap().unwrap(), Receipt::Handled);
+}
+
+/// The documentation's own example of `running`, by the documented service around a router.
+#[tokio::test]
+async fn place_is_one_while_the_callback_is_called() {
+    let background = Background::new();
+    let seen = background.clone();
+    let log = Log::default();
+    let told = log.clone();
+    let router = JobRouter::new()
+        .with_background(background.clone())
+        .on_completed(move |_| {
+            told.push(seen.running().to_string());
+            ready(())
+        });
+    let jobs = service_fn(move |event: JobEvent| router.call(event));
+    background.run(jobs, event()).await.unwrap();
+    assert_eq!(log.entries(), ["1"]);
+    let counted = background.clone();
+    let told = log.clone();
+    let router = JobRouter::new()
+        .with_background(background.clone())
+        .on_completed(|_| async {});
+    let jobs = service_fn(move |event: JobEvent| {
+        let call = router.call(event);
+        told.push(counted.running().to_string());
+        call
+    });
+    background.run(jobs, event()).await.unwrap();
+    assert_eq!(log.entries(), ["1", "1"]);
+}
+
+/// One delivery fans out; the bound of the `Background` that acknowledges is passed.
+#[tokio::test]
+async fn acknowledge_first_is_bounded_within_a_callback_too() {
+    let background = Background::new().with_capacity(2);
+    let layer = AcknowledgeFirstLayer::new(background.clone(), |_| {});
+    let acknowledged = layer.layer(JobRouter::new().on_completed(|_| pending::<()>()));
+    let fan_out = service_fn(move |event: JobEvent| {
+        let mut jobs = acknowledged.clone();
+        async move {
+            for _ in 0..50 {
+                let _ = Service::call(&mut jobs, event.clone()).await;
+            }
+            Ok::<_, BoxError>(Receipt::Handled)
+        }
+    });
+    background.run(fan_out, event()).await.unwrap();
+    assert!(background.running() <= 2, "{}", background.running());
+}
+
+/// Records how many places are taken when it is dropped.
+struct Recorder(Background, Log);
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.1.push(self.0.running().to_string());
+    }
+}
+
+/// The place has to be free last, also where what was handed over is dropped.
+#[test]
+fn drain_waits_for_destructors_of_a_callback_that_was_cancelled_after_the_hand_over() {
+    let (executor, tasks) = std::sync::mpsc::channel::<BackgroundTask>();
+    let background = Background::new().with_spawn(move |task| {
+        let _ = executor.send(task);
+    });
+    let log = Log::default();
+    let (told, place) = (log.clone(), background.clone());
+    let jobs = JobRouter::new()
+        .with_background(background.clone())
+        .on_completed(move |_| {
+            let recorder = Recorder(place.clone(), told.clone());
+            async move {
+                let _recorder = recorder;
+                pending::<()>().await;
+            }
+        });
+    let mut call = Box::pin(jobs.call(event()));
+    assert!(poll_once(&mut call).is_pending());
+    drop(call);
+    let mut task = Box::pin(tasks.recv().unwrap());
+    assert!(poll_once(&mut task).is_pending());
+    drop(task); // the runtime ends
+    // And one that was never polled there.
+    let mut call = Box::pin(jobs.call(event()));
+    assert!(poll_once(&mut call).is_pending());
+    drop(call);
+    drop(tasks.recv().unwrap());
+    assert_eq!(log.entries(), ["1", "1"]);
+}
+
+// --- 1. deadlines ---------------------------------------------------------------------------
+
+/// A ledger that answers when it is told to, and as a ledger in memory does.
+#[derive(Clone)]
+struct Slow {
+    ledger: MemoryLedger,
+    claims: Arc<Notify>,
+    releases: Arc<Notify>,
+}
+
+impl Ledger for Slow {
+    type Error = Infallible;
+
+    async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, Infallible> {
+        self.claims.notified().await;
+        self.ledger.claim(event, lease).await
+    }
+    async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, Infallible> {
+        self.ledger.commit(event, token).await
+    }
+    async fn release(&self, event: &EventName, token: FencingToken) -> Result<(), Infallible> {
+        self.releases.notified().await;
+        self.ledger.release(event, token).await
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// A second runtime, as the documentation's `with_spawn` has; the first ends with the server.
+#[test]
+fn deadline_of_the_ledger_after_a_hand_over_to_another_runtime() {
+    let (server, second) = (runtime(), runtime());
+    let handle = second.handle().clone();
+    let background = Background::new().with_spawn(move |task| drop(handle.spawn(task)));
+    let slow = Slow {
+        ledger: MemoryLedger::new(),
+        claims: Arc::default(),
+        releases: Arc::default(),
+    };
+    let log = Log::default();
+    let (ran, failed) = (log.clone(), log.clone());
+    let jobs = DedupeLayer::new(slow.clone())
+        .with_background(background.clone())
+        .layer(JobRouter::new().on_completed(move |_| {
+            ran.push("ran");
+            ready(())
+        }));
+    let endpoint = JobWebhookEndpoint::new(credentials(), jobs)
+        .with_background(background.clone())
+        .on_error(move |failure| failed.push(failure.error().kind().name()));
+    server.block_on(async {
+        tokio::spawn(endpoint.oneshot(delivery(SAMPLE)));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    });
+    drop(server); // what it had is handed over
+    slow.claims.notify_one();
+    assert_eq!(second.block_on(background.drain(pending::<()>())), 0);
+    assert_eq!(log.entries(), ["ran"]);
+}
+
+/// The same while the ledger does not answer yet.
+#[test]
+fn deadline_of_the_ledger_does_not_panic_when_its_runtime_has_ended() {
+    let (server, second) = (runtime(), runtime());
+    let handle = second.handle().clone();
+    let background = Background::new().with_spawn(move |task| drop(handle.spawn(task)));
+    let slow = Slow {
+        ledger: MemoryLedger::new(),
+        claims: Arc::default(),
+        releases: Arc::default(),
+    };
+    let log = Log::default();
+    let (ran, failed) = (log.clone(), log.clone());
+    let jobs = DedupeLayer::new(slow.clone())
+        .with_background(background.clone())
+        .layer(JobRouter::new().on_completed(move |_| {
+            ran.push("ran");
+            ready(())
+        }));
+    let endpoint = JobWebhookEndpoint::new(credentials(), jobs)
+        .with_background(background.clone())
+        .on_error(move |failure| failed.push(failure.error().kind().name()));
+    server.block_on(async {
+        tokio::spawn(endpoint.oneshot(delivery(SAMPLE)));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    });
+    drop(server);
+    let answers = slow.claims.clone();
+    second.block_on(async {
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            answers.notify_one(); // well within five seconds
+        });
+        assert_eq!(background.drain(pending::<()>()).await, 0);
+    });
+    assert_eq!(log.entries(), ["ran"]);
+}
+
+/// A claim on its way back is handed over, too.
+#[test]
+fn deadline_of_a_release_after_a_hand_over_to_another_runtime() {
+    let (server, second) = (runtime(), runtime());
+    let handle = second.handle().clone();
+    let background = Background::new().with_spawn(move |task| drop(handle.spawn(task)));
+    let slow = Slow {
+        ledger: MemoryLedger::new(),
+        claims: Arc::default(),
+        releases: Arc::default(),
+    };
+    slow.claims.notify_one();
+    let jobs = DedupeLayer::new(slow.clone())
+        .with_background(background.clone())
+        .layer(JobRouter::new().on_completed(|_| pending::<()>()));
+    server.block_on(async {
+        // As a queue's worker would, which ends with its runtime.
+        tokio::spawn(jobs.oneshot(event()));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    });
+    assert_eq!(slow.ledger.in_flight(), 1);
+    drop(server);
+    let answers = slow.releases.clone();
+    second.block_on(async {
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            answers.notify_one();
+        });
+        assert_eq!(background.drain(pending::<()>()).await, 0);
+    });
+    assert_eq!(slow.ledger.in_flight(), 0, "it was never released");
+}
+
+/// "With `None` the read timeout alone bounds it. Where there is no timer, only what has already
+/// arrived is discarded."
+#[test]
+fn discard_without_a_timer_and_without_a_discard_timeout() {
+    let endpoint =
+        JobWebhookEndpoint::new(credentials(), JobRouter::new()).with_discard_timeout(None);
+    let body = Body::from(Frames::of_data([&b"x"[..]]).then_nothing_for_ever());
+    let request = Request::post(PATH).body(body).unwrap();
+    let mut answer = Box::pin(endpoint.oneshot(request));
+    match poll_once(&mut answer) {
+        Poll::Ready(Ok(answer)) => {
+            assert_eq!(answer.status(), 401);
+            assert_eq!(answer.headers()["connection"], "close");
+        }
+        _ => panic!("a stranger holds it for ever"),
+    }
+}
+
+/// A body that is always there never lets the time be asked for.
+#[test]
+fn discard_is_bounded_in_time_when_the_body_is_always_there() {
+    struct Always(Instant);
+    impl http_body::Body for Always {
+        type Data = axum::body::Bytes;
+        type Error = BoxError;
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Self::Data>, BoxError>>> {
+            std::thread::sleep(Duration::from_millis(1));
+            if self.0.elapsed() > Duration::from_secs(4) {
+                return Poll::Ready(None);
+            }
+            Poll::Ready(Some(Ok(http_body::Frame::data("x".into()))))
+        }
+    }
+    let endpoint = JobWebhookEndpoint::new(credentials(), JobRouter::new());
+    let started = Instant::now();
+    let request = Request::post(PATH)
+        .body(Body::new(Always(started)))
+        .unwrap();
+    let answer = runtime().block_on(endpoint.oneshot(request)).unwrap();
+    assert_eq!(answer.status(), 401);
+    assert!(
+        started.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+// --- 2. panics ------------------------------------------------------------------------------
+
+fn with_bomb() -> JobEvent {
+    let mut event = event();
+    event.extensions_mut().insert(Bomb);
+    event
+}
+
+fn quietly<T>(code: impl FnOnce() -> T) -> bool {
+    match catch_unwind(AssertUnwindSafe(code)) {
+        Ok(value) => {
+            // The harness's own drops are not what is tested.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+#[test]
+fn panic_of_what_came_with_an_event_that_nobody_handles() {
+    let jobs = JobRouter::new();
+    let event = with_bomb();
+    assert!(
+        quietly(move || jobs.call(event)),
+        "`JobRouter::call` panicked"
+    );
+}
+
+#[test]
+fn panic_of_what_came_with_an_event_that_is_refused() {
+    let jobs = JobRouter::new()
+        .with_background(Background::new().with_capacity(0))
+        .on_completed(|_| async {});
+    let event = with_bomb();
+    assert!(
+        quietly(move || jobs.call(event)),
+        "`JobRouter::call` panicked"
+    );
+}
+
+#[test]
+fn panic_of_what_came_with_an_event_that_background_refuses() {
+    let event = with_bomb();
+    let ran = quietly(move || {
+        let background = Background::new().with_capacity(0);
+        let mut run = Box::pin(background.run(JobRouter::new(), event));
+        poll_once(&mut run).map(|outcome| outcome.is_err())
+    });
+    assert!(ran, "`Background::run` panicked");
+}
+
+/// The copy that is kept for `on_dead_letter`.
+#[test]
+fn panic_of_the_copy_for_dead_letters() {
+    let jobs = JobRouter::new()
+        .on_completed(|_| async {})
+        .on_dead_letter(|_| async {});
+    let mut event = event();
+    event
+        .extensions_mut()
+        .insert(Nth(Arc::new(AtomicUsize::new(1)), false));
+    let ran = quietly(move || {
+        let mut call = Box::pin(jobs.call(event));
+        poll_once(&mut call).map(|outcome| outcome.is_ok())
+    });
+    assert!(ran, "the copy's destructor went through `RunOn`");
+}
+
+#[test]
+fn panic_of_what_came_with_a_duplicate() {
+    let jobs =
+        DedupeLayer::new(MemoryLedger::new()).layer(JobRouter::new().on_completed(|_| async {}));
+    let mut first = Box::pin(jobs.clone().oneshot(event()));
+    assert!(matches!(
+        poll_once(&mut first),
+        Poll::Ready(Ok(Receipt::Handled))
+    ));
+    let event = with_bomb();
+    let ran = quietly(move || {
+        let mut again = Box::pin(jobs.oneshot(event));
+        poll_once(&mut again).map(|outcome| outcome.is_ok())
+    });
+    assert!(ran, "the worker that drives it panicked");
+}
+
+/// It ends the handler's task, and with it the connection.
+#[tokio::test]
+async fn panic_ends_no_connection_of_a_handler_with_the_extractor() {
+    use std::net::TcpStream;
+    async fn webhook(event: JobEvent) -> Result<Receipt, Error> {
+        JobRouter::new().call(event).await
+    }
+    let app = Router::new()
+        .route(PATH, axum::routing::post(webhook))
+        .with_state(Credentials::unauthenticated());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let app = app.layer(axum::middleware::from_fn(
+        |mut request: axum::extract::Request, next: axum::middleware::Next| async move {
+            request.extensions_mut().insert(Bomb);
+            next.run(request).await
+        },
+    ));
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let answer = tokio::task::spawn_blocking(move || {
+        let mut client = TcpStream::connect(address).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        let body = r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#;
+        write!(
+            client,
+            "POST {PATH} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut answer = String::new();
+        let _ = client.read_to_string(&mut answer);
+        answer
+    })
+    .await
+    .unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 "),
+        "the connection broke: {answer:?}"
+    );
+}
+
+/// What a hook holds goes with the last of its mount, which may be a delivery.
+#[test]
+fn panic_of_what_a_hook_captured() {
+    let bomb = Bomb;
+    let endpoint = JobWebhookEndpoint::new(Credentials::unauthenticated(), JobRouter::new())
+        .on_error(move |_| {
+            let _ = &bomb;
+        });
+    let request = Request::post("/").body(Body::empty()).unwrap();
+    let mut call = Box::pin({
+        let mut endpoint = endpoint;
+        let call = Service::call(&mut endpoint, request);
+        drop(endpoint);
+        call
+    });
+    let _ = poll_once(&mut call);
+    assert!(quietly(move || drop(call)), "the delivery's drop panicked");
+}
+
+/// Two closures whose errors both panic when dropped, in a process of its own.
+#[test]
+fn panic_of_two_verify_errors_ends_one_delivery() {
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--ignored",
+            "--exact",
+            "attacks::callbacks::child_two_verify_errors",
+        ])
+        .output()
+        .unwrap();
+    assert!(child.status.success(), "{}", child.status);
+}
+
+#[test]
+#[ignore = "run by `panic_of_two_verify_errors_ends_one_delivery`"]
+fn child_two_verify_errors() {
+    #[derive(Debug)]
+    struct Fails;
+    impl Drop for Fails {
+        fn drop(&mut self) {
+            std::panic::resume_unwind(Box::new(()));
+        }
+    }
+    impl std::fmt::Display for Fails {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            Ok(())
+        }
+    }
+    impl std::error::Error for Fails {}
+    let verify = || Credentials::verify(|_| async { Err::<bool, _>(Fails) });
+    let endpoint = JobWebhookEndpoint::new(verify().or(verify()), JobRouter::new());
+    let answer = runtime()
+        .block_on(endpoint.oneshot(delivery(SAMPLE)))
+        .unwrap();
+    assert!(answer.status().is_server_error());
+}
+
+#[test]
+fn panic_of_what_came_with_an_event_that_acknowledge_first_refuses() {
+    let layer = AcknowledgeFirstLayer::new(Background::new().with_capacity(0), |_| {});
+    let mut jobs = layer.layer(JobRouter::new());
+    let event = with_bomb();
+    assert!(quietly(move || Service::call(&mut jobs, event)));
+}
+
+#[test]
+fn panic_of_what_came_with_an_event_that_a_worker_has_no_callback_for() {
+    let mut jobs = JobRouter::new();
+    let event = with_bomb();
+    assert!(quietly(move || Service::call(&mut jobs, event)));
+}
+
+/// What is dropped is the future that a worker gave up, with the copy in it.
+#[test]
+fn panic_of_the_copy_for_dead_letters_when_the_future_is_dropped() {
+    let mut jobs = JobRouter::new()
+        .on_completed(|_| pending::<()>())
+        .on_dead_letter(|_| async {});
+    let mut event = event();
+    event
+        .extensions_mut()
+        .insert(Nth(Arc::new(AtomicUsize::new(1)), false));
+    let mut call = Box::pin(Service::call(&mut jobs, event));
+    assert!(poll_once(&mut call).is_pending());
+    assert!(quietly(move || drop(call)));
+}
+
+/// A body that panics when it is dropped.
+struct DropsBadly(Option<&'static str>, Bomb);
+
+impl http_body::Body for DropsBadly {
+    type Data = axum::body::Bytes;
+    type Error = BoxError;
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Self::Data>, BoxError>>> {
+        Poll::Ready(
+            self.0
+                .take()
+                .map(|body| Ok(http_body::Frame::data(body.into()))),
+        )
+    }
+}
+
+/// One delivery fails by one panic, and one failure is reported.
+#[test]
+fn panic_of_a_body_is_reported_once() {
+    for on_tokio in [true, false] {
+        let (log, ran) = (Log::default(), Log::default());
+        let (told, runs) = (log.clone(), ran.clone());
+        let background = Background::new();
+        let jobs = JobRouter::new().on_completed(move |_| {
+            let runs = runs.clone();
+            async move { runs.push("ran") }
+        });
+        let endpoint = JobWebhookEndpoint::new(credentials(), jobs)
+            .with_background(background.clone())
+            .on_error(move |failure| told.push(failure.error().kind().name()));
+        let mut request = delivery(Body::empty()).map(|_| DropsBadly(Some(SAMPLE), Bomb));
+        request.extensions_mut().clear();
+        let mut answer = Box::pin(endpoint.oneshot(request));
+        let runtime = on_tokio.then(runtime);
+        let entered = runtime.as_ref().map(tokio::runtime::Runtime::enter);
+        let Poll::Ready(Ok(answer)) = poll_once(&mut answer) else {
+            panic!("it waits")
+        };
+        drop(entered);
+        if let Some(runtime) = runtime {
+            runtime.block_on(background.drain(pending::<()>()));
+        }
+        assert_eq!(background.running(), 0);
+        assert_eq!(log.entries().len(), usize::from(answer.status() != 204));
+    }
+}
+
+// --- 3. Permanent ---------------------------------------------------------------------------
+
+#[tokio::test]
+async fn permanent_survives_wrapping() {
+    use std::io;
+    #[derive(Debug)]
+    struct Transparent(BoxError);
+    impl std::fmt::Display for Transparent {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            Ok(())
+        }
+    }
+    impl std::error::Error for Transparent {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            self.0.source()
+        }
+    }
+    let permanent = || Permanent::new("no");
+    let cases: Vec<(&str, BoxError)> = vec![
+        ("anyhow", anyhow::Error::new(permanent()).into()),
+        (
+            "anyhow, context",
+            anyhow::Error::new(permanent())
+                .context("a")
+                .context("b")
+                .into(),
+        ),
+        (
+            "anyhow within anyhow",
+            anyhow::Error::from_boxed(anyhow::Error::new(permanent()).into()).into(),
+        ),
+        ("io", io::Error::other(permanent()).into()),
+        (
+            "io within io",
+            io::Error::other(io::Error::other(permanent())).into(),
+        ),
+        (
+            "io within io within io",
+            io::Error::other(io::Error::other(io::Error::other(permanent()))).into(),
+        ),
+        (
+            "anyhow of io",
+            anyhow::Error::new(io::Error::other(permanent())).into(),
+        ),
+        (
+            "io of anyhow",
+            io::Error::other(anyhow::Error::new(permanent())).into(),
+        ),
+        ("arc", Arc::new(permanent()).into()),
+        ("transparent", Transparent(permanent().into()).into()),
+        (
+            "transparent of anyhow",
+            Transparent(anyhow::Error::new(permanent()).into()).into(),
+        ),
+        (
+            "transparent of transparent",
+            Transparent(Transparent(permanent().into()).into()).into(),
+        ),
+        ("ours", Error::from(BoxError::from(permanent())).into()),
+        (
+            "anyhow of ours",
+            anyhow::Error::new(Error::from(BoxError::from(permanent()))).into(),
+        ),
+        (
+            "permanent of ours",
+            Permanent::new(Error::from(BoxError::from("x"))).into(),
+        ),
+    ];
+    for (name, error) in cases {
+        let error = Mutex::new(Some(error));
+        let jobs = JobRouter::new()
+            .on_completed(move |_| ready(Err::<(), _>(error.lock().unwrap().take().unwrap())))
+            .on_dead_letter(|_| async {});
+        assert_eq!(
+            jobs.call(event()).await.ok(),
+            Some(Receipt::DeadLettered),
+            "{name}"
+        );
+    }
+}
+
+// --- 4. refusals, on sockets ----------------------------------------------------------------
+
+async fn serve(app: Router) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    address
+}
+
+async fn exchange(address: std::net::SocketAddr, sent: Vec<u8>) -> String {
+    tokio::task::spawn_blocking(move || {
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        client
+            .set_read_timeout(Some(Duration::from_secs(4)))
+            .unwrap();
+        client.write_all(&sent).unwrap();
+        let mut answer = Vec::new();
+        let _ = client.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    })
+    .await
+    .unwrap()
+}
+
+fn valid() -> String {
+    let body = SAMPLE;
+    format!(
+        "POST {PATH} HTTP/1.1\r\nhost: a\r\nauthorization: Basic bXg6c2VjcmV0\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn apps() -> Vec<(&'static str, Router)> {
+    let jobs = || JobRouter::new().on_completed(|_| async {});
+    async fn webhook(_: JobEvent) -> Receipt {
+        Receipt::Handled
+    }
+    vec![
+        (
+            "layer",
+            Router::new().layer(JobWebhookLayer::new(PATH, credentials(), jobs())),
+        ),
+        (
+            "endpoint",
+            Router::new().route_service(PATH, JobWebhookEndpoint::new(credentials(), jobs())),
+        ),
+        (
+            "extractor",
+            Router::new()
+                .route(PATH, axum::routing::post(webhook))
+                .with_state(credentials()),
+        ),
+        (
+            "extractor, no limit",
+            Router::new()
+                .route(PATH, axum::routing::post(webhook))
+                .layer(axum::extract::DefaultBodyLimit::disable())
+                .with_state(credentials()),
+        ),
+    ]
+}
+
+/// A refusal, then a valid delivery on the same connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pipelined_delivery_behind_refusals() {
+    let auth = "authorization: Basic bXg6c2VjcmV0\r\n";
+    let json = "content-type: application/json\r\n";
+    let chunk = |size: usize| format!("{size:x}\r\n{}\r\n", "x".repeat(size));
+    let refusals: Vec<(&str, String, &str)> = vec![
+        (
+            "401 empty",
+            format!("POST {PATH} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n"),
+            "401",
+        ),
+        (
+            "401 length",
+            format!(
+                "POST {PATH} HTTP/1.1\r\nhost: a\r\ncontent-length: 900000\r\n\r\n{}",
+                "x".repeat(900_000)
+            ),
+            "401",
+        ),
+        (
+            "401 1 MiB",
+            format!(
+                "POST {PATH} HTTP/1.1\r\nhost: a\r\ncontent-length: 1048576\r\n\r\n{}",
+                "x".repeat(1 << 20)
+            ),
+            "401",
+        ),
+        (
+            "401 chunked, trailers",
+            format!(
+                "POST {PATH} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{}{}0\r\nx: y\r\n\r\n",
+                chunk(5),
+                chunk(70_000)
+            ),
+            "401",
+        ),
+        (
+            "401 chunks of a byte",
+            format!(
+                "POST {PATH} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{}0\r\n\r\n",
+                chunk(1).repeat(20_000)
+            ),
+            "401",
+        ),
+        (
+            "415",
+            format!(
+                "POST {PATH} HTTP/1.1\r\nhost: a\r\n{auth}content-length: 300000\r\n\r\n{}",
+                "x".repeat(300_000)
+            ),
+            "415",
+        ),
+        (
+            "415 gzip",
+            format!(
+                "POST {PATH} HTTP/1.1\r\nhost: a\r\n{auth}{json}content-encoding: gzip\r\ncontent-length: 30\r\n\r\n{}",
+                "x".repeat(30)
+            ),
+            "415",
+        ),
+        (
+            "422, trailers",
+            format!(
+                "POST {PATH} HTTP/1.1\r\nhost: a\r\n{auth}{json}transfer-encoding: chunked\r\n\r\n{}0\r\nx: y\r\n\r\n",
+                chunk(5)
+            ),
+            "422",
+        ),
+    ];
+    for (mount, app) in apps() {
+        let address = serve(app).await;
+        for (name, refusal, status) in &refusals {
+            let answer = exchange(address, format!("{refusal}{}", valid()).into_bytes()).await;
+            let codes: Vec<_> = answer.split("HTTP/1.1 ").skip(1).map(|a| &a[..3]).collect();
+            assert_eq!(codes, [*status, "204"], "{mount}: {name}: {answer}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pipelined_delivery_behind_a_413_of_the_layer() {
+    let chunk = |size: usize| format!("{size:x}\r\n{}\r\n", "x".repeat(size));
+    let head = format!(
+        "POST {PATH} HTTP/1.1\r\nhost: a\r\nauthorization: Basic bXg6c2VjcmV0\r\ncontent-type: application/json\r\n"
+    );
+    for (mount, app) in apps().into_iter().take(2) {
+        let address = serve(app).await;
+        for refusal in [
+            format!("{head}content-length: 70000\r\n\r\n{}", "x".repeat(70_000)),
+            format!(
+                "{head}transfer-encoding: chunked\r\n\r\n{}0\r\n\r\n",
+                chunk(70_000)
+            ),
+            format!(
+                "{head}transfer-encoding: chunked\r\n\r\n{}0\r\na: b\r\n\r\n",
+                chunk(7_000).repeat(100)
+            ),
+        ] {
+            let answer = exchange(address, format!("{refusal}{}", valid()).into_bytes()).await;
+            let codes: Vec<_> = answer.split("HTTP/1.1 ").skip(1).map(|a| &a[..3]).collect();
+            assert_eq!(codes, ["413", "204"], "{mount}: {answer}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pipelined_delivery_behind_a_413_of_the_extractor() {
+    async fn webhook(_: JobEvent) -> Receipt {
+        Receipt::Handled
+    }
+    let app = Router::new()
+        .route(PATH, axum::routing::post(webhook))
+        .layer(axum::extract::DefaultBodyLimit::max(1_000))
+        .with_state(credentials());
+    let address = serve(app).await;
+    let head = format!(
+        "POST {PATH} HTTP/1.1\r\nhost: a\r\nauthorization: Basic bXg6c2VjcmV0\r\ncontent-type: application/json\r\n"
+    );
+    for refusal in [
+        format!("{head}content-length: 70000\r\n\r\n{}", "x".repeat(70_000)),
+        format!(
+            "{head}transfer-encoding: chunked\r\n\r\n{}0\r\n\r\n",
+            format!("64\r\n{}\r\n", "x".repeat(100)).repeat(500)
+        ),
+    ] {
+        let answer = exchange(address, format!("{refusal}{}", valid()).into_bytes()).await;
+        let codes: Vec<_> = answer.split("HTTP/1.1 ").skip(1).map(|a| &a[..3]).collect();
+        assert_eq!(codes, ["413", "204"], "{answer}");
+    }
+}
+
+/// `Expect: 100-continue` is not asked for its body, whichever of two headers says it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn expect_continue_is_not_asked() {
+    for (mount, app) in apps() {
+        let address = serve(app).await;
+        for expect in [
+            "expect: 100-continue\r\n",
+            "Expect:  100-Continue \r\n",
+            "expect: x\r\nexpect: 100-continue\r\n",
+        ] {
+            let sent =
+                format!("POST {PATH} HTTP/1.1\r\nhost: a\r\n{expect}content-length: 10\r\n\r\n");
+            let started = Instant::now();
+            let answer = exchange(address, sent.into_bytes()).await;
+            assert!(
+                answer.starts_with("HTTP/1.1 401"),
+                "{mount} {expect:?}: {answer}"
+            );
+            assert!(
+                answer.to_lowercase().contains("connection: close"),
+                "{mount}: {answer}"
+            );
+            assert!(started.elapsed() < Duration::from_secs(1), "{mount}");
+        }
+    }
+}
+
+/// A stranger that sends a byte now and then, and one that leaves half-way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_strangers_are_answered_in_time() {
+    for (mount, app) in apps() {
+        let address = serve(app).await;
+        let answer = tokio::task::spawn_blocking(move || {
+            let mut client = std::net::TcpStream::connect(address).unwrap();
+            client
+                .set_read_timeout(Some(Duration::from_millis(200)))
+                .unwrap();
+            write!(
+                client,
+                "POST {PATH} HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n"
+            )
+            .unwrap();
+            let started = Instant::now();
+            let mut answer = Vec::new();
+            while started.elapsed() < Duration::from_secs(4) {
+                let _ = client.write_all(b"x");
+                let mut part = [0; 1024];
+                match client.read(&mut part) {
+                    Ok(0) => break,
+                    Ok(read) => answer.extend_from_slice(&part[..read]),
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    Err(_) => break,
+                }
+            }
+            (
+                String::from_utf8_lossy(&answer).into_owned(),
+                started.elapsed(),
+            )
+        })
+        .await
+        .unwrap();
+        assert!(answer.0.starts_with("HTTP/1.1 401"), "{mount}: {answer:?}");
+        assert!(
+            answer.0.to_lowercase().contains("connection: close"),
+            "{mount}: {answer:?}"
+        );
+        assert!(answer.1 < Duration::from_secs(3), "{mount}: {answer:?}");
+    }
+}
+
+/// A body is asked for by nobody, whatever it is refused for from the head.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn expect_continue_of_every_refusal_from_the_head() {
+    let auth = "authorization: Basic bXg6c2VjcmV0\r\n";
+    let heads = [
+        (format!("{auth}content-length: 10\r\n"), "415"),
+        (
+            format!(
+                "{auth}content-type: application/json\r\ncontent-encoding: br\r\ncontent-length: 10\r\n"
+            ),
+            "415",
+        ),
+        (
+            format!("{auth}content-type: application/json\r\ncontent-length: 100000\r\n"),
+            "413",
+        ),
+    ];
+    for (mount, app) in apps().into_iter().take(2) {
+        let address = serve(app).await;
+        for (head, status) in &heads {
+            let sent =
+                format!("POST {PATH} HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\n{head}\r\n");
+            let answer = exchange(address, sent.into_bytes()).await;
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status}")),
+                "{mount}: {answer}"
+            );
+            assert!(answer.contains("connection: close"), "{mount}: {answer}");
+        }
+    }
+}
+
+/// HTTP/1.0 has no `100 Continue`: the body comes, and ends within the limit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http_1_0_with_keep_alive() {
+    let valid = valid().replace("HTTP/1.1", "HTTP/1.0");
+    for (mount, app) in apps() {
+        let address = serve(app).await;
+        for expect in ["", "expect: 100-continue\r\n"] {
+            let sent = format!(
+                "POST {PATH} HTTP/1.0\r\nhost: a\r\nconnection: keep-alive\r\n{expect}content-length: 10\r\n\r\n0123456789{valid}"
+            );
+            let answer = exchange(address, sent.into_bytes()).await;
+            let codes: Vec<_> = answer.split("HTTP/1.").skip(1).map(|a| &a[2..5]).collect();
+            assert_eq!(codes, ["401", "204"], "{mount} {expect:?}: {answer}");
+        }
+    }
+}
+
+/// Strangers' streams on one connection of HTTP/2 cost a delivery on it nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http_2_strangers_beside_a_delivery() {
+    use hyper_util::client::legacy::Client;
+    use hyper_util::rt::TokioExecutor;
+    for (mount, app) in apps() {
+        let address = serve(app).await;
+        let client = Client::builder(TokioExecutor::new())
+            .http2_only(true)
+            .build_http::<Body>();
+        let uri = format!("http://{address}{PATH}");
+        let strangers = (0..40).map(|number| {
+            let (client, uri) = (client.clone(), uri.clone());
+            tokio::spawn(async move {
+                let size = if number % 2 == 0 { 3_000_000 } else { 200_000 };
+                let mut request = Request::post(uri);
+                if number % 4 < 2 {
+                    request = request.header("expect", "100-continue");
+                }
+                let request = request.body(Body::from(vec![b'x'; size])).unwrap();
+                client.request(request).await.map(|answer| {
+                    (
+                        answer.status().as_u16(),
+                        answer.headers().contains_key("connection"),
+                    )
+                })
+            })
+        });
+        for stranger in strangers.collect::<Vec<_>>() {
+            if let Ok(answer) = stranger.await.unwrap() {
+                assert_eq!(answer, (401, false), "{mount}");
+            }
+        }
+        for _ in 0..10 {
+            let mut request = delivery(SAMPLE);
+            *request.uri_mut() = uri.parse().unwrap();
+            let answer =
+                tokio::time::timeout(Duration::from_secs(3), client.request(request)).await;
+            assert_eq!(answer.unwrap().unwrap().status(), 204, "{mount}");
+        }
+    }
+}
+
+// --- 5. todo --------------------------------------------------------------------------------
+
+#[test]
+fn todo_compiles_everywhere() {
+    let jobs = JobRouter::new()
+        .on_completed(|_| async { panic!("yet to be written") })
+        .on_unhandled(|_| async { panic!("yet to be written") })
+        .on_status(Status::from(42), |_| async { unimplemented!() })
+        .on_dead_letter(|_| async { panic!("yet to be written") });
+    let _ = JobRouter::with_state(1)
+        .on_completed(|_, _| async { panic!("yet to be written") })
+        .on_unhandled(|_, _| async { panic!("yet to be written") })
+        .on_dead_letter(|_, _| async { panic!("yet to be written") });
+    let jobs = DedupeLayer::new(MemoryLedger::new())
+        .on_stale(|_| async { panic!("yet to be written") })
+        .layer(jobs);
+    let credentials = Credentials::verify(|_| async { panic!("yet to be written") });
+    let _ = JobWebhookEndpoint::new(credentials, jobs)
+        .on_undecodable(|_| async { panic!("yet to be written") });
+}

@@ -1,0 +1,7 @@
+//! What somebody who had not written the crate tried against its promises, reading its documentation
+//! and its code. What broke is mended, and stays tested.
+
+#[cfg(feature = "axum")]
+mod callbacks;
+#[cfg(all(feature = "postgres", feature = "redis", feature = "test-util"))]
+mod names;
