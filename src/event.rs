@@ -110,6 +110,9 @@ impl JobEvent {
 
     /// The job alone, which owns all it refers to.
     ///
+    /// Without a readable `updated_at`, an event's name is that of its body: take the
+    /// [`EventName`](crate::EventName) first.
+    ///
     /// # Example
     ///
     /// ```

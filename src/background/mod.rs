@@ -91,7 +91,7 @@ impl Background {
 
     /// Sets how many callbacks may be under way at once.
     ///
-    /// What this is called on is no longer the same as clones that were made of it.
+    /// Clones that were made before do not change.
     ///
     /// # Example
     ///
@@ -112,10 +112,14 @@ impl Background {
         Self::build(callbacks, self.0.spawn.clone())
     }
 
-    /// Sets how to hand a future to the runtime, for runtimes other than tokio.
+    /// Sets how to hand a future to the runtime.
     ///
-    /// The closure is called in a destructor: it must neither block nor panic. What this
-    /// is called on is no longer the same as clones that were made of it.
+    /// For runtimes other than tokio, and to set again what only the connection's task had, such
+    /// as `task_local!` values: see
+    /// [`guarantees`](crate::guarantees#what-only-the-connections-task-had).
+    ///
+    /// The closure is called in a destructor: it must neither block nor panic. If it drops the
+    /// task, the callback is cancelled. Clones that were made before do not change.
     ///
     /// # Example
     ///

@@ -21,13 +21,15 @@ use crate::{JobEvent, JobGuid, Status, Timestamp};
 ///   entries make no difference; anything else does, in fields that this crate does not know
 ///   too. So a job that is polled and one that is delivered are two events without a date.
 ///
-/// If in doubt, two deliveries are two events: a callback runs twice, and no event is lost.
+/// Two deliveries that differ in anything MX sent are two events, unless both have the same
+/// readable date: if in doubt a callback runs twice, and no event is lost. Two deliveries of the
+/// same bytes are one event, because nothing tells the second from a retry.
 ///
 /// # As text
 ///
-/// `Display` writes the guid, the status and the version, separated by a space. Read from its
-/// end, the text means one event only, so it is a key for a store. It is the same on every
-/// machine and in every release:
+/// `Display` writes the guid, the status and the version, separated by a space. Only the guid can
+/// have spaces in it, so no two names have one text: it is a key for a store, and an idempotency
+/// key. It is the same on every machine and in every release:
 ///
 /// - a status is its name in ASCII upper case, in which each byte of UTF-8 other than `A` to
 ///   `Z`, `0` to `9`, `_` and `-` is written as `%` and two hexadecimal digits; a status that has
@@ -53,7 +55,7 @@ use crate::{JobEvent, JobGuid, Status, Timestamp};
 /// assert_ne!(monday?, tuesday?);
 /// # Ok::<(), mx_job_webhook::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct EventName {
     guid: JobGuid,
     status: Status,
@@ -71,6 +73,15 @@ pub(super) enum Version {
     Digest([u8; 16]),
 }
 
+/// As its text.
+impl fmt::Debug for EventName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("EventName")
+            .field(&format_args!("{self}"))
+            .finish()
+    }
+}
+
 /// How far MX's clock may be ahead of this machine's.
 const CLOCKS_APART: Duration = Duration::from_secs(5 * 60);
 
@@ -78,7 +89,8 @@ impl EventName {
     /// Returns the name of this event.
     ///
     /// A job that is kept without its body is named by `JobEvent::from(job)`: equal jobs have
-    /// equal names.
+    /// equal names. Without a readable date that is another name than its delivery's, because the
+    /// body is gone: take the name first, or keep the body.
     ///
     /// # Example
     ///

@@ -173,12 +173,12 @@ impl<L: Ledger> DedupeLayer<L> {
         self
     }
 
-    /// Sets where a claim is given back by, when its delivery is dropped and the ledger waits.
+    /// Sets the `Background` that releases the claims of deliveries that were dropped.
     ///
     /// Give it the `Background` that is drained at shutdown. It matters for ledgers across a
     /// network, and where middleware around this one drops deliveries, as tower's `timeout`
-    /// does. Without a runtime to spawn on, the lease gives the claim back. A drain waits for
-    /// what is given back as long as one call to the ledger may take.
+    /// does. Without a runtime to spawn on, the claim expires with its lease. A drain waits for
+    /// a release as long as one call to the ledger may take.
     ///
     /// # Example
     ///

@@ -60,6 +60,10 @@ pub trait Ledger: Send + Sync + 'static {
     /// [`ordering_time`](EventName::ordering_time), than another of the same job that is settled
     /// is [`Claim::Stale`]; any other is [`Claim::Granted`].
     ///
+    /// An event of the same time as the latest settled one is not stale, and one without an
+    /// ordering time neither is stale nor makes another so. The latest is a maximum: an older
+    /// event may be settled after it. The lease may be zero, and `Duration::MAX`.
+    ///
     /// # Errors
     ///
     /// If the ledger cannot be asked; nothing may be claimed then, or for a lease at most.
@@ -91,9 +95,9 @@ pub trait Ledger: Send + Sync + 'static {
     ///
     /// It records the success whatever became of the claim: its lease may have run out, another
     /// holder may have claimed the event since or given it back, and the ledger may have lost
-    /// the claim or even the newest of its own (a store that was restored from a backup). The
-    /// event is settled by this token then. Only where another token has settled it before is
-    /// the answer [`Commit::Overtaken`].
+    /// this claim, or claims made after the one it knows (a store that was restored from a
+    /// backup). The event is settled by this token then. Only if another token has settled it
+    /// before is the answer [`Commit::Overtaken`].
     ///
     /// To commit again with the token that settled the event is [`Commit::Settled`] too: a
     /// commit whose answer was lost is tried once more, and an application may commit inside

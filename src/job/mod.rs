@@ -29,8 +29,9 @@ pub(crate) use scalar::Scalar;
 ///
 /// `Serialize` writes the documented shape and `Deserialize` reads it, so a job can be
 /// stored as JSON or queued, and read again. The formats have to be self-describing,
-/// as JSON is. `Deserialize` reads the object that stands under `job`;
-/// [`Job::decode`] reads a whole webhook.
+/// as JSON is. `Deserialize` reads the object that stands under `job`, and what the format
+/// hands over: `serde_json` itself refuses half a surrogate pair and numbers beyond every
+/// float. [`Job::decode`] reads a whole webhook, by JSON's grammar alone.
 ///
 /// `Debug` shows neither the ids of the user nor the error message, which is free text.
 ///
