@@ -171,8 +171,9 @@ where
         let mut jobs = catch(|| CatchDrop::new(self.inner.clone()))
             .map_err(|Panicked| Error::new(ErrorKind::CallbackPanicked))?;
         let offer = Arc::new(Offer::default());
-        let lost = Lost {
+        let mut lost = Lost {
             offer: offer.clone(),
+            started: false,
             report: Some(ReportEnd::new(
                 Some(&self.layer.on_error),
                 Some(event.job()),
@@ -181,7 +182,10 @@ where
         let delivery = Box::pin(async move {
             let ready = poll_fn(|context| deliver::poll_ready(&mut *jobs, context)).await;
             let outcome = match ready {
-                Ok(()) => deliver::call(jobs, event, None).await,
+                Ok(()) => {
+                    lost.started = true;
+                    deliver::call(jobs, event, None).await
+                }
                 Err(error) => Err(error),
             };
             lost.ended(&outcome);
@@ -226,6 +230,8 @@ impl Offer {
 /// Reports the callback's end, unless the runtime refused it before anyone was told of it.
 struct Lost {
     offer: Arc<Offer>,
+    /// Whether the callback was called: then that it was cut short is told in any case.
+    started: bool,
     report: Option<ReportEnd>,
 }
 
@@ -242,7 +248,7 @@ impl Drop for Lost {
         let Some(report) = self.report.take() else {
             return;
         };
-        if self.offer.refuse() {
+        if self.offer.refuse() && !self.started {
             report.say_nothing();
         }
     }

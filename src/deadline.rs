@@ -49,6 +49,8 @@ type Sleep = std::pin::Pin<Box<tokio::task::coop::Unconstrained<tokio::time::Sle
 enum State {
     #[default]
     NotStarted,
+    /// Outside of a runtime; within one, a later poll may start it.
+    NoRuntime,
     NoTimer,
     #[cfg(feature = "tokio")]
     Running(Sleep),
@@ -64,8 +66,8 @@ impl Deadline {
         let Some(timeout) = timeout.0 else {
             return Poll::Pending;
         };
-        if matches!(self.0, State::NotStarted) {
-            self.0 = sleep(timeout).map_or(State::NoTimer, State::Running);
+        if matches!(self.0, State::NotStarted | State::NoRuntime) {
+            self.0 = start(timeout);
         }
         match &mut self.0 {
             // Handed over to another runtime, it may outlive its own, and tokio says so by a panic.
@@ -76,7 +78,7 @@ impl Deadline {
                     Poll::Pending
                 }
             },
-            State::NotStarted | State::NoTimer => Poll::Pending,
+            State::NotStarted | State::NoRuntime | State::NoTimer => Poll::Pending,
         }
     }
 
@@ -86,16 +88,20 @@ impl Deadline {
         Poll::Pending
     }
 
-    /// Whether it was found that there is no timer, so that it will never be ready.
+    /// Whether the last poll found no timer, so that nothing wakes this task in time.
     pub(crate) fn has_no_timer(&self) -> bool {
-        matches!(self.0, State::NoTimer)
+        matches!(self.0, State::NoRuntime | State::NoTimer)
     }
 }
 
 #[cfg(feature = "tokio")]
-fn sleep(timeout: std::time::Duration) -> Option<Sleep> {
-    tokio::runtime::Handle::try_current().ok()?;
+fn start(timeout: std::time::Duration) -> State {
+    if tokio::runtime::Handle::try_current().is_err() {
+        return State::NoRuntime;
+    }
     // tokio says that timers are disabled by a panic, and in no other way.
-    let sleep = catch(|| tokio::time::sleep(timeout)).ok()?;
-    Some(Box::pin(tokio::task::coop::unconstrained(sleep)))
+    match catch(|| tokio::time::sleep(timeout)) {
+        Ok(sleep) => State::Running(Box::pin(tokio::task::coop::unconstrained(sleep))),
+        Err(Panicked) => State::NoTimer,
+    }
 }

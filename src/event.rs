@@ -41,7 +41,7 @@ pub struct JobEvent {
     job: Job,
     // These are the application's, and can panic when they are dropped, wherever that is.
     body: CatchDrop<Bytes>,
-    headers: HeaderMap,
+    headers: CatchDrop<HeaderMap>,
     extensions: CatchDrop<Extensions>,
     fencing_token: Option<FencingToken>,
     #[cfg(any(feature = "metrics", feature = "tracing"))]
@@ -80,7 +80,7 @@ impl JobEvent {
         Self {
             job,
             body: CatchDrop::new(body),
-            headers,
+            headers: CatchDrop::new(headers),
             extensions: CatchDrop::new(extensions),
             fencing_token: None,
             #[cfg(any(feature = "metrics", feature = "tracing"))]

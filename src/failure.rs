@@ -116,8 +116,8 @@ impl FailureHook {
     }
 }
 
-/// Reports how a callback ends, also when it is dropped before its end: the runtime shut down, there
-/// was none to hand it to, or middleware gave it up.
+/// Reports how a delivery's callback ends, also when it is dropped before its end: the runtime shut
+/// down, or there was none to hand it to.
 ///
 /// The destructor speaks, so keep it behind what may not come to its end.
 pub(crate) struct ReportEnd(Option<Box<(FailureHook, Option<Job>)>>);

@@ -1,5 +1,6 @@
 //! What is not ours: the service within answers, once it is ready.
 
+use std::fmt;
 use std::mem::replace;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -27,10 +28,16 @@ pin_project! {
 }
 
 /// A service that is not ready yet, and the request for it.
-#[derive(Debug)]
 pub struct Waiting<S, B> {
     service: S,
     request: Option<Request<B>>,
+}
+
+/// Nothing of a request, which has credentials in it.
+impl<S, B> fmt::Debug for Waiting<S, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Waiting").finish_non_exhaustive()
+    }
 }
 
 impl<S, B> PassThrough<S, B>

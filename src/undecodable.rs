@@ -39,7 +39,7 @@ pub struct Undecodable {
     error: Error,
     // These are the application's, and can panic when they are dropped, wherever that is.
     body: CatchDrop<Bytes>,
-    headers: HeaderMap,
+    headers: CatchDrop<HeaderMap>,
     extensions: CatchDrop<Extensions>,
 }
 
@@ -53,7 +53,7 @@ impl Undecodable {
         Self {
             error,
             body: CatchDrop::new(body),
-            headers,
+            headers: CatchDrop::new(headers),
             extensions: CatchDrop::new(extensions),
         }
     }

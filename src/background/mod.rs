@@ -326,7 +326,8 @@ impl Background {
         Place::of_current_callback(self).map_or_else(|| self.reserve_another(), Ok)
     }
 
-    /// A place for what its callback does not wait for, if there is one.
+    /// A place, if there is one, for what is no part of a callback, whatever this thread runs: a
+    /// delivery, and what is acknowledged first.
     pub(crate) fn reserve_another(&self) -> Result<Place, Error> {
         match self.0.places.take() {
             Ok(()) => Ok(Place::taken(self)),

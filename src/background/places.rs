@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use crate::panic::catch;
+
 pub(crate) struct Places {
     capacity: usize,
     /// How many are taken, and in the highest bit whether the door is closed.
@@ -56,7 +58,10 @@ impl Places {
         if self.state.fetch_sub(1, Ordering::SeqCst) == CLOSED | 1 {
             // Woken when the lock is free again: a waker may poll at once.
             let wakers = std::mem::take(&mut *self.wakers());
-            wakers.into_iter().for_each(Waker::wake);
+            for waker in wakers {
+                // One that panics leaves the others to be woken.
+                let _ = catch(|| waker.wake());
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::request::Parts;
 
-use crate::panic::{CatchPanic, Panicked};
+use crate::panic::{CatchDrop, CatchPanic, Panicked};
 use crate::{Error, ErrorKind};
 use accepted::{Accepted, Scheme, Secret, Verify};
 pub(crate) use accepted::{Challenges, Check, Verification};
@@ -142,6 +142,7 @@ impl Credentials {
         F: Fn(&Parts) -> Fut + Send + Sync + 'static,
         Fut: Future<Output: Verdict> + Send + 'static,
     {
+        let verify = CatchDrop::new(verify);
         let verify: Verify = Arc::new(move |head| {
             let verdict = CatchPanic::start(|| verify(head), Verdict::into_result);
             Box::pin(async move {

@@ -85,7 +85,7 @@ pub(crate) fn authenticate<B>(credentials: &Credentials, request: Request<B>) ->
         let request = Request::from_parts(head, body);
         return Authentication::Refused(Refused::new(Error::unauthorized(challenges), request));
     }
-    head.headers.remove(AUTHORIZATION);
+    let _ = drop_caught(head.headers.remove(AUTHORIZATION));
     let head = Head {
         version: head.version,
         headers: head.headers,

@@ -23,7 +23,7 @@ use tower::BoxError;
 use super::FRAMES_AT_A_TIME;
 use super::authenticate::{Authenticated, Head, Refused};
 use crate::error::chain;
-use crate::panic::catch;
+use crate::panic::{Panicked, catch};
 use crate::{Error, ErrorKind};
 
 /// What has come of a body, which is read in the place where it is pinned.
@@ -75,7 +75,21 @@ impl Buffer {
             .map_or_else(http::Version::default, |head| head.version)
     }
 
-    pub(crate) fn poll<B>(
+    /// A body is code of middleware's own, perhaps, and can panic.
+    pub(crate) fn poll_caught<B>(
+        &mut self,
+        body: Pin<&mut B>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(Head, Bytes), Error>>
+    where
+        B: Body,
+        B::Error: Into<BoxError>,
+    {
+        catch(|| self.poll(body, context))
+            .unwrap_or_else(|Panicked| Poll::Ready(Err(Error::new(ErrorKind::CallbackPanicked))))
+    }
+
+    fn poll<B>(
         &mut self,
         mut body: Pin<&mut B>,
         context: &mut Context<'_>,

@@ -102,8 +102,14 @@ where
         // The callbacks are caught where they are called. What else can panic is the destructor of
         // something that came with the request, or of the application's service.
         catch(|| advance(&mut this, context)).unwrap_or_else(|Panicked| {
+            // A callback that was called has reported how it ended.
+            let called = matches!(this.step.as_mut().project(), StepProjection::Calling { .. });
             let _ = catch(|| this.step.set(Step::Answered));
-            let error = failed(this.options, panicked(), None);
+            let error = if called {
+                panicked()
+            } else {
+                failed(this.options, panicked(), None)
+            };
             this.observation.refuse(&error);
             Poll::Ready(Err(error))
         })
@@ -126,8 +132,9 @@ where
         let next = match this.step.as_mut().project() {
             StepProjection::Receiving { receive } => {
                 let received = ready!(receive.poll(context));
-                // The body goes before anything is called: its destructor can panic.
-                this.step.set(Step::Answered);
+                // The body goes before anything is called. Its destructor can panic, which changes
+                // nothing of what was received.
+                let _ = catch(|| this.step.set(Step::Answered));
                 match received {
                     Ok(event) => begin(this.options, event, this.observation, context),
                     Err(refusal) => refuse(this.options, refusal, this.observation),
@@ -201,7 +208,7 @@ where
 {
     observation.decoded(&mut event);
     let fail = |error, event: &JobEvent| Err(failed(options, error, Some(event.job())));
-    let place = match options.background.reserve() {
+    let place = match options.background.reserve_another() {
         Ok(place) => place,
         Err(error) => return fail(error, &event),
     };
@@ -232,7 +239,7 @@ fn refuse<B, J>(
     let Some(hook) = &options.on_undecodable else {
         return Err(failed(options, undecodable.error().clone(), None));
     };
-    let mut place = match options.background.reserve() {
+    let mut place = match options.background.reserve_another() {
         Ok(place) => place,
         Err(error) => return Err(failed(options, error, None)),
     };

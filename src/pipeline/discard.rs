@@ -21,7 +21,7 @@ use http_body::Body;
 use super::{FRAMES_AT_A_TIME, Limits};
 use crate::Error;
 use crate::deadline::Deadline;
-use crate::panic::{Panicked, catch};
+use crate::panic::catch;
 
 /// A refusal that waits for the end of the request's body.
 pub(crate) struct Discard {
@@ -79,7 +79,8 @@ impl Discard {
         read_deadline: &mut Deadline,
         context: &mut Context<'_>,
     ) -> Poll<Error> {
-        let end = match self.read(body, context) {
+        let read = catch(|| self.read(body, context));
+        let end = match read.unwrap_or(Read::Ended(End::Unread)) {
             Read::Pending | Read::Paused if self.is_over(limits, read_deadline, context) => {
                 End::Unread
             }
@@ -125,11 +126,11 @@ impl Discard {
             return Read::Ended(End::Unread);
         }
         for _ in 0..FRAMES_AT_A_TIME {
-            let frame = match catch(|| body.as_mut().poll_frame(context)) {
-                Ok(Poll::Pending) => return Read::Pending,
-                Ok(Poll::Ready(Some(Ok(frame)))) => frame,
-                Ok(Poll::Ready(None)) => return Read::Ended(End::Read),
-                Ok(Poll::Ready(Some(Err(_)))) | Err(Panicked) => return Read::Ended(End::Unread),
+            let frame = match body.as_mut().poll_frame(context) {
+                Poll::Pending => return Read::Pending,
+                Poll::Ready(Some(Ok(frame))) => frame,
+                Poll::Ready(None) => return Read::Ended(End::Read),
+                Poll::Ready(Some(Err(_))) => return Read::Ended(End::Unread),
             };
             let length = frame.data_ref().map_or(0, |data| data.remaining());
             let length = u64::try_from(length).unwrap_or(u64::MAX);

@@ -158,7 +158,7 @@ where
                         let error = ready!(discard.poll(body, limits, this.deadline, context));
                         return refused(error);
                     }
-                    Reading::Buffer(buffer) => match buffer.poll(body, context) {
+                    Reading::Buffer(buffer) => match buffer.poll_caught(body, context) {
                         Poll::Ready(Ok((head, body))) => return Poll::Ready(decode(head, body)),
                         Poll::Ready(Err(error)) if error.kind() == ErrorKind::BodyTooLarge => {
                             let connection = Connection::after_some_of_the_body(buffer.version());

@@ -13,7 +13,8 @@ use tower::Service;
 use crate::background::{Delivery, RunOn};
 use crate::callback::Erased;
 use crate::observe::{Observation, Timer};
-use crate::{Background, DeadLetter, Error, JobEvent, Receipt, Status};
+use crate::panic::{Panicked, catch};
+use crate::{Background, DeadLetter, Error, ErrorKind, JobEvent, Receipt, Status};
 pub use future::JobRouterFuture;
 pub use unhandled::Unhandled;
 
@@ -237,11 +238,13 @@ impl<S> JobRouter<S> {
             Ok(mut place) => {
                 let started = {
                     let _entered = (observation.enter(), place.enter());
-                    self.start(event)
+                    // What came with the event can panic when it is cloned.
+                    catch(|| self.start(event))
                 };
                 match started {
-                    Ok(delivery) => return RunOn::running(delivery, place, observation),
-                    Err(receipt) => Ok(receipt),
+                    Ok(Ok(delivery)) => return RunOn::running(delivery, place, observation),
+                    Ok(Err(receipt)) => Ok(receipt),
+                    Err(Panicked) => Err(Error::new(ErrorKind::CallbackPanicked)),
                 }
             }
         };

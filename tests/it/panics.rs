@@ -350,11 +350,66 @@ async fn a_body_that_panics_is_one_delivery_lost() {
     for (mount, app) in mounts(&Settings::new(jobs(JobRouter::new()))) {
         let (head, _) = send(app.clone(), delivery(Body::new(PanickingBody))).await;
         assert_eq!(head.status, 500, "{mount}");
+        assert_eq!(
+            head.headers["connection"], "close",
+            "{mount}: it was not read"
+        );
         let mut stranger = delivery(Body::new(PanickingBody));
         stranger.headers_mut().remove("authorization");
         let (head, _) = send(app, stranger).await;
         assert_eq!(head.status, 401, "{mount}");
+        assert_eq!(
+            head.headers["connection"], "close",
+            "{mount}: it was not read"
+        );
     }
+}
+
+/// A body that ends at once, and panics when it is dropped.
+struct DropsItself(Guard);
+
+impl http_body::Body for DropsItself {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(None)
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_stands_although_the_body_panics_when_it_is_dropped() {
+    for (mount, app) in mounts(&Settings::new(jobs(JobRouter::new()))) {
+        let mut stranger = delivery(Body::new(DropsItself(Guard)));
+        stranger.headers_mut().remove("authorization");
+        let (head, _) = send(app, stranger).await;
+        assert_eq!(head.status, 401, "{mount}");
+    }
+}
+
+/// What comes with an event panics when it is copied for the dead-letter hook.
+#[derive(Debug)]
+struct PanicsWhenCloned;
+
+impl Clone for PanicsWhenCloned {
+    fn clone(&self) -> Self {
+        panic_quietly();
+        Self
+    }
+}
+
+#[tokio::test]
+async fn what_panics_when_it_is_cloned_ends_one_event() {
+    let jobs = JobRouter::new()
+        .on_completed(|_| async {})
+        .on_dead_letter(|_| async {});
+    let mut event = JobEvent::decode(SAMPLE).unwrap();
+    event.extensions_mut().insert(PanicsWhenCloned);
+    let error = jobs.call(event).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CallbackPanicked);
 }
 
 /// Pends once, then panics when it is polled again or dropped.
