@@ -51,6 +51,7 @@ enum State {
     NotStarted,
     /// Outside of a runtime; within one, a later poll may start it.
     NoRuntime,
+    #[cfg(feature = "tokio")]
     NoTimer,
     #[cfg(feature = "tokio")]
     Running(Sleep),
@@ -84,13 +85,18 @@ impl Deadline {
 
     #[cfg(not(feature = "tokio"))]
     pub(crate) fn poll(&mut self, _: Timeout, _: &mut Context<'_>) -> Poll<()> {
-        self.0 = State::NoTimer;
+        self.0 = State::NoRuntime;
         Poll::Pending
     }
 
     /// Whether the last poll found no timer, so that nothing wakes this task in time.
     pub(crate) fn has_no_timer(&self) -> bool {
-        matches!(self.0, State::NoRuntime | State::NoTimer)
+        match self.0 {
+            State::NoRuntime => true,
+            #[cfg(feature = "tokio")]
+            State::NoTimer => true,
+            _ => false,
+        }
     }
 }
 
