@@ -32,7 +32,7 @@ use crate::{Background, Error, ErrorKind, Failure, JobEvent, Receipt};
 /// its callback has succeeded, not when it was accepted.
 ///
 /// A delivery that is accepted takes two places for a moment, where the mount has the same
-/// `Background`: its own, and the callback's.
+/// `Background`: its own, and the callback's. So that one needs a capacity of two or more.
 ///
 /// # Example
 ///

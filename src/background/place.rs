@@ -46,8 +46,8 @@ impl Place {
 
     /// The place of the callback that this thread runs, if it is one of this `Background`'s.
     pub(super) fn of_current_callback(background: &Background) -> Option<Self> {
-        RUNNING.with_borrow_mut(|running| {
-            let identity = identity(background);
+        let identity = identity(background);
+        with_running(|running| {
             let frame = running
                 .iter_mut()
                 .rev()
@@ -59,7 +59,7 @@ impl Place {
                 background: background.clone(),
                 shared: Some(shared.clone()),
             })
-        })
+        })?
     }
 
     /// Whether there is a runtime to hand a future to.
@@ -73,7 +73,7 @@ impl Place {
             background: identity(&self.background),
             shared: self.shared.clone(),
         };
-        RUNNING.with_borrow_mut(|running| running.push(frame));
+        let _ = with_running(|running| running.push(frame));
         Entered { place: self }
     }
 
@@ -104,15 +104,21 @@ pub(crate) struct Entered<'a> {
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        let frame = RUNNING.with_borrow_mut(Vec::pop);
-        if let Some(Frame {
+        if let Some(Some(Frame {
             shared: Some(shared),
             ..
-        }) = frame
+        })) = with_running(Vec::pop)
         {
             self.place.shared = Some(shared);
         }
     }
+}
+
+/// Nothing, where the thread ends and its locals are gone.
+fn with_running<T>(change: impl FnOnce(&mut Vec<Frame>) -> T) -> Option<T> {
+    RUNNING
+        .try_with(|running| change(&mut running.borrow_mut()))
+        .ok()
 }
 
 fn identity(background: &Background) -> Identity {

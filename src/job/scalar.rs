@@ -87,8 +87,8 @@ impl<'de> Visitor<'de> for ScalarVisitor {
         }))
     }
 
-    /// The shortest decimal number that is this float. With more digits than a float holds, another
-    /// number may have been written.
+    /// The shortest decimal number that is this float. If it has more digits than a float holds for
+    /// certain, another number may have been written. What the format rounded before cannot be told.
     fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
         const DIGITS: usize = f64::DIGITS as usize;
         let text = value.to_string();

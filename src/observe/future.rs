@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use super::delivery::Within;
 use super::{Entered, Observation};
 use crate::background::Delivery;
+use crate::panic::catch;
 use crate::{Error, Receipt};
 
 /// A delivery that tells how it ended: with an outcome, or dropped before.
@@ -35,7 +36,8 @@ impl Future for Observed {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = ready!(Pin::new(&mut self.delivery).poll(context));
-        self.observation.end(&outcome);
+        // A recorder or subscriber that panics is no panic of the callback.
+        let _ = catch(|| self.observation.end(&outcome));
         Poll::Ready(outcome)
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod deliver;
 pub(crate) mod discard;
 pub(crate) mod respond;
 
+use std::mem::replace;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -18,6 +19,7 @@ use pin_project_lite::pin_project;
 use tower::BoxError;
 
 use crate::deadline::{Deadline, Timeout};
+use crate::panic::drop_caught;
 use crate::{Credentials, Error, ErrorKind, JobEvent, Undecodable};
 use authenticate::{Authenticated, Authenticating, Authentication, Head, Refused, authenticate};
 use buffer::Buffer;
@@ -162,7 +164,10 @@ where
                         Poll::Ready(Ok((head, body))) => return Poll::Ready(decode(head, body)),
                         Poll::Ready(Err(error)) if error.kind() == ErrorKind::BodyTooLarge => {
                             let connection = Connection::after_some_of_the_body(buffer.version());
-                            *reading = Reading::Discard(Discard::start(error, connection, limits));
+                            let discard = Discard::start(error, connection, limits);
+                            let buffered = replace(reading, Reading::Discard(discard));
+                            // What came with the request can panic when it is dropped.
+                            let _ = drop_caught(buffered);
                             continue;
                         }
                         Poll::Ready(Err(error)) => {

@@ -27,9 +27,10 @@ pub use convert::TimestampRangeError;
 /// crates; [`to_system_time`](Self::to_system_time) needs none of them.
 ///
 /// Its `FromStr` reads `2016-08-15T17:13:35` with an offset, and with up to nine digits behind a
-/// point. Its `Deserialize` reads what the format hands over: a JSON number with a fraction
-/// comes as a float there, and is read if it has 15 digits at most.
-/// [`Job::decode`](crate::Job::decode) reads the text.
+/// point. Its `Deserialize` reads what the format hands over: `serde_json` makes a float of a
+/// number with a fraction, and digits beyond the float's are gone by then. A float is read if
+/// it has 15 digits at most. [`Job::decode`](crate::Job::decode) and
+/// [`JobEvent::decode`](crate::JobEvent::decode) read the text.
 ///
 /// `Serialize` writes whole seconds as an integer, and a moment with a fraction as ISO 8601
 /// in UTC. Both read back as the same moment. (A fraction outside of the years 0 to 9999 is
