@@ -438,7 +438,7 @@ mod tests {
             "1_0",
             "null",
             "nul",
-            "nulll",
+            "nullx",
             "true",
             "True",
             "false",

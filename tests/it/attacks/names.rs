@@ -79,7 +79,7 @@ fn the_last_moment_of_the_year_9999_reads_back() {
 }
 
 #[test]
-fn dates_survive_every_conversion_and_serialization() {
+fn dates_survive_every_conversion_and_serde() {
     for _ in 0..20_000 {
         let seconds = fastrand::i64(-62_167_219_200..=253_402_207_200 - 1);
         let digits = fastrand::usize(0..=9);
