@@ -85,7 +85,7 @@ fn body_limit(request: &mut Request) -> usize {
     })
 }
 
-/// A body that nobody reads.
+/// The body of the probe, which is never read.
 struct UnknownLength;
 
 impl http_body::Body for UnknownLength {

@@ -28,7 +28,7 @@ type Identity = usize;
 /// a drain waits for either, wherever it went.
 pub(crate) struct Place {
     background: Background,
-    /// `None` as long as nobody shares it.
+    /// `None` until a call within the callback shares it.
     shared: Option<Arc<Taken>>,
 }
 

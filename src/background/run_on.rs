@@ -134,7 +134,7 @@ impl Running {
     }
 }
 
-/// The callback of which nobody awaits the outcome.
+/// A callback whose outcome is dropped: its delivery was answered, or its sender left.
 impl Future for Running {
     type Output = ();
 

@@ -47,7 +47,7 @@ use crate::{JobEvent, JobGuid, Status, Timestamp};
 /// )?;
 /// assert_eq!(EventName::of(&event).to_string(), "JOB-1 CHALLENGED 1471281212");
 ///
-/// // A date in words is one that nobody reads, and tells two events apart all the same.
+/// // The crate does not read a date in words, but it still tells two events apart.
 /// let [monday, tuesday] = ["Monday", "Tuesday"].map(|day| {
 ///     let body = format!(r#"{{"job": {{"guid": "JOB-1", "status": 2, "updated_at": "{day}"}}}}"#);
 ///     JobEvent::decode(body).map(|event| EventName::of(&event))

@@ -58,7 +58,7 @@ impl<L: Ledger> Held<L> {
             outcome = ledger.commit(&self.event, token).await;
         }
         self.claim = State::None;
-        // Whoever's success was recorded first, this callback has succeeded, as a 2xx says.
+        // Another delivery's success may stand first; this callback has succeeded too, as a 2xx says.
         outcome.map(|_| ())
     }
 

@@ -206,7 +206,7 @@ pub enum Claim {
 /// let Claim::Granted(slow) = ledger.claim(&event, Duration::ZERO).await? else { unreachable!() };
 /// let Claim::Granted(fast) = ledger.claim(&event, Duration::MAX).await? else { unreachable!() };
 ///
-/// // Both succeed. The first success settles the event, whoever holds the claim by now.
+/// // Both succeed. The first success settles the event, even if its claim was taken over.
 /// assert_eq!(ledger.commit(&event, slow).await?, Commit::Settled);
 /// assert_eq!(ledger.commit(&event, fast).await?, Commit::Overtaken);
 /// # Ok(()) }

@@ -142,7 +142,7 @@ impl Error {
         }))
     }
 
-    /// Says that the answer closes the connection. Nobody else has the error yet.
+    /// Says that the answer closes the connection. Call it before the error is cloned.
     pub(crate) fn that_closes(mut self) -> Self {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
             inner.closes = true;
@@ -237,7 +237,7 @@ fn recognise(error: &(dyn StdError + 'static)) -> Option<ErrorKind> {
 pub(crate) fn chain<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    /// Deeper than any chain that somebody wrote: one that leads back to itself has an end too.
+    /// Deeper than real chains are; it ends one that leads back to itself.
     const DEEPEST: usize = 128;
     std::iter::successors(Some(error), |&error| error.source()).take(DEEPEST)
 }

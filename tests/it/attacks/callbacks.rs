@@ -1255,7 +1255,7 @@ fn todo_compiles_everywhere() {
     let jobs = JobRouter::new()
         .on_completed(|_| async { panic!("yet to be written") })
         .on_unhandled(|_| async { panic!("yet to be written") })
-        .on_status(Status::from(42), |_| async { unimplemented!() })
+        .on_status(Status::from(42), |_| async { panic!("yet to be written") })
         .on_dead_letter(|_| async { panic!("yet to be written") });
     let _ = JobRouter::with_state(1)
         .on_completed(|_, _| async { panic!("yet to be written") })
