@@ -21,8 +21,6 @@ mod examples;
 mod hooks;
 #[cfg(all(unix, feature = "axum", feature = "tokio"))]
 mod hosts;
-#[cfg(all(unix, feature = "postgres", feature = "redis", feature = "test-util"))]
-mod ledgers;
 #[cfg(all(feature = "jiff", feature = "chrono", feature = "time"))]
 mod moments;
 mod mounts;
@@ -35,6 +33,8 @@ mod mounts;
 mod observability;
 #[cfg(feature = "utoipa")]
 mod openapi;
+#[cfg(feature = "test-util")]
+mod own_ledger;
 mod panics;
 #[cfg(unix)]
 mod process;

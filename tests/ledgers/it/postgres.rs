@@ -14,8 +14,9 @@ use sqlx::{ConnectOptions as _, PgConnection, PgPool, Row as _};
 use tokio::sync::Notify;
 use tower::{BoxError, Layer as _, ServiceExt as _};
 
+use super::outages;
 use super::proxy::Proxy;
-use super::{LEASE, completed, name, one_of_a_kind, outages};
+use crate::support::{LEASE, completed, granted, name, one_of_a_kind};
 
 fn options() -> PgConnectOptions {
     let url = std::env::var("MX_TEST_POSTGRES_URL").unwrap();
@@ -35,15 +36,7 @@ async fn ledger() -> PostgresLedger {
     ledger
 }
 
-fn granted(claim: Claim) -> FencingToken {
-    match claim {
-        Claim::Granted(token) => token,
-        other => panic!("{other:?}"),
-    }
-}
-
 #[tokio::test]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn conforms() {
     check_ledger(ledger().await).await;
 }
@@ -51,7 +44,6 @@ async fn conforms() {
 /// A claim and a release need not be on disk. What the application's own transactions do with the
 /// same connection has to be.
 #[tokio::test]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn what_a_claim_may_lose_a_commit_may_not() {
     let pool = PgPoolOptions::new()
         .max_connections(1)
@@ -82,7 +74,6 @@ async fn shown(connection: &mut PgConnection, setting: &'static str) -> String {
 /// A transaction that settles an event counts, whatever the application has set; and a client that
 /// is gone in the middle of it does not hold its locks for hours.
 #[tokio::test]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn a_transaction_that_settles_is_durable_and_does_not_stay_open() {
     const DURABLE: &str = "SHOW synchronous_commit";
     const SILENCE: &str = "SHOW idle_in_transaction_session_timeout";
@@ -120,7 +111,6 @@ async fn a_transaction_that_settles_is_durable_and_does_not_stay_open() {
 }
 
 #[tokio::test]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn tokens_go_on_growing_when_the_servers_clock_is_set_back() {
     const LATER: i64 = 4_000_000_000_000_000;
     let (ledger, guid) = (ledger().await, one_of_a_kind());
@@ -139,7 +129,6 @@ async fn tokens_go_on_growing_when_the_servers_clock_is_set_back() {
 }
 
 #[tokio::test]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn conforms_where_transactions_are_isolated_more_strictly() {
     ledger().await;
     let options = options().options([("default_transaction_isolation", "repeatable read")]);
@@ -147,7 +136,6 @@ async fn conforms_where_transactions_are_isolated_more_strictly() {
 }
 
 #[tokio::test]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn outages_are_survived() {
     ledger().await;
     let (options, proxy) = proxied().await;
@@ -157,7 +145,6 @@ async fn outages_are_survived() {
 /// Connections that stall for good, as behind a firewall that has forgotten them, cost the calls
 /// that wait for them their time. The pool is not left without a place.
 #[tokio::test]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn connections_that_stall_are_replaced() {
     ledger().await;
     let (options, proxy) = proxied().await;
@@ -196,7 +183,6 @@ async fn proxied() -> (PgConnectOptions, Proxy) {
 
 /// Several replicas start at once, in a database that has nothing.
 #[tokio::test]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn the_table_is_created_once_by_however_many() {
     let admin = pool_of(options());
     let database = format!("mx_{}", one_of_a_kind());
@@ -221,7 +207,6 @@ async fn the_table_is_created_once_by_however_many() {
 }
 
 #[tokio::test]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn what_is_over_long_ago_is_pruned_and_what_is_under_way_never() {
     // A schema of its own: others prune too.
     let schema = format!("mx_{}", one_of_a_kind());
@@ -292,7 +277,6 @@ impl App {
 }
 
 #[tokio::test]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn an_effect_and_its_entry_are_durable_together() {
     let (app, guid) = (App::new().await, one_of_a_kind());
     let event = completed(&guid, 1);
@@ -336,7 +320,6 @@ async fn an_effect_and_its_entry_are_durable_together() {
 }
 
 #[tokio::test]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn whose_lease_was_taken_over_cannot_have_an_effect() {
     let (app, guid) = (App::new().await, one_of_a_kind());
     let event = completed(&guid, 1);
@@ -359,7 +342,6 @@ async fn whose_lease_was_taken_over_cannot_have_an_effect() {
 
 /// Whose success was recorded first has had its effect; the effect of who overtook it is refused.
 #[tokio::test]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn what_a_slow_holder_has_committed_cannot_have_an_effect_again() {
     let (app, guid) = (App::new().await, one_of_a_kind());
     let name = name(&guid, 1);
@@ -385,7 +367,6 @@ async fn what_a_slow_holder_has_committed_cannot_have_an_effect_again() {
 }
 
 #[tokio::test]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn nobody_waits_for_a_transaction_that_is_open() {
     let (app, guid) = (App::new().await, one_of_a_kind());
     let (event, name) = (completed(&guid, 1), name(&guid, 1));
@@ -426,7 +407,6 @@ async fn nobody_waits_for_a_transaction_that_is_open() {
 }
 
 #[tokio::test]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn an_event_that_was_not_claimed_is_not_settled() {
     let app = App::new().await;
     let error = app
@@ -439,7 +419,6 @@ async fn an_event_that_was_not_claimed_is_not_settled() {
 /// Callbacks that fail, panic, are cancelled or outlast their lease, servers that cut their
 /// connections, and duplicates at every moment: an effect stands once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn an_effect_stands_exactly_once_whatever_happens() {
     const EVENTS: usize = 60;
     let (app, run) = (App::new().await, one_of_a_kind());

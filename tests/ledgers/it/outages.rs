@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 use mx_job_webhook::{Credentials, DedupeLayer, JobRouter, JobWebhookEndpoint, Ledger};
 use tower::{Layer as _, ServiceExt as _};
 
-use super::one_of_a_kind;
 use super::proxy::{Network, Proxy};
-use crate::support::{Log, SAMPLE, delivery};
+use crate::support::{Log, SAMPLE, delivery, one_of_a_kind};
 
 const LIMIT: Duration = Duration::from_secs(1);
 const LEASE: Duration = Duration::from_secs(2);

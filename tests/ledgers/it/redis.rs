@@ -9,9 +9,10 @@ use mx_job_webhook::{Claim, Commit, FencingToken, Ledger as _, Reconnecting, Red
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncCommands as _, Client, Cmd, Pipeline, RedisFuture, Value};
 
+use super::outages;
 use super::proxy::{Network, Proxy};
-use super::{LEASE, name, one_of_a_kind, outages};
 use crate::servers::{self, Folder};
+use crate::support::{LEASE, granted, name, one_of_a_kind};
 
 fn url() -> String {
     std::env::var("MX_TEST_REDIS_URL").unwrap()
@@ -33,28 +34,18 @@ async fn proxied() -> (RedisLedger<Reconnecting>, Proxy) {
     (RedisLedger::new(client), proxy)
 }
 
-fn granted(claim: Claim) -> FencingToken {
-    match claim {
-        Claim::Granted(token) => token,
-        other => panic!("{other:?}"),
-    }
-}
-
 #[tokio::test]
-#[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
 async fn conforms() {
     check_ledger(RedisLedger::new(client())).await;
 }
 
 #[tokio::test]
-#[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
 async fn outages_are_survived() {
     let (ledger, proxy) = proxied().await;
     outages::are_survived(ledger, proxy).await;
 }
 
 #[tokio::test]
-#[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
 async fn a_connection_that_broke_while_idle_costs_nothing() {
     let (ledger, proxy) = proxied().await;
     let guid = one_of_a_kind();
@@ -70,7 +61,6 @@ async fn a_connection_that_broke_while_idle_costs_nothing() {
 
 /// The server has granted it, and nobody heard of it: asked again, it is the same claim.
 #[tokio::test]
-#[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
 async fn a_claim_whose_answer_is_lost_is_granted_when_asked_again() {
     let (ledger, proxy) = proxied().await;
     let (warm, event) = (name(&one_of_a_kind(), 1), name(&one_of_a_kind(), 1));
@@ -83,7 +73,6 @@ async fn a_claim_whose_answer_is_lost_is_granted_when_asked_again() {
 }
 
 #[tokio::test]
-#[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
 async fn a_job_is_one_key_with_its_prefix_and_is_forgotten_after_the_window() {
     let mut redis = connection().await;
     let guid = one_of_a_kind();
@@ -112,7 +101,6 @@ async fn a_job_is_one_key_with_its_prefix_and_is_forgotten_after_the_window() {
 }
 
 #[tokio::test]
-#[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
 async fn tokens_go_on_growing_when_the_servers_clock_is_set_back() {
     const LATER: u64 = 4_000_000_000_000_000;
     let guid = one_of_a_kind();
@@ -128,7 +116,6 @@ async fn tokens_go_on_growing_when_the_servers_clock_is_set_back() {
 }
 
 #[tokio::test]
-#[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
 async fn what_a_server_lost_is_settled_all_the_same_and_tokens_go_on_growing() {
     let mut redis = connection().await;
     let guid = one_of_a_kind();
@@ -171,7 +158,6 @@ impl ConnectionLike for Counting {
 }
 
 #[tokio::test]
-#[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
 async fn each_call_is_one_round_trip_once_the_server_knows_the_scripts() {
     let sent = Arc::new(AtomicUsize::new(0));
     let ledger = RedisLedger::from_connection(Counting(connection().await, sent.clone()));
@@ -203,7 +189,6 @@ async fn each_call_is_one_round_trip_once_the_server_knows_the_scripts() {
 /// A connection that stalls for good, as behind a firewall that has forgotten it, costs the calls
 /// that wait for it a second: others are made on another.
 #[tokio::test]
-#[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
 async fn a_connection_that_stalls_is_replaced() {
     let (ledger, proxy) = proxied().await;
     ledger
@@ -231,7 +216,6 @@ async fn a_connection_that_stalls_is_replaced() {
 
 /// Calls that are given up while they wait for a connection do not keep it from being made.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
 async fn under_load_it_is_back_as_soon_as_the_server_is() {
     let server = url().split('/').nth(2).unwrap().parse().unwrap();
     let proxy = Proxy::slow_to_connect(server, Duration::from_millis(30)).await;
@@ -270,7 +254,6 @@ async fn under_load_it_is_back_as_soon_as_the_server_is() {
 /// A call that was slow is made again, granted and given back. The first, which comes now, is not
 /// granted to nobody.
 #[tokio::test]
-#[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
 async fn a_claim_that_comes_late_is_not_granted_when_it_was_given_back() {
     let (ledger, guid) = (RedisLedger::new(client()), one_of_a_kind());
     let event = name(&guid, 10);
@@ -308,7 +291,6 @@ fn nothing_is_shown_of_where_a_connection_leads() {
 
 /// Each job is in one slot, and the jobs are on all three servers.
 #[tokio::test]
-#[ignore = "needs a redis-server to start: set MX_TEST_REDIS_URL"]
 async fn conforms_on_a_cluster() {
     let folder = Folder::new();
     let servers = servers::redis_cluster(&folder);

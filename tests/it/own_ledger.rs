@@ -5,7 +5,9 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use mx_job_webhook::testing::check_ledger;
-use mx_job_webhook::{Claim, Commit, EventName, FencingToken, JobGuid, Ledger, Timestamp};
+use mx_job_webhook::{
+    Claim, Commit, EventName, FencingToken, JobGuid, Ledger, MemoryLedger, Timestamp,
+};
 use tokio::time::Instant;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,6 +195,11 @@ impl Ledger for Own {
         }
         Ok(())
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_one_in_memory_conforms() {
+    check_ledger(MemoryLedger::new()).await;
 }
 
 #[tokio::test(start_paused = true)]

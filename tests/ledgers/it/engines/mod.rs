@@ -1,0 +1,1 @@
+//! Engines of a test's own, as production has them: poolers, standbys, Sentinels, clusters, other versions.

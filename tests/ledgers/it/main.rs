@@ -1,0 +1,15 @@
+//! The ledgers that several replicas share, on real servers.
+//!
+//! They find the shared servers by `MX_TEST_POSTGRES_URL` and `MX_TEST_REDIS_URL`, which `.ci/servers` prints; what a
+//! test kills it starts by itself.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod engines;
+mod outages;
+mod postgres;
+mod proxy;
+mod redis;
+#[path = "../../it/servers.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod servers;
+mod support;

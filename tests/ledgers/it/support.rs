@@ -1,0 +1,59 @@
+//! What the tests have in common: events, deliveries, and what their callbacks saw.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use mx_job_webhook::{Claim, EventName, FencingToken, Job, JobEvent, Status, Timestamp};
+
+pub(crate) const SAMPLE: &str = include_str!("../../fixtures/completed.json");
+
+/// Longer than any test.
+pub(crate) const LEASE: Duration = Duration::from_secs(600);
+
+/// The servers are shared: each test has jobs of its own.
+pub(crate) fn one_of_a_kind() -> String {
+    format!("{:016x}", fastrand::u64(..))
+}
+
+pub(crate) fn completed(guid: &str, updated_at: i64) -> JobEvent {
+    let mut job = Job::new(guid.parse().unwrap(), Status::Completed);
+    job.updated_at = Some(Timestamp::from_unix_seconds(updated_at));
+    job.into()
+}
+
+pub(crate) fn name(guid: &str, updated_at: i64) -> EventName {
+    EventName::of(&completed(guid, updated_at))
+}
+
+pub(crate) fn granted(claim: Claim) -> FencingToken {
+    match claim {
+        Claim::Granted(token) => token,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The request that MX sends, with this body.
+pub(crate) fn delivery(body: String) -> Request<Full<Bytes>> {
+    Request::post("/admin/webhooks")
+        .header("content-type", "application/json; charset=utf-8")
+        .header("accept", "application/json")
+        .body(Full::new(body.into()))
+        .unwrap()
+}
+
+/// What callbacks did, in their order.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    pub(crate) fn push(&self, entry: impl Into<String>) {
+        self.0.lock().unwrap().push(entry.into());
+    }
+
+    pub(crate) fn entries(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
