@@ -142,17 +142,14 @@ async fn outages_are_survived() {
     outages::are_survived(PostgresLedger::new(pool_of(options)), proxy).await;
 }
 
-/// Connections that stall for good, as behind a firewall that has forgotten them, cost the calls
-/// that wait for them their time. The pool is not left without a place.
+/// Connections that stall for good, as behind a firewall that has forgotten them, cost the calls that wait for
+/// them their time. Each is replaced.
 #[tokio::test]
 async fn connections_that_stall_are_replaced() {
+    const CONNECTIONS: u32 = 2;
     ledger().await;
     let (options, proxy) = proxied().await;
-    let pool = PgPoolOptions::new()
-        .max_connections(2)
-        .test_before_acquire(false)
-        .connect_lazy_with(options);
-    let ledger = PostgresLedger::new(pool);
+    let ledger = PostgresLedger::new(pool_of(options)).with_max_connections(CONNECTIONS);
     let run = one_of_a_kind();
     let claim = async |number| {
         let event = name(&format!("{run}-{number}"), 1);
@@ -161,12 +158,48 @@ async fn connections_that_stall_are_replaced() {
     let (first, second) = tokio::join!(claim(0), claim(1));
     granted(first.unwrap().unwrap());
     granted(second.unwrap().unwrap());
-    tokio::time::sleep(Duration::from_millis(200)).await;
     proxy.stall_what_is_there();
-    for number in 2..4 {
-        assert!(claim(number).await.is_err(), "{number}: it is not stalled");
+    let mut stalled = 0;
+    for number in 2..8 {
+        stalled += u32::from(claim(number).await.is_err());
     }
-    granted(claim(4).await.unwrap().unwrap());
+    assert!(stalled <= CONNECTIONS, "{stalled}");
+    granted(claim(8).await.unwrap().unwrap());
+}
+
+/// Callbacks that hold all connections of the application's pool for long keep no event from being settled.
+#[tokio::test]
+async fn slow_callbacks_that_share_the_pool_starve_no_commit() {
+    const DELIVERIES: usize = 64;
+    ledger().await;
+    let pool = PgPoolOptions::new()
+        .max_connections(4)
+        .connect_lazy_with(options());
+    let ledger = PostgresLedger::new(pool.clone());
+    let ran = Arc::new(AtomicUsize::new(0));
+    let counted = ran.clone();
+    let callback = move |pool: PgPool, _: JobEvent| {
+        let counted = counted.clone();
+        async move {
+            let mut connection = pool.acquire().await?;
+            sqlx::query("SELECT pg_sleep(0.3)")
+                .execute(&mut *connection)
+                .await?;
+            counted.fetch_add(1, Ordering::SeqCst);
+            Ok::<_, BoxError>(())
+        }
+    };
+    let once = DedupeLayer::new(ledger)
+        .with_ledger_timeout(Duration::from_secs(2))
+        .layer(JobRouter::with_state(pool).on_completed(callback));
+    let mut deliveries = tokio::task::JoinSet::new();
+    for _ in 0..DELIVERIES {
+        deliveries.spawn(once.clone().oneshot(completed(&one_of_a_kind(), 1)));
+    }
+    for receipt in deliveries.join_all().await {
+        assert_eq!(receipt.unwrap(), Receipt::Handled);
+    }
+    assert_eq!(ran.load(Ordering::SeqCst), DELIVERIES);
 }
 
 /// The way to the server through a proxy.
