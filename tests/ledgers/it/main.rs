@@ -7,6 +7,8 @@
 mod engines;
 mod outages;
 mod postgres;
+mod postgres_table;
+mod postgres_wire;
 mod proxy;
 mod redis;
 #[path = "../../it/servers.rs"]
