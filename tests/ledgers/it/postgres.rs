@@ -41,47 +41,37 @@ async fn conforms() {
     check_ledger(ledger().await).await;
 }
 
-/// A claim and a release need not be on disk. What the application's own transactions do with the
-/// same connection has to be.
-#[tokio::test]
-async fn what_a_claim_may_lose_a_commit_may_not() {
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .connect_with(options())
-        .await
-        .unwrap();
-    let ledger = PostgresLedger::new(pool.clone());
-    ledger.create_table().await.unwrap();
-    let event = name(&one_of_a_kind(), 1);
-    for _ in 0..2 {
-        let token = granted(ledger.claim(&event, LEASE).await.unwrap());
-        assert_eq!(synchronous_commit(&pool).await, "on");
-        ledger.release(&event, token).await.unwrap();
-        assert_eq!(synchronous_commit(&pool).await, "on");
-    }
-}
-
-async fn synchronous_commit(pool: &PgPool) -> String {
-    let mut connection = pool.acquire().await.unwrap();
-    shown(&mut connection, "SHOW synchronous_commit").await
-}
-
 async fn shown(connection: &mut PgConnection, setting: &'static str) -> String {
     let row = sqlx::query(setting).fetch_one(connection).await;
     row.unwrap().get(0)
 }
 
-/// A transaction that settles an event counts, whatever the application has set; and a client that
-/// is gone in the middle of it does not hold its locks for hours.
+/// A transaction that settles an event is on disk, and on the synchronous standbys, even if the application has
+/// asked for less; and a client that is gone in the middle of it does not hold its locks for hours. The next
+/// transaction has the application's own settings.
 #[tokio::test]
 async fn a_transaction_that_settles_is_durable_and_does_not_stay_open() {
     const DURABLE: &str = "SHOW synchronous_commit";
     const SILENCE: &str = "SHOW idle_in_transaction_session_timeout";
+    const DAYS: Duration = Duration::from_secs(100 * 86_400);
+    let minute = Some(Duration::from_secs(60));
     ledger().await;
-    for (own, expected) in [("0", "1min"), ("7s", "7s")] {
+    for (durable, durable_in_it, limit, idle, idle_in_it) in [
+        ("off", "on", minute, "0", "1min"),
+        ("local", "on", minute, "7s", "7s"),
+        (
+            "remote_write",
+            "remote_write",
+            Some(Duration::from_millis(1_500)),
+            "0",
+            "1500ms",
+        ),
+        ("remote_apply", "remote_apply", None, "0", "0"),
+        ("on", "on", Some(DAYS), "0", "2147483647ms"),
+    ] {
         let options = options().options([
-            ("synchronous_commit", "off"),
-            ("idle_in_transaction_session_timeout", own),
+            ("synchronous_commit", durable),
+            ("idle_in_transaction_session_timeout", idle),
         ]);
         let pool = PgPoolOptions::new()
             .max_connections(1)
@@ -90,23 +80,24 @@ async fn a_transaction_that_settles_is_durable_and_does_not_stay_open() {
             .unwrap();
         let shared = pool_of(self::options());
         let looks = move |event: JobEvent| {
-            let (pool, ledger) = (pool.clone(), PostgresLedger::new(pool.clone()));
+            let pool = pool.clone();
+            let ledger = PostgresLedger::new(pool.clone()).with_idle_in_transaction(limit);
             async move {
                 let mut transaction = pool.begin().await?;
                 ledger.commit_in(&mut transaction, &event).await?;
-                assert_eq!(shown(&mut transaction, DURABLE).await, "on");
-                assert_eq!(shown(&mut transaction, SILENCE).await, expected);
+                assert_eq!(shown(&mut transaction, DURABLE).await, durable_in_it);
+                assert_eq!(shown(&mut transaction, SILENCE).await, idle_in_it);
                 transaction.commit().await?;
                 let mut connection = pool.acquire().await?;
-                assert_eq!(shown(&mut connection, DURABLE).await, "off");
-                assert_eq!(shown(&mut connection, SILENCE).await, own);
+                assert_eq!(shown(&mut connection, DURABLE).await, durable);
+                assert_eq!(shown(&mut connection, SILENCE).await, idle);
                 Ok::<_, BoxError>(())
             }
         };
         let jobs = JobRouter::new().on_completed(looks);
         let once = DedupeLayer::new(PostgresLedger::new(shared)).layer(jobs);
         let receipt = once.oneshot(completed(&one_of_a_kind(), 1)).await;
-        assert_eq!(receipt.unwrap(), Receipt::Handled);
+        assert_eq!(receipt.unwrap(), Receipt::Handled, "{durable} {idle}");
     }
 }
 

@@ -221,6 +221,63 @@ async fn no_statement_is_taken_for_another() {
     run(&mut connection, format!("DROP SCHEMA {schema} CASCADE")).await;
 }
 
+/// A success is on disk and on the synchronous standbys before it is acknowledged, even if the application has
+/// asked for less. A claim and a release wait for neither. None of it outlives the statement.
+#[tokio::test]
+async fn each_statement_is_as_durable_as_it_has_to_be() {
+    const PARAMETERS: &str = "ARRAY['J'], ARRAY['E'], ARRAY['1'], ARRAY[7]::bigint[]";
+    let statements = [
+        (
+            "claim",
+            include_str!("../../../src/dedupe/postgres/sql/claim.sql"),
+            false,
+        ),
+        (
+            "commit",
+            include_str!("../../../src/dedupe/postgres/sql/commit.sql"),
+            true,
+        ),
+        (
+            "release",
+            include_str!("../../../src/dedupe/postgres/sql/release.sql"),
+            false,
+        ),
+    ];
+    let ledger = PostgresLedger::new(PgPool::connect_with(options()).await.unwrap());
+    ledger.create_table().await.unwrap();
+    let mut connection = PgConnection::connect_with(&options()).await.unwrap();
+    for (name, sql, _) in statements {
+        run(&mut connection, format!("PREPARE {name} AS {sql}")).await;
+    }
+    let settings = ["off", "local", "remote_write", "on", "remote_apply"];
+    for (name, _, is_durable) in statements {
+        for setting in settings {
+            run(
+                &mut connection,
+                format!("SET synchronous_commit = {setting}; BEGIN"),
+            )
+            .await;
+            let execute = format!("EXECUTE {name} ('{name}', {PARAMETERS})");
+            let answer = text(&mut connection, execute).await.unwrap();
+            assert!(answer.starts_with(name), "{answer}");
+            let show = || "SHOW synchronous_commit".to_owned();
+            let within = text(&mut connection, show()).await.unwrap();
+            let expected = match (is_durable, setting) {
+                (false, _) => "off",
+                (true, "off" | "local") => "on",
+                (true, setting) => setting,
+            };
+            assert_eq!(within, expected, "{name} at {setting}");
+            run(&mut connection, "ROLLBACK".to_owned()).await;
+            assert_eq!(
+                text(&mut connection, show()).await.unwrap(),
+                setting,
+                "{name}"
+            );
+        }
+    }
+}
+
 async fn run(connection: &mut PgConnection, sql: String) {
     let sql = sqlx::AssertSqlSafe(sql);
     sqlx::raw_sql(sql).execute(connection).await.unwrap();
