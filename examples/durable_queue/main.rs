@@ -201,8 +201,11 @@ async fn database(dead_after: Duration) -> Result<PgPool, Box<dyn Error>> {
     let pool = PgPoolOptions::new()
         .acquire_timeout(Duration::from_secs(3))
         .connect_lazy_with(options);
-    // Of several processes that start at once, one makes them.
-    sqlx::query("SELECT pg_advisory_lock(1)")
+    // Of several processes that start at once, one makes them. The application and the ledgers share
+    // the locks of this database, so the number must be the example's alone: it spells `mxjobque`.
+    const LOCK: i64 = 0x6d78_6a6f_6271_7565;
+    sqlx::query("SELECT pg_advisory_lock($1)")
+        .bind(LOCK)
         .execute(&mut first)
         .await?;
     PostgresStorage::setup(&pool).await?;

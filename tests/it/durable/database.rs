@@ -57,6 +57,15 @@ impl Database {
         query.execute(&self.pool).await.unwrap();
     }
 
+    /// Holds advisory locks of an application in the same database, until dropped.
+    pub(super) async fn hold_advisory_locks(&self, numbers: &str) -> PgConnection {
+        let mut application = PgConnection::connect_with(&self.options).await.unwrap();
+        let query = format!("SELECT pg_advisory_lock(number) FROM ({numbers}) AS held (number)");
+        let query = sqlx::query(AssertSqlSafe(query));
+        query.execute(&mut application).await.unwrap();
+        application
+    }
+
     /// What the callbacks did, in order of the events' names.
     pub(super) async fn worked(&self) -> Vec<String> {
         sqlx::query_scalar("SELECT event FROM accounts_read ORDER BY event")

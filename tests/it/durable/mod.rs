@@ -225,6 +225,22 @@ async fn what_fails_for_good_or_too_often_is_a_dead_letter_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn locks_that_the_application_holds_do_not_hold_up_a_start() {
+    const OF_THE_LEDGERS_TABLE: i64 = 0x6d78_6a6f_6277_6562;
+    let database = Database::create().await;
+    let numbers =
+        format!("SELECT generate_series(-100, 100) UNION ALL SELECT {OF_THE_LEDGERS_TABLE}");
+    let application = database.hold_advisory_locks(&numbers).await;
+    // At once, on a database that has no tables yet.
+    let starting = [(); 4].map(|()| Process::start(database.example("work", 0.0)));
+    for process in starting {
+        assert_eq!(process.line(), "working");
+    }
+    drop(application);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn stopped_by_a_signal_it_finishes_what_it_has_in_hand() {
     for signal in ["TERM", "INT"] {
         let database = Database::create().await;
