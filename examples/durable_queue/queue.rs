@@ -22,15 +22,47 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tower::{BoxError, Service, ServiceExt as _};
 
+/// The trigger names it too.
 const QUEUE: &str = "mx-jobs";
 /// How many events a worker has in hand at a time, with those that wait for their next try.
 const CONCURRENCY: usize = 4;
 /// How often an event is tried, with 1, 2, 4 and 8 seconds in between.
 const TRIES: usize = 5;
 
+/// Keeps dead letters, open events, and the rows that identify duplicates from any `DELETE`.
+///
+/// apalis ships a vacuum, `queries/backend/vacuum.sql`, that deletes every task that has ended. The
+/// trigger skips rows, because an error would fail the vacuum for the application's other queues.
+/// 48 hours are twice the time for which MX delivers.
+const KEEP: &str = "
+CREATE OR REPLACE FUNCTION apalis.mx_jobs_keep() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF OLD.job_type <> 'mx-jobs'
+        OR (OLD.status = 'Done' AND OLD.done_at < now() - interval '48 hours') THEN
+        RETURN OLD;
+    END IF;
+    RETURN NULL;
+END $$;
+DO $$
+BEGIN
+    -- A new trigger waits for everyone who writes to the table.
+    IF NOT EXISTS (SELECT FROM pg_trigger
+            WHERE tgrelid = 'apalis.jobs'::regclass AND tgname = 'mx_jobs_keep') THEN
+        CREATE TRIGGER mx_jobs_keep BEFORE DELETE ON apalis.jobs
+            FOR EACH ROW EXECUTE FUNCTION apalis.mx_jobs_keep();
+    END IF;
+END $$";
+
 /// How often an event was tried, this time included: the callbacks find it in its extensions.
 #[derive(Clone, Copy)]
 pub(crate) struct Tries(pub(crate) usize);
+
+/// Makes the tables that are not there yet. One process at a time may call it.
+pub(crate) async fn set_up(pool: &PgPool) -> Result<(), apalis_postgres::Error> {
+    PostgresStorage::setup(pool).await?;
+    sqlx::raw_sql(KEEP).execute(pool).await?;
+    Ok(())
+}
 
 /// Returns once the webhook is committed: the 204 that follows outlives any crash.
 ///

@@ -192,9 +192,7 @@ async fn what_fails_for_good_or_too_often_is_a_dead_letter_and_nothing_else() {
     let mut command = database.example("", 0.0);
     command.env("FAILING_TRIES", "99");
     let (mut both, _) = Process::serve(command);
-    let without_a_member = body(0).replace("\"MBR-", "null, \"other\": \"");
-    assert!(without_a_member.contains("\"member_guid\": null"));
-    for webhook in [&body(1), &without_a_member] {
+    for webhook in [&body(1), &without_a_member()] {
         deliver(both.address, webhook).await.unwrap();
     }
     database.settle().await;
@@ -221,6 +219,52 @@ async fn what_fails_for_good_or_too_often_is_a_dead_letter_and_nothing_else() {
     database.settle().await;
     assert_eq!(database.worked().await.len(), 1);
     assert_eq!(database.tasks("status = 'Killed'").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn vacuum_keeps_dead_letters_and_the_rows_that_tell_duplicates() {
+    let database = Database::create().await;
+    let (mut both, _) = Process::serve(database.example("", 0.0));
+    for webhook in [&body(1), &body(2), &without_a_member()] {
+        deliver(both.address, webhook).await.unwrap();
+    }
+    database.settle().await;
+    let failed =
+        "status = 'Failed', attempts = max_attempts WHERE idempotency_key LIKE '%00000002%'";
+    database
+        .execute(&format!("UPDATE apalis.jobs SET {failed}"))
+        .await;
+    let other_queue = "(id, job_type, job, status) VALUES ('OTHER', 'other', '', 'Done')";
+    database
+        .execute(&format!("INSERT INTO apalis.jobs {other_queue}"))
+        .await;
+
+    database.vacuum().await;
+    for status in ["Done", "Killed", "Failed"] {
+        let kept = format!("status = '{status}' AND job_type = 'mx-jobs'");
+        assert_eq!(database.tasks(&kept).await, 1, "{status}");
+    }
+    assert_eq!(database.tasks("job_type = 'other'").await, 0);
+
+    // MX delivers an event again that was handled.
+    let status = deliver(both.address, &body(1)).await;
+    assert_eq!(status, Some(StatusCode::NO_CONTENT));
+    database.settle().await;
+    assert_eq!(database.worked().await.len(), 2);
+
+    // MX no longer delivers any of them; the process has restarted in between.
+    assert!(both.stop("TERM").success());
+    let (_both, _) = Process::serve(database.example("", 0.0));
+    let aged = "UPDATE apalis.jobs SET done_at = done_at - interval '49 hours'";
+    database.execute(aged).await;
+    database.vacuum().await;
+    assert_eq!(database.tasks("status = 'Done'").await, 0);
+    assert_eq!(database.tasks("status IN ('Killed', 'Failed')").await, 2);
+    database.revive("status = 'Failed'").await;
+    database.execute("DELETE FROM apalis.jobs").await;
+    database.settle().await;
+    assert_eq!(database.worked().await.len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -254,4 +298,11 @@ async fn stopped_by_a_signal_it_finishes_what_it_has_in_hand() {
         assert!(both.line().starts_with("finished JOB-"));
         assert_eq!(database.tasks("status = 'Done'").await, 1);
     }
+}
+
+/// A webhook whose callback fails for good.
+fn without_a_member() -> String {
+    let body = body(0).replace("\"MBR-", "null, \"other\": \"");
+    assert!(body.contains("\"member_guid\": null"));
+    body
 }
