@@ -20,7 +20,7 @@
 //! A callback runs at least once for an event, and again if its worker was killed before it could
 //! tell: its effect has to bear that, as the documentation's page `guarantees` says.
 //!
-//! The example deletes no events. Schedule a `DELETE FROM apalis.jobs`, or apalis'
+//! The example deletes old workers, but no events. Schedule a `DELETE FROM apalis.jobs`, or apalis'
 //! own vacuum: of this queue, a trigger lets both delete only events that were handled more than 48
 //! hours ago, and skips the others silently. MX delivers an event for about 24 hours, and the row
 //! identifies a duplicate. The trigger does not see `TRUNCATE`, and leaves other queues alone.

@@ -94,6 +94,9 @@ pub(crate) async fn work<S>(
     S::Future: Send,
 {
     while !*stop.borrow() {
+        if let Err(error) = forget_workers(pool).await {
+            eprintln!("durable_queue: cannot delete old workers: {error}");
+        }
         let config = Config::default()
             .queue(QUEUE)
             // What a worker fetched and does not run yet holds up its heartbeats and its results:
@@ -128,6 +131,28 @@ pub(crate) async fn work<S>(
             sleep(Duration::from_secs(1)).await;
         }
     }
+}
+
+/// Deletes the rows of workers that were last seen more than a day ago; each start adds one.
+///
+/// The row of a worker that died with events in hand stays until apalis has put them back, which it
+/// does by that row. A worker that was only frozen ends when it finds its row gone.
+async fn forget_workers(pool: &PgPool) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "WITH old AS (
+            SELECT id FROM apalis.workers
+            WHERE worker_type = $1 AND last_seen < now() - interval '1 day' AND NOT EXISTS (
+                SELECT FROM apalis.jobs
+                WHERE lock_by = workers.id AND status IN ('Queued', 'Running'))
+        ), released AS (
+            UPDATE apalis.jobs SET lock_by = NULL FROM old WHERE lock_by = old.id
+        )
+        DELETE FROM apalis.workers USING old WHERE workers.id = old.id",
+    )
+    .bind(QUEUE)
+    .execute(pool)
+    .await?;
+    Ok(())
 }
 
 /// Never the same twice: under the name of a dead worker, its events would count as in hand, and

@@ -69,6 +69,11 @@ impl Database {
         .await;
     }
 
+    pub(super) async fn workers(&self) -> i64 {
+        let query = sqlx::query_scalar("SELECT count(*) FROM apalis.workers");
+        query.fetch_one(&self.pool).await.unwrap()
+    }
+
     /// Holds advisory locks of an application in the same database, until dropped.
     pub(super) async fn hold_advisory_locks(&self, numbers: &str) -> PgConnection {
         let mut application = PgConnection::connect_with(&self.options).await.unwrap();

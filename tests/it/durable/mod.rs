@@ -269,6 +269,71 @@ async fn vacuum_keeps_dead_letters_and_the_rows_that_tell_duplicates() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn workers_of_the_past_are_forgotten_at_the_next_start() {
+    let database = Database::create().await;
+    let (receiver, _) = Process::serve(database.example("receive", 0.0));
+    let worker = |work| {
+        let mut command = database.example("work", work);
+        // No worker takes an event over before it is a day later.
+        command.env("DEAD_AFTER_SECONDS", "60");
+        Process::start(command)
+    };
+    let start = async |workers| {
+        let worker = worker(0.0);
+        assert_eq!(worker.line(), "working");
+        while database.workers().await != workers {
+            sleep(Duration::from_millis(20)).await;
+        }
+        worker
+    };
+    deliver(receiver.address, &body(0)).await.unwrap();
+    let mut handled_one = start(1).await;
+    database.settle().await;
+    handled_one.kill();
+    // Its row is how another worker finds the event that it had in hand.
+    deliver(receiver.address, &body(1)).await.unwrap();
+    let mut died_with_one = worker(60.0);
+    assert_eq!(died_with_one.line(), "working");
+    assert!(died_with_one.line().starts_with("started JOB-"));
+    died_with_one.kill();
+    for workers in 3..6 {
+        start(workers).await.kill();
+    }
+    let other_queue = "INSERT INTO apalis.workers (id, worker_type, storage_name)
+        VALUES ('other', 'other', '')";
+    database.execute(other_queue).await;
+
+    let aged = "UPDATE apalis.workers SET last_seen = last_seen - interval '25 hours'";
+    database.execute(aged).await;
+    // The other queue's, that of the event in hand, and the new one.
+    let mut next = timeout(PATIENCE, start(3)).await.unwrap();
+    database.settle().await;
+    assert_eq!(database.worked().await.len(), 2);
+    assert_eq!(database.tasks("status = 'Done'").await, 2);
+    next.kill();
+    database.execute(aged).await;
+    let _last = timeout(PATIENCE, start(2)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_that_was_forgotten_notices_and_another_works_on() {
+    let database = Database::create().await;
+    let (both, _) = Process::serve(database.example("", 0.0));
+    assert_eq!(both.line(), "working");
+    while database.workers().await == 0 {
+        sleep(Duration::from_millis(20)).await;
+    }
+    // As another's start does after the worker was frozen for a day.
+    database.execute("DELETE FROM apalis.workers").await;
+    deliver(both.address, &body(0)).await.unwrap();
+    assert_eq!(both.line(), "working");
+    database.settle().await;
+    assert_eq!(database.worked().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn locks_that_the_application_holds_do_not_hold_up_a_start() {
     const OF_THE_LEDGERS_TABLE: i64 = 0x6d78_6a6f_6277_6562;
     let database = Database::create().await;
