@@ -254,9 +254,10 @@ async fn each_statement_is_as_durable_as_it_has_to_be() {
         for setting in settings {
             run(
                 &mut connection,
-                format!("SET synchronous_commit = {setting}; BEGIN"),
+                format!("SET synchronous_commit = {setting}"),
             )
             .await;
+            run(&mut connection, "BEGIN".to_owned()).await;
             let execute = format!("EXECUTE {name} ('{name}', {PARAMETERS})");
             let answer = text(&mut connection, execute).await.unwrap();
             assert!(answer.starts_with(name), "{answer}");
