@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod engines;
+mod failover;
+mod load;
 mod outages;
 mod postgres;
 mod proxy;
@@ -13,3 +15,4 @@ mod redis;
 #[allow(dead_code, reason = "other tests use the rest")]
 mod servers;
 mod support;
+mod versions;
