@@ -8,6 +8,7 @@ mod engines;
 mod failover;
 mod load;
 mod outages;
+mod pgbouncer;
 mod postgres;
 mod proxy;
 mod redis;

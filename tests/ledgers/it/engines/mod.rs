@@ -1,5 +1,6 @@
 //! Engines of a test's own, as production has them: poolers, standbys, Sentinels, clusters, other versions.
 
+pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 
 use std::path::PathBuf;
