@@ -6,6 +6,7 @@
 
 mod engines;
 mod failover;
+mod isolation;
 mod load;
 mod outages;
 mod pgbouncer;
