@@ -10,6 +10,7 @@ mod isolation;
 mod load;
 mod outages;
 mod pgbouncer;
+mod plans;
 mod postgres;
 mod proxy;
 mod redis;
