@@ -45,7 +45,7 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     command: Command,
     child: Option<Child>,
-    crash_by: &'static str,
+    pub(crate) crash_by: &'static str,
 }
 
 impl Server {
@@ -119,7 +119,7 @@ impl Drop for Server {
     }
 }
 
-fn run(command: &mut Command) -> Output {
+pub(crate) fn run(command: &mut Command) -> Output {
     command.output().unwrap()
 }
 
@@ -216,7 +216,7 @@ fn postgres_programs() -> PathBuf {
 }
 
 /// Whom to be instead of root, which Postgres refuses to be.
-fn postgres_user() -> Option<(u32, u32)> {
+pub(crate) fn postgres_user() -> Option<(u32, u32)> {
     let id = |arguments: &[&str]| {
         let output = run(Command::new("id").args(arguments));
         String::from_utf8(output.stdout)

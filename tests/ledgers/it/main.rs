@@ -4,8 +4,14 @@
 //! test kills it starts by itself.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod encodings;
 mod engines;
+mod failover;
+mod isolation;
+mod load;
 mod outages;
+mod pgbouncer;
+mod plans;
 mod postgres;
 mod postgres_table;
 mod postgres_wire;
@@ -15,3 +21,4 @@ mod redis;
 #[allow(dead_code, reason = "other tests use the rest")]
 mod servers;
 mod support;
+mod versions;

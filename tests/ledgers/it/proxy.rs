@@ -1,7 +1,7 @@
 //! What stands between a ledger and its server, and can misbehave as networks do.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -24,12 +24,22 @@ pub(crate) enum Network {
     Nonsense,
 }
 
+/// The connections so far, by their numbers, which begin with 1.
+#[derive(Clone, Copy, Default)]
+struct Connections {
+    made: usize,
+    /// Nothing gets through these any more.
+    stalled: usize,
+    /// These are closed.
+    closed: usize,
+}
+
 /// Forwards to a server, as long as it is not dropped.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     network: Arc<watch::Sender<Network>>,
-    /// How many connections were made, and up to which nothing gets through any more.
-    stalled: Arc<watch::Sender<(usize, usize)>>,
+    connections: Arc<watch::Sender<Connections>>,
+    server: Arc<Mutex<SocketAddr>>,
     serving: tokio::task::JoinHandle<()>,
 }
 
@@ -43,26 +53,29 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let network = Arc::new(watch::Sender::new(Network::Works));
-        let stalled = Arc::new(watch::Sender::new((0, 0)));
-        let (watched, stalls) = (network.clone(), stalled.clone());
+        let connections = Arc::new(watch::Sender::new(Connections::default()));
+        let server = Arc::new(Mutex::new(server));
+        let (watched, numbers, target) = (network.clone(), connections.clone(), server.clone());
         let serving = tokio::spawn(async move {
             for number in 1.. {
                 let (client, _) = listener.accept().await.unwrap();
-                stalls.send_modify(|(made, _)| *made = number);
+                numbers.send_modify(|connections| connections.made = number);
                 let forwarding = Forwarding {
                     delay,
                     number,
                     network: watched.subscribe(),
                     switch: watched.clone(),
-                    stalled: stalls.subscribe(),
+                    connections: numbers.subscribe(),
                 };
+                let server = *target.lock().unwrap();
                 tokio::spawn(forwarding.run(client, server));
             }
         });
         Self {
             address,
             network,
-            stalled,
+            connections,
+            server,
             serving,
         }
     }
@@ -78,7 +91,25 @@ impl Proxy {
 
     /// Nothing gets through the connections that are there any more; new ones work.
     pub(crate) fn stall_what_is_there(&self) {
-        self.stalled.send_modify(|(made, last)| *last = *made);
+        self.connections
+            .send_modify(|connections| connections.stalled = connections.made);
+    }
+
+    /// New connections lead to another server; those that are there stay.
+    pub(crate) fn lead_to(&self, server: SocketAddr) {
+        *self.server.lock().unwrap() = server;
+    }
+
+    /// Moves the address to another server, as a failover does: closes the connections that are there.
+    pub(crate) fn move_to(&self, server: SocketAddr) {
+        self.lead_to(server);
+        self.connections
+            .send_modify(|connections| connections.closed = connections.made);
+    }
+
+    /// How many connections were made so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.borrow().made
     }
 
     /// Cuts every connection there is; new ones work.
@@ -100,7 +131,7 @@ struct Forwarding {
     number: usize,
     network: watch::Receiver<Network>,
     switch: Arc<watch::Sender<Network>>,
-    stalled: watch::Receiver<(usize, usize)>,
+    connections: watch::Receiver<Connections>,
 }
 
 impl Forwarding {
@@ -112,14 +143,14 @@ impl Forwarding {
         let (mut asked, mut answered) = (vec![0; 65_536], vec![0; 65_536]);
         loop {
             let now = *self.network.borrow_and_update();
-            let (_, last_stalled) = *self.stalled.borrow_and_update();
-            if now == Network::Down {
+            let connections = *self.connections.borrow_and_update();
+            if now == Network::Down || self.number <= connections.closed {
                 return;
             }
-            let gets_through = now != Network::Hangs && self.number > last_stalled;
+            let gets_through = now != Network::Hangs && self.number > connections.stalled;
             tokio::select! {
                 changed = self.network.changed() => if changed.is_err() { return },
-                changed = self.stalled.changed() => if changed.is_err() { return },
+                changed = self.connections.changed() => if changed.is_err() { return },
                 count = client.read(&mut asked), if gets_through => match count {
                     Ok(count @ 1..) if server.write_all(&asked[..count]).await.is_ok() => {}
                     _ => return,

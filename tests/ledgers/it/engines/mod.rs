@@ -1,1 +1,14 @@
 //! Engines of a test's own, as production has them: poolers, standbys, Sentinels, clusters, other versions.
+
+pub(crate) mod pgbouncer;
+pub(crate) mod postgres;
+
+use std::path::PathBuf;
+
+/// The folder of an engine's programs, which this variable names.
+pub(crate) fn programs(variable: &str) -> PathBuf {
+    match std::env::var_os(variable) {
+        Some(folder) => folder.into(),
+        None => panic!("{variable} is not set: `.ci/servers engines target/engines` prints it"),
+    }
+}

@@ -1,0 +1,231 @@
+//! PostgreSQL of any version that is there: primaries with settings, and their standbys.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions as _, PgPool};
+
+use super::programs;
+use crate::servers::{Folder, Server, free_address, postgres_user, run};
+
+/// The versions there are, by the variable that names the folder of their programs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Version {
+    V10,
+    /// Debian 12's, the only one that has the programs for standbys.
+    V15,
+    V18,
+}
+
+impl Version {
+    fn programs(self) -> PathBuf {
+        programs(match self {
+            Self::V10 => "MX_TEST_POSTGRES_10",
+            Self::V15 => "MX_TEST_POSTGRES_15",
+            Self::V18 => "MX_TEST_POSTGRES_18",
+        })
+    }
+}
+
+/// A server of the test's own. It crashes when it is dropped.
+pub(crate) struct Postgres {
+    server: Server,
+    place: Place,
+}
+
+impl Postgres {
+    /// A primary with these settings: `"fsync=off"`.
+    pub(crate) fn primary(folder: &Folder, version: Version, settings: &[&str]) -> Self {
+        let place = Place::new(folder, version);
+        let mut initdb = place.command("initdb");
+        initdb.args([
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "-N",
+        ]);
+        let made = run(initdb.arg("-D").arg(place.data()));
+        assert!(made.status.success(), "{made:?}");
+        Self::start(place, settings)
+    }
+
+    /// A standby that streams from the server at this address, a primary of the same version or a proxy
+    /// to one.
+    ///
+    /// The primary counts it as synchronous if its `synchronous_standby_names` says so.
+    pub(crate) fn standby_of(
+        folder: &Folder,
+        version: Version,
+        primary: SocketAddr,
+        settings: &[&str],
+    ) -> Self {
+        let place = Place::new(folder, version);
+        let mut copy = place.command("pg_basebackup");
+        let port = primary.port().to_string();
+        copy.args(["-h", "127.0.0.1", "-p", &port, "-U", "postgres"])
+            .args(["-R", "-X", "stream", "-c", "fast", "-N", "-D"])
+            .arg(place.data());
+        let copied = run(&mut copy);
+        assert!(copied.status.success(), "{copied:?}");
+        Self::start(place, settings)
+    }
+
+    fn start(place: Place, settings: &[&str]) -> Self {
+        let address = free_address();
+        let mut command = place.command("postgres");
+        command.arg("-D").arg(place.data());
+        for setting in [
+            format!("port={}", address.port()),
+            format!("unix_socket_directories={}", place.path.display()),
+        ] {
+            command.arg("-c").arg(setting);
+        }
+        for setting in ["listen_addresses=127.0.0.1", "max_connections=100"] {
+            command.arg("-c").arg(setting);
+        }
+        for setting in settings {
+            command.arg("-c").arg(setting);
+        }
+        command.stderr(fs::File::create(place.path.join("log")).unwrap());
+        let mut server = Server::start(address, command);
+        // Its children die with it, and leave the memory that they share.
+        server.crash_by = "QUIT";
+        Self { server, place }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.server.address
+    }
+
+    /// How the superuser connects to it.
+    pub(crate) fn options(&self) -> PgConnectOptions {
+        at(self.address())
+    }
+
+    pub(crate) fn pool(&self) -> PgPool {
+        pool(self.options())
+    }
+
+    /// Ends it as a crash does: no transaction under way is finished, and nobody is told.
+    pub(crate) fn crash(&mut self) {
+        self.server.crash();
+    }
+
+    /// Makes a primary of a standby, and waits until it is one.
+    pub(crate) fn promote(&self) {
+        let mut promote = self.place.command("pg_ctl");
+        let promoted = run(promote.args(["promote", "-w", "-D"]).arg(self.place.data()));
+        assert!(promoted.status.success(), "{promoted:?}");
+    }
+}
+
+/// How the superuser connects to the server at this address.
+pub(crate) fn at(address: SocketAddr) -> PgConnectOptions {
+    PgConnectOptions::new_without_pgpass()
+        .host("127.0.0.1")
+        .port(address.port())
+        .username("postgres")
+        .database("postgres")
+        .ssl_mode(sqlx::postgres::PgSslMode::Disable)
+        .disable_statement_logging()
+}
+
+/// A pool that is patient with a slow machine.
+pub(crate) fn pool(options: PgConnectOptions) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(8)
+        .acquire_timeout(std::time::Duration::from_secs(30))
+        .connect_lazy_with(options)
+}
+
+/// A database of the test's own on the server that the tests share. It is dropped with this.
+pub(crate) struct Database {
+    pub(crate) name: String,
+    server: PgConnectOptions,
+}
+
+impl Database {
+    /// The rest of `CREATE DATABASE`: `"TEMPLATE template0 ENCODING 'LATIN1'"`.
+    pub(crate) async fn create(settings: &str) -> Self {
+        let url = std::env::var("MX_TEST_POSTGRES_URL").unwrap();
+        let server: PgConnectOptions = url.parse().unwrap();
+        let server = server.disable_statement_logging();
+        let name = format!("mx_{}", crate::support::one_of_a_kind());
+        let create = format!("CREATE DATABASE {name} {settings}");
+        let admin = pool(server.clone());
+        let created = sqlx::query(sqlx::AssertSqlSafe(create)).execute(&admin);
+        created.await.unwrap();
+        admin.close().await;
+        Self { name, server }
+    }
+
+    pub(crate) fn options(&self) -> PgConnectOptions {
+        self.server.clone().database(&self.name)
+    }
+
+    pub(crate) fn pool(&self) -> PgPool {
+        pool(self.options())
+    }
+
+    /// The address of its server.
+    pub(crate) fn server(&self) -> SocketAddr {
+        let address = format!("{}:{}", self.server.get_host(), self.server.get_port());
+        address.parse().unwrap()
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let port = self.server.get_port().to_string();
+        let _ = run(Command::new(Version::V15.programs().join("dropdb"))
+            .args(["--force", "-h", self.server.get_host(), "-p", &port])
+            .args(["-U", self.server.get_username(), &self.name]));
+    }
+}
+
+/// Where a server keeps its files, and whose they are.
+struct Place {
+    path: PathBuf,
+    programs: PathBuf,
+    /// Whom to be instead of root, which PostgreSQL refuses to be.
+    owner: Option<(u32, u32)>,
+}
+
+impl Place {
+    fn new(folder: &Folder, version: Version) -> Self {
+        let path = folder
+            .path()
+            .join(format!("postgres-{:08x}", fastrand::u32(..)));
+        fs::create_dir(&path).unwrap();
+        let owner = postgres_user();
+        if let Some((user, group)) = owner {
+            std::os::unix::fs::chown(&path, Some(user), Some(group)).unwrap();
+        }
+        Self {
+            path,
+            programs: version.programs(),
+            owner,
+        }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.path.join("data")
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.programs.join(program));
+        if let Some((user, group)) = self.owner {
+            command.uid(user).gid(group);
+        }
+        command.current_dir(Path::new(&self.path));
+        command
+    }
+}

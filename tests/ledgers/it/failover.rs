@@ -1,0 +1,349 @@
+//! The ledger on PostgreSQL, while a standby takes over from the primary, and while the primary may not
+//! write.
+//!
+//! sqlx knows one address, as that of a load balancer or a name is. A failover moves it to the standby.
+
+use std::time::{Duration, Instant};
+
+use mx_job_webhook::{Claim, Commit, DedupeLayer, Ledger as _, PostgresLedger};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{PgPool, Row as _};
+use tower::Layer as _;
+
+use super::proxy::{Network, Proxy};
+use crate::engines::postgres::{Postgres, Version, at};
+use crate::load::{self, Load, Plan, Tally};
+use crate::servers::Folder;
+use crate::support::{LEASE, granted, name, one_of_a_kind};
+
+/// Without waiting for the disk of this machine: no test cuts its power.
+const SETTINGS: [&str; 3] = ["fsync=off", "wal_level=replica", "max_wal_senders=4"];
+
+/// Longer than a call to a database that works takes, and shorter than the patience of the tests.
+const LIMIT: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Replication {
+    /// A commit waits until the standby has it.
+    Synchronous,
+    /// The standby follows in its own time.
+    Asynchronous,
+}
+
+/// A primary, a standby that streams from it, and the address by which clients find the one that is
+/// primary.
+struct Pair {
+    primary: Postgres,
+    standby: Postgres,
+    /// Between the standby and the primary.
+    stream: Proxy,
+    /// Between clients and the primary.
+    address: Proxy,
+    _folder: Folder,
+}
+
+impl Pair {
+    async fn new(replication: Replication) -> Self {
+        let folder = Folder::new();
+        let names = match replication {
+            Replication::Synchronous => "synchronous_standby_names=*",
+            Replication::Asynchronous => "synchronous_standby_names=",
+        };
+        let mut settings = SETTINGS.to_vec();
+        settings.push(names);
+        let version = Version::V15;
+        let primary = Postgres::primary(&folder, version, &settings);
+        let stream = Proxy::to(primary.address()).await;
+        let through = stream.address;
+        // In a thread: it streams through the proxy, which runs in this runtime.
+        let (folder, standby) = tokio::task::spawn_blocking(move || {
+            let standby = Postgres::standby_of(&folder, version, through, &SETTINGS);
+            (folder, standby)
+        })
+        .await
+        .unwrap();
+        let address = Proxy::to(primary.address()).await;
+        let pair = Self {
+            primary,
+            standby,
+            stream,
+            address,
+            _folder: folder,
+        };
+        pair.wait_until_it_streams(replication).await;
+        let direct = pair.primary.pool();
+        PostgresLedger::new(direct.clone())
+            .create_table()
+            .await
+            .unwrap();
+        load::create_effects(&direct).await;
+        direct.close().await;
+        pair.wait_until_it_has_replayed().await;
+        pair
+    }
+
+    async fn wait_until_it_streams(&self, replication: Replication) {
+        let state = match replication {
+            Replication::Synchronous => "sync",
+            Replication::Asynchronous => "async",
+        };
+        let streams = format!("state = 'streaming' AND sync_state = '{state}'");
+        self.wait_until_the_standby(&streams).await;
+    }
+
+    async fn wait_until_it_has_replayed(&self) {
+        self.wait_until_the_standby("replay_lsn >= pg_current_wal_lsn()")
+            .await;
+    }
+
+    /// Waits until this is so of it, by the primary's account.
+    async fn wait_until_the_standby(&self, condition: &str) {
+        let query = format!("SELECT FROM pg_stat_replication WHERE {condition}");
+        let direct = self.primary.pool();
+        let patience = Instant::now() + Duration::from_secs(60);
+        loop {
+            let query = sqlx::query(sqlx::AssertSqlSafe(query.clone()));
+            if query.fetch_optional(&direct).await.unwrap().is_some() {
+                return direct.close().await;
+            }
+            assert!(Instant::now() < patience, "never {condition}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn options(&self) -> PgConnectOptions {
+        at(self.address.address)
+    }
+
+    /// The primary dies, the standby takes over, and the address leads to it.
+    async fn fail_over(mut self) -> (Postgres, Proxy, Folder) {
+        let Self {
+            standby,
+            address,
+            stream,
+            ref mut primary,
+            _folder: folder,
+        } = self;
+        stream.set(Network::Down);
+        primary.crash();
+        let standby = tokio::task::spawn_blocking(move || {
+            standby.promote();
+            standby
+        });
+        let standby = standby.await.unwrap();
+        address.move_to(standby.address());
+        (standby, address, folder)
+    }
+}
+
+fn pool(options: PgConnectOptions) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(16)
+        .acquire_timeout(Duration::from_secs(10))
+        .connect_lazy_with(options)
+}
+
+fn layer(pool: &PgPool) -> DedupeLayer<PostgresLedger> {
+    DedupeLayer::new(PostgresLedger::new(pool.clone()))
+        .with_lease(Duration::from_secs(2))
+        .with_ledger_timeout(LIMIT)
+}
+
+/// What came of a failover, with effects in memory and, by `commit_in`, in the database.
+struct Outcome {
+    memory: Tally,
+    database: Tally,
+    /// Events that were acknowledged, and whose callbacks ran again.
+    forgotten: usize,
+}
+
+/// Fails over under load. The standby lags behind when the primary dies.
+async fn fail_over(replication: Replication, options: &[(&str, &str)]) -> Outcome {
+    let pair = Pair::new(replication).await;
+    let pool = pool(pair.options().options(options.iter().copied()));
+    let (memory, database) = (Tally::new(), Tally::new());
+    let services = (
+        [layer(&pool).layer(load::in_memory(&memory))],
+        [layer(&pool).layer(load::in_the_database(&pool))],
+    );
+    let plan = Plan {
+        at_once: 8,
+        ..Plan::of(usize::MAX)
+    };
+    let loads = (
+        Load::start(plan, &memory, &services.0),
+        Load::start(plan, &database, &services.1),
+    );
+    tokio::join!(memory.more(100), database.more(100));
+    pair.stream.set(Network::Hangs);
+    // A commit that waits for the standby is answered with an error in the end; one that does not is
+    // acknowledged, and lost with the primary.
+    let errors = async { tokio::join!(memory.more_errors(8), database.more_errors(8)) };
+    let acknowledged = async { tokio::join!(memory.more(100), database.more(100)) };
+    tokio::select! {
+        _ = errors => {}
+        _ = acknowledged => {}
+    }
+    let (standby, _address, _folder) = pair.fail_over().await;
+    tokio::join!(memory.more(100), database.more(100));
+    tokio::join!(loads.0.finish(), loads.1.finish());
+
+    let direct = standby.pool();
+    load::read_effects(&database, &direct).await;
+    let doubled = memory.doubled().len();
+    let forgotten = load::forgotten(&memory, &services.0[0]).await;
+    println!("{replication:?} {options:?}: {memory}");
+    println!("{replication:?} {options:?}, commit_in: {database}");
+    println!("{replication:?} {options:?}: {forgotten} of them forgotten; {doubled} before");
+    Outcome {
+        memory,
+        database,
+        forgotten,
+    }
+}
+
+impl Outcome {
+    fn nothing_is_lost(&self) {
+        assert_eq!(self.memory.lost(), [""; 0]);
+        assert_eq!(self.database.lost(), [""; 0], "commit_in");
+        assert_eq!(self.database.doubled(), [""; 0], "commit_in");
+        assert_eq!(self.forgotten, 0, "what was acknowledged is settled");
+        self.everything_is_acknowledged();
+    }
+
+    fn everything_is_acknowledged(&self) {
+        for tally in [&self.memory, &self.database] {
+            tally.look(|counts| assert_eq!(counts.given_up, 0));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_synchronous_standby_has_everything_that_was_acknowledged() {
+    let outcome = fail_over(Replication::Synchronous, &[]).await;
+    outcome.nothing_is_lost();
+}
+
+/// The application has said so for its own transactions. The ledger's are no less durable for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_synchronous_standby_has_everything_where_local_commits_are_the_default() {
+    let local = [("synchronous_commit", "local")];
+    fail_over(Replication::Synchronous, &local)
+        .await
+        .nothing_is_lost();
+}
+
+/// The standby has not got what was acknowledged last. Those events are delivered no more: their effects in
+/// the database are lost with their entries. A second delivery of one runs again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_asynchronous_standby_loses_what_was_acknowledged_last() {
+    let outcome = fail_over(Replication::Asynchronous, &[]).await;
+    outcome.everything_is_acknowledged();
+    assert_eq!(outcome.database.doubled(), [""; 0], "commit_in");
+}
+
+/// A primary that may not write, as some that manage it have it do before they switch over. The connections
+/// to it are good again when it may.
+#[tokio::test]
+async fn a_primary_that_may_not_write_costs_no_connections() {
+    const CALLS: usize = 40;
+    let folder = Folder::new();
+    let primary = Postgres::primary(&folder, Version::V15, &SETTINGS);
+    let direct = primary.pool();
+    PostgresLedger::new(direct.clone())
+        .create_table()
+        .await
+        .unwrap();
+    let proxy = Proxy::to(primary.address()).await;
+    let ledger = PostgresLedger::new(pool(at(proxy.address)));
+    let run = one_of_a_kind();
+    let event = |number: usize| name(&format!("{run}-{number}"), 1);
+    let claimed = granted(ledger.claim(&event(0), LEASE).await.unwrap());
+
+    read_only(&direct, true).await;
+    let before = proxy.connections();
+    for number in 1..CALLS {
+        let error = ledger.claim(&event(number), LEASE).await.unwrap_err();
+        assert!(error.to_string().contains("read-only"), "{error}");
+        ledger.commit(&event(0), claimed).await.unwrap_err();
+    }
+    let calls = 2 * (CALLS - 1);
+    let connections = proxy.connections() - before;
+    println!("a primary that may not write: {connections} connections for {calls} calls");
+    read_only(&direct, false).await;
+    assert_eq!(
+        ledger.commit(&event(0), claimed).await.unwrap(),
+        Commit::Settled
+    );
+    granted(ledger.claim(&event(1), LEASE).await.unwrap());
+    direct.close().await;
+    assert!(
+        connections <= 4,
+        "{connections} connections for {calls} calls"
+    );
+}
+
+/// Sets it for everybody else, and waits until they have it.
+async fn read_only(direct: &PgPool, on: bool) {
+    let set = match on {
+        true => "ALTER SYSTEM SET default_transaction_read_only = on",
+        false => "ALTER SYSTEM SET default_transaction_read_only = off",
+    };
+    let mut connection = direct.acquire().await.unwrap();
+    for statement in [set, "SELECT pg_reload_conf()"] {
+        sqlx::raw_sql(statement)
+            .execute(&mut *connection)
+            .await
+            .unwrap();
+    }
+    drop(connection);
+    // A connection that is new, or idle, has it at once; the server reads it a moment after it was told.
+    let patience = Instant::now() + Duration::from_secs(30);
+    let expected = if on { "on" } else { "off" };
+    loop {
+        let shown = sqlx::query("SHOW default_transaction_read_only").fetch_one(direct);
+        if shown.await.unwrap().get::<String, _>(0) == expected {
+            return;
+        }
+        assert!(
+            Instant::now() < patience,
+            "the server does not read its settings"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A pool whose connections lead to a standby that stays one, because the address was moved late. The ledger
+/// finds the primary, without a restart.
+#[tokio::test]
+async fn connections_to_a_standby_are_replaced_when_the_address_has_moved() {
+    let pair = Pair::new(Replication::Asynchronous).await;
+    pair.address.move_to(pair.standby.address());
+    let ledger = PostgresLedger::new(pool(pair.options()));
+    let (run, patience) = (one_of_a_kind(), Instant::now() + Duration::from_secs(60));
+    let event = |number: usize| name(&format!("{run}-{number}"), 1);
+    for number in 0..8 {
+        let error = ledger.claim(&event(number), LEASE).await.unwrap_err();
+        assert!(error.to_string().contains("read-only"), "{error}");
+    }
+    // Those that are there stay where they are.
+    pair.address.lead_to(pair.primary.address());
+    let mut errors = 0;
+    let token = loop {
+        match ledger.claim(&event(0), LEASE).await {
+            Ok(claim) => break granted(claim),
+            Err(error) => assert!(Instant::now() < patience, "{error}"),
+        }
+        errors += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    println!("connections to a standby: {errors} errors after the address has moved");
+    assert_eq!(
+        ledger.commit(&event(0), token).await.unwrap(),
+        Commit::Settled
+    );
+    assert_eq!(
+        ledger.claim(&event(0), LEASE).await.unwrap(),
+        Claim::Settled
+    );
+}
