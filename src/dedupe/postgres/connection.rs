@@ -17,7 +17,12 @@ use super::connections::{Outcome, Running, Waiting};
 
 /// How long a connection stays open without a call. Shorter than firewalls and load balancers allow, which forget
 /// a connection and tell nobody.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_secs(10);
+
+/// How long, and for how many calls at first, a plan of the server's is used. It plans by the size of the table: of a
+/// small one it reads all rows, and would do so still when there are a million.
+const PLANNED_FOR: Duration = Duration::from_secs(10);
+const PLANNED_FOR_CALLS: usize = 256;
 
 /// How long what no caller waits for may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -77,6 +82,10 @@ struct Own {
     /// The database isolates transactions so strictly that it sees races where there are none, unless it is told
     /// not to.
     is_isolated: bool,
+    /// When the statements were planned, and how many calls there were since and before.
+    planned: Instant,
+    calls_since: usize,
+    calls_before: usize,
 }
 
 async fn serve(connection: &mut Option<Own>, pool: &Pool, waiting: Vec<Waiting>) {
@@ -146,10 +155,15 @@ async fn ask(kept: &mut Option<Own>, pool: &Pool, calls: &[Call]) -> Vec<Outcome
 
 impl Own {
     async fn connect(pool: &Pool) -> Result<Self, sqlx::Error> {
+        let connection = pool.connect().await?;
+        let now = Instant::now();
         Ok(Self {
-            connection: pool.connect().await?,
-            since: Instant::now(),
+            connection,
+            since: now,
             is_isolated: false,
+            planned: now,
+            calls_since: 0,
+            calls_before: 0,
         })
     }
 
@@ -207,6 +221,8 @@ impl Own {
         let Some(Call { kind, .. }) = calls.first() else {
             return Ok(Vec::new());
         };
+        self.plan_anew_if_due().await?;
+        self.calls_since += calls.len();
         let texts = |of: fn(&Call) -> &String| calls.iter().map(of).cloned().collect::<Vec<_>>();
         let times: Vec<_> = calls.iter().map(|call| call.time.clone()).collect();
         let numbers: Vec<_> = calls.iter().map(|call| call.number).collect();
@@ -224,6 +240,19 @@ impl Own {
         let rows = statement.fetch_all(&mut *transaction).await?;
         transaction.commit().await?;
         Ok(rows)
+    }
+
+    /// Has the server forget its plans, at first after some hundred calls, then after as many as there were before:
+    /// the table may have doubled since.
+    async fn plan_anew_if_due(&mut self) -> Result<(), sqlx::Error> {
+        let calls = self.calls_before.max(PLANNED_FOR_CALLS);
+        if self.calls_since < calls && self.planned.elapsed() < PLANNED_FOR {
+            return Ok(());
+        }
+        self.calls_before += self.calls_since;
+        self.calls_since = 0;
+        self.planned = Instant::now();
+        self.connection.clear_cached_statements().await
     }
 
     /// Whether the server may not write because another has taken over from it. Then a new connection may lead

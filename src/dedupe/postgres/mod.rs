@@ -112,7 +112,7 @@ impl PostgresLedger {
 
     /// Sets how many connections the ledger opens at most. Defaults to 4.
     ///
-    /// It opens one when a call comes and all others are busy, and closes one that had no call for a minute.
+    /// It opens one when a call comes and all others are busy, and closes one that had no call for ten seconds.
     /// With one, each commit waits for the disk's flush of the last.
     ///
     /// # Panics

@@ -24,8 +24,8 @@ const SESSION: (&str, &str) = ("pool_mode", "session");
 
 /// Fewer connections to the server than clients: they take turns.
 const FEW: (&str, &str) = ("default_pool_size", "3");
-/// Each client keeps a connection to the server as long as it stays: as many as all pools have.
-const ENOUGH: (&str, &str) = ("default_pool_size", "40");
+/// Each client keeps a connection to the server as long as it stays: as many as all pools and ledgers have.
+const ENOUGH: (&str, &str) = ("default_pool_size", "60");
 
 /// A database with a PgBouncer in front of it.
 struct Behind {

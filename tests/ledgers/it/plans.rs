@@ -3,13 +3,16 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use mx_job_webhook::PostgresLedger;
+use mx_job_webhook::{DedupeLayer, JobRouter, PostgresLedger, Receipt};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, Row as _};
+use tower::{Layer as _, ServiceExt as _};
 
 use crate::engines::postgres::{Database, Postgres, Version, pool};
 use crate::servers::Folder;
+use crate::support::completed;
 
 /// Of pages: a call looks at a few rows, by way of the index.
 const FEW: i64 = 100;
@@ -21,7 +24,7 @@ const HOURS: i64 = 60 * 60 * 1_000_000;
 
 /// The crate's statements, by their files' names.
 fn statements() -> Vec<(String, String)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../src/dedupe/postgres");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../src/dedupe/postgres/sql");
     let mut statements = Vec::new();
     for file in fs::read_dir(folder).unwrap() {
         let path = file.unwrap().path();
@@ -34,8 +37,8 @@ fn statements() -> Vec<(String, String)> {
             .lines()
             .filter(|line| !line.trim_start().starts_with("--"));
         let begin = code.find_map(|line| line.split_whitespace().next());
-        // Not those that make the table.
-        if ["WITH", "SELECT", "INSERT", "UPDATE", "DELETE"].contains(&begin.unwrap_or_default()) {
+        // Not those that look for the table, or make it.
+        if begin == Some("WITH") {
             statements.push((name, text));
         }
     }
@@ -54,7 +57,14 @@ async fn with_events(options: PgConnectOptions, events: u32) -> PgConnection {
     ledger.create_table().await.unwrap();
     pool.close().await;
     let mut connection = options.connect().await.unwrap();
-    // Five events a job, settled in the last 48 hours.
+    fill(&mut connection, events).await;
+    // As autovacuum leaves it.
+    execute(&mut connection, "VACUUM ANALYZE mx_job_webhook_events").await;
+    connection
+}
+
+/// Five events a job, settled in the last 48 hours.
+async fn fill(connection: &mut PgConnection, events: u32) {
     let fill = format!(
         "INSERT INTO mx_job_webhook_events (job, event, updated_at, token, leased_until, settled_at) \
          SELECT md5((number / 5)::text), 'event ' || number % 5, 1700000000 + number, \
@@ -62,10 +72,7 @@ async fn with_events(options: PgConnectOptions, events: u32) -> PgConnection {
          FROM (SELECT number, now() - (number % 172800) * interval '1 second' AS settled \
          FROM generate_series(1, {events}) AS number) AS numbers"
     );
-    execute(&mut connection, &fill).await;
-    // As autovacuum leaves it.
-    execute(&mut connection, "VACUUM ANALYZE mx_job_webhook_events").await;
-    connection
+    execute(connection, &fill).await;
 }
 
 async fn execute(connection: &mut PgConnection, statement: &str) {
@@ -83,7 +90,7 @@ struct Call {
     name: String,
     /// Of these numbers first, then of the last one.
     numbers: Vec<i64>,
-    /// What it may touch.
+    /// How many pages it may touch.
     buffers: i64,
 }
 
@@ -100,6 +107,8 @@ impl Call {
                 call(&[49 * HOURS, BATCH], FEW),
                 call(&[47 * HOURS, BATCH], 20 * BATCH),
             ],
+            // A token, and how long the transaction may be idle.
+            "commit_in" => vec![call(&[10_000_000_000_000, 60_000], FEW)],
             // A token, or a lease.
             _ => vec![call(&[10_000_000_000_000], FEW)],
         }
@@ -116,18 +125,20 @@ impl Call {
         for (position, kind) in lines(connection, &types).await.iter().enumerate() {
             text.push_str(if position == 0 { "(" } else { ", " });
             let value = match (position, kind.as_str()) {
-                // The job and the event come first in each statement that has them.
-                (0, "text") => "md5('12345')".to_owned(),
-                (1, "text") => "'event 3'".to_owned(),
-                // The event's time.
+                // By its name, a statement knows that it is meant.
+                (0, "text") => format!("'{}'", self.name),
+                (1, "text") => "md5('12345')".to_owned(),
+                (2, "text") => "'event 3'".to_owned(),
                 (_, "text") => "'1700061728'".to_owned(),
-                (_, "smallint" | "integer" | "bigint" | "numeric" | "double precision") => {
+                (1, "text[]") => "ARRAY[md5('12345'), md5('1000')]".to_owned(),
+                (2, "text[]") => "ARRAY['event 3', 'event 1']".to_owned(),
+                (_, "text[]") => "ARRAY['1700061728', NULL]".to_owned(),
+                (_, "bigint") => {
                     number = numbers.next().unwrap_or(number);
                     number.to_string()
                 }
-                (_, "interval") => format!("{} * interval '1 microsecond'", self.numbers[0]),
-                (_, "boolean") => "true".to_owned(),
-                _ => "NULL".to_owned(),
+                (_, "bigint[]") => format!("ARRAY[{number}, {number}]"),
+                _ => panic!("{}: a parameter of type {kind}", self.name),
             };
             write!(text, "({value})::{kind}").unwrap();
         }
@@ -159,6 +170,8 @@ async fn are_by_an_index(connection: &mut PgConnection) {
                 execute(connection, "BEGIN").await;
                 let explain = format!("EXPLAIN (ANALYZE, BUFFERS, TIMING OFF) {text}");
                 let plan = lines(connection, &explain).await;
+                let answer = lines(connection, &text).await;
+                assert!(answer[0].starts_with(&name), "{text}: {answer:?}");
                 execute(connection, "ROLLBACK").await;
                 let (touched, plan) = (buffers(&plan), plan.join("\n"));
                 println!("{text}, {mode}: {touched} buffers");
@@ -206,4 +219,48 @@ async fn each_statement_is_by_an_index_on_the_newest_server() {
     let server = Postgres::primary(&folder, Version::V18, &["fsync=off"]);
     let mut connection = with_events(server.options(), 200_000).await;
     are_by_an_index(&mut connection).await;
+}
+
+/// The server plans a ledger's statements by the size of the table, which is small at first, and keeps the plans of a
+/// connection while there are no new statistics. Events that come in a burst must not each read all of the table.
+#[tokio::test]
+async fn a_table_that_grows_fast_is_not_read_for_each_event() {
+    const EVENTS: i64 = 3_000;
+    let database = Database::create("").await;
+    let mut connection = with_events(database.options(), 0).await;
+    // So that no statistics come, as they would within a minute.
+    let alone = "ALTER TABLE mx_job_webhook_events SET (autovacuum_enabled = off)";
+    execute(&mut connection, alone).await;
+    let ledger = PostgresLedger::new(pool(database.options())).with_max_connections(1);
+    let once = DedupeLayer::new(ledger).layer(JobRouter::new().on_completed(|_| async {}));
+    let mut deliveries = tokio::task::JoinSet::new();
+    for number in 0..16 {
+        let once = once.clone();
+        deliveries.spawn(async move {
+            for event in (0..EVENTS).filter(|event| event % 16 == number) {
+                let receipt = once
+                    .clone()
+                    .oneshot(completed(&format!("JOB-{event}"), 1))
+                    .await;
+                assert_eq!(receipt.unwrap(), Receipt::Handled);
+            }
+        });
+    }
+    deliveries.join_all().await;
+    // The server counts what a session did when that ends, at the latest.
+    drop(once);
+    let read = "SELECT seq_tup_read FROM pg_stat_user_tables \
+                WHERE relname = 'mx_job_webhook_events' AND n_tup_ins >= 3000";
+    let patience = Instant::now() + Duration::from_secs(30);
+    let read = loop {
+        let row = sqlx::raw_sql(read).fetch_optional(&mut connection).await;
+        if let Some(row) = row.unwrap() {
+            break row.get::<i64, _>(0);
+        }
+        assert!(Instant::now() < patience, "the server counts nothing");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    println!("{read} rows were read in order for {EVENTS} events");
+    // As long as the table is a few pages, reading it is the quickest. All along, it would be 20 million.
+    assert!(read < 1_000_000, "{read}");
 }

@@ -4,9 +4,8 @@
 -- statements up, is told by $1 and does nothing; each answer begins with the statement's name.
 --
 -- Nothing here waits for a transaction of the application: an event that is locked is one whose holder
--- is about to commit. The parts see the table as it was when the statement began, so an event that
--- another claims meanwhile gets no token here, and is in flight. New events are inserted in the order
--- of their names, so that two statements never wait for each other.
+-- is about to commit. Statements that insert the same new event wait for each other, in the order of
+-- the events' names, so that no two ever wait both.
 --
 -- The arrays are selected so that the server does not see their length when it plans: one plan serves every
 -- call, and none is made anew.
@@ -34,9 +33,9 @@ WITH clock AS (
         LIMIT 1
     ) AS held ON true
 ), free AS (
-    SELECT known.job, known.event, known.now, known.token, known.lease, locked.id
+    SELECT known.job, known.event, known.at, known.now, known.token, known.lease
     FROM known CROSS JOIN LATERAL (
-        SELECT ctid AS id
+        SELECT
         FROM mx_job_webhook_events AS events
         WHERE events.job = known.job AND events.event = known.event
             AND settled_at IS NULL AND leased_until <= known.now
@@ -44,21 +43,19 @@ WITH clock AS (
         FOR UPDATE SKIP LOCKED
     ) AS locked
     WHERE NOT known.settled AND NOT known.leased AND NOT known.stale
-), taken_over AS (
-    UPDATE mx_job_webhook_events AS events
-    SET token = greatest(events.token + 1, free.token),
-        leased_until = free.now + free.lease * interval '1 microsecond'
-    FROM free
-    WHERE events.ctid = ANY (ARRAY(SELECT id FROM free))
-        AND events.job = free.job AND events.event = free.event
-    RETURNING events.job, events.event, events.token
-), first AS (
-    INSERT INTO mx_job_webhook_events (job, event, updated_at, token, leased_until)
-    SELECT job, event, at, token, now + lease * interval '1 microsecond'
+    UNION ALL
+    SELECT job, event, at, now, token, lease
     FROM known
     WHERE settled IS NULL AND NOT stale
+), granted AS (
+    -- By ON CONFLICT, too, each is looked up by the key.
+    INSERT INTO mx_job_webhook_events AS events (job, event, updated_at, token, leased_until)
+    SELECT job, event, at, token, now + lease * interval '1 microsecond'
+    FROM free
     ORDER BY job, event
-    ON CONFLICT DO NOTHING
+    ON CONFLICT (job, event) DO UPDATE
+    SET token = greatest(events.token + 1, excluded.token), leased_until = excluded.leased_until
+    WHERE events.settled_at IS NULL AND events.leased_until <= clock_timestamp()
     RETURNING job, event, token
 )
 SELECT 'claim ' || ordinal || CASE
@@ -68,5 +65,4 @@ SELECT 'claim ' || ordinal || CASE
     WHEN stale THEN ' stale'
     ELSE ' in flight'
 END
-FROM known LEFT JOIN (SELECT * FROM taken_over UNION ALL SELECT * FROM first) AS granted
-    ON granted.job = known.job AND granted.event = known.event
+FROM known LEFT JOIN granted ON granted.job = known.job AND granted.event = known.event

@@ -5,8 +5,8 @@
 -- released, or lost with a server that failed. Only a success that was recorded first stands. If the
 -- callback has settled the event in its own transaction, nothing is written.
 --
--- An event that is locked, or that another inserts meanwhile, is busy: the ledger asks again, so that
--- no commit waits for the transaction of another.
+-- An event that is locked is busy: the ledger asks again, so that no commit waits for the transaction of
+-- another.
 --
 -- The server answers when its disk, and its synchronous standbys, have the commit, even if the
 -- application has asked for less.
@@ -29,29 +29,27 @@ WITH settings AS (
         LIMIT 1
     ) AS held ON true
 ), free AS (
-    SELECT known.ordinal, known.job, known.event, known.at, known.token, known.now, locked.id
+    SELECT known.job, known.event, known.at, known.token, known.now
     FROM known CROSS JOIN LATERAL (
-        SELECT ctid AS id
+        SELECT
         FROM mx_job_webhook_events AS events
         WHERE events.job = known.job AND events.event = known.event AND settled_at IS NULL
         LIMIT 1
         FOR UPDATE SKIP LOCKED
     ) AS locked
     WHERE NOT known.settled
-), updated AS (
-    UPDATE mx_job_webhook_events AS events
-    SET settled_at = free.now, updated_at = free.at, token = free.token
-    FROM free
-    WHERE events.ctid = ANY (ARRAY(SELECT id FROM free))
-        AND events.job = free.job AND events.event = free.event
-    RETURNING events.job, events.event
-), inserted AS (
-    INSERT INTO mx_job_webhook_events (job, event, updated_at, token, leased_until, settled_at)
-    SELECT job, event, at, token, now, now
+    UNION ALL
+    SELECT job, event, at, token, now
     FROM known
     WHERE settled IS NULL
+), written AS (
+    INSERT INTO mx_job_webhook_events AS events (job, event, updated_at, token, leased_until, settled_at)
+    SELECT job, event, at, token, now, now
+    FROM free
     ORDER BY job, event
-    ON CONFLICT DO NOTHING
+    ON CONFLICT (job, event) DO UPDATE
+    SET settled_at = excluded.settled_at, updated_at = excluded.updated_at, token = excluded.token
+    WHERE events.settled_at IS NULL
     RETURNING job, event
 )
 SELECT 'commit ' || ordinal || CASE
@@ -59,5 +57,4 @@ SELECT 'commit ' || ordinal || CASE
     WHEN settled THEN ' overtaken'
     ELSE ' busy'
 END
-FROM known LEFT JOIN (SELECT * FROM updated UNION ALL SELECT * FROM inserted) AS written
-    ON written.job = known.job AND written.event = known.event
+FROM known LEFT JOIN written ON written.job = known.job AND written.event = known.event

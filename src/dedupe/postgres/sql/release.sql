@@ -11,33 +11,36 @@ WITH unhurried AS (
         WITH ORDINALITY AS calls (job, event, at, token, ordinal)
     WHERE $1::text = 'release'
 ), known AS (
-    SELECT asked.*, held.mine
+    SELECT asked.*, held.leased_until
     FROM asked LEFT JOIN LATERAL (
-        SELECT true AS mine
+        SELECT leased_until
         FROM mx_job_webhook_events AS events
         WHERE events.job = asked.job AND events.event = asked.event
             AND events.token = asked.token AND settled_at IS NULL
         LIMIT 1
     ) AS held ON true
 ), free AS (
-    SELECT known.job, known.event, locked.id
+    SELECT known.job, known.event, known.token, known.leased_until
     FROM known CROSS JOIN LATERAL (
-        SELECT ctid AS id
+        SELECT
         FROM mx_job_webhook_events AS events
         WHERE events.job = known.job AND events.event = known.event
             AND events.token = known.token AND settled_at IS NULL
         LIMIT 1
         FOR UPDATE SKIP LOCKED
     ) AS locked
-    WHERE known.mine
+    WHERE known.leased_until IS NOT NULL
 ), released AS (
-    UPDATE mx_job_webhook_events AS events
-    SET leased_until = least(leased_until, clock_timestamp())
-    WHERE events.ctid = ANY (ARRAY(SELECT id FROM free))
-    RETURNING events.job, events.event
+    -- Each is there, and locked.
+    INSERT INTO mx_job_webhook_events AS events (job, event, token, leased_until)
+    SELECT job, event, token, leased_until
+    FROM free
+    ON CONFLICT (job, event) DO UPDATE
+    SET leased_until = least(events.leased_until, clock_timestamp())
+    RETURNING job, event
 )
 SELECT 'release ' || ordinal || CASE
-    WHEN released.job IS NOT NULL OR mine IS NULL THEN ' released'
+    WHEN released.job IS NOT NULL OR known.leased_until IS NULL THEN ' released'
     ELSE ' busy'
 END
 FROM known LEFT JOIN released ON released.job = known.job AND released.event = known.event
