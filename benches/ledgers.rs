@@ -22,7 +22,7 @@ use sqlx::{PgPool, Row as _};
 use tower::{BoxError, Layer as _, ServiceExt as _};
 
 const SLICE: Duration = Duration::from_secs(4);
-const CONCURRENCY: [usize; 3] = [1, 16, 64];
+const CONCURRENCY: [usize; 3] = [1, 16, 128];
 
 #[tokio::main]
 async fn main() {

@@ -24,6 +24,27 @@ impl Timeout {
     #[cfg(not(feature = "tokio"))]
     pub(crate) const NONE: Self = Self();
 
+    /// This limit, where there are timers.
+    #[cfg(feature = "tokio")]
+    pub(crate) const fn of(limit: std::time::Duration) -> Self {
+        Self(Some(limit))
+    }
+
+    #[cfg(not(feature = "tokio"))]
+    pub(crate) const fn of(_: std::time::Duration) -> Self {
+        Self()
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) const fn limit(self) -> Option<std::time::Duration> {
+        self.0
+    }
+
+    #[cfg(not(feature = "tokio"))]
+    pub(crate) const fn limit(self) -> Option<std::time::Duration> {
+        None
+    }
+
     #[cfg(feature = "tokio")]
     const fn seconds(seconds: u64) -> Self {
         Self(Some(std::time::Duration::from_secs(seconds)))

@@ -20,9 +20,13 @@
 //! A callback runs at least once for an event, and again if its worker was killed before it could
 //! tell: its effect has to bear that, as the documentation's page `guarantees` says.
 //!
-//! Nothing deletes rows: keep those of a day at least, for MX delivers that long, and a row is what a
-//! duplicate is known by. What failed for good, or too often, stays with its error, and runs again
-//! once somebody sets its `status` to `Pending` and its `attempts` to 0:
+//! The example deletes old workers, but no events. Schedule a `DELETE FROM apalis.jobs`, or apalis'
+//! own vacuum: of this queue, a trigger lets both delete only events that were handled more than 48
+//! hours ago, and skips the others silently. MX delivers an event for about 24 hours, and the row
+//! identifies a duplicate. The trigger does not see `TRUNCATE`, and leaves other queues alone.
+//!
+//! An event that failed for good, or too often, stays with its error. It runs again once you set its
+//! `status` to `Pending` and its `attempts` to 0; set its `status` to `Done` to have it deleted:
 //!
 //! ```text
 //! SELECT idempotency_key, convert_from(job, 'UTF8'), attempts, last_result FROM apalis.jobs
@@ -50,7 +54,6 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
-use apalis_postgres::PostgresStorage;
 use axum::Router;
 use mx_job_webhook::{
     Credentials, EventName, JobEvent, JobRouter, JobWebhookLayer, Permanent, WithState,
@@ -201,11 +204,14 @@ async fn database(dead_after: Duration) -> Result<PgPool, Box<dyn Error>> {
     let pool = PgPoolOptions::new()
         .acquire_timeout(Duration::from_secs(3))
         .connect_lazy_with(options);
-    // Of several processes that start at once, one makes them.
-    sqlx::query("SELECT pg_advisory_lock(1)")
+    // Of several processes that start at once, one makes them. The application and the ledgers share
+    // the locks of this database, so the number must be the example's alone: it spells `mxjobque`.
+    const LOCK: i64 = 0x6d78_6a6f_6271_7565;
+    sqlx::query("SELECT pg_advisory_lock($1)")
+        .bind(LOCK)
         .execute(&mut first)
         .await?;
-    PostgresStorage::setup(&pool).await?;
+    queue::set_up(&pool).await?;
     sqlx::query("CREATE TABLE IF NOT EXISTS accounts_read (event text NOT NULL)")
         .execute(&pool)
         .await?;

@@ -22,15 +22,47 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tower::{BoxError, Service, ServiceExt as _};
 
+/// The trigger names it too.
 const QUEUE: &str = "mx-jobs";
 /// How many events a worker has in hand at a time, with those that wait for their next try.
 const CONCURRENCY: usize = 4;
 /// How often an event is tried, with 1, 2, 4 and 8 seconds in between.
 const TRIES: usize = 5;
 
+/// Keeps dead letters, open events, and the rows that identify duplicates from any `DELETE`.
+///
+/// apalis ships a vacuum, `queries/backend/vacuum.sql`, that deletes every task that has ended. The
+/// trigger skips rows, because an error would fail the vacuum for the application's other queues.
+/// 48 hours are twice the time for which MX delivers.
+const KEEP: &str = "
+CREATE OR REPLACE FUNCTION apalis.mx_jobs_keep() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF OLD.job_type <> 'mx-jobs'
+        OR (OLD.status = 'Done' AND OLD.done_at < now() - interval '48 hours') THEN
+        RETURN OLD;
+    END IF;
+    RETURN NULL;
+END $$;
+DO $$
+BEGIN
+    -- A new trigger waits for everyone who writes to the table.
+    IF NOT EXISTS (SELECT FROM pg_trigger
+            WHERE tgrelid = 'apalis.jobs'::regclass AND tgname = 'mx_jobs_keep') THEN
+        CREATE TRIGGER mx_jobs_keep BEFORE DELETE ON apalis.jobs
+            FOR EACH ROW EXECUTE FUNCTION apalis.mx_jobs_keep();
+    END IF;
+END $$";
+
 /// How often an event was tried, this time included: the callbacks find it in its extensions.
 #[derive(Clone, Copy)]
 pub(crate) struct Tries(pub(crate) usize);
+
+/// Makes the tables that are not there yet. One process at a time may call it.
+pub(crate) async fn set_up(pool: &PgPool) -> Result<(), apalis_postgres::Error> {
+    PostgresStorage::setup(pool).await?;
+    sqlx::raw_sql(KEEP).execute(pool).await?;
+    Ok(())
+}
 
 /// Returns once the webhook is committed: the 204 that follows outlives any crash.
 ///
@@ -62,6 +94,9 @@ pub(crate) async fn work<S>(
     S::Future: Send,
 {
     while !*stop.borrow() {
+        if let Err(error) = forget_workers(pool).await {
+            eprintln!("durable_queue: cannot delete old workers: {error}");
+        }
         let config = Config::default()
             .queue(QUEUE)
             // What a worker fetched and does not run yet holds up its heartbeats and its results:
@@ -96,6 +131,28 @@ pub(crate) async fn work<S>(
             sleep(Duration::from_secs(1)).await;
         }
     }
+}
+
+/// Deletes the rows of workers that were last seen more than a day ago; each start adds one.
+///
+/// The row of a worker that died with events in hand stays until apalis has put them back, which it
+/// does by that row. A worker that was only frozen ends when it finds its row gone.
+async fn forget_workers(pool: &PgPool) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "WITH old AS (
+            SELECT id FROM apalis.workers
+            WHERE worker_type = $1 AND last_seen < now() - interval '1 day' AND NOT EXISTS (
+                SELECT FROM apalis.jobs
+                WHERE lock_by = workers.id AND status IN ('Queued', 'Running'))
+        ), released AS (
+            UPDATE apalis.jobs SET lock_by = NULL FROM old WHERE lock_by = old.id
+        )
+        DELETE FROM apalis.workers USING old WHERE workers.id = old.id",
+    )
+    .bind(QUEUE)
+    .execute(pool)
+    .await?;
+    Ok(())
 }
 
 /// Never the same twice: under the name of a dead worker, its events would count as in hand, and

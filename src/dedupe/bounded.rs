@@ -8,10 +8,14 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 use tower::BoxError;
 
+use super::pauses::Pauses;
 use super::{Claim, Commit, EventName, FencingToken, Ledger};
-use crate::deadline::{Deadline, Timeout};
+use crate::deadline::{Deadline, Instant, Timeout};
 use crate::panic::{CatchPanic, Panicked};
 use crate::{Error, ErrorKind};
+
+/// How long a commit is tried again where the calls themselves have no limit.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A ledger that may be down, hang or panic, which is all one to whoever asks it.
 pub(super) struct Bounded<L> {
@@ -43,6 +47,32 @@ impl<L: Ledger> Bounded<L> {
         self.bound(async move { self.ledger.commit(event, token).await })
     }
 
+    /// Commits after a failure, in as many attempts as the time for a call allows, with pauses between them: a
+    /// server that restarts must not have what succeeded run again.
+    pub(super) async fn commit_again(
+        &self,
+        event: &EventName,
+        token: FencingToken,
+        started: Instant,
+    ) -> Result<Commit, Error> {
+        let left = self
+            .timeout
+            .limit()
+            .unwrap_or(PATIENCE)
+            .saturating_sub(started.elapsed());
+        let attempts = async {
+            let mut pauses = Pauses::new();
+            while pauses.pause().await {
+                if let Ok(commit) = self.ledger.commit(event, token).await {
+                    return Ok(commit);
+                }
+            }
+            // There is no timer. It may still have been the connection.
+            self.ledger.commit(event, token).await
+        };
+        bound(attempts, Timeout::of(left)).await
+    }
+
     pub(super) fn release(
         &self,
         event: &EventName,
@@ -57,11 +87,19 @@ impl<L: Ledger> Bounded<L> {
         F: Future<Output = Result<T, E>>,
         E: Into<BoxError>,
     {
-        Call {
-            asked: CatchPanic::start(|| asked, |answer| answer.map_err(unavailable)),
-            timeout: self.timeout,
-            deadline: Deadline::default(),
-        }
+        bound(asked, self.timeout)
+    }
+}
+
+fn bound<F, T, E>(asked: F, timeout: Timeout) -> Call<F, T>
+where
+    F: Future<Output = Result<T, E>>,
+    E: Into<BoxError>,
+{
+    Call {
+        asked: CatchPanic::start(|| asked, |answer| answer.map_err(unavailable)),
+        timeout,
+        deadline: Deadline::default(),
     }
 }
 

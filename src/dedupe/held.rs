@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use super::layer::Options;
+use super::pauses::Pauses;
 use super::{Claim, EventName, FencingToken, Ledger};
+use crate::deadline::Instant;
 use crate::panic::{CatchPanic, Panicked};
 use crate::{BackgroundTask, Error};
 
@@ -45,25 +47,25 @@ impl<L: Ledger> Held<L> {
         Ok(claim)
     }
 
-    /// Settles the event; tried a second time if the first fails. From here on it is not
-    /// released: the callback has succeeded, and a release would have it run again at once.
+    /// Settles the event, in as many attempts as there is time for. From here on it is not released: the
+    /// callback has succeeded, and a release would have it run again at once. If all attempts fail, further ones
+    /// follow when this is dropped.
     pub(super) async fn commit(&mut self) -> Result<(), Error> {
         let State::Claimed(token) = self.claim else {
             return Ok(());
         };
         self.claim = State::Succeeded(token);
+        let started = Instant::now();
         let ledger = &self.options.ledger;
-        let mut outcome = ledger.commit(&self.event, token).await;
-        if outcome.is_err() {
-            outcome = ledger.commit(&self.event, token).await;
+        if ledger.commit(&self.event, token).await.is_err() {
+            ledger.commit_again(&self.event, token, started).await?;
         }
         self.claim = State::None;
         // Another delivery's success may stand first; this callback has succeeded too, as a 2xx says.
-        outcome.map(|_| ())
+        Ok(())
     }
 
-    /// Releases the claim, and waits until it is. What fails is tried once more when this is
-    /// dropped, and not waited for; after that, the lease ends by itself.
+    /// Releases the claim, and waits until it is. If that fails, another attempt follows when this is dropped.
     pub(super) async fn release(&mut self) {
         if let State::Claimed(token) = self.claim {
             let released = self.options.ledger.release(&self.event, token).await;
@@ -76,19 +78,11 @@ impl<L: Ledger> Held<L> {
 
 impl<L: Ledger> Drop for Held<L> {
     fn drop(&mut self) {
-        let (token, succeeded) = match self.claim {
-            State::None => return,
-            State::Claimed(token) => (token, false),
-            State::Succeeded(token) => (token, true),
-        };
+        if let State::None = self.claim {
+            return;
+        }
         let (options, event) = (self.options.clone(), self.event.clone());
-        let end = async move {
-            if succeeded {
-                let _ = options.ledger.commit(&event, token).await;
-            } else {
-                let _ = options.ledger.release(&event, token).await;
-            }
-        };
+        let end = end(options, event, self.claim);
         // This may be the unwinding of a panic, where a second one would end the process.
         let end = CatchPanic::start(|| end, |()| ());
         let mut end = Box::pin(async {
@@ -98,6 +92,26 @@ impl<L: Ledger> Drop for Held<L> {
         let context = &mut Context::from_waker(Waker::noop());
         if end.as_mut().poll(context).is_pending() {
             self.options.background.spawn(BackgroundTask::new(end));
+        }
+    }
+}
+
+/// Tells the ledger. A release is tried once, since the lease ends it too; a commit until the ledger has it or
+/// the lease has expired.
+async fn end<L: Ledger>(options: Arc<Options<L>>, event: EventName, claim: State) {
+    let token = match claim {
+        State::None => return,
+        State::Claimed(token) => {
+            let _ = options.ledger.release(&event, token).await;
+            return;
+        }
+        State::Succeeded(token) => token,
+    };
+    let started = Instant::now();
+    let mut pauses = Pauses::new();
+    while options.ledger.commit(&event, token).await.is_err() {
+        if started.elapsed() >= options.lease || !pauses.pause().await {
+            return;
         }
     }
 }

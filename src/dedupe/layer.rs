@@ -178,7 +178,8 @@ impl<L: Ledger> DedupeLayer<L> {
     /// Give it the `Background` that is drained at shutdown. It matters for ledgers across a
     /// network, and where middleware around this one drops deliveries, as tower's `timeout`
     /// does. Without a runtime to spawn on, the claim expires with its lease. A drain waits for
-    /// a release as long as one call to the ledger may take.
+    /// a release as long as one call to the ledger may take, and for a commit until the ledger has it or
+    /// the lease has expired: the callback has succeeded, and would run again.
     ///
     /// # Example
     ///

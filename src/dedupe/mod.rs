@@ -13,6 +13,7 @@ mod layer;
 mod lease;
 mod ledger;
 mod memory;
+mod pauses;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "redis")]

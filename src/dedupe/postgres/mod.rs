@@ -1,42 +1,57 @@
 //! The ledger of several replicas that share a Postgres database.
 
-mod borrowed;
+mod call;
 mod commit_error;
+mod commit_in;
+mod connection;
+mod connections;
 mod prune;
+mod table;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::PgRow;
-use sqlx::{PgPool, Postgres, Row as _, Transaction};
+use sqlx::PgPool;
 
-use super::key::Key;
-use super::lease::micros;
 use super::{Claim, Commit, EventName, FencingToken, Ledger};
-use crate::JobEvent;
-use borrowed::Borrowed;
+use call::{Answer, Call, NotItsAnswer, number};
 pub use commit_error::CommitInError;
+use connections::Connections;
 
-/// A [`Ledger`] on Postgres, through the pool that the application has.
+/// How many connections a ledger has at most. Each statement takes the calls of many deliveries, so a few are
+/// enough, and more only compete.
+const CONNECTIONS: u32 = 4;
+
+/// How long a transaction in which an event was settled may be idle.
+const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
+
+/// A [`Ledger`] on Postgres, in the database of the application's pool.
 ///
-/// A claim, a commit and a release are one statement each, outside of any transaction.
-/// Leases end by the server's clock, so the replicas' clocks do not matter; a lease that is
-/// over is taken over by the next delivery. Everything is in the table
-/// `mx_job_webhook_events`, which [`create_table`](Self::create_table) makes.
+/// The ledger has **connections of its own**, at most four by default, which are opened as the pool
+/// opens its connections (options and hooks included) and count in addition to the pool's. So callbacks that
+/// hold all of the pool's connections do not keep the ledger from its work. The calls of deliveries that wait at
+/// the same time share a statement: a claim, a commit and a release are a round trip each, or a part of one.
 ///
-/// What no other ledger can do: a callback can commit [in its own
-/// transaction](Self::commit_in). Then its effect and the ledger's entry become durable
-/// together, and an effect in that database stands exactly once, whatever dies.
+/// Leases end by the server's clock, so the replicas' clocks do not matter; the next delivery takes over a lease
+/// that has expired. Everything is in the table `mx_job_webhook_events`, which
+/// [`create_table`](Self::create_table) makes.
+///
+/// Only this ledger lets a callback commit [in its own transaction](Self::commit_in). Then its effect and the
+/// ledger's entry become durable together, and an effect in that database stands exactly once, whatever dies.
 ///
 /// Rows stay until [`prune`](Self::prune) is called, once an hour, say.
 ///
-/// A pool that tests its connections before it hands them out (sqlx's default) takes one more
-/// round trip for each; without, the first calls after the server was restarted fail and are
-/// answered 503. Where the pool's transactions are serializable by default, Postgres can see a
-/// race between claims where there is none, and more deliveries than need be are answered 503.
+/// The server confirms a commit when it is on its disk and on its synchronous standbys, even if the application
+/// has set `synchronous_commit` to `off` or `local`. The ledger works at every isolation level that the database
+/// may have as its default; at levels above `READ COMMITTED` it takes two round trips more a statement.
 ///
-/// What it takes of the server's settings is on the page [`replicas`](crate::replicas). Needs
-/// Postgres 9.6 or later; the tests run with 15.
+/// Each statement names itself in a parameter, and the database names the statement in each answer. So a pooler
+/// that mixes prepared statements up (`PgBouncer` before 1.21 in transaction mode) costs errors, answered 503, and no
+/// event.
+///
+/// Needs tokio. What it takes of the server's settings, and which versions are tested, is on the page
+/// [`replicas`](crate::replicas).
 ///
 /// A clone is the same ledger.
 ///
@@ -64,23 +79,11 @@ pub use commit_error::CommitInError;
 #[derive(Clone)]
 pub struct PostgresLedger {
     pool: PgPool,
+    connections: Arc<Connections>,
+    idle_in_transaction: Option<Duration>,
 }
 
 impl PostgresLedger {
-    /// What [`create_table`](Self::create_table) applies, for migrations of one's own.
-    ///
-    /// Two statements. Applied twice they change nothing, but wait for open transactions, and
-    /// everybody else for them: once is enough.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::PostgresLedger;
-    ///
-    /// assert!(PostgresLedger::TABLE.contains("CREATE TABLE IF NOT EXISTS mx_job_webhook_events"));
-    /// ```
-    pub const TABLE: &str = include_str!("table.sql");
-
     /// A ledger in the database of this pool.
     ///
     /// The table is looked for in the `search_path` of the pool's connections.
@@ -100,213 +103,107 @@ impl PostgresLedger {
     /// ```
     #[must_use]
     pub fn new(pool: PgPool) -> Self {
-        Self { pool }
+        Self {
+            connections: Arc::new(Connections::new(&pool, CONNECTIONS)),
+            idle_in_transaction: Some(IDLE_IN_TRANSACTION),
+            pool,
+        }
     }
 
-    /// Creates the table, if it is not there.
+    /// Sets how many connections the ledger opens at most. Defaults to 4.
     ///
-    /// Several replicas may call it at once, and at every start: where the table is there, it
-    /// locks nothing.
+    /// It opens one when a call comes and all others are busy, and closes one that had no call for a minute.
+    /// With one, each commit waits for the disk's flush of the last.
     ///
-    /// # Errors
+    /// # Panics
     ///
-    /// If the database cannot be reached, or its user may not create a table.
+    /// If it is 0.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::PostgresLedger;
+    /// use sqlx::PgPool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = PgPool::connect_lazy("postgres://app:secret@postgres.internal/app")?;
+    /// // Many replicas on a small server: the pool's ten, and two.
+    /// let ledger = PostgresLedger::new(pool.clone()).with_max_connections(2);
+    /// assert_eq!(pool.options().get_max_connections(), 10);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    #[track_caller]
+    pub fn with_max_connections(mut self, connections: u32) -> Self {
+        assert!(connections > 0, "a ledger needs a connection");
+        self.connections = Arc::new(Connections::new(&self.pool, connections));
+        self
+    }
+
+    /// Sets how long a transaction may be idle after [`commit_in`](Self::commit_in). Defaults to 60 s.
+    ///
+    /// If a replica dies without a word, its transaction holds the locks of its effect until then: the server
+    /// ends a transaction whose client has sent nothing for so long
+    /// (`idle_in_transaction_session_timeout`, for this transaction only). A limit that the session, the role or
+    /// the database has set stays as it is. `None` sets no limit.
     ///
     /// # Example
     ///
     /// ```
     /// use std::time::Duration;
     /// use mx_job_webhook::PostgresLedger;
-    /// use sqlx::postgres::PgPoolOptions;
+    /// use sqlx::PgPool;
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let url = "postgres://127.0.0.1:1/app"; // Nobody is there.
-    /// let pool = PgPoolOptions::new().acquire_timeout(Duration::from_millis(50)).connect_lazy(url)?;
-    /// let ledger = PostgresLedger::new(pool);
-    /// // At every start. Where the database is down: end, and be started again.
-    /// assert!(ledger.create_table().await.is_err());
+    /// let pool = PgPool::connect_lazy("postgres://app:secret@postgres.internal/app")?;
+    /// // Callbacks ask a slow service between `commit_in` and the end of their transaction.
+    /// let ledger = PostgresLedger::new(pool).with_idle_in_transaction(Some(Duration::from_secs(300)));
+    /// assert!(!format!("{ledger:?}").contains("secret"));
     /// # Ok(()) }
     /// ```
-    pub async fn create_table(&self) -> Result<(), sqlx::Error> {
-        // `IF NOT EXISTS` fails where two do it at once. The number is nobody else's.
-        const LOCK: i64 = 0x6d78_6a6f_6277_6562;
-        let mut transaction = self.pool.begin().await?;
-        sqlx::query("SELECT pg_advisory_xact_lock($1)")
-            .bind(LOCK)
-            .execute(&mut *transaction)
-            .await?;
-        // Not even asked for where it is there: an index waits for every transaction that has
-        // written to the table, and everybody else then waits for the index.
-        let is_there = sqlx::query("SELECT to_regclass('mx_job_webhook_events') IS NOT NULL")
-            .fetch_one(&mut *transaction)
-            .await?;
-        if !is_there.try_get(0)? {
-            sqlx::raw_sql(Self::TABLE)
-                .execute(&mut *transaction)
-                .await?;
-        }
-        transaction.commit().await
-    }
-
-    /// Settles the event within a transaction of the application's own.
-    ///
-    /// For callbacks whose effect is in the same database. The claim is that of the delivery,
-    /// which a [`DedupeLayer`](crate::DedupeLayer) with this ledger has made. Call it last: the
-    /// event is locked from here to the end of the transaction. The effect and the entry are
-    /// there once the transaction is committed, or neither is. If the callback then fails all
-    /// the same, or its answer is lost, the next delivery is a duplicate.
-    ///
-    /// It is stricter than [`Ledger::commit`], which records a success whatever became of the
-    /// claim. Here the effect does not stand yet: a claim that was overtaken is refused, its
-    /// transaction rolls back, and the effect of the delivery that overtook it stands once.
-    ///
-    /// # Errors
-    ///
-    /// [`is_overtaken`](CommitInError::is_overtaken), if the claim is no longer this delivery's:
-    /// its lease was over and somebody else has claimed the event, or it is settled. Let the
-    /// transaction roll back, which `?` does. Else what the database says.
-    ///
-    /// # Cancellation
-    ///
-    /// Dropped half-way, the transaction has to be rolled back, which dropping it does.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::{JobEvent, JobRouter, PostgresLedger};
-    /// use sqlx::PgPool;
-    ///
-    /// #[derive(Clone)]
-    /// struct App { pool: PgPool, ledger: PostgresLedger }
-    ///
-    /// async fn completed(app: App, event: JobEvent) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    ///     let mut transaction = app.pool.begin().await?;
-    ///     sqlx::query("UPDATE members SET aggregated = true WHERE guid = $1")
-    ///         .bind(event.member_guid.as_ref().map(|guid| guid.as_str()))
-    ///         .execute(&mut *transaction)
-    ///         .await?;
-    ///     app.ledger.commit_in(&mut transaction, &event).await?;
-    ///     transaction.commit().await?;
-    ///     Ok(())
-    /// }
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), sqlx::Error> {
-    /// let pool = PgPool::connect_lazy("postgres://localhost/app")?;
-    /// let app = App { ledger: PostgresLedger::new(pool.clone()), pool };
-    /// let jobs = JobRouter::with_state(app).on_completed(completed);
-    /// assert!(jobs.handles(&mx_job_webhook::Status::Completed));
-    /// # Ok(()) }
-    /// ```
-    pub async fn commit_in(
-        &self,
-        transaction: &mut Transaction<'_, Postgres>,
-        event: &JobEvent,
-    ) -> Result<(), CommitInError> {
-        let Some(token) = event.fencing_token() else {
-            return Err(CommitInError::not_claimed());
-        };
-        let Some(token) = number(token) else {
-            return Err(CommitInError::overtaken());
-        };
-        let name = EventName::of(event);
-        let settled = bound(include_str!("commit_in.sql"), &name)
-            .bind(time(&name))
-            .bind(token)
-            .execute(&mut **transaction)
-            .await?;
-        match settled.rows_affected() {
-            0 => Err(CommitInError::overtaken()),
-            _ => Ok(()),
-        }
+    #[must_use]
+    pub fn with_idle_in_transaction(mut self, limit: Option<Duration>) -> Self {
+        self.idle_in_transaction = limit;
+        self
     }
 }
 
 impl Ledger for PostgresLedger {
-    type Error = sqlx::Error;
+    /// Shared by the calls of the statement that failed.
+    type Error = Arc<sqlx::Error>;
 
-    async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, sqlx::Error> {
-        let claim = bound(include_str!("claim.sql"), event)
-            .bind(time(event))
-            .bind(micros(lease));
-        let row = match self.one_row(claim).await {
-            Err(error) if lost_a_race(&error) => return Ok(Claim::InFlight),
-            row => row?,
-        };
-        let token: Option<i64> = row.try_get("token")?;
-        if let Some(token) = token {
-            let token = u64::try_from(token).map_err(|error| sqlx::Error::Decode(error.into()))?;
-            return Ok(Claim::Granted(FencingToken::new(token)));
+    async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, Self::Error> {
+        match self.connections.call(Call::claim(event, lease)).await? {
+            Answer::Granted(token) => Ok(Claim::Granted(token)),
+            Answer::InFlight => Ok(Claim::InFlight),
+            Answer::Settled => Ok(Claim::Settled),
+            Answer::Stale => Ok(Claim::Stale),
+            _ => Err(Arc::new(NotItsAnswer("claim").into())),
         }
-        Ok(if row.try_get("settled")? {
-            Claim::Settled
-        } else if !row.try_get::<bool, _>("leased")? && row.try_get("stale")? {
-            Claim::Stale
-        } else {
-            Claim::InFlight
-        })
     }
 
-    async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, sqlx::Error> {
-        // One that the table cannot have was never given; its holder has succeeded all the same.
-        let token = number(token).unwrap_or(i64::MAX);
-        let commit = || {
-            bound(include_str!("commit.sql"), event)
-                .bind(time(event))
-                .bind(token)
-        };
-        let row = match self.one_row(commit()).await {
-            // To another commit: of the same claim, say, whose answer was not waited for.
-            Err(error) if lost_a_race(&error) => self.one_row(commit()).await?,
-            row => row?,
-        };
-        Ok(if row.try_get("settled")? {
-            Commit::Settled
-        } else {
-            Commit::Overtaken
-        })
+    async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, Self::Error> {
+        // A token that no table can have was never granted. Its holder has succeeded all the same.
+        let commit = Call::commit(event, number(token).unwrap_or(i64::MAX));
+        match self.connections.call_until_it_is_free(commit).await? {
+            Answer::Settled => Ok(Commit::Settled),
+            Answer::Overtaken => Ok(Commit::Overtaken),
+            _ => Err(Arc::new(NotItsAnswer("commit").into())),
+        }
     }
 
-    async fn release(&self, event: &EventName, token: FencingToken) -> Result<(), sqlx::Error> {
+    async fn release(&self, event: &EventName, token: FencingToken) -> Result<(), Self::Error> {
         let Some(token) = number(token) else {
             return Ok(());
         };
-        let release = bound(include_str!("release.sql"), event).bind(token);
-        Borrowed::from(&self.pool).await?.run(release).await?;
-        Ok(())
+        let release = Call::release(event, token);
+        match self.connections.call_until_it_is_free(release).await? {
+            Answer::Released => Ok(()),
+            _ => Err(Arc::new(NotItsAnswer("release").into())),
+        }
     }
-}
-
-impl PostgresLedger {
-    async fn one_row(&self, statement: Query) -> Result<PgRow, sqlx::Error> {
-        let row = Borrowed::from(&self.pool).await?.run(statement).await?;
-        row.ok_or(sqlx::Error::RowNotFound)
-    }
-}
-
-/// How a race is lost where transactions are isolated more strictly than by default.
-fn lost_a_race(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.as_deref() == Some("40001")
-}
-
-type Query = sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments>;
-
-/// A statement whose first two parameters name the event.
-fn bound(statement: &'static str, event: &EventName) -> Query {
-    let key = Key::of(event);
-    sqlx::query(statement).bind(key.job).bind(key.event)
-}
-
-/// The time that orders the event, as text: a type that the table's is cast from.
-fn time(event: &EventName) -> Option<String> {
-    Some(event.ordering_time()?.decimal().to_string())
-}
-
-/// A token as the table has it; one that it cannot have is none of this ledger's.
-fn number(token: FencingToken) -> Option<i64> {
-    i64::try_from(token.get()).ok()
 }
 
 // By hand, because a pool's shows where it leads.

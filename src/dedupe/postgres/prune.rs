@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use sqlx::Row as _;
+
 use super::PostgresLedger;
+use super::call::NotItsAnswer;
 use crate::dedupe::lease::micros;
 
 impl PostgresLedger {
@@ -54,12 +57,20 @@ impl PostgresLedger {
         const AT_A_TIME: u32 = 10_000;
         let mut gone = 0;
         loop {
-            let some = sqlx::query(include_str!("prune.sql"))
+            let answer = sqlx::query(include_str!("sql/prune.sql"))
+                .bind("prune")
                 .bind(micros(older_than))
                 .bind(i64::from(AT_A_TIME))
-                .execute(&self.pool)
-                .await?
-                .rows_affected();
+                .fetch_optional(&self.pool)
+                .await?;
+            let some: Option<u64> = match &answer {
+                Some(row) => row
+                    .try_get::<&str, _>(0)?
+                    .strip_prefix("prune ")
+                    .and_then(|some| some.parse().ok()),
+                None => None,
+            };
+            let some = some.ok_or(NotItsAnswer("prune"))?;
             gone += some;
             if some < u64::from(AT_A_TIME) {
                 return Ok(gone);

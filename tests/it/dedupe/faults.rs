@@ -98,7 +98,6 @@ async fn outcome(ledger: &Faulty, status: Status) -> (Outcome, u64) {
 #[tokio::test(start_paused = true)]
 async fn a_ledger_that_hangs_is_given_up() {
     use ErrorKind::{CallbackFailed, LedgerUnavailable};
-    let handled = Ok(Receipt::Handled);
     let (succeeds, fails) = (Status::Completed, Status::Challenged);
     let cases: [(&[_], _, _, _, &[_], _); 5] = [
         // The calls that hang, what the callback does; outcome, seconds, calls, remembered.
@@ -113,8 +112,9 @@ async fn a_ledger_that_hangs_is_given_up() {
         (
             &[("commit", 1)],
             &succeeds,
-            handled,
+            Err(LedgerUnavailable),
             5,
+            // After the answer.
             &["claim", "commit", "commit"],
             (1, 0),
         ),
@@ -122,7 +122,7 @@ async fn a_ledger_that_hangs_is_given_up() {
             &[("commit", 2)],
             &succeeds,
             Err(LedgerUnavailable),
-            10,
+            5,
             &["claim", "commit", "commit"],
             (0, 1),
         ),
@@ -159,7 +159,8 @@ async fn a_ledger_that_panics_is_one_that_cannot_be_asked() {
     let cases: [(&[_], _, _, _); 5] = [
         (&[("claim", 1)], &succeeds, Err(LedgerUnavailable), (0, 0)),
         (&[("commit", 1)], &succeeds, Ok(Receipt::Handled), (1, 0)),
-        (&[("commit", 2)], &succeeds, Err(LedgerUnavailable), (0, 1)),
+        // The third, after the answer, succeeds.
+        (&[("commit", 2)], &succeeds, Err(LedgerUnavailable), (1, 0)),
         (&[("release", 1)], &fails, Err(CallbackFailed), (0, 0)),
         (&[("release", 2)], &fails, Err(CallbackFailed), (0, 1)),
     ];
@@ -171,7 +172,8 @@ async fn a_ledger_that_panics_is_one_that_cannot_be_asked() {
     }
 }
 
-/// Dropped at whichever await, a delivery keeps a drain no longer than one call may take.
+/// Dropped at whichever await, a delivery keeps a drain no longer than one call may take; a success until the
+/// ledger has it.
 #[tokio::test(start_paused = true)]
 async fn a_drain_ends_though_the_ledger_hangs() {
     use Status::{Challenged, Completed, Halted};
@@ -186,10 +188,10 @@ async fn a_drain_ends_though_the_ledger_hangs() {
         ),
         (
             "commit",
-            &[("commit", 9)],
+            &[("commit", 3)],
             Completed,
-            5,
-            &["claim", "commit", "commit"],
+            10,
+            &["claim", "commit", "commit", "commit", "commit"],
         ),
         (
             "release",
@@ -243,4 +245,99 @@ async fn a_call_takes_as_long_as_is_set_or_as_it_takes() {
     let patient = layer.with_ledger_timeout(None);
     let delivery = patient.layer(router()).oneshot(completed(1));
     assert!(timeout(DAY, delivery).await.is_err());
+}
+
+/// A ledger whose commits fail for so long, as those of a server that restarts do.
+#[derive(Clone)]
+struct FailsOver {
+    ledger: MemoryLedger,
+    back: Instant,
+    commits: Log,
+}
+
+impl FailsOver {
+    fn after(outage: Duration) -> Self {
+        Self {
+            ledger: MemoryLedger::new(),
+            back: Instant::now() + outage,
+            commits: Log::default(),
+        }
+    }
+}
+
+impl Ledger for FailsOver {
+    type Error = &'static str;
+
+    async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, Self::Error> {
+        let Ok(claim) = self.ledger.claim(event, lease).await;
+        Ok(claim)
+    }
+
+    async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, Self::Error> {
+        self.commits.push("commit");
+        if Instant::now() < self.back {
+            return Err("READONLY You can't write against a read only replica.");
+        }
+        let Ok(commit) = self.ledger.commit(event, token).await;
+        Ok(commit)
+    }
+
+    async fn release(&self, event: &EventName, token: FencingToken) -> Result<(), Self::Error> {
+        let Ok(()) = self.ledger.release(event, token).await;
+        Ok(())
+    }
+}
+
+/// The callback has succeeded once. A server that fails over must not have it run again.
+#[tokio::test(start_paused = true)]
+async fn an_outage_in_mid_callback_repeats_nothing() {
+    for (outage, expected, answered_after) in [
+        (4, Ok(Receipt::Handled), 4),
+        (60, Err(ErrorKind::LedgerUnavailable), 5),
+    ] {
+        let ledger = FailsOver::after(Duration::from_secs(outage));
+        let background = Background::new();
+        let runs = Log::default();
+        let seen = runs.clone();
+        let jobs = DedupeLayer::new(ledger.clone())
+            .with_background(background.clone())
+            .layer(JobRouter::new().on_completed(move |_| {
+                seen.push("ran");
+                async {}
+            }));
+        let (outcome, seconds) = timed(jobs.clone().oneshot(completed(1))).await;
+        assert_eq!(
+            outcome.map_err(|error| error.kind()),
+            expected,
+            "{outage} s"
+        );
+        assert_eq!(seconds, answered_after, "{outage} s");
+        // A retry while the ledger does not know is not acknowledged, and runs nothing.
+        if expected.is_err() {
+            let retry = jobs.clone().oneshot(completed(1)).await.unwrap_err();
+            assert_eq!(retry.kind(), ErrorKind::InFlight);
+        }
+        tokio::time::sleep(Duration::from_secs(outage)).await;
+        let retry = jobs.oneshot(completed(1)).await;
+        assert_eq!(retry.unwrap(), Receipt::Duplicate, "{outage} s");
+        assert_eq!(runs.entries(), ["ran"], "{outage} s");
+        assert_eq!(background.running(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn commits_end_with_the_lease_and_leave_their_server_in_peace() {
+    let ledger = FailsOver::after(DAY);
+    let background = Background::new();
+    let jobs = DedupeLayer::new(ledger.clone())
+        .with_lease(Duration::from_secs(60))
+        .with_background(background.clone())
+        .layer(router());
+    let error = jobs.oneshot(completed(1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LedgerUnavailable);
+    assert_eq!(background.running(), 1);
+    let (left, seconds) = timed(background.drain(std::future::pending::<()>())).await;
+    assert_eq!((left, seconds), (0, 60));
+    let commits = ledger.commits.entries().len();
+    assert!((300..400).contains(&commits), "{commits} in 65 s");
 }

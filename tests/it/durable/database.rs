@@ -51,10 +51,36 @@ impl Database {
 
     /// Has dead letters run again, as the example says.
     pub(super) async fn revive(&self, such_that: &str) {
-        let query =
-            format!("UPDATE apalis.jobs SET status = 'Pending', attempts = 0 WHERE {such_that}");
+        let revived = "UPDATE apalis.jobs SET status = 'Pending', attempts = 0";
+        self.execute(&format!("{revived} WHERE {such_that}")).await;
+    }
+
+    pub(super) async fn execute(&self, statement: &str) {
+        let statement = sqlx::query(AssertSqlSafe(statement.to_owned()));
+        statement.execute(&self.pool).await.unwrap();
+    }
+
+    /// Deletes what apalis 1.0 deletes in its `queries/backend/vacuum.sql`.
+    pub(super) async fn vacuum(&self) {
+        self.execute(
+            "DELETE FROM apalis.jobs WHERE status = 'Done' OR status = 'Killed'
+                 OR (status = 'Failed' AND max_attempts <= attempts)",
+        )
+        .await;
+    }
+
+    pub(super) async fn workers(&self) -> i64 {
+        let query = sqlx::query_scalar("SELECT count(*) FROM apalis.workers");
+        query.fetch_one(&self.pool).await.unwrap()
+    }
+
+    /// Holds advisory locks of an application in the same database, until dropped.
+    pub(super) async fn hold_advisory_locks(&self, numbers: &str) -> PgConnection {
+        let mut application = PgConnection::connect_with(&self.options).await.unwrap();
+        let query = format!("SELECT pg_advisory_lock(number) FROM ({numbers}) AS held (number)");
         let query = sqlx::query(AssertSqlSafe(query));
-        query.execute(&self.pool).await.unwrap();
+        query.execute(&mut application).await.unwrap();
+        application
     }
 
     /// What the callbacks did, in order of the events' names.

@@ -192,9 +192,7 @@ async fn what_fails_for_good_or_too_often_is_a_dead_letter_and_nothing_else() {
     let mut command = database.example("", 0.0);
     command.env("FAILING_TRIES", "99");
     let (mut both, _) = Process::serve(command);
-    let without_a_member = body(0).replace("\"MBR-", "null, \"other\": \"");
-    assert!(without_a_member.contains("\"member_guid\": null"));
-    for webhook in [&body(1), &without_a_member] {
+    for webhook in [&body(1), &without_a_member()] {
         deliver(both.address, webhook).await.unwrap();
     }
     database.settle().await;
@@ -225,6 +223,133 @@ async fn what_fails_for_good_or_too_often_is_a_dead_letter_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn vacuum_keeps_dead_letters_and_the_rows_that_tell_duplicates() {
+    let database = Database::create().await;
+    let (mut both, _) = Process::serve(database.example("", 0.0));
+    for webhook in [&body(1), &body(2), &without_a_member()] {
+        deliver(both.address, webhook).await.unwrap();
+    }
+    database.settle().await;
+    let failed =
+        "status = 'Failed', attempts = max_attempts WHERE idempotency_key LIKE '%00000002%'";
+    database
+        .execute(&format!("UPDATE apalis.jobs SET {failed}"))
+        .await;
+    let other_queue = "(id, job_type, job, status) VALUES ('OTHER', 'other', '', 'Done')";
+    database
+        .execute(&format!("INSERT INTO apalis.jobs {other_queue}"))
+        .await;
+
+    database.vacuum().await;
+    for status in ["Done", "Killed", "Failed"] {
+        let kept = format!("status = '{status}' AND job_type = 'mx-jobs'");
+        assert_eq!(database.tasks(&kept).await, 1, "{status}");
+    }
+    assert_eq!(database.tasks("job_type = 'other'").await, 0);
+
+    // MX delivers an event again that was handled.
+    let status = deliver(both.address, &body(1)).await;
+    assert_eq!(status, Some(StatusCode::NO_CONTENT));
+    database.settle().await;
+    assert_eq!(database.worked().await.len(), 2);
+
+    // MX no longer delivers any of them; the process has restarted in between.
+    assert!(both.stop("TERM").success());
+    let (_both, _) = Process::serve(database.example("", 0.0));
+    let aged = "UPDATE apalis.jobs SET done_at = done_at - interval '49 hours'";
+    database.execute(aged).await;
+    database.vacuum().await;
+    assert_eq!(database.tasks("status = 'Done'").await, 0);
+    assert_eq!(database.tasks("status IN ('Killed', 'Failed')").await, 2);
+    database.revive("status = 'Failed'").await;
+    database.execute("DELETE FROM apalis.jobs").await;
+    database.settle().await;
+    assert_eq!(database.worked().await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn workers_of_the_past_are_forgotten_at_the_next_start() {
+    let database = Database::create().await;
+    let (receiver, _) = Process::serve(database.example("receive", 0.0));
+    let worker = |work| {
+        let mut command = database.example("work", work);
+        // No worker takes an event over before it is a day later.
+        command.env("DEAD_AFTER_SECONDS", "60");
+        Process::start(command)
+    };
+    let start = async |workers| {
+        let worker = worker(0.0);
+        assert_eq!(worker.line(), "working");
+        while database.workers().await != workers {
+            sleep(Duration::from_millis(20)).await;
+        }
+        worker
+    };
+    deliver(receiver.address, &body(0)).await.unwrap();
+    let mut handled_one = start(1).await;
+    database.settle().await;
+    handled_one.kill();
+    // Its row is how another worker finds the event that it had in hand.
+    deliver(receiver.address, &body(1)).await.unwrap();
+    let mut died_with_one = worker(60.0);
+    assert_eq!(died_with_one.line(), "working");
+    assert!(died_with_one.line().starts_with("started JOB-"));
+    died_with_one.kill();
+    for workers in 3..6 {
+        start(workers).await.kill();
+    }
+    let other_queue = "INSERT INTO apalis.workers (id, worker_type, storage_name)
+        VALUES ('other', 'other', '')";
+    database.execute(other_queue).await;
+
+    let aged = "UPDATE apalis.workers SET last_seen = last_seen - interval '25 hours'";
+    database.execute(aged).await;
+    // The other queue's, that of the event in hand, and the new one.
+    let mut next = timeout(PATIENCE, start(3)).await.unwrap();
+    database.settle().await;
+    assert_eq!(database.worked().await.len(), 2);
+    assert_eq!(database.tasks("status = 'Done'").await, 2);
+    next.kill();
+    database.execute(aged).await;
+    let _last = timeout(PATIENCE, start(2)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_that_was_forgotten_notices_and_another_works_on() {
+    let database = Database::create().await;
+    let (both, _) = Process::serve(database.example("", 0.0));
+    assert_eq!(both.line(), "working");
+    while database.workers().await == 0 {
+        sleep(Duration::from_millis(20)).await;
+    }
+    // As another's start does after the worker was frozen for a day.
+    database.execute("DELETE FROM apalis.workers").await;
+    deliver(both.address, &body(0)).await.unwrap();
+    assert_eq!(both.line(), "working");
+    database.settle().await;
+    assert_eq!(database.worked().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn locks_that_the_application_holds_do_not_hold_up_a_start() {
+    const OF_THE_LEDGERS_TABLE: i64 = 0x6d78_6a6f_6277_6562;
+    let database = Database::create().await;
+    let numbers =
+        format!("SELECT generate_series(-100, 100) UNION ALL SELECT {OF_THE_LEDGERS_TABLE}");
+    let application = database.hold_advisory_locks(&numbers).await;
+    // At once, on a database that has no tables yet.
+    let starting = [(); 4].map(|()| Process::start(database.example("work", 0.0)));
+    for process in starting {
+        assert_eq!(process.line(), "working");
+    }
+    drop(application);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn stopped_by_a_signal_it_finishes_what_it_has_in_hand() {
     for signal in ["TERM", "INT"] {
         let database = Database::create().await;
@@ -238,4 +363,11 @@ async fn stopped_by_a_signal_it_finishes_what_it_has_in_hand() {
         assert!(both.line().starts_with("finished JOB-"));
         assert_eq!(database.tasks("status = 'Done'").await, 1);
     }
+}
+
+/// A webhook whose callback fails for good.
+fn without_a_member() -> String {
+    let body = body(0).replace("\"MBR-", "null, \"other\": \"");
+    assert!(body.contains("\"member_guid\": null"));
+    body
 }

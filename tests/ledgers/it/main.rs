@@ -13,6 +13,8 @@ mod outages;
 mod pgbouncer;
 mod plans;
 mod postgres;
+mod postgres_table;
+mod postgres_wire;
 mod proxy;
 mod redis;
 #[path = "../../it/servers.rs"]

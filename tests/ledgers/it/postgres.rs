@@ -41,47 +41,37 @@ async fn conforms() {
     check_ledger(ledger().await).await;
 }
 
-/// A claim and a release need not be on disk. What the application's own transactions do with the
-/// same connection has to be.
-#[tokio::test]
-async fn what_a_claim_may_lose_a_commit_may_not() {
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .connect_with(options())
-        .await
-        .unwrap();
-    let ledger = PostgresLedger::new(pool.clone());
-    ledger.create_table().await.unwrap();
-    let event = name(&one_of_a_kind(), 1);
-    for _ in 0..2 {
-        let token = granted(ledger.claim(&event, LEASE).await.unwrap());
-        assert_eq!(synchronous_commit(&pool).await, "on");
-        ledger.release(&event, token).await.unwrap();
-        assert_eq!(synchronous_commit(&pool).await, "on");
-    }
-}
-
-async fn synchronous_commit(pool: &PgPool) -> String {
-    let mut connection = pool.acquire().await.unwrap();
-    shown(&mut connection, "SHOW synchronous_commit").await
-}
-
 async fn shown(connection: &mut PgConnection, setting: &'static str) -> String {
     let row = sqlx::query(setting).fetch_one(connection).await;
     row.unwrap().get(0)
 }
 
-/// A transaction that settles an event counts, whatever the application has set; and a client that
-/// is gone in the middle of it does not hold its locks for hours.
+/// A transaction that settles an event is on disk, and on the synchronous standbys, even if the application has
+/// asked for less; and a client that is gone in the middle of it does not hold its locks for hours. The next
+/// transaction has the application's own settings.
 #[tokio::test]
 async fn a_transaction_that_settles_is_durable_and_does_not_stay_open() {
     const DURABLE: &str = "SHOW synchronous_commit";
     const SILENCE: &str = "SHOW idle_in_transaction_session_timeout";
+    const DAYS: Duration = Duration::from_secs(100 * 86_400);
+    let minute = Some(Duration::from_secs(60));
     ledger().await;
-    for (own, expected) in [("0", "1min"), ("7s", "7s")] {
+    for (durable, durable_in_it, limit, idle, idle_in_it) in [
+        ("off", "on", minute, "0", "1min"),
+        ("local", "on", minute, "7s", "7s"),
+        (
+            "remote_write",
+            "remote_write",
+            Some(Duration::from_millis(1_500)),
+            "0",
+            "1500ms",
+        ),
+        ("remote_apply", "remote_apply", None, "0", "0"),
+        ("on", "on", Some(DAYS), "0", "2147483647ms"),
+    ] {
         let options = options().options([
-            ("synchronous_commit", "off"),
-            ("idle_in_transaction_session_timeout", own),
+            ("synchronous_commit", durable),
+            ("idle_in_transaction_session_timeout", idle),
         ]);
         let pool = PgPoolOptions::new()
             .max_connections(1)
@@ -90,23 +80,24 @@ async fn a_transaction_that_settles_is_durable_and_does_not_stay_open() {
             .unwrap();
         let shared = pool_of(self::options());
         let looks = move |event: JobEvent| {
-            let (pool, ledger) = (pool.clone(), PostgresLedger::new(pool.clone()));
+            let pool = pool.clone();
+            let ledger = PostgresLedger::new(pool.clone()).with_idle_in_transaction(limit);
             async move {
                 let mut transaction = pool.begin().await?;
                 ledger.commit_in(&mut transaction, &event).await?;
-                assert_eq!(shown(&mut transaction, DURABLE).await, "on");
-                assert_eq!(shown(&mut transaction, SILENCE).await, expected);
+                assert_eq!(shown(&mut transaction, DURABLE).await, durable_in_it);
+                assert_eq!(shown(&mut transaction, SILENCE).await, idle_in_it);
                 transaction.commit().await?;
                 let mut connection = pool.acquire().await?;
-                assert_eq!(shown(&mut connection, DURABLE).await, "off");
-                assert_eq!(shown(&mut connection, SILENCE).await, own);
+                assert_eq!(shown(&mut connection, DURABLE).await, durable);
+                assert_eq!(shown(&mut connection, SILENCE).await, idle);
                 Ok::<_, BoxError>(())
             }
         };
         let jobs = JobRouter::new().on_completed(looks);
         let once = DedupeLayer::new(PostgresLedger::new(shared)).layer(jobs);
         let receipt = once.oneshot(completed(&one_of_a_kind(), 1)).await;
-        assert_eq!(receipt.unwrap(), Receipt::Handled);
+        assert_eq!(receipt.unwrap(), Receipt::Handled, "{durable} {idle}");
     }
 }
 
@@ -142,17 +133,14 @@ async fn outages_are_survived() {
     outages::are_survived(PostgresLedger::new(pool_of(options)), proxy).await;
 }
 
-/// Connections that stall for good, as behind a firewall that has forgotten them, cost the calls
-/// that wait for them their time. The pool is not left without a place.
+/// Connections that stall for good, as behind a firewall that has forgotten them, cost the calls that wait for
+/// them their time. Each is replaced.
 #[tokio::test]
 async fn connections_that_stall_are_replaced() {
+    const CONNECTIONS: u32 = 2;
     ledger().await;
     let (options, proxy) = proxied().await;
-    let pool = PgPoolOptions::new()
-        .max_connections(2)
-        .test_before_acquire(false)
-        .connect_lazy_with(options);
-    let ledger = PostgresLedger::new(pool);
+    let ledger = PostgresLedger::new(pool_of(options)).with_max_connections(CONNECTIONS);
     let run = one_of_a_kind();
     let claim = async |number| {
         let event = name(&format!("{run}-{number}"), 1);
@@ -161,12 +149,48 @@ async fn connections_that_stall_are_replaced() {
     let (first, second) = tokio::join!(claim(0), claim(1));
     granted(first.unwrap().unwrap());
     granted(second.unwrap().unwrap());
-    tokio::time::sleep(Duration::from_millis(200)).await;
     proxy.stall_what_is_there();
-    for number in 2..4 {
-        assert!(claim(number).await.is_err(), "{number}: it is not stalled");
+    let mut stalled = 0;
+    for number in 2..8 {
+        stalled += u32::from(claim(number).await.is_err());
     }
-    granted(claim(4).await.unwrap().unwrap());
+    assert!(stalled <= CONNECTIONS, "{stalled}");
+    granted(claim(8).await.unwrap().unwrap());
+}
+
+/// Callbacks that hold all connections of the application's pool for long keep no event from being settled.
+#[tokio::test]
+async fn slow_callbacks_that_share_the_pool_starve_no_commit() {
+    const DELIVERIES: usize = 64;
+    ledger().await;
+    let pool = PgPoolOptions::new()
+        .max_connections(4)
+        .connect_lazy_with(options());
+    let ledger = PostgresLedger::new(pool.clone());
+    let ran = Arc::new(AtomicUsize::new(0));
+    let counted = ran.clone();
+    let callback = move |pool: PgPool, _: JobEvent| {
+        let counted = counted.clone();
+        async move {
+            let mut connection = pool.acquire().await?;
+            sqlx::query("SELECT pg_sleep(0.3)")
+                .execute(&mut *connection)
+                .await?;
+            counted.fetch_add(1, Ordering::SeqCst);
+            Ok::<_, BoxError>(())
+        }
+    };
+    let once = DedupeLayer::new(ledger)
+        .with_ledger_timeout(Duration::from_secs(2))
+        .layer(JobRouter::with_state(pool).on_completed(callback));
+    let mut deliveries = tokio::task::JoinSet::new();
+    for _ in 0..DELIVERIES {
+        deliveries.spawn(once.clone().oneshot(completed(&one_of_a_kind(), 1)));
+    }
+    for receipt in deliveries.join_all().await {
+        assert_eq!(receipt.unwrap(), Receipt::Handled);
+    }
+    assert_eq!(ran.load(Ordering::SeqCst), DELIVERIES);
 }
 
 /// The way to the server through a proxy.

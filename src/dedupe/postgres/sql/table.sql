@@ -1,4 +1,4 @@
--- Every event that is claimed or settled.
+-- Every event that is claimed or settled. Applied to a table of an earlier version, this brings it to this one.
 CREATE TABLE IF NOT EXISTS mx_job_webhook_events (
     -- The job's guid.
     job text COLLATE "C" NOT NULL,
@@ -14,6 +14,9 @@ CREATE TABLE IF NOT EXISTS mx_job_webhook_events (
     settled_at timestamptz,
     PRIMARY KEY (job, event)
 );
+-- Before version 1, a time had no fraction. Where it has the type already, this changes nothing.
+ALTER TABLE mx_job_webhook_events ALTER COLUMN updated_at TYPE numeric;
 -- For `prune`.
 CREATE INDEX IF NOT EXISTS mx_job_webhook_events_over
     ON mx_job_webhook_events (coalesce(settled_at, leased_until));
+COMMENT ON TABLE mx_job_webhook_events IS 'mx-job-webhook schema 1';

@@ -1,0 +1,263 @@
+//! One connection of the ledger's own, and the statements that run on it.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::slice;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use sqlx::postgres::{PgDatabaseError, PgRow, PgSeverity};
+use sqlx::{Connection as _, PgConnection, PgPool, Row as _};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+
+use super::call::{Answer, Call, NotItsAnswer};
+use super::connections::{Outcome, Running, Waiting};
+
+/// How long a connection stays open without a call. Shorter than firewalls and load balancers allow, which forget
+/// a connection and tell nobody.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// How long what no caller waits for may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Serves calls until there are none for a while.
+pub(super) async fn run(mut running: Running) {
+    let mut connection = None;
+    while let Some(waiting) = running.next(IDLE).await {
+        serve(&mut connection, running.pool(), waiting).await;
+    }
+    if let Some(own) = connection {
+        let _ = timeout(PATIENCE, own.connection.close()).await;
+    }
+}
+
+/// Opens connections as the application's pool does, its hooks included, but takes none of the pool's: callbacks
+/// may hold all of those.
+pub(super) struct Pool {
+    of_the_application: PgPool,
+    own: PgPool,
+}
+
+impl Pool {
+    pub(super) fn like(pool: &PgPool, most: u32) -> Self {
+        let options = pool
+            .options()
+            .clone()
+            .max_connections(most)
+            .min_connections(0)
+            .acquire_timeout(PATIENCE)
+            // Connections are detached: the ledger closes them by itself.
+            .idle_timeout(None)
+            .max_lifetime(None);
+        Self {
+            own: options.connect_lazy_with((*pool.connect_options()).clone()),
+            of_the_application: pool.clone(),
+        }
+    }
+
+    async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        // The application may have set others since: a new password, say.
+        let options = self.of_the_application.connect_options();
+        self.own.set_connect_options((*options).clone());
+        Ok(self.own.acquire().await?.detach())
+    }
+
+    /// How old a connection may become.
+    fn lifetime(&self) -> Option<Duration> {
+        self.of_the_application.options().get_max_lifetime()
+    }
+}
+
+/// A connection that is good, as far as is known.
+struct Own {
+    connection: PgConnection,
+    since: Instant,
+    /// The database isolates transactions so strictly that it sees races where there are none, unless it is told
+    /// not to.
+    is_isolated: bool,
+}
+
+async fn serve(connection: &mut Option<Own>, pool: &Pool, waiting: Vec<Waiting>) {
+    let (calls, mut answers): (Vec<_>, Vec<_>) = waiting
+        .into_iter()
+        .map(|waiting| (waiting.call, waiting.answer))
+        .unzip();
+    let outcomes = while_one_waits(&mut answers, ask(connection, pool, &calls)).await;
+    let Some(outcomes) = outcomes else { return };
+    let abandoned: Vec<_> = calls
+        .iter()
+        .zip(answers)
+        .zip(outcomes)
+        .filter_map(|((call, answer), outcome)| match answer.send(outcome) {
+            Err(Ok(Answer::Granted(token))) => call.release_of(token),
+            _ => None,
+        })
+        .collect();
+    // Claims whose callers have given up. What fails here, the leases end.
+    if !abandoned.is_empty() {
+        let _ = timeout(PATIENCE, ask(connection, pool, &abandoned)).await;
+    }
+}
+
+/// `None` if all callers give up before that: a connection that stalls is closed then. Its statement may run on.
+async fn while_one_waits(
+    callers: &mut [oneshot::Sender<Outcome>],
+    asked: impl Future<Output = Vec<Outcome>>,
+) -> Option<Vec<Outcome>> {
+    let mut asked = pin!(asked);
+    poll_fn(|context| {
+        if let Poll::Ready(outcomes) = asked.as_mut().poll(context) {
+            return Poll::Ready(Some(outcomes));
+        }
+        let mut are_gone = true;
+        for caller in &mut *callers {
+            are_gone &= caller.poll_closed(context).is_ready();
+        }
+        if are_gone {
+            Poll::Ready(None)
+        } else {
+            Poll::Pending
+        }
+    })
+    .await
+}
+
+/// Asks the database; once more on a new connection if the one that was there turns out to be of no use: every
+/// call may be made twice. While this runs, and if it is dropped, `kept` is empty.
+async fn ask(kept: &mut Option<Own>, pool: &Pool, calls: &[Call]) -> Vec<Outcome> {
+    let lifetime = pool.lifetime();
+    let is_fresh = |own: &Own| lifetime.is_none_or(|lifetime| own.since.elapsed() < lifetime);
+    if let Some(mut own) = kept.take().filter(is_fresh) {
+        let answers = own.answers(calls).await;
+        if !answers.as_ref().is_err_and(is_useless_after) {
+            return own.keep_and_give(kept, calls, answers).await;
+        }
+    }
+    match Own::connect(pool).await {
+        Ok(mut own) => {
+            let answers = own.answers(calls).await;
+            own.keep_and_give(kept, calls, answers).await
+        }
+        Err(error) => to_all(calls, error),
+    }
+}
+
+impl Own {
+    async fn connect(pool: &Pool) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            connection: pool.connect().await?,
+            since: Instant::now(),
+            is_isolated: false,
+        })
+    }
+
+    async fn keep_and_give(
+        mut self,
+        kept: &mut Option<Self>,
+        calls: &[Call],
+        answers: Result<Vec<Answer>, sqlx::Error>,
+    ) -> Vec<Outcome> {
+        let outcomes = match answers {
+            Ok(answers) => answers.into_iter().map(Ok).collect(),
+            // Of one call that the database cannot take, say, or of two statements that waited for each other.
+            Err(error) if calls.len() > 1 && !is_useless_after(&error) => {
+                let mut outcomes = Vec::new();
+                for call in calls {
+                    let answers = self.answers(slice::from_ref(call)).await;
+                    let answer = answers.map(|answers| answers[0]);
+                    outcomes.push(answer.map_err(Arc::new));
+                }
+                outcomes
+            }
+            Err(error) => to_all(calls, error),
+        };
+        let is_useful = match outcomes.iter().find_map(|outcome| outcome.as_ref().err()) {
+            Some(error) => !is_useless_after(error) && !self.leads_to_a_standby(error).await,
+            None => true,
+        };
+        *kept = is_useful.then_some(self);
+        outcomes
+    }
+
+    /// As many answers as calls.
+    async fn answers(&mut self, calls: &[Call]) -> Result<Vec<Answer>, sqlx::Error> {
+        let rows = match self.rows(calls).await {
+            Err(error) if code(&error) == "40001" && !self.is_isolated => {
+                self.is_isolated = true;
+                self.rows(calls).await?
+            }
+            rows => rows?,
+        };
+        let Some(Call { kind, .. }) = calls.first() else {
+            return Ok(Vec::new());
+        };
+        let mut answers = vec![None; calls.len()];
+        for row in rows {
+            let (number, answer) = Answer::read(*kind, row.try_get(0)?)?;
+            let place = answers.get_mut(number).ok_or(NotItsAnswer(kind.name()))?;
+            *place = Some(answer);
+        }
+        let answers: Option<Vec<_>> = answers.into_iter().collect();
+        Ok(answers.ok_or(NotItsAnswer(kind.name()))?)
+    }
+
+    async fn rows(&mut self, calls: &[Call]) -> Result<Vec<PgRow>, sqlx::Error> {
+        let Some(Call { kind, .. }) = calls.first() else {
+            return Ok(Vec::new());
+        };
+        let texts = |of: fn(&Call) -> &String| calls.iter().map(of).cloned().collect::<Vec<_>>();
+        let times: Vec<_> = calls.iter().map(|call| call.time.clone()).collect();
+        let numbers: Vec<_> = calls.iter().map(|call| call.number).collect();
+        let statement = sqlx::query(kind.statement())
+            .bind(kind.name())
+            .bind(texts(|call| &call.job))
+            .bind(texts(|call| &call.event))
+            .bind(times)
+            .bind(numbers);
+        if !self.is_isolated {
+            return statement.fetch_all(&mut self.connection).await;
+        }
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
+        let mut transaction = self.connection.begin_with(begin).await?;
+        let rows = statement.fetch_all(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(rows)
+    }
+
+    /// Whether the server may not write because another has taken over from it. Then a new connection may lead
+    /// to the other; but one a second is enough.
+    async fn leads_to_a_standby(&mut self, error: &sqlx::Error) -> bool {
+        if code(error) != "25006" || self.since.elapsed() < Duration::from_secs(1) {
+            return false;
+        }
+        let asked = sqlx::raw_sql("SELECT pg_is_in_recovery()").fetch_one(&mut self.connection);
+        match timeout(PATIENCE, asked).await {
+            Ok(Ok(row)) => row.try_get(0).unwrap_or(true),
+            _ => true,
+        }
+    }
+}
+
+fn to_all(calls: &[Call], error: sqlx::Error) -> Vec<Outcome> {
+    let error = Arc::new(error);
+    calls.iter().map(|_| Err(error.clone())).collect()
+}
+
+/// Whether the connection is broken, or has prepared statements of which the server does not know.
+fn is_useless_after(error: &sqlx::Error) -> bool {
+    let Some(error) = error.as_database_error() else {
+        return true;
+    };
+    let severity = error
+        .try_downcast_ref::<PgDatabaseError>()
+        .map(PgDatabaseError::severity);
+    matches!(severity, Some(PgSeverity::Fatal | PgSeverity::Panic))
+        || ["08P01", "26000", "42P05"].contains(&error.code().as_deref().unwrap_or_default())
+}
+
+fn code(error: &sqlx::Error) -> String {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.unwrap_or_default().into_owned()
+}

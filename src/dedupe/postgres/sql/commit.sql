@@ -1,0 +1,63 @@
+-- $1 'commit'. Of each commit: $2 job, $3 event, $4 its time as a decimal number or null, $5 the token of the
+-- claim. As in `claim.sql`, $1 tells this statement from others.
+--
+-- Whatever became of the claim, its holder has succeeded: another may hold the event by now, or it was
+-- released, or lost with a server that failed. Only a success that was recorded first stands. If the
+-- callback has settled the event in its own transaction, nothing is written.
+--
+-- An event that is locked, or that another inserts meanwhile, is busy: the ledger asks again, so that
+-- no commit waits for the transaction of another.
+--
+-- The server answers when its disk, and its synchronous standbys, have the commit, even if the
+-- application has asked for less.
+WITH settings AS (
+    SELECT clock_timestamp() AS now, CASE
+        WHEN current_setting('synchronous_commit') IN ('off', 'local')
+        THEN set_config('synchronous_commit', 'on', true)
+    END
+), asked AS (
+    SELECT ordinal, job, event, at::numeric AS at, token, now
+    FROM settings, unnest((SELECT $2::text[]), (SELECT $3::text[]), (SELECT $4::text[]), (SELECT $5::bigint[]))
+        WITH ORDINALITY AS calls (job, event, at, token, ordinal)
+    WHERE $1::text = 'commit'
+), known AS (
+    SELECT asked.*, held.settled, held.by
+    FROM asked LEFT JOIN LATERAL (
+        SELECT settled_at IS NOT NULL AS settled, token AS by
+        FROM mx_job_webhook_events AS events
+        WHERE events.job = asked.job AND events.event = asked.event
+        LIMIT 1
+    ) AS held ON true
+), free AS (
+    SELECT known.ordinal, known.job, known.event, known.at, known.token, known.now, locked.id
+    FROM known CROSS JOIN LATERAL (
+        SELECT ctid AS id
+        FROM mx_job_webhook_events AS events
+        WHERE events.job = known.job AND events.event = known.event AND settled_at IS NULL
+        LIMIT 1
+        FOR UPDATE SKIP LOCKED
+    ) AS locked
+    WHERE NOT known.settled
+), updated AS (
+    UPDATE mx_job_webhook_events AS events
+    SET settled_at = free.now, updated_at = free.at, token = free.token
+    FROM free
+    WHERE events.ctid = ANY (ARRAY(SELECT id FROM free))
+        AND events.job = free.job AND events.event = free.event
+    RETURNING events.job, events.event
+), inserted AS (
+    INSERT INTO mx_job_webhook_events (job, event, updated_at, token, leased_until, settled_at)
+    SELECT job, event, at, token, now, now
+    FROM known
+    WHERE settled IS NULL
+    ORDER BY job, event
+    ON CONFLICT DO NOTHING
+    RETURNING job, event
+)
+SELECT 'commit ' || ordinal || CASE
+    WHEN written.job IS NOT NULL OR settled AND known.by = known.token THEN ' settled'
+    WHEN settled THEN ' overtaken'
+    ELSE ' busy'
+END
+FROM known LEFT JOIN (SELECT * FROM updated UNION ALL SELECT * FROM inserted) AS written
+    ON written.job = known.job AND written.event = known.event

@@ -1,0 +1,12 @@
+-- The table as it is found by the search path, if there is one.
+SELECT current_setting('server_encoding') AS encoding,
+    (
+        SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum)
+        FROM pg_attribute
+        WHERE attrelid = found.oid AND attnum > 0 AND NOT attisdropped
+    ) AS columns,
+    obj_description(found.oid, 'pg_class') AS comment,
+    coalesce((
+        SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE pg_class.oid = found.oid
+    ), false) AS is_owner
+FROM (SELECT to_regclass('mx_job_webhook_events')::oid AS oid) AS found

@@ -1,0 +1,43 @@
+-- $1 'release'. Of each release: $2 job, $3 event, $4 null, $5 the token of the claim. As in `claim.sql`, $1
+-- tells this statement from others.
+--
+-- The row stays, so that tokens continue to grow. An event that is locked is busy, and the ledger asks
+-- again: the application's transaction is being rolled back, say. A release need not be on disk.
+WITH unhurried AS (
+    SELECT set_config('synchronous_commit', 'off', true)
+), asked AS (
+    SELECT ordinal, job, event, token
+    FROM unhurried, unnest((SELECT $2::text[]), (SELECT $3::text[]), (SELECT $4::text[]), (SELECT $5::bigint[]))
+        WITH ORDINALITY AS calls (job, event, at, token, ordinal)
+    WHERE $1::text = 'release'
+), known AS (
+    SELECT asked.*, held.mine
+    FROM asked LEFT JOIN LATERAL (
+        SELECT true AS mine
+        FROM mx_job_webhook_events AS events
+        WHERE events.job = asked.job AND events.event = asked.event
+            AND events.token = asked.token AND settled_at IS NULL
+        LIMIT 1
+    ) AS held ON true
+), free AS (
+    SELECT known.job, known.event, locked.id
+    FROM known CROSS JOIN LATERAL (
+        SELECT ctid AS id
+        FROM mx_job_webhook_events AS events
+        WHERE events.job = known.job AND events.event = known.event
+            AND events.token = known.token AND settled_at IS NULL
+        LIMIT 1
+        FOR UPDATE SKIP LOCKED
+    ) AS locked
+    WHERE known.mine
+), released AS (
+    UPDATE mx_job_webhook_events AS events
+    SET leased_until = least(leased_until, clock_timestamp())
+    WHERE events.ctid = ANY (ARRAY(SELECT id FROM free))
+    RETURNING events.job, events.event
+)
+SELECT 'release ' || ordinal || CASE
+    WHEN released.job IS NOT NULL OR mine IS NULL THEN ' released'
+    ELSE ' busy'
+END
+FROM known LEFT JOIN released ON released.job = known.job AND released.event = known.event

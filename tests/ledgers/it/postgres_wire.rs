@@ -1,0 +1,291 @@
+//! What goes over the wire to Postgres: how many round trips a delivery takes, and that no statement can be
+//! taken for another.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use mx_job_webhook::{DedupeLayer, JobEvent, JobRouter, PostgresLedger, Receipt};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection as _, PgConnection, PgPool, Row as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tower::{BoxError, Layer as _, ServiceExt as _};
+
+use crate::support::{completed, one_of_a_kind};
+
+fn options() -> PgConnectOptions {
+    let url = std::env::var("MX_TEST_POSTGRES_URL").unwrap();
+    url.parse().unwrap()
+}
+
+/// The server behind a forwarder that counts what asks for an answer: each `Sync`, and each simple query.
+async fn counted() -> (PgConnectOptions, Arc<AtomicUsize>) {
+    let options = options();
+    let server = format!("{}:{}", options.get_host(), options.get_port());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let round_trips = Arc::new(AtomicUsize::new(0));
+    let counter = round_trips.clone();
+    tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            let server = TcpStream::connect(&server).await.unwrap();
+            tokio::spawn(forward(client, server, counter.clone()));
+        }
+    });
+    (options.host("127.0.0.1").port(port), round_trips)
+}
+
+async fn forward(client: TcpStream, server: TcpStream, round_trips: Arc<AtomicUsize>) {
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+    let mut chunk = vec![0; 65_536];
+    let mut unread = Vec::new();
+    // The first message, which has no type, and the offer of TLS before it, which has neither.
+    let mut has_started = false;
+    while let Ok(count @ 1..) = from_client.read(&mut chunk).await {
+        if to_server.write_all(&chunk[..count]).await.is_err() {
+            return;
+        }
+        unread.extend_from_slice(&chunk[..count]);
+        loop {
+            let head = if has_started { 5 } else { 4 };
+            let Some(bytes) = unread.get(head - 4..head) else {
+                break;
+            };
+            let length = u32::from_be_bytes(bytes.try_into().unwrap()) as usize;
+            let end = head - 4 + length;
+            if unread.len() < end {
+                break;
+            }
+            if has_started {
+                let asks = [b'S', b'Q'].contains(&unread[0]);
+                round_trips.fetch_add(usize::from(asks), Ordering::SeqCst);
+            } else {
+                has_started = length > 8;
+            }
+            unread.drain(..end);
+        }
+    }
+}
+
+/// A claim and a commit, once the statements are prepared: one round trip each, whatever the pool does for its
+/// own connections. Many at once share them.
+#[tokio::test]
+async fn a_delivery_takes_two_round_trips_and_many_at_once_fewer() {
+    PostgresLedger::new(PgPool::connect_with(options()).await.unwrap())
+        .create_table()
+        .await
+        .unwrap();
+    let (options, round_trips) = counted().await;
+    // sqlx's own settings: such a pool asks before each use of a connection, and after.
+    let pool = PgPoolOptions::new().connect_with(options).await.unwrap();
+    let ledger = PostgresLedger::new(pool).with_max_connections(1);
+    let once = DedupeLayer::new(ledger).layer(JobRouter::new().on_completed(|_| async {}));
+    let deliver = || once.clone().oneshot(completed(&one_of_a_kind(), 1));
+    assert_eq!(deliver().await.unwrap(), Receipt::Handled);
+
+    round_trips.store(0, Ordering::SeqCst);
+    for _ in 0..10 {
+        assert_eq!(deliver().await.unwrap(), Receipt::Handled);
+    }
+    assert_eq!(round_trips.load(Ordering::SeqCst), 20);
+
+    round_trips.store(0, Ordering::SeqCst);
+    let mut at_once = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        at_once.spawn(deliver());
+    }
+    for receipt in at_once.join_all().await {
+        assert_eq!(receipt.unwrap(), Receipt::Handled);
+    }
+    let shared = round_trips.load(Ordering::SeqCst);
+    assert!(shared <= 16, "{shared} round trips for 64 deliveries");
+}
+
+/// With an effect in the application's transaction: the transaction's own (begin, effect, end), `commit_in`, and
+/// the claim and the commit, which finds the event settled and writes nothing.
+#[tokio::test]
+async fn an_effect_in_the_same_transaction_takes_one_round_trip_more() {
+    let (options, round_trips) = counted().await;
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .test_before_acquire(false)
+        .connect_with(options)
+        .await
+        .unwrap();
+    let ledger = PostgresLedger::new(pool.clone()).with_max_connections(1);
+    ledger.create_table().await.unwrap();
+    let callback = |(pool, ledger): (PgPool, PostgresLedger), event: JobEvent| async move {
+        let mut transaction = pool.begin().await?;
+        ledger.commit_in(&mut transaction, &event).await?;
+        transaction.commit().await?;
+        Ok::<_, BoxError>(())
+    };
+    let jobs = JobRouter::with_state((pool, ledger.clone())).on_completed(callback);
+    let once = DedupeLayer::new(ledger).layer(jobs);
+    let mut last = 0;
+    for _ in 0..3 {
+        round_trips.store(0, Ordering::SeqCst);
+        let receipt = once.clone().oneshot(completed(&one_of_a_kind(), 1)).await;
+        assert_eq!(receipt.unwrap(), Receipt::Handled);
+        // The pool asks once more when it has the connection back.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        last = round_trips.load(Ordering::SeqCst);
+    }
+    // BEGIN, `commit_in`, COMMIT and sqlx's ping; claim, commit.
+    assert_eq!(last, 4 + 2);
+}
+
+/// A pooler in transaction mode that does not know prepared statements may run another client's under the same
+/// name. No statement of the ledger does anything when it is asked in the place of another, or says that it has.
+#[tokio::test]
+async fn no_statement_is_taken_for_another() {
+    let statements = [
+        (
+            "claim",
+            include_str!("../../../src/dedupe/postgres/sql/claim.sql"),
+            MANY,
+        ),
+        (
+            "commit",
+            include_str!("../../../src/dedupe/postgres/sql/commit.sql"),
+            MANY,
+        ),
+        (
+            "release",
+            include_str!("../../../src/dedupe/postgres/sql/release.sql"),
+            MANY,
+        ),
+        (
+            "commit_in",
+            include_str!("../../../src/dedupe/postgres/sql/commit_in.sql"),
+            "'J', 'E', '1', 7, 60000",
+        ),
+        (
+            "prune",
+            include_str!("../../../src/dedupe/postgres/sql/prune.sql"),
+            "0, 10000",
+        ),
+    ];
+    const MANY: &str = "ARRAY['J'], ARRAY['E'], ARRAY['1'], ARRAY[7]::bigint[]";
+    let mut connection = PgConnection::connect_with(&options()).await.unwrap();
+    let schema = format!("mx_{}", one_of_a_kind());
+    for sql in [
+        format!("CREATE SCHEMA {schema}"),
+        format!("SET search_path = {schema}"),
+        PostgresLedger::TABLE.to_owned(),
+        // One that is claimed by token 7, and may be taken over; and one that could be pruned.
+        "INSERT INTO mx_job_webhook_events VALUES \
+         ('J', 'E', 1, 7, now(), NULL), ('J', 'old', 0, 1, now(), now() - interval '1 year')"
+            .to_owned(),
+    ] {
+        run(&mut connection, sql).await;
+    }
+    let rows = "SELECT count(*) || string_agg(mx_job_webhook_events::text, ';' ORDER BY event) \
+                FROM mx_job_webhook_events";
+    let before = text(&mut connection, rows.to_owned()).await;
+    for (name, sql, parameters) in statements {
+        run(&mut connection, format!("PREPARE {name}_prepared AS {sql}")).await;
+        for (asked, _, _) in statements {
+            // In the place of `asked`, with parameters of the same types.
+            if asked == name {
+                continue;
+            }
+            let execute = format!("EXECUTE {name}_prepared ('{asked}', {parameters})");
+            let answer = text(&mut connection, execute).await.unwrap_or_default();
+            assert!(!answer.starts_with(asked), "{name} for {asked}: {answer}");
+        }
+        assert_eq!(
+            text(&mut connection, rows.to_owned()).await,
+            before,
+            "{name}"
+        );
+    }
+    // Each does something when it is asked for.
+    for (name, _, parameters) in statements {
+        let execute = format!("EXECUTE {name}_prepared ('{name}', {parameters})");
+        let answer = text(&mut connection, execute).await.unwrap();
+        assert!(answer.starts_with(name), "{answer}");
+        assert_ne!(
+            text(&mut connection, rows.to_owned()).await,
+            before,
+            "{name}"
+        );
+        if name != "prune" {
+            run(&mut connection, "UPDATE mx_job_webhook_events SET token = 7, leased_until = now() + interval '1 hour', settled_at = NULL WHERE event = 'E'".to_owned()).await;
+        }
+    }
+    run(&mut connection, format!("DROP SCHEMA {schema} CASCADE")).await;
+}
+
+/// A success is on disk and on the synchronous standbys before it is acknowledged, even if the application has
+/// asked for less. A claim and a release wait for neither. None of it outlives the statement.
+#[tokio::test]
+async fn each_statement_is_as_durable_as_it_has_to_be() {
+    const PARAMETERS: &str = "ARRAY['J'], ARRAY['E'], ARRAY['1'], ARRAY[7]::bigint[]";
+    let statements = [
+        (
+            "claim",
+            include_str!("../../../src/dedupe/postgres/sql/claim.sql"),
+            false,
+        ),
+        (
+            "commit",
+            include_str!("../../../src/dedupe/postgres/sql/commit.sql"),
+            true,
+        ),
+        (
+            "release",
+            include_str!("../../../src/dedupe/postgres/sql/release.sql"),
+            false,
+        ),
+    ];
+    let ledger = PostgresLedger::new(PgPool::connect_with(options()).await.unwrap());
+    ledger.create_table().await.unwrap();
+    let mut connection = PgConnection::connect_with(&options()).await.unwrap();
+    for (name, sql, _) in statements {
+        run(&mut connection, format!("PREPARE {name} AS {sql}")).await;
+    }
+    let settings = ["off", "local", "remote_write", "on", "remote_apply"];
+    for (name, _, is_durable) in statements {
+        for setting in settings {
+            run(
+                &mut connection,
+                format!("SET synchronous_commit = {setting}"),
+            )
+            .await;
+            run(&mut connection, "BEGIN".to_owned()).await;
+            let execute = format!("EXECUTE {name} ('{name}', {PARAMETERS})");
+            let answer = text(&mut connection, execute).await.unwrap();
+            assert!(answer.starts_with(name), "{answer}");
+            let show = || "SHOW synchronous_commit".to_owned();
+            let within = text(&mut connection, show()).await.unwrap();
+            let expected = match (is_durable, setting) {
+                (false, _) => "off",
+                (true, "off" | "local") => "on",
+                (true, setting) => setting,
+            };
+            assert_eq!(within, expected, "{name} at {setting}");
+            run(&mut connection, "ROLLBACK".to_owned()).await;
+            assert_eq!(
+                text(&mut connection, show()).await.unwrap(),
+                setting,
+                "{name}"
+            );
+        }
+    }
+}
+
+async fn run(connection: &mut PgConnection, sql: String) {
+    let sql = sqlx::AssertSqlSafe(sql);
+    sqlx::raw_sql(sql).execute(connection).await.unwrap();
+}
+
+async fn text(connection: &mut PgConnection, sql: String) -> Option<String> {
+    let sql = sqlx::AssertSqlSafe(sql);
+    let row = sqlx::raw_sql(sql).fetch_optional(connection).await.unwrap();
+    row.map(|row| row.get(0))
+}
