@@ -5,16 +5,18 @@
 
 use std::time::{Duration, Instant};
 
-use mx_job_webhook::{Claim, Commit, DedupeLayer, Ledger as _, PostgresLedger};
+use mx_job_webhook::{
+    Claim, Commit, DedupeLayer, JobEvent, JobRouter, Ledger as _, PostgresLedger, Receipt,
+};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Row as _};
-use tower::Layer as _;
+use tower::{BoxError, Layer as _, ServiceExt as _};
 
 use super::proxy::{Network, Proxy};
-use crate::engines::postgres::{Postgres, Version, at};
+use crate::engines::postgres::{Database, Postgres, Version, at};
 use crate::load::{self, Load, Plan, Tally};
 use crate::servers::Folder;
-use crate::support::{LEASE, granted, name, one_of_a_kind};
+use crate::support::{LEASE, completed, granted, name, one_of_a_kind};
 
 /// Without waiting for the disk of this machine: no test cuts its power.
 const SETTINGS: [&str; 3] = ["fsync=off", "wal_level=replica", "max_wal_senders=4"];
@@ -158,13 +160,30 @@ struct Outcome {
 }
 
 /// Fails over under load. The standby lags behind when the primary dies.
-async fn fail_over(replication: Replication, options: &[(&str, &str)]) -> Outcome {
+///
+/// Commits may be local by default: for one kind of effects by the pool's setting, for the other by the
+/// role's.
+async fn fail_over(replication: Replication, are_local: bool) -> Outcome {
     let pair = Pair::new(replication).await;
-    let pool = pool(pair.options().options(options.iter().copied()));
+    let pools = match are_local {
+        false => [pool(pair.options()), pool(pair.options())],
+        true => {
+            let local = [("synchronous_commit", "local")];
+            let role =
+                "CREATE ROLE app LOGIN SUPERUSER; ALTER ROLE app SET synchronous_commit = local";
+            let direct = pair.primary.pool();
+            sqlx::raw_sql(role).execute(&direct).await.unwrap();
+            direct.close().await;
+            [
+                pool(pair.options().options(local)),
+                pool(pair.options().username("app")),
+            ]
+        }
+    };
     let (memory, database) = (Tally::new(), Tally::new());
     let services = (
-        [layer(&pool).layer(load::in_memory(&memory))],
-        [layer(&pool).layer(load::in_the_database(&pool))],
+        [layer(&pools[0]).layer(load::in_memory(&memory))],
+        [layer(&pools[1]).layer(load::in_the_database(&pools[1]))],
     );
     let plan = Plan {
         at_once: 8,
@@ -176,25 +195,33 @@ async fn fail_over(replication: Replication, options: &[(&str, &str)]) -> Outcom
     );
     tokio::join!(memory.more(100), database.more(100));
     pair.stream.set(Network::Hangs);
-    // A commit that waits for the standby is answered with an error in the end, and a transaction waits; one
-    // that does not is acknowledged, and lost with the primary.
-    let errors = memory.more_errors(8);
+    // A commit that waits for the standby is answered with an error in the end; one that does not is
+    // acknowledged, and lost with the primary.
     let acknowledged = async { tokio::join!(memory.more(100), database.more(100)) };
     tokio::select! {
-        _ = errors => {}
+        () = memory.more_unavailable(8) => {}
         _ = acknowledged => {}
     }
+    let crash = Instant::now();
     let (standby, _address, _folder) = pair.fail_over().await;
+    let promoted = crash.elapsed();
+    tokio::join!(memory.more(1), database.more(1));
+    let works = crash.elapsed();
     tokio::join!(memory.more(100), database.more(100));
     tokio::join!(loads.0.finish(), loads.1.finish());
 
     let direct = standby.pool();
     load::read_effects(&database, &direct).await;
+    direct.close().await;
     let doubled = memory.doubled().len();
     let forgotten = load::forgotten(&memory, &services.0[0]).await;
-    println!("{replication:?} {options:?}: {memory}");
-    println!("{replication:?} {options:?}, commit_in: {database}");
-    println!("{replication:?} {options:?}: {forgotten} of them forgotten; {doubled} before");
+    let set_up = format!("{replication:?}, local commits: {are_local}");
+    println!("{set_up}: {memory}");
+    println!("{set_up}, commit_in: {database}");
+    println!(
+        "{set_up}: {forgotten} acknowledged in memory were forgotten, {doubled} doubled by then"
+    );
+    println!("{set_up}: promoted in {promoted:?}, the first acknowledgement after {works:?}");
     Outcome {
         memory,
         database,
@@ -220,15 +247,14 @@ impl Outcome {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_synchronous_standby_has_everything_that_was_acknowledged() {
-    let outcome = fail_over(Replication::Synchronous, &[]).await;
+    let outcome = fail_over(Replication::Synchronous, false).await;
     outcome.nothing_is_lost();
 }
 
 /// The application has said so for its own transactions. The ledger's are no less durable for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_synchronous_standby_has_everything_where_local_commits_are_the_default() {
-    let local = [("synchronous_commit", "local")];
-    fail_over(Replication::Synchronous, &local)
+    fail_over(Replication::Synchronous, true)
         .await
         .nothing_is_lost();
 }
@@ -237,9 +263,98 @@ async fn a_synchronous_standby_has_everything_where_local_commits_are_the_defaul
 /// the database are lost with their entries. A second delivery of one runs again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_asynchronous_standby_loses_what_was_acknowledged_last() {
-    let outcome = fail_over(Replication::Asynchronous, &[]).await;
+    let outcome = fail_over(Replication::Asynchronous, false).await;
     outcome.everything_is_acknowledged();
     assert_eq!(outcome.database.doubled(), [""; 0], "commit_in");
+}
+
+/// A commit is as durable as the application wants all of its own to be, and no less than on the disks of
+/// the synchronous standbys.
+#[tokio::test]
+async fn a_weak_setting_is_raised_for_a_commit_and_a_strong_one_is_kept() {
+    let mut at_fault = Vec::new();
+    let database = Database::create("").await;
+    let options = [
+        ("off", "on"),
+        ("local", "on"),
+        ("on", "on"),
+        ("remote_apply", "remote_apply"),
+    ];
+    for (own, expected) in options {
+        let pool = pool(database.options().options([("synchronous_commit", own)]));
+        let ledger = PostgresLedger::new(pool.clone());
+        ledger.create_table().await.unwrap();
+        let seen = Tally::new();
+        let (inner, sees) = (pool.clone(), seen.clone());
+        let jobs = JobRouter::new().on_completed(move |event: JobEvent| {
+            let (pool, seen) = (inner.clone(), sees.clone());
+            async move {
+                let mut transaction = pool.begin().await?;
+                let ledger = PostgresLedger::new(pool.clone());
+                ledger.commit_in(&mut transaction, &event).await?;
+                let shown = sqlx::query("SHOW synchronous_commit").fetch_one(&mut *transaction);
+                seen.effect(shown.await?.get(0));
+                transaction.commit().await?;
+                Ok::<_, BoxError>(())
+            }
+        });
+        let service = DedupeLayer::new(ledger).layer(jobs);
+        let receipt = service.oneshot(completed(&one_of_a_kind(), 1)).await;
+        assert_eq!(receipt.unwrap(), Receipt::Handled);
+        let is = seen.look(|counts| counts.effects.keys().cloned().collect::<String>());
+        if is != expected {
+            at_fault.push(format!("{own}: {is}, not {expected}"));
+        }
+        pool.close().await;
+    }
+    assert_eq!(at_fault, [""; 0]);
+}
+
+/// Commits wait for it, and the server keeps each of them even when its client has hung up. The ledger works
+/// again when the standby does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_synchronous_standby_that_is_away_for_a_while_is_survived() {
+    let pair = Pair::new(Replication::Synchronous).await;
+    let direct = PgPoolOptions::new()
+        .max_connections(1)
+        .connect_with(pair.primary.options())
+        .await
+        .unwrap();
+    let pool = pool(pair.options());
+    let tally = Tally::new();
+    let layer = DedupeLayer::new(PostgresLedger::new(pool.clone()))
+        .with_lease(Duration::from_secs(30))
+        .with_ledger_timeout(Duration::from_millis(400));
+    let service = layer.layer(load::in_memory(&tally));
+    // Senders that turn to the next event after a while.
+    let plan = Plan {
+        patience: Duration::from_millis(100),
+        ..Plan::of(usize::MAX)
+    };
+    let load = Load::start(plan, &tally, std::slice::from_ref(&service));
+    tally.more(100).await;
+    pair.stream.set(Network::Hangs);
+    let away = Instant::now();
+    tally.more_unavailable(48).await;
+    let count = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    let waiting: i64 = sqlx::query(count).fetch_one(&direct).await.unwrap().get(0);
+    let count = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'";
+    let all: i64 = sqlx::query(count).fetch_one(&direct).await.unwrap().get(0);
+    println!(
+        "a standby away for {:?}: {waiting} of {all} connections to the primary wait for it, by a pool of 16",
+        away.elapsed()
+    );
+    pair.stream.set(Network::Works);
+    let back = Instant::now();
+    tally.more(100).await;
+    println!(
+        "the standby is back: 100 acknowledged after {:?}",
+        back.elapsed()
+    );
+    load.finish().await;
+    println!("a standby away for a while: {tally}");
+    assert_eq!(tally.lost(), [""; 0]);
+    assert_eq!(load::forgotten(&tally, &service).await, 0);
 }
 
 /// A primary that may not write, as some that manage it have it do before they switch over. The connections

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mx_job_webhook::{Error, JobEvent, JobRouter, PostgresLedger, Receipt};
+use mx_job_webhook::{Error, ErrorKind, JobEvent, JobRouter, PostgresLedger, Receipt};
 use sqlx::{PgPool, Row as _};
 use tower::{BoxError, Service, ServiceExt as _};
 
@@ -32,6 +32,8 @@ pub(crate) struct Counts {
     /// Guids that were not acknowledged however often they were sent.
     pub(crate) given_up: usize,
     pub(crate) errors: usize,
+    /// Of which the ledger could not be asked, or not told.
+    unavailable: usize,
     /// How often which error was answered.
     messages: BTreeMap<String, usize>,
     latest: Instant,
@@ -46,6 +48,7 @@ impl Tally {
             effects: BTreeMap::new(),
             given_up: 0,
             errors: 0,
+            unavailable: 0,
             messages: BTreeMap::new(),
             latest: Instant::now(),
             silence: Duration::ZERO,
@@ -77,11 +80,11 @@ impl Tally {
         self.until("more is acknowledged", enough).await;
     }
 
-    /// Waits until so many more deliveries were answered with an error.
-    pub(crate) async fn more_errors(&self, errors: usize) {
-        let now = self.look(|counts| counts.errors);
-        let enough = |counts: &Counts| counts.errors >= now + errors;
-        self.until("errors are answered", enough).await;
+    /// Waits until so many more deliveries found the ledger unavailable.
+    pub(crate) async fn more_unavailable(&self, deliveries: usize) {
+        let now = self.look(|counts| counts.unavailable);
+        let enough = |counts: &Counts| counts.unavailable >= now + deliveries;
+        self.until("the ledger is unavailable", enough).await;
     }
 
     fn answer(&self, guid: &str, answer: Result<Receipt, Error>) -> bool {
@@ -94,6 +97,8 @@ impl Tally {
             }
             Err(error) => {
                 counts.errors += 1;
+                let unavailable = error.kind() == ErrorKind::LedgerUnavailable;
+                counts.unavailable += usize::from(unavailable);
                 *counts.messages.entry(with_causes(&error)).or_default() += 1;
                 false
             }
