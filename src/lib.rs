@@ -59,8 +59,9 @@
 //!
 //! Nothing outside `pipeline/respond.rs` chooses a status code. Nothing reads a body before
 //! `pipeline/authenticate.rs` has decided: what it accepts is all that `pipeline/buffer.rs`
-//! takes, and what it refuses is all that `pipeline/discard.rs` throws away. Nothing spawns a task but `background`, and the Redis ledger one to connect. Nothing
-//! prints a credential, a user's id or a body. There is no `unsafe`.
+//! takes, and what it refuses is all that `pipeline/discard.rs` throws away. Nothing spawns a task
+//! but `background`, and the ledgers on Redis and Postgres for their connections. Nothing prints a
+//! credential, a user's id or a body. There is no `unsafe`.
 //!
 //! # Guides
 //!
