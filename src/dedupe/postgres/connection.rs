@@ -175,8 +175,7 @@ impl Own {
     ) -> Vec<Outcome> {
         let outcomes = match answers {
             Ok(answers) => answers.into_iter().map(Ok).collect(),
-            // Of one call that the database cannot take, say, or of two statements that waited for each other.
-            Err(error) if calls.len() > 1 && !is_useless_after(&error) => {
+            Err(error) if calls.len() > 1 && is_of_some_of_the_calls(&error) => {
                 let mut outcomes = Vec::new();
                 for call in calls {
                     let answers = self.answers(slice::from_ref(call)).await;
@@ -272,6 +271,13 @@ impl Own {
 fn to_all(calls: &[Call], error: sqlx::Error) -> Vec<Outcome> {
     let error = Arc::new(error);
     calls.iter().map(|_| Err(error.clone())).collect()
+}
+
+/// Whether the calls may succeed one by one: the database cannot take a value of one of them, or two statements waited
+/// for each other.
+fn is_of_some_of_the_calls(error: &sqlx::Error) -> bool {
+    let code = code(error);
+    code.starts_with("22") || code.starts_with("23") || code == "40P01"
 }
 
 /// Whether the connection is broken, or has prepared statements of which the server does not know.
