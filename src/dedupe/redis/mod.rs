@@ -4,19 +4,18 @@ mod reconnecting;
 mod script;
 
 use std::fmt;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::aio::ConnectionLike;
-use ::redis::{Client, ErrorKind, FromRedisValue, RedisError};
+use ::redis::{Client, RedisError};
 
 use super::key::Key;
 use super::lease::{micros, millis};
 use super::{Claim, Commit, EventName, FencingToken, Ledger};
 use crate::Timestamp;
 pub use reconnecting::Reconnecting;
-use script::{Script, Scripts};
+use script::{Answer, Script, Scripts, nonsense};
 
 /// Twice as long as MX retries (12 times in about 24 hours; MX's page on webhooks).
 const WINDOW: Duration = Duration::from_secs(48 * 60 * 60);
@@ -29,13 +28,17 @@ const PREFIX: &str = "mx-job-webhook:";
 /// as a whole. Leases end by the server's clock, so the replicas' clocks do not matter. Every
 /// job is one key, a hash of its events, and so a cluster has all of a job in one slot.
 ///
-/// It connects when it is first asked, and anew whenever the connection is of no use. A call
-/// that gets no answer is made once more; it does no harm to make it twice. For a cluster, or
-/// a connection that the application has, there is [`from_connection`](Self::from_connection).
+/// Connects on first use; reconnects after failures. A call that gets no answer is made once more;
+/// it does no harm to make it twice. Each answer names the call that it belongs to; an answer to
+/// another call is an error. For a
+/// cluster, or a connection that the application has, there is
+/// [`from_connection`](Self::from_connection).
 ///
 /// A job's key is forgotten 48 hours after its last event, unless
 /// [`with_window`](Self::with_window) says otherwise. The server has to keep it until then:
-/// `maxmemory-policy noeviction`, or events are handled again when memory is short.
+/// `maxmemory-policy noeviction`, or events are handled again when memory is short. Each key says
+/// by which version of this crate's format it is written. If a later release has changed the
+/// format, this one answers 503 and leaves the key as it is.
 ///
 /// What Redis acknowledges is on disk only with `appendfsync always`, and on its replicas
 /// only after a while. What a crash or a failover loses of it is an event that is handled
@@ -43,7 +46,8 @@ const PREFIX: &str = "mx-job-webhook:";
 /// where Redis is full, and refuses the commit of what was handled. Where that will not do, see
 /// `PostgresLedger`.
 ///
-/// Needs Redis 5 or later, or Valkey.
+/// Needs Redis 5 or later, or Valkey. A user of its own needs the keys of the prefix, and the
+/// commands `EVAL`, `EVALSHA`, `HMGET`, `HSET`, `PEXPIRE`, `PTTL` and `TIME`.
 ///
 /// # Example
 ///
@@ -96,8 +100,9 @@ impl RedisLedger<Reconnecting> {
 impl<C> RedisLedger<C> {
     /// A ledger on the server or the cluster of this connection.
     ///
-    /// Such as redis' `ClusterConnection`. It has to connect again by itself, and to give up
-    /// what is not answered.
+    /// Such as redis' `ClusterConnection`, which follows failovers of the cluster's masters. The
+    /// connection has to reconnect by itself, and to give up on commands that are not answered
+    /// (`ClusterClientBuilder::response_timeout`).
     ///
     /// # Example
     ///
@@ -176,26 +181,19 @@ where
     type Error = RedisError;
 
     async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, RedisError> {
-        let key = Key::of(event);
         // A claim outlives its job's time-to-live.
         let remembered = self.window.max(lease);
-        let (answer, token): (String, u64) = self
-            .call(
-                &self.scripts.claim,
-                &key,
-                &[
-                    &digits(event.ordering_time()),
-                    &micros(lease).to_string(),
-                    &millis(remembered).to_string(),
-                    &one_of_a_kind(),
-                ],
-            )
-            .await?;
+        let arguments = [
+            &digits(event.ordering_time()),
+            &micros(lease).to_string(),
+            &millis(remembered).to_string(),
+        ];
+        let (answer, token) = self.call(&self.scripts.claim, event, &arguments).await?;
         match answer.as_str() {
             "granted" => Ok(Claim::Granted(FencingToken::new(token))),
             "in flight" => Ok(Claim::InFlight),
-            "settled" => Ok(Claim::Settled),
             "stale" => Ok(Claim::Stale),
+            "settled" => Ok(Claim::Settled),
             _ => Err(nonsense()),
         }
     }
@@ -206,13 +204,7 @@ where
             &token.get().to_string(),
             &millis(self.window).to_string(),
         ];
-        let answer: String = self
-            .call(
-                &self.scripts.commit,
-                &Key::of(event),
-                &arguments.map(String::as_str),
-            )
-            .await?;
+        let (answer, _) = self.call(&self.scripts.commit, event, &arguments).await?;
         match answer.as_str() {
             "settled" => Ok(Commit::Settled),
             "overtaken" => Ok(Commit::Overtaken),
@@ -222,9 +214,7 @@ where
 
     async fn release(&self, event: &EventName, token: FencingToken) -> Result<(), RedisError> {
         let token = token.get().to_string();
-        let answer: String = self
-            .call(&self.scripts.release, &Key::of(event), &[&token])
-            .await?;
+        let (answer, _) = self.call(&self.scripts.release, event, &[&token]).await?;
         match answer.as_str() {
             "released" => Ok(()),
             _ => Err(nonsense()),
@@ -236,14 +226,16 @@ impl<C> RedisLedger<C>
 where
     C: ConnectionLike + Clone,
 {
-    async fn call<T: FromRedisValue>(
+    async fn call(
         &self,
         script: &Script,
-        key: &Key,
-        arguments: &[&str],
-    ) -> Result<T, RedisError> {
+        event: &EventName,
+        arguments: &[&String],
+    ) -> Result<Answer, RedisError> {
+        let key = Key::of(event);
         let job = format!("{}{}", self.prefix, key.job);
-        let arguments = [&[key.event.as_str()], arguments].concat();
+        let arguments = arguments.iter().map(|argument| argument.as_str());
+        let arguments: Vec<&str> = [key.event.as_str()].into_iter().chain(arguments).collect();
         script.call(&self.connection, &job, &arguments).await
     }
 }
@@ -255,18 +247,6 @@ fn digits(time: Option<Timestamp>) -> String {
         let since_first = i128::from(time.unix_seconds()) - i128::from(i64::MIN);
         format!("{since_first:020}{:09}", time.subsec_nanos())
     })
-}
-
-/// No other claim has it: `RandomState` has random keys, and others for each that is made.
-fn one_of_a_kind() -> String {
-    format!("{:016x}", RandomState::new().build_hasher().finish())
-}
-
-fn nonsense() -> RedisError {
-    RedisError::from((
-        ErrorKind::UnexpectedReturnType,
-        "a ledger's script answered what it cannot answer",
-    ))
 }
 
 // By hand, because a connection's may show where it leads, credentials and all.

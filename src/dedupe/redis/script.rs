@@ -1,9 +1,9 @@
 //! The scripts, and how one is called.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
+
 use ::redis::aio::ConnectionLike;
-use ::redis::{
-    Cmd, ErrorKind, FromRedisValue, RedisResult, Script as Hashed, ServerErrorKind, cmd,
-};
+use ::redis::{Cmd, ErrorKind, RedisError, RedisResult, Script as Hashed, ServerErrorKind, cmd};
 
 pub(super) struct Scripts {
     pub(super) claim: Script,
@@ -14,40 +14,68 @@ pub(super) struct Scripts {
 impl Default for Scripts {
     fn default() -> Self {
         Self {
-            claim: Script::new(include_str!("claim.lua")),
-            commit: Script::new(include_str!("commit.lua")),
-            release: Script::new(include_str!("release.lua")),
+            claim: Script::new("claim", include_str!("claim.lua")),
+            commit: Script::new("commit", include_str!("commit.lua")),
+            release: Script::new("release", include_str!("release.lua")),
         }
     }
 }
 
 pub(super) struct Script {
+    name: &'static str,
     source: &'static str,
     hash: String,
 }
 
+/// The answer, and the token that belongs to it, or 0.
+pub(super) type Answer = (String, u64);
+
 impl Script {
-    fn new(source: &'static str) -> Self {
+    fn new(name: &'static str, source: &'static str) -> Self {
         Self {
+            name,
             source,
             hash: Hashed::new(source).get_hash().to_owned(),
         }
     }
 
-    /// Calls it; once more if no answer came, since a connection that has been idle may be found
-    /// broken only now. Every script may be called twice.
-    pub(super) async fn call<C, T>(
+    /// Calls it, and once more if that can help. Every script may be called twice.
+    ///
+    /// The answer repeats the script's name and a number that only this call has. An answer to
+    /// anything else is an error: something between here and the server has mixed them up.
+    pub(super) async fn call<C>(
         &self,
         connection: &C,
         key: &str,
         arguments: &[&str],
-    ) -> RedisResult<T>
+    ) -> RedisResult<Answer>
     where
         C: ConnectionLike + Clone,
-        T: FromRedisValue,
     {
-        let mut connection = connection.clone();
+        let this_call = one_of_a_kind();
+        let arguments = [arguments, &[&this_call]].concat();
+        let (script, call, answer, number) =
+            self.called(connection.clone(), key, &arguments).await?;
+        if script != self.name || call != this_call {
+            return Err(nonsense());
+        }
+        if answer == "unknown version" {
+            return Err(unknown_version());
+        }
+        Ok((answer, number))
+    }
+
+    async fn called<C>(
+        &self,
+        mut connection: C,
+        key: &str,
+        arguments: &[&str],
+    ) -> RedisResult<(String, String, String, u64)>
+    where
+        C: ConnectionLike,
+    {
         match self.run(&mut connection, key, arguments).await {
+            // A connection that has been idle may be found broken only now.
             Err(error) if error.is_unrecoverable_error() || error.is_timeout() => {
                 self.run(&mut connection, key, arguments).await
             }
@@ -57,10 +85,14 @@ impl Script {
 
     /// By its hash, or to a server that does not know it yet, by its source: of a cluster, that
     /// asks the one node that has the key.
-    async fn run<C, T>(&self, connection: &mut C, key: &str, arguments: &[&str]) -> RedisResult<T>
+    async fn run<C>(
+        &self,
+        connection: &mut C,
+        key: &str,
+        arguments: &[&str],
+    ) -> RedisResult<(String, String, String, u64)>
     where
         C: ConnectionLike,
-        T: FromRedisValue,
     {
         let known = command("EVALSHA", &self.hash, key, arguments);
         match known.query_async(connection).await {
@@ -77,4 +109,23 @@ fn command(name: &str, script: &str, key: &str, arguments: &[&str]) -> Cmd {
     let mut command = cmd(name);
     command.arg(script).arg(1).arg(key).arg(arguments);
     command
+}
+
+/// No other call has it: `RandomState` has random keys, and others for each that is made.
+fn one_of_a_kind() -> String {
+    format!("{:016x}", RandomState::new().build_hasher().finish())
+}
+
+pub(super) fn nonsense() -> RedisError {
+    RedisError::from((
+        ErrorKind::UnexpectedReturnType,
+        "a ledger's script answered what it cannot answer",
+    ))
+}
+
+fn unknown_version() -> RedisError {
+    RedisError::from((
+        ErrorKind::Client,
+        "a later release wrote this job's entry, in a shape that this one does not know",
+    ))
 }
