@@ -1,5 +1,6 @@
 //! The ledger of several replicas that share a Redis or Valkey server.
 
+mod mending;
 mod reconnecting;
 mod script;
 
@@ -47,7 +48,7 @@ const PREFIX: &str = "mx-job-webhook:";
 /// `PostgresLedger`.
 ///
 /// Needs Redis 5 or later, or Valkey. A user of its own needs the keys of the prefix, and the
-/// commands `EVAL`, `EVALSHA`, `HMGET`, `HSET`, `PEXPIRE`, `PTTL` and `TIME`.
+/// commands `EVAL`, `EVALSHA`, `HDEL`, `HMGET`, `HSET`, `PEXPIRE`, `PTTL` and `TIME`.
 ///
 /// # Example
 ///

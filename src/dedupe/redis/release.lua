@@ -2,6 +2,9 @@
 -- ARGV: event, the token of the claim, what names this call
 local event, token, call = ARGV[1], ARGV[2], ARGV[3]
 
+-- Deletes nothing: no version has a field of this name. A server that may not write says so here,
+-- even if it does not know the claim yet.
+redis.call('HDEL', KEYS[1], 'probe')
 local held = redis.call('HMGET', KEYS[1], event, 'version')
 if held[2] and held[2] ~= '1' then
     return {'release', call, 'unknown version', 0}

@@ -5,6 +5,8 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use ::redis::aio::ConnectionLike;
 use ::redis::{Cmd, ErrorKind, RedisError, RedisResult, Script as Hashed, ServerErrorKind, cmd};
 
+use super::mending;
+
 pub(super) struct Scripts {
     pub(super) claim: Script,
     pub(super) commit: Script,
@@ -78,6 +80,18 @@ impl Script {
             // A connection that has been idle may be found broken only now.
             Err(error) if error.is_unrecoverable_error() || error.is_timeout() => {
                 self.run(&mut connection, key, arguments).await
+            }
+            // In a cluster, a node that is no longer the master answers a script so, over
+            // connections that may read from replicas. A write it answers MOVED, from which the
+            // client learns who is. This one changes nothing, wherever it arrives.
+            Err(error) if mending::is_of_a_replica(&error) => {
+                let mut probe = cmd("HDEL");
+                probe.arg(key).arg("probe");
+                let probed: RedisResult<i64> = probe.query_async(&mut connection).await;
+                match probed {
+                    Err(error) if mending::is_of_a_replica(&error) => Err(error),
+                    _ => self.run(&mut connection, key, arguments).await,
+                }
             }
             outcome => outcome,
         }

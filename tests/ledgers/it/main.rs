@@ -9,6 +9,7 @@ mod outages;
 mod postgres;
 mod proxy;
 mod redis;
+mod redis_cluster;
 mod redis_shapes;
 #[path = "../../it/servers.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]

@@ -1,1 +1,3 @@
 //! Engines of a test's own, as production has them: poolers, standbys, Sentinels, clusters, other versions.
+
+pub(crate) mod redis;
