@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::aio::ConnectionLike;
-use ::redis::{Client, RedisError};
+use ::redis::{Client, ErrorKind, RedisError};
 
 use super::key::Key;
 use super::lease::{micros, millis};
@@ -74,6 +74,8 @@ pub struct RedisLedger<C> {
     prefix: Arc<str>,
     window: Duration,
     scripts: Arc<Scripts>,
+    /// The connection, if it is one that the ledger has made: it can be replaced.
+    own: Option<Reconnecting>,
 }
 
 impl RedisLedger<Reconnecting> {
@@ -94,7 +96,14 @@ impl RedisLedger<Reconnecting> {
     /// ```
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self::from_connection(Reconnecting::new(client))
+        Self::reconnecting(Reconnecting::new(client))
+    }
+
+    fn reconnecting(connection: Reconnecting) -> Self {
+        Self {
+            own: Some(connection.clone()),
+            ..Self::from_connection(connection)
+        }
     }
 }
 
@@ -127,6 +136,7 @@ impl<C> RedisLedger<C> {
             prefix: PREFIX.into(),
             window: WINDOW,
             scripts: Arc::default(),
+            own: None,
         }
     }
 
@@ -233,12 +243,37 @@ where
         event: &EventName,
         arguments: &[&String],
     ) -> Result<Answer, RedisError> {
+        let outcome = self
+            .call_over(&self.connection, script, event, arguments)
+            .await;
+        if outcome.as_ref().is_err_and(is_nonsense) {
+            if let Some(own) = &self.own {
+                own.distrust();
+            }
+        }
+        outcome
+    }
+
+    async fn call_over<T>(
+        &self,
+        connection: &T,
+        script: &Script,
+        event: &EventName,
+        arguments: &[&String],
+    ) -> Result<Answer, RedisError>
+    where
+        T: ConnectionLike + Clone,
+    {
         let key = Key::of(event);
         let job = format!("{}{}", self.prefix, key.job);
         let arguments = arguments.iter().map(|argument| argument.as_str());
         let arguments: Vec<&str> = [key.event.as_str()].into_iter().chain(arguments).collect();
-        script.call(&self.connection, &job, &arguments).await
+        script.call(connection, &job, &arguments).await
     }
+}
+
+fn is_nonsense(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::UnexpectedReturnType
 }
 
 /// A time as text of which the order is that of the times, under every collation: twenty digits of

@@ -30,6 +30,7 @@ pub(crate) struct Proxy {
     network: Arc<watch::Sender<Network>>,
     /// How many connections were made, and up to which nothing gets through any more.
     stalled: Arc<watch::Sender<(usize, usize)>>,
+    server: Arc<watch::Sender<SocketAddr>>,
     serving: tokio::task::JoinHandle<()>,
 }
 
@@ -44,7 +45,8 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let network = Arc::new(watch::Sender::new(Network::Works));
         let stalled = Arc::new(watch::Sender::new((0, 0)));
-        let (watched, stalls) = (network.clone(), stalled.clone());
+        let server = Arc::new(watch::Sender::new(server));
+        let (watched, stalls, target) = (network.clone(), stalled.clone(), server.clone());
         let serving = tokio::spawn(async move {
             for number in 1.. {
                 let (client, _) = listener.accept().await.unwrap();
@@ -56,6 +58,7 @@ impl Proxy {
                     switch: watched.clone(),
                     stalled: stalls.subscribe(),
                 };
+                let server = *target.borrow();
                 tokio::spawn(forwarding.run(client, server));
             }
         });
@@ -63,8 +66,20 @@ impl Proxy {
             address,
             network,
             stalled,
+            server,
             serving,
         }
+    }
+
+    /// New connections lead to this server, as when a name or an address moves. Those that are
+    /// there stay where they are.
+    pub(crate) fn lead_to(&self, server: SocketAddr) {
+        self.server.send_replace(server);
+    }
+
+    /// Returns how many connections were made.
+    pub(crate) fn connections(&self) -> usize {
+        self.stalled.borrow().0
     }
 
     pub(crate) fn set(&self, network: Network) {
