@@ -3,6 +3,7 @@
 mod mending;
 mod reconnecting;
 mod script;
+mod sentinels;
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use super::{Claim, Commit, EventName, FencingToken, Ledger};
 use crate::Timestamp;
 pub use reconnecting::Reconnecting;
 use script::{Answer, Script, Scripts, nonsense};
+pub use sentinels::Sentinels;
 
 /// Twice as long as MX retries (12 times in about 24 hours; MX's page on webhooks).
 const WINDOW: Duration = Duration::from_secs(48 * 60 * 60);
@@ -31,7 +33,7 @@ const PREFIX: &str = "mx-job-webhook:";
 ///
 /// Connects on first use; reconnects after failures. A call that gets no answer is made once more;
 /// it does no harm to make it twice. Each answer names the call that it belongs to; an answer to
-/// another call is an error. For a
+/// another call is an error. Behind Sentinels, use [`from_sentinels`](Self::from_sentinels). For a
 /// cluster, or a connection that the application has, there is
 /// [`from_connection`](Self::from_connection).
 ///
@@ -48,7 +50,8 @@ const PREFIX: &str = "mx-job-webhook:";
 /// `PostgresLedger`.
 ///
 /// Needs Redis 5 or later, or Valkey. A user of its own needs the keys of the prefix, and the
-/// commands `EVAL`, `EVALSHA`, `HDEL`, `HMGET`, `HSET`, `PEXPIRE`, `PTTL` and `TIME`.
+/// commands `EVAL`, `EVALSHA`, `HDEL`, `HMGET`, `HSET`, `PEXPIRE`, `PTTL` and `TIME`; behind
+/// Sentinels also `ROLE`.
 ///
 /// # Example
 ///
@@ -97,6 +100,40 @@ impl RedisLedger<Reconnecting> {
     #[must_use]
     pub fn new(client: Client) -> Self {
         Self::reconnecting(Reconnecting::new(client))
+    }
+
+    /// Creates a ledger on the master that these Sentinels name.
+    ///
+    /// Nothing is connected yet. The ledger asks the Sentinels when it connects, and once a second
+    /// while it is connected. It follows a failover, planned or not, within about a second of the
+    /// Sentinels' deciding it.
+    ///
+    /// **After a planned failover the old master stays writable for about ten seconds.** Redis
+    /// forgets everything that it acknowledges in that time, and a forgotten event is handled again
+    /// if it is delivered again. The ledger leaves the old master after one or two seconds. To lose
+    /// nothing, set on every server `min-replicas-to-write` to the number of replicas (1 if there
+    /// is one), and `min-replicas-max-lag` to 2 or 3. A master that lacks a replica then refuses
+    /// claims and commits, and each delivery is answered 503: for about 11 s in a planned failover,
+    /// until the old master has become a replica. A smaller number shortens this and loses some:
+    /// the replicas that are not promoted follow the old master for a moment.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{RedisLedger, Sentinels};
+    ///
+    /// let sentinels = Sentinels::new(
+    ///     ["redis://:one@sentinel-1:26379", "redis://:one@sentinel-2:26379"],
+    ///     "mymaster",
+    /// )?
+    /// .with_master_login("redis://webhooks:another@mymaster/")?;
+    /// let ledger = RedisLedger::from_sentinels(sentinels);
+    /// assert!(!format!("{ledger:?}").contains("another"));
+    /// # Ok::<(), redis::RedisError>(())
+    /// ```
+    #[must_use]
+    pub fn from_sentinels(sentinels: Sentinels) -> Self {
+        Self::reconnecting(Reconnecting::to_master(sentinels))
     }
 
     fn reconnecting(connection: Reconnecting) -> Self {

@@ -1,7 +1,7 @@
 //! A connection to one server, made when it is first needed and replaced when a new one can help.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use ::redis::aio::{ConnectionLike, MultiplexedConnection};
@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::mending::mendable;
+use super::sentinels::{Master, Sentinels};
 
 /// How long a connection may take to be made, and a server to answer: a call that finds its
 /// connection stalled has another made, and is done within the 5 s for which a ledger is waited.
@@ -22,13 +23,20 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// however many calls there are.
 const BETWEEN_DIALS: Duration = Duration::from_millis(200);
 
-/// The connection of [`RedisLedger::new`](crate::RedisLedger::new).
+/// How often the Sentinels are asked whether the master is still the one that is connected.
+const BETWEEN_QUESTIONS: Duration = Duration::from_secs(1);
+
+/// The connection of [`RedisLedger::new`](crate::RedisLedger::new) and
+/// [`RedisLedger::from_sentinels`](crate::RedisLedger::from_sentinels).
 ///
 /// Clones share one connection. It is replaced if it breaks, if an answer takes longer than a
 /// second, if something other than Redis answers, and if the server answers that it is a replica
 /// or has lost its master: its address may lead to another server by now. Other errors of the
 /// server, such as `BUSY`, `NOAUTH`, `NOREPLICAS` and `OOM`, keep the connection. It is
 /// replaced at most every 200 ms; calls wait for the new one.
+///
+/// With Sentinels, it also moves to another master within about a second of the Sentinels'
+/// naming it.
 ///
 /// # Example
 ///
@@ -45,8 +53,16 @@ const BETWEEN_DIALS: Duration = Duration::from_millis(200);
 pub struct Reconnecting(Arc<Inner>);
 
 struct Inner {
-    client: Client,
+    target: Target,
+    patience: Duration,
     current: Mutex<Current>,
+}
+
+/// The server to connect to.
+#[derive(Clone)]
+enum Target {
+    Fixed(Client),
+    Master(Sentinels),
 }
 
 #[derive(Default)]
@@ -62,8 +78,21 @@ type Attempt = watch::Receiver<Option<RedisResult<MultiplexedConnection>>>;
 
 impl Reconnecting {
     pub(super) fn new(client: Client) -> Self {
+        Self::to(Target::Fixed(client), PATIENCE)
+    }
+
+    pub(super) fn with_patience(client: Client, patience: Duration) -> Self {
+        Self::to(Target::Fixed(client), patience)
+    }
+
+    pub(super) fn to_master(sentinels: Sentinels) -> Self {
+        Self::to(Target::Master(sentinels), PATIENCE)
+    }
+
+    fn to(target: Target, patience: Duration) -> Self {
         Self(Arc::new(Inner {
-            client,
+            target,
+            patience,
             current: Mutex::default(),
         }))
     }
@@ -101,10 +130,28 @@ impl Reconnecting {
         current.attempt = Some(attempt.clone());
         current.number += 1;
         current.dialled = Some(dial_at);
-        let client = self.0.client.clone();
+        let (target, patience) = (self.0.target.clone(), self.0.patience);
+        let (inner, number) = (Arc::downgrade(&self.0), current.number);
         tokio::spawn(async move {
             tokio::time::sleep_until(dial_at).await;
-            made.send_replace(Some(dial(&client).await));
+            match target {
+                Target::Fixed(client) => {
+                    made.send_replace(Some(dial(&client, patience).await));
+                }
+                Target::Master(sentinels) => match sentinels.master().await {
+                    Ok(master) => {
+                        let connection = dial_master(&master, patience).await;
+                        let connected = connection.is_ok();
+                        made.send_replace(Some(connection));
+                        if connected {
+                            follow(sentinels, master, inner, number).await;
+                        }
+                    }
+                    Err(error) => {
+                        made.send_replace(Some(Err(error)));
+                    }
+                },
+            }
         });
         (attempt, current.number)
     }
@@ -129,6 +176,11 @@ impl Inner {
         }
     }
 
+    fn is_current(&self, number: u64) -> bool {
+        let current = self.current();
+        current.number == number && current.attempt.is_some()
+    }
+
     fn current(&self) -> MutexGuard<'_, Current> {
         // Nothing panics while it is held, unless there is no tokio to spawn on: the next call
         // then hears that the attempt was given up.
@@ -137,13 +189,53 @@ impl Inner {
     }
 }
 
-async fn dial(client: &Client) -> RedisResult<MultiplexedConnection> {
+async fn dial(client: &Client, patience: Duration) -> RedisResult<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(PATIENCE))
-        .set_response_timeout(Some(PATIENCE));
+        .set_response_timeout(Some(patience));
     client
         .get_multiplexed_async_connection_with_config(&config)
         .await
+}
+
+/// Connects to the server that Sentinel names, if it is a master: it may not know of it yet.
+async fn dial_master(master: &Master, patience: Duration) -> RedisResult<MultiplexedConnection> {
+    let mut connection = dial(&master.client, patience).await?;
+    let role = ::redis::cmd("ROLE")
+        .query_async::<Vec<Value>>(&mut connection)
+        .await;
+    match role {
+        Ok(role) if role.first() != Some(&Value::BulkString(b"master".to_vec())) => {
+            Err(RedisError::from((
+                ErrorKind::Io,
+                "the server that Sentinel names is not a master yet",
+            )))
+        }
+        // A user that may not ask: the first write tells.
+        Err(error) if error.code().is_none() => Err(error),
+        _ => Ok(connection),
+    }
+}
+
+/// Gives this connection up once the Sentinels name another master. The old one may go on
+/// answering for ten seconds, and all that it acknowledges is lost.
+async fn follow(sentinels: Sentinels, connected: Master, inner: Weak<Inner>, number: u64) {
+    loop {
+        tokio::time::sleep(BETWEEN_QUESTIONS).await;
+        if !inner
+            .upgrade()
+            .is_some_and(|inner| inner.is_current(number))
+        {
+            return;
+        }
+        let named = sentinels.latest_master().await;
+        if named.is_ok_and(|named| named.succeeds(&connected)) {
+            if let Some(inner) = inner.upgrade() {
+                inner.forget(number);
+            }
+            return;
+        }
+    }
 }
 
 fn given_up() -> RedisError {
@@ -177,7 +269,10 @@ impl ConnectionLike for Reconnecting {
     }
 
     fn get_db(&self) -> i64 {
-        self.0.client.get_connection_info().redis_settings().db()
+        match &self.0.target {
+            Target::Fixed(client) => client.get_connection_info().redis_settings().db(),
+            Target::Master(sentinels) => sentinels.db(),
+        }
     }
 }
 
