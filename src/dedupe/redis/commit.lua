@@ -8,6 +8,8 @@ if held[4] and held[4] ~= '1' then
 end
 local first = string.match(held[1] or '', '^settled (%d+)')
 if first and first ~= token then
+    -- The same once more: a WAIT waits for what its own connection has written.
+    redis.call('HSET', KEYS[1], event, held[1])
     return {'commit', call, 'overtaken', 0}
 end
 -- Whatever became of the claim, its holder has succeeded: another may hold the event by now, or it

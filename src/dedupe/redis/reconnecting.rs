@@ -89,6 +89,11 @@ impl Reconnecting {
         Self::to(Target::Master(sentinels), PATIENCE)
     }
 
+    /// Another connection to the same server, for commands that take this much longer.
+    pub(super) fn another(&self, longer: Duration) -> Self {
+        Self::to(self.0.target.clone(), PATIENCE.saturating_add(longer))
+    }
+
     fn to(target: Target, patience: Duration) -> Self {
         Self(Arc::new(Inner {
             target,
