@@ -1,11 +1,20 @@
 //! The scripts, and how one is called.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Duration;
 
 use ::redis::aio::ConnectionLike;
 use ::redis::{Cmd, ErrorKind, RedisError, RedisResult, Script as Hashed, ServerErrorKind, cmd};
 
 use super::mending;
+
+/// How long a cluster's client may take to learn who the master is.
+const PAUSES: [Duration; 4] = [
+    Duration::ZERO,
+    Duration::from_millis(20),
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+];
 
 pub(super) struct Scripts {
     pub(super) claim: Script,
@@ -81,20 +90,44 @@ impl Script {
             Err(error) if error.is_unrecoverable_error() || error.is_timeout() => {
                 self.run(&mut connection, key, arguments).await
             }
-            // In a cluster, a node that is no longer the master answers a script so, over
-            // connections that may read from replicas. A write it answers MOVED, from which the
-            // client learns who is. This one changes nothing, wherever it arrives.
             Err(error) if mending::is_of_a_replica(&error) => {
-                let mut probe = cmd("HDEL");
-                probe.arg(key).arg("probe");
-                let probed: RedisResult<i64> = probe.query_async(&mut connection).await;
-                match probed {
-                    Err(error) if mending::is_of_a_replica(&error) => Err(error),
-                    _ => self.run(&mut connection, key, arguments).await,
-                }
+                self.run_elsewhere(&mut connection, key, arguments, error)
+                    .await
             }
             outcome => outcome,
         }
+    }
+
+    /// Calls it again after a replica has answered.
+    ///
+    /// In a cluster, a node that is no longer the master answers a script with READONLY, over
+    /// connections that may read from replicas. It answers a write with MOVED, from which the client
+    /// learns who the master is, after a moment. This write changes nothing, wherever it arrives.
+    async fn run_elsewhere<C>(
+        &self,
+        connection: &mut C,
+        key: &str,
+        arguments: &[&str],
+        mut error: RedisError,
+    ) -> RedisResult<(String, String, String, u64)>
+    where
+        C: ConnectionLike,
+    {
+        for pause in PAUSES {
+            let mut probe = cmd("HDEL");
+            probe.arg(key).arg("probe");
+            let probed: RedisResult<i64> = probe.query_async(connection).await;
+            // Not a cluster: the server of this connection is a replica.
+            if probed.is_err_and(|error| mending::is_of_a_replica(&error)) {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            match self.run(connection, key, arguments).await {
+                Err(again) if mending::is_of_a_replica(&again) => error = again,
+                outcome => return outcome,
+            }
+        }
+        Err(error)
     }
 
     /// By its hash, or to a server that does not know it yet, by its source: of a cluster, that
