@@ -113,12 +113,14 @@ impl RedisLedger<Reconnecting> {
     ///
     /// **After a planned failover the old master stays writable for about ten seconds.** Redis
     /// forgets everything that it acknowledges in that time, and a forgotten event is handled again
-    /// if it is delivered again. The ledger leaves the old master after one or two seconds. To lose
-    /// nothing, set on every server `min-replicas-to-write` to the number of replicas (1 if there
-    /// is one), and `min-replicas-max-lag` to 2 or 3. A master that lacks a replica then refuses
-    /// claims and commits, and each delivery is answered 503: for about 11 s in a planned failover,
-    /// until the old master has become a replica. A smaller number shortens this and loses some:
-    /// the replicas that are not promoted follow the old master for a moment. See also
+    /// if it is delivered again. The ledger leaves the old master after one or two seconds.
+    ///
+    /// To lose no more than the last milliseconds, set on every server `min-replicas-to-write` to
+    /// the number of replicas (1 if there is one), and `min-replicas-max-lag` to 2 or 3. A master
+    /// that lacks a replica then refuses claims and commits, and each delivery is answered 503: for
+    /// about 11 s in a planned failover, until the old master has become a replica. A smaller
+    /// number shortens this and loses more: the replicas that are not promoted follow the old
+    /// master for a moment. To lose nothing, see
     /// [`with_replicated_commits`](Self::with_replicated_commits).
     ///
     /// # Example
