@@ -131,7 +131,7 @@ pub use dedupe::{
 #[cfg(feature = "postgres")]
 pub use dedupe::{CommitInError, PostgresLedger};
 #[cfg(feature = "redis")]
-pub use dedupe::{Reconnecting, RedisLedger};
+pub use dedupe::{Reconnecting, RedisLedger, Sentinels};
 pub use error::{Error, ErrorKind};
 pub use event::JobEvent;
 #[cfg(feature = "axum")]

@@ -28,5 +28,5 @@ pub use memory::MemoryLedger;
 #[cfg(feature = "postgres")]
 pub use postgres::{CommitInError, PostgresLedger};
 #[cfg(feature = "redis")]
-pub use redis::{Reconnecting, RedisLedger};
+pub use redis::{Reconnecting, RedisLedger, Sentinels};
 pub use service::Dedupe;

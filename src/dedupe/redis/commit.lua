@@ -1,15 +1,20 @@
--- Settles an event. The hash at KEYS[1] is as `claim.lua` says.
--- ARGV: event, its time or '', the token of the claim, time-to-live in ms
-local event, at, token, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- Settles an event. The hash at KEYS[1], and the answer, are as `claim.lua` says.
+-- ARGV: event, its time or '', the token of the claim, time-to-live in ms, what names this call
+local event, at, token, ttl, call = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
-local held = redis.call('HMGET', KEYS[1], event, 'last', 'token')
+local held = redis.call('HMGET', KEYS[1], event, 'last', 'token', 'version')
+if held[4] and held[4] ~= '1' then
+    return {'commit', call, 'unknown version', 0}
+end
 local first = string.match(held[1] or '', '^settled (%d+)')
 if first and first ~= token then
-    return 'overtaken'
+    -- The same once more: a WAIT waits for what its own connection has written.
+    redis.call('HSET', KEYS[1], event, held[1])
+    return {'commit', call, 'overtaken', 0}
 end
 -- Whatever became of the claim, its holder has succeeded: another may hold the event by now, or it
 -- was released, or lost with a server.
-redis.call('HSET', KEYS[1], event, 'settled ' .. token)
+redis.call('HSET', KEYS[1], 'version', '1', event, 'settled ' .. token)
 if not held[3] or tonumber(held[3]) < tonumber(token) then
     redis.call('HSET', KEYS[1], 'token', token)
 end
@@ -19,4 +24,4 @@ end
 if redis.call('PTTL', KEYS[1]) < tonumber(ttl) then
     redis.call('PEXPIRE', KEYS[1], ttl)
 end
-return 'settled'
+return {'commit', call, 'settled', 0}

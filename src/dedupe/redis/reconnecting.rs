@@ -1,44 +1,68 @@
-//! A connection to one server, made when it is first needed and anew whenever it is of no use.
+//! A connection to one server, made when it is first needed and replaced when a new one can help.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use ::redis::aio::{ConnectionLike, MultiplexedConnection};
 use ::redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult,
-    ServerErrorKind, Value,
+    Value,
 };
 use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::mending::mendable;
+use super::sentinels::{Master, Sentinels};
 
 /// How long a connection may take to be made, and a server to answer: a call that finds its
 /// connection stalled has another made, and is done within the 5 s for which a ledger is waited.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The connection of [`RedisLedger::new`](crate::RedisLedger::new).
+/// From one dial to the next. A server that stays of no use costs five connections a second,
+/// however many calls there are.
+const BETWEEN_DIALS: Duration = Duration::from_millis(200);
+
+/// How often the Sentinels are asked whether the master is still the one that is connected.
+const BETWEEN_QUESTIONS: Duration = Duration::from_secs(1);
+
+/// The connection of [`RedisLedger::new`](crate::RedisLedger::new) and
+/// [`RedisLedger::from_sentinels`](crate::RedisLedger::from_sentinels).
 ///
-/// A clone is the same connection; calls share it. What made it useless is forgotten, whatever it
-/// was: it broke, it stalled for a second, what came over it was not Redis, or the server is no
-/// longer the one that may write. The next call makes another. (The `ConnectionManager` of
-/// redis 1.2 does not connect again after an error that is not one of input and output, and
-/// waits for the kernel where a connection stalls.)
+/// Clones share one connection. It is replaced if it breaks, if an answer takes longer than a
+/// second, if something other than Redis answers, and if the server answers that it is a replica
+/// or has lost its master: its address may lead to another server by now. Other errors of the
+/// server, such as `BUSY`, `NOAUTH`, `NOREPLICAS` and `OOM`, keep the connection. It is
+/// replaced at most every 200 ms; calls wait for the new one.
+///
+/// With Sentinels, it also moves to another master within about a second of the Sentinels'
+/// naming it.
 ///
 /// # Example
 ///
 /// ```
-/// use mx_job_webhook::RedisLedger;
+/// use mx_job_webhook::{Reconnecting, RedisLedger};
 ///
-/// // Nobody has to be there yet.
-/// let ledger = RedisLedger::new(redis::Client::open("redis://127.0.0.1/")?);
-/// assert!(format!("{ledger:?}").contains("mx-job-webhook:"));
+/// // The server need not be reachable yet.
+/// let client = redis::Client::open("redis://:secret@127.0.0.1/")?;
+/// let ledger: RedisLedger<Reconnecting> = RedisLedger::new(client);
+/// assert!(!format!("{ledger:?}").contains("secret"));
 /// # Ok::<(), redis::RedisError>(())
 /// ```
 #[derive(Clone)]
 pub struct Reconnecting(Arc<Inner>);
 
 struct Inner {
-    client: Client,
+    target: Target,
+    patience: Duration,
     current: Mutex<Current>,
+}
+
+/// The server to connect to.
+#[derive(Clone)]
+enum Target {
+    Fixed(Client),
+    Master(Sentinels),
 }
 
 #[derive(Default)]
@@ -46,6 +70,7 @@ struct Current {
     attempt: Option<Attempt>,
     /// How many there were, so that a failure of one does not end the next.
     number: u64,
+    dialled: Option<Instant>,
 }
 
 /// A connection that is there, or being made: `None` as long as it is.
@@ -53,10 +78,33 @@ type Attempt = watch::Receiver<Option<RedisResult<MultiplexedConnection>>>;
 
 impl Reconnecting {
     pub(super) fn new(client: Client) -> Self {
+        Self::to(Target::Fixed(client), PATIENCE)
+    }
+
+    pub(super) fn with_patience(client: Client, patience: Duration) -> Self {
+        Self::to(Target::Fixed(client), patience)
+    }
+
+    pub(super) fn to_master(sentinels: Sentinels) -> Self {
+        Self::to(Target::Master(sentinels), PATIENCE)
+    }
+
+    /// Another connection to the same server, for commands that take this much longer.
+    pub(super) fn another(&self, longer: Duration) -> Self {
+        Self::to(self.0.target.clone(), PATIENCE.saturating_add(longer))
+    }
+
+    fn to(target: Target, patience: Duration) -> Self {
         Self(Arc::new(Inner {
-            client,
+            target,
+            patience,
             current: Mutex::default(),
         }))
+    }
+
+    /// Replaces the connection at the next call: it mixed answers up.
+    pub(super) fn distrust(&self) {
+        self.0.current().attempt = None;
     }
 
     /// The connection and its number.
@@ -67,7 +115,7 @@ impl Reconnecting {
         // A runtime that shuts down ends the task that makes it.
         let outcome = outcome.unwrap_or_else(|| Err(given_up()));
         if outcome.is_err() {
-            self.forget(number);
+            self.0.forget(number);
         }
         Ok((outcome?, number))
     }
@@ -75,24 +123,57 @@ impl Reconnecting {
     /// The attempt of now. It belongs to no call: one that is given up does not end it, and all
     /// that wait for it hear what it came to.
     fn attempt(&self) -> (Attempt, u64) {
-        let mut current = self.current();
+        let mut current = self.0.current();
         if let Some(attempt) = &current.attempt {
             return (attempt.clone(), current.number);
         }
+        let now = Instant::now();
+        let dial_at = current
+            .dialled
+            .map_or(now, |last| now.max(last + BETWEEN_DIALS));
         let (made, attempt) = watch::channel(None);
-        let client = self.0.client.clone();
-        tokio::spawn(async move {
-            let config = AsyncConnectionConfig::new()
-                .set_connection_timeout(Some(PATIENCE))
-                .set_response_timeout(Some(PATIENCE));
-            let connection = client.get_multiplexed_async_connection_with_config(&config);
-            made.send_replace(Some(connection.await));
-        });
         current.attempt = Some(attempt.clone());
         current.number += 1;
+        current.dialled = Some(dial_at);
+        let (target, patience) = (self.0.target.clone(), self.0.patience);
+        let (inner, number) = (Arc::downgrade(&self.0), current.number);
+        tokio::spawn(async move {
+            tokio::time::sleep_until(dial_at).await;
+            match target {
+                Target::Fixed(client) => {
+                    made.send_replace(Some(dial(&client, patience).await));
+                }
+                Target::Master(sentinels) => match sentinels.master().await {
+                    Ok(master) => {
+                        let connection = dial_master(&master, patience).await;
+                        let connected = connection.is_ok();
+                        made.send_replace(Some(connection));
+                        if connected {
+                            follow(sentinels, master, inner, number).await;
+                        }
+                    }
+                    Err(error) => {
+                        made.send_replace(Some(Err(error)));
+                    }
+                },
+            }
+        });
         (attempt, current.number)
     }
 
+    fn forget_if_mendable<'a, T: 'a>(
+        &self,
+        number: u64,
+        outcome: &'a RedisResult<T>,
+        values: impl FnOnce(&'a T) -> &'a [Value],
+    ) {
+        if mendable(outcome, values) {
+            self.0.forget(number);
+        }
+    }
+}
+
+impl Inner {
     fn forget(&self, number: u64) {
         let mut current = self.current();
         if current.number == number {
@@ -100,15 +181,64 @@ impl Reconnecting {
         }
     }
 
-    fn current(&self) -> MutexGuard<'_, Current> {
-        // Nothing panics while it is held, unless there is no tokio to spawn on: nothing changed.
-        let current = self.0.current.lock();
-        current.unwrap_or_else(PoisonError::into_inner)
+    fn is_current(&self, number: u64) -> bool {
+        let current = self.current();
+        current.number == number && current.attempt.is_some()
     }
 
-    fn forget_if_useless<T>(&self, number: u64, outcome: &RedisResult<T>) {
-        if outcome.as_ref().is_err_and(is_useless_after) {
-            self.forget(number);
+    fn current(&self) -> MutexGuard<'_, Current> {
+        // Nothing panics while it is held, unless there is no tokio to spawn on: the next call
+        // then hears that the attempt was given up.
+        let current = self.current.lock();
+        current.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn dial(client: &Client, patience: Duration) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(PATIENCE))
+        .set_response_timeout(Some(patience));
+    client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
+}
+
+/// Connects to the server that Sentinel names, if it is a master: it may not know of it yet.
+async fn dial_master(master: &Master, patience: Duration) -> RedisResult<MultiplexedConnection> {
+    let mut connection = dial(&master.client, patience).await?;
+    let role = ::redis::cmd("ROLE")
+        .query_async::<Vec<Value>>(&mut connection)
+        .await;
+    match role {
+        Ok(role) if role.first() != Some(&Value::BulkString(b"master".to_vec())) => {
+            Err(RedisError::from((
+                ErrorKind::Io,
+                "the server that Sentinel names is not a master yet",
+            )))
+        }
+        // A user that may not ask: the first write tells.
+        Err(error) if error.code().is_none() => Err(error),
+        _ => Ok(connection),
+    }
+}
+
+/// Gives this connection up once the Sentinels name another master. The old one may go on
+/// answering for ten seconds, and all that it acknowledges is lost.
+async fn follow(sentinels: Sentinels, connected: Master, inner: Weak<Inner>, number: u64) {
+    loop {
+        tokio::time::sleep(BETWEEN_QUESTIONS).await;
+        if !inner
+            .upgrade()
+            .is_some_and(|inner| inner.is_current(number))
+        {
+            return;
+        }
+        let named = sentinels.latest_master().await;
+        if named.is_ok_and(|named| named.succeeds(&connected)) {
+            if let Some(inner) = inner.upgrade() {
+                inner.forget(number);
+            }
+            return;
         }
     }
 }
@@ -117,24 +247,12 @@ fn given_up() -> RedisError {
     RedisError::from((ErrorKind::Io, "the connection was not made"))
 }
 
-/// A server that answers, and may write, has a connection that is good.
-fn is_useless_after(error: &RedisError) -> bool {
-    match error.kind() {
-        ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown) => true,
-        // Before Redis 7, what stopped a script is told within another error.
-        ErrorKind::Server(_) => error
-            .detail()
-            .is_some_and(|detail| detail.contains("-READONLY") || detail.contains("-MASTERDOWN")),
-        _ => true,
-    }
-}
-
 impl ConnectionLike for Reconnecting {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
             let (mut connection, number) = self.connection().await?;
             let outcome = connection.req_packed_command(command).await;
-            self.forget_if_useless(number, &outcome);
+            self.forget_if_mendable(number, &outcome, std::slice::from_ref);
             outcome
         })
     }
@@ -150,13 +268,16 @@ impl ConnectionLike for Reconnecting {
             let outcome = connection
                 .req_packed_commands(pipeline, offset, count)
                 .await;
-            self.forget_if_useless(number, &outcome);
+            self.forget_if_mendable(number, &outcome, Vec::as_slice);
             outcome
         })
     }
 
     fn get_db(&self) -> i64 {
-        self.0.client.get_connection_info().redis_settings().db()
+        match &self.0.target {
+            Target::Fixed(client) => client.get_connection_info().redis_settings().db(),
+            Target::Master(sentinels) => sentinels.db(),
+        }
     }
 }
 

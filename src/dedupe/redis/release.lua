@@ -1,10 +1,16 @@
--- Gives a claim back. The hash at KEYS[1] is as `claim.lua` says.
--- ARGV: event, the token of the claim
-local event, token = ARGV[1], ARGV[2]
+-- Gives a claim back. The hash at KEYS[1], and the answer, are as `claim.lua` says.
+-- ARGV: event, the token of the claim, what names this call
+local event, token, call = ARGV[1], ARGV[2], ARGV[3]
 
-local held = redis.call('HGET', KEYS[1], event)
-local by, claim = string.match(held or '', '^claimed (%d+) %d+ (%x+)$')
+-- Deletes nothing: no version has a field of this name. A server that may not write says so here,
+-- even if it does not know the claim yet.
+redis.call('HDEL', KEYS[1], 'probe')
+local held = redis.call('HMGET', KEYS[1], event, 'version')
+if held[2] and held[2] ~= '1' then
+    return {'release', call, 'unknown version', 0}
+end
+local by, claim = string.match(held[1] or '', '^claimed (%d+) %d+ (%x+)$')
 if by == token then
     redis.call('HSET', KEYS[1], event, 'released ' .. token .. ' ' .. claim)
 end
-return 'released'
+return {'release', call, 'released', 0}

@@ -17,6 +17,10 @@ mod postgres_table;
 mod postgres_wire;
 mod proxy;
 mod redis;
+mod redis_cluster;
+mod redis_moves;
+mod redis_sentinel;
+mod redis_shapes;
 #[path = "../../it/servers.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod servers;

@@ -2,6 +2,7 @@
 
 pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
+pub(crate) mod redis;
 
 use std::path::PathBuf;
 
