@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions as _, PgPool};
@@ -94,8 +96,18 @@ impl Postgres {
         for setting in settings {
             command.arg("-c").arg(setting);
         }
-        command.stderr(fs::File::create(place.path.join("log")).unwrap());
+        let log = place.path.join("log");
+        command.stderr(fs::File::create(&log).unwrap());
         let mut server = Server::start(address, command);
+        // It listens before it lets anybody in.
+        let patience = Instant::now() + Duration::from_secs(60);
+        while !fs::read_to_string(&log)
+            .unwrap()
+            .contains("ready to accept")
+        {
+            assert!(Instant::now() < patience, "it does not start");
+            sleep(Duration::from_millis(20));
+        }
         // Its children die with it, and leave the memory that they share.
         server.crash_by = "QUIT";
         Self { server, place }
@@ -142,7 +154,7 @@ pub(crate) fn at(address: SocketAddr) -> PgConnectOptions {
 pub(crate) fn pool(options: PgConnectOptions) -> PgPool {
     PgPoolOptions::new()
         .max_connections(8)
-        .acquire_timeout(std::time::Duration::from_secs(30))
+        .acquire_timeout(Duration::from_secs(30))
         .connect_lazy_with(options)
 }
 
