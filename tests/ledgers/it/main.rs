@@ -9,6 +9,7 @@ mod engines;
 mod failover;
 mod isolation;
 mod load;
+mod mid_callback;
 mod outages;
 mod pgbouncer;
 mod plans;

@@ -97,20 +97,28 @@ impl Postgres {
             command.arg("-c").arg(setting);
         }
         let log = place.path.join("log");
-        command.stderr(fs::File::create(&log).unwrap());
+        command.stderr(fs::File::create(log).unwrap());
         let mut server = Server::start(address, command);
-        // It listens before it lets anybody in.
+        // Its children die with it, and leave the memory that they share.
+        server.crash_by = "QUIT";
+        let postgres = Self { server, place };
+        postgres.wait_until_it_is_ready(1);
+        postgres
+    }
+
+    /// It listens before it lets anybody in. Its log has this line of each start.
+    fn wait_until_it_is_ready(&self, starts: usize) {
+        let log = self.place.path.join("log");
         let patience = Instant::now() + Duration::from_secs(60);
-        while !fs::read_to_string(&log)
+        while fs::read_to_string(&log)
             .unwrap()
-            .contains("ready to accept")
+            .matches("ready to accept")
+            .count()
+            < starts
         {
             assert!(Instant::now() < patience, "it does not start");
             sleep(Duration::from_millis(20));
         }
-        // Its children die with it, and leave the memory that they share.
-        server.crash_by = "QUIT";
-        Self { server, place }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -129,6 +137,13 @@ impl Postgres {
     /// Ends it as a crash does: no transaction under way is finished, and nobody is told.
     pub(crate) fn crash(&mut self) {
         self.server.crash();
+    }
+
+    /// Starts it after a crash.
+    pub(crate) fn start_again(&mut self) {
+        self.server.restart();
+        self.server.wait_until_it_listens();
+        self.wait_until_it_is_ready(2);
     }
 
     /// Makes a primary of a standby, and waits until it is one.
