@@ -102,7 +102,7 @@ fn on_redis(url: &str, times: Times, background: Background) -> Result<Router, B
 }
 
 async fn on_postgres(url: &str, times: Times, background: Background) -> Result<Router, BoxError> {
-    // The callbacks' connections; the ledger opens up to four of its own. Limits on statements are set for the
+    // The callbacks' connections; the ledger opens up to three of its own. Limits on statements are set for the
     // database's role, since a pooler refuses them here: `ALTER ROLE app SET statement_timeout = '5s'`.
     let pool = PgPoolOptions::new()
         .max_connections(10)

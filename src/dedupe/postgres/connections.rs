@@ -11,11 +11,11 @@ use sqlx::PgPool;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::call::{Answer, Call};
+use super::call::{Answer, Call, Kind};
 use super::connection::{self, Pool};
 
-/// As many calls as one statement takes: some hundred µs of work for the server.
-const AT_ONCE: usize = 64;
+/// As many calls as one statement takes: some ms of work for the server.
+const AT_ONCE: usize = 128;
 
 pub(super) type Outcome = Result<Answer, Arc<sqlx::Error>>;
 
@@ -42,6 +42,8 @@ struct Queue {
     running: usize,
     /// Of those, how many wait for a call.
     idle: usize,
+    /// Of those, how many run a commit.
+    committing: usize,
     closed: bool,
 }
 
@@ -62,6 +64,7 @@ impl Connections {
         if self.0.push(Waiting { call, answer }) {
             let running = Running {
                 shared: self.0.clone(),
+                is_committing: false,
                 has_left: false,
             };
             tokio::spawn(connection::run(running));
@@ -95,7 +98,11 @@ impl Shared {
     /// Whether another connection is wanted.
     fn push(&self, waiting: Waiting) -> bool {
         let mut queue = self.queue();
+        let has_to_wait = waiting.call.kind == Kind::Commit && !queue.may_commit(self.most);
         queue.calls.push_back(waiting);
+        if has_to_wait {
+            return false;
+        }
         if queue.idle > 0 {
             self.called.notify_one();
             return false;
@@ -114,6 +121,7 @@ impl Shared {
 /// One of the tasks that have a connection. However it ends, no call waits in vain.
 pub(super) struct Running {
     shared: Arc<Shared>,
+    is_committing: bool,
     has_left: bool,
 }
 
@@ -130,8 +138,11 @@ impl Running {
             let called = self.shared.called.notified();
             {
                 let mut queue = self.shared.queue();
-                let calls = queue.take();
-                if !calls.is_empty() {
+                queue.committing -= usize::from(std::mem::take(&mut self.is_committing));
+                let calls = queue.take(self.shared.most);
+                if let Some(Waiting { call, .. }) = calls.first() {
+                    self.is_committing = call.kind == Kind::Commit;
+                    queue.committing += usize::from(self.is_committing);
                     return Some(calls);
                 }
                 if queue.closed || Instant::now() >= deadline {
@@ -155,9 +166,13 @@ impl Drop for Running {
         }
         let mut queue = self.shared.queue();
         queue.running -= 1;
+        queue.committing -= usize::from(self.is_committing);
         if queue.running == 0 {
             // Their callers hear that no task is there.
             queue.calls.clear();
+        } else {
+            // Calls that had to wait for this one.
+            self.shared.called.notify_one();
         }
     }
 }
@@ -171,21 +186,31 @@ impl Drop for Idle<'_> {
 }
 
 impl Queue {
+    /// Whether one more connection may run a commit. It waits for the disk and for standbys; the last connection is
+    /// left for claims, which wait for neither.
+    fn may_commit(&self, most: usize) -> bool {
+        self.committing + 1 < most.max(2)
+    }
+
     /// The first call, and those behind it that its statement can take too: of its kind, and each of another
     /// event, since a statement sees the table as it was when it began.
-    fn take(&mut self) -> Vec<Waiting> {
+    fn take(&mut self, most: usize) -> Vec<Waiting> {
+        let may_commit = self.may_commit(most);
         let mut taken: Vec<Waiting> = Vec::new();
         let mut left = VecDeque::new();
         while let Some(waiting) = self.calls.pop_front() {
             if waiting.answer.is_closed() {
                 continue;
             }
-            let fits = taken.first().is_none_or(|first| {
-                first.call.kind == waiting.call.kind
-                    && taken
-                        .iter()
-                        .all(|other| !other.call.is_of_the_same_event_as(&waiting.call))
-            });
+            let fits = match taken.first() {
+                None => may_commit || waiting.call.kind != Kind::Commit,
+                Some(first) => {
+                    first.call.kind == waiting.call.kind
+                        && !taken
+                            .iter()
+                            .any(|other| other.call.is_of_the_same_event_as(&waiting.call))
+                }
+            };
             if fits {
                 taken.push(waiting);
             } else {

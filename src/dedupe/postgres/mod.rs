@@ -21,14 +21,14 @@ use connections::Connections;
 
 /// How many connections a ledger has at most. Each statement takes the calls of many deliveries, so a few are
 /// enough, and more only compete.
-const CONNECTIONS: u32 = 4;
+const CONNECTIONS: u32 = 3;
 
 /// How long a transaction in which an event was settled may be idle.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
 
 /// A [`Ledger`] on Postgres, in the database of the application's pool.
 ///
-/// The ledger has **connections of its own**, at most four by default, which are opened as the pool
+/// The ledger has **connections of its own**, at most three by default, which are opened as the pool
 /// opens its connections (options and hooks included) and count in addition to the pool's. So callbacks that
 /// hold all of the pool's connections do not keep the ledger from its work. The calls of deliveries that wait at
 /// the same time share a statement: a claim, a commit and a release are a round trip each, or a part of one.
@@ -110,10 +110,11 @@ impl PostgresLedger {
         }
     }
 
-    /// Sets how many connections the ledger opens at most. Defaults to 4.
+    /// Sets how many connections the ledger opens at most. Defaults to 3.
     ///
     /// It opens one when a call comes and all others are busy, and closes one that had no call for ten seconds.
-    /// With one, each commit waits for the disk's flush of the last.
+    /// Commits never use the last one: it is left for claims, which wait for neither the disk nor a standby. With one
+    /// connection in all, claims and commits wait for each other.
     ///
     /// # Panics
     ///

@@ -51,7 +51,7 @@ const PREFIX: &str = "mx-job-webhook:";
 /// where Redis is full, and refuses the commit of what was handled. Where that will not do, see
 /// `PostgresLedger`.
 ///
-/// Needs Redis 5 or later, or Valkey. A user of its own needs the keys of the prefix, and the
+/// Tested with Redis 6, 7 and 8, and Valkey 8. A user of its own needs the keys of the prefix, and the
 /// commands `EVAL`, `EVALSHA`, `HDEL`, `HMGET`, `HSET`, `PEXPIRE`, `PTTL` and `TIME`; behind
 /// Sentinels also `ROLE`, and for replicated commits `WAIT`.
 ///
