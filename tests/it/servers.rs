@@ -87,6 +87,11 @@ impl Server {
         }
     }
 
+    /// From its next start on, it finds this in its environment.
+    pub(crate) fn set_environment(&mut self, variable: &str, value: &str) {
+        self.command.env(variable, value);
+    }
+
     /// Asks it to end, and waits until it has.
     pub(crate) fn stop(&mut self) {
         self.end("INT");

@@ -4,6 +4,7 @@
 //! test kills it starts by itself.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod clocks;
 mod encodings;
 mod engines;
 mod failover;

@@ -171,6 +171,13 @@ async fn no_statement_is_taken_for_another() {
         ),
     ];
     const MANY: &str = "ARRAY['J'], ARRAY['E'], ARRAY['1'], ARRAY[7]::bigint[]";
+    // Whichever statement of the crate has parameters is one of these, and is told by the first.
+    for (name, sql) in statements_with_parameters() {
+        let names = statements.map(|(name, ..)| name);
+        assert!(names.contains(&name.as_str()), "{name} is not tested here");
+        let told = format!("$1::text = '{name}'");
+        assert!(sql.contains(&told), "{name} does not say {told}");
+    }
     let mut connection = PgConnection::connect_with(&options()).await.unwrap();
     let schema = format!("mx_{}", one_of_a_kind());
     for sql in [
@@ -219,6 +226,28 @@ async fn no_statement_is_taken_for_another() {
         }
     }
     run(&mut connection, format!("DROP SCHEMA {schema} CASCADE")).await;
+}
+
+/// Of all of the crate's SQL.
+fn statements_with_parameters() -> Vec<(String, String)> {
+    let mut folders = vec![std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../src")];
+    let mut statements = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for file in std::fs::read_dir(folder).unwrap() {
+            let path = file.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "sql") {
+                let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+                let sql = std::fs::read_to_string(path).unwrap();
+                if sql.contains("$1") {
+                    statements.push((name, sql));
+                }
+            }
+        }
+    }
+    assert!(statements.len() >= 5, "{}", statements.len());
+    statements
 }
 
 /// A success is on disk and on the synchronous standbys before it is acknowledged, even if the application has

@@ -146,6 +146,17 @@ impl Postgres {
         self.wait_until_it_is_ready(2);
     }
 
+    /// Starts it after a crash, as a successor whose clock differs by so much: `+15m`.
+    pub(crate) fn start_again_with_a_clock_that_differs(&mut self, by: &str) {
+        let library = std::env::var("MX_TEST_FAKETIME").expect("`.ci/servers engines` prints it");
+        self.server.set_environment("LD_PRELOAD", &library);
+        self.server.set_environment("FAKETIME", by);
+        // Timers go on as they do; only the time of day differs.
+        self.server
+            .set_environment("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        self.start_again();
+    }
+
     /// Makes a primary of a standby, and waits until it is one.
     pub(crate) fn promote(&self) {
         let mut promote = self.place.command("pg_ctl");
