@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use super::call::{Answer, Call, NotItsAnswer};
-use super::connections::{Outcome, Running, Waiting};
+use super::connections::{Outcome, Waiting, Worker};
 
 /// How long a connection stays open without a call. Shorter than firewalls and load balancers allow, which forget
 /// a connection and tell nobody.
@@ -28,13 +28,13 @@ const PLANNED_FOR_CALLS: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves calls until there are none for a while.
-pub(super) async fn run(mut running: Running) {
+pub(super) async fn run(mut worker: Worker) {
     let mut connection = None;
-    while let Some(waiting) = running.next(IDLE).await {
-        serve(&mut connection, running.pool(), waiting).await;
+    while let Some(waiting) = worker.next(IDLE).await {
+        serve(&mut connection, worker.pool(), waiting).await;
     }
-    if let Some(own) = connection {
-        let _ = timeout(PATIENCE, own.connection.close()).await;
+    if let Some(session) = connection {
+        let _ = timeout(PATIENCE, session.connection.close()).await;
     }
 }
 
@@ -42,7 +42,7 @@ pub(super) async fn run(mut running: Running) {
 /// may hold all of those.
 pub(super) struct Pool {
     of_the_application: PgPool,
-    own: PgPool,
+    pool: PgPool,
 }
 
 impl Pool {
@@ -57,7 +57,7 @@ impl Pool {
             .idle_timeout(None)
             .max_lifetime(None);
         Self {
-            own: options.connect_lazy_with((*pool.connect_options()).clone()),
+            pool: options.connect_lazy_with((*pool.connect_options()).clone()),
             of_the_application: pool.clone(),
         }
     }
@@ -65,8 +65,8 @@ impl Pool {
     async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         // The application may have set others since: a new password, say.
         let options = self.of_the_application.connect_options();
-        self.own.set_connect_options((*options).clone());
-        Ok(self.own.acquire().await?.detach())
+        self.pool.set_connect_options((*options).clone());
+        Ok(self.pool.acquire().await?.detach())
     }
 
     /// How old a connection may become.
@@ -76,7 +76,7 @@ impl Pool {
 }
 
 /// A connection that is good, as far as is known.
-struct Own {
+struct Session {
     connection: PgConnection,
     since: Instant,
     /// The database isolates transactions so strictly that it sees races where there are none, unless it is told
@@ -88,7 +88,7 @@ struct Own {
     calls_before: usize,
 }
 
-async fn serve(connection: &mut Option<Own>, pool: &Pool, waiting: Vec<Waiting>) {
+async fn serve(connection: &mut Option<Session>, pool: &Pool, waiting: Vec<Waiting>) {
     let (calls, mut answers): (Vec<_>, Vec<_>) = waiting
         .into_iter()
         .map(|waiting| (waiting.call, waiting.answer))
@@ -135,25 +135,26 @@ async fn while_one_waits(
 
 /// Asks the database; once more on a new connection if the one that was there turns out to be of no use: every
 /// call may be made twice. While this runs, and if it is dropped, `kept` is empty.
-async fn ask(kept: &mut Option<Own>, pool: &Pool, calls: &[Call]) -> Vec<Outcome> {
+async fn ask(kept: &mut Option<Session>, pool: &Pool, calls: &[Call]) -> Vec<Outcome> {
     let lifetime = pool.lifetime();
-    let is_fresh = |own: &Own| lifetime.is_none_or(|lifetime| own.since.elapsed() < lifetime);
-    if let Some(mut own) = kept.take().filter(is_fresh) {
-        let answers = own.answers(calls).await;
+    let is_fresh =
+        |session: &Session| lifetime.is_none_or(|lifetime| session.since.elapsed() < lifetime);
+    if let Some(mut session) = kept.take().filter(is_fresh) {
+        let answers = session.answers(calls).await;
         if !answers.as_ref().is_err_and(is_useless_after) {
-            return own.keep_and_give(kept, calls, answers).await;
+            return session.keep_and_give(kept, calls, answers).await;
         }
     }
-    match Own::connect(pool).await {
-        Ok(mut own) => {
-            let answers = own.answers(calls).await;
-            own.keep_and_give(kept, calls, answers).await
+    match Session::connect(pool).await {
+        Ok(mut session) => {
+            let answers = session.answers(calls).await;
+            session.keep_and_give(kept, calls, answers).await
         }
         Err(error) => to_all(calls, error),
     }
 }
 
-impl Own {
+impl Session {
     async fn connect(pool: &Pool) -> Result<Self, sqlx::Error> {
         let connection = pool.connect().await?;
         let now = Instant::now();

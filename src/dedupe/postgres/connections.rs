@@ -39,7 +39,7 @@ struct Shared {
 struct Queue {
     calls: VecDeque<Waiting>,
     /// The tasks that have a connection each, or make it.
-    running: usize,
+    workers: usize,
     /// Of those, how many wait for a call.
     idle: usize,
     /// Of those, how many run a commit.
@@ -62,12 +62,12 @@ impl Connections {
     pub(super) async fn call(&self, call: Call) -> Outcome {
         let (answer, answered) = oneshot::channel();
         if self.0.push(Waiting { call, answer }) {
-            let running = Running {
+            let worker = Worker {
                 shared: self.0.clone(),
                 is_committing: false,
                 has_left: false,
             };
-            tokio::spawn(connection::run(running));
+            tokio::spawn(connection::run(worker));
         }
         // A runtime that shuts down ends the task of the connection.
         let outcome = answered.await;
@@ -107,8 +107,8 @@ impl Shared {
             self.called.notify_one();
             return false;
         }
-        let wanted = queue.running < self.most;
-        queue.running += usize::from(wanted);
+        let wanted = queue.workers < self.most;
+        queue.workers += usize::from(wanted);
         wanted
     }
 
@@ -119,13 +119,13 @@ impl Shared {
 }
 
 /// One of the tasks that have a connection. However it ends, no call waits in vain.
-pub(super) struct Running {
+pub(super) struct Worker {
     shared: Arc<Shared>,
     is_committing: bool,
     has_left: bool,
 }
 
-impl Running {
+impl Worker {
     pub(super) fn pool(&self) -> &Pool {
         &self.shared.pool
     }
@@ -146,7 +146,7 @@ impl Running {
                     return Some(calls);
                 }
                 if queue.closed || Instant::now() >= deadline {
-                    queue.running -= 1;
+                    queue.workers -= 1;
                     self.has_left = true;
                     return None;
                 }
@@ -159,15 +159,15 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for Worker {
     fn drop(&mut self) {
         if self.has_left {
             return;
         }
         let mut queue = self.shared.queue();
-        queue.running -= 1;
+        queue.workers -= 1;
         queue.committing -= usize::from(self.is_committing);
-        if queue.running == 0 {
+        if queue.workers == 0 {
             // Their callers hear that no task is there.
             queue.calls.clear();
         } else {
