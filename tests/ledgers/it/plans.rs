@@ -13,7 +13,7 @@ use crate::engines::postgres::{Database, Postgres, Version, pool};
 use crate::servers::Folder;
 use crate::support::completed;
 
-/// Of pages: a call looks at a few rows, by way of the index, and a new connection at the catalog.
+/// Of pages: a call looks at a few rows, by way of the index, and a new connection at the catalogue.
 const FEW: i64 = 300;
 
 /// How many rows `prune` deletes at a time.
