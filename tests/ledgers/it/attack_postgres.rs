@@ -1,0 +1,675 @@
+//! Attacks on the shared statements and the connections of the ledger on Postgres.
+//! RED marks what fails today.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use mx_job_webhook::{
+    Claim, Commit, DedupeLayer, FencingToken, JobEvent, JobRouter, Ledger as _, PostgresLedger,
+};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{PgPool, Row as _};
+use tokio::time::{sleep, timeout};
+use tower::{Layer as _, ServiceExt as _};
+
+use crate::engines::postgres::{Database, Postgres, Version, pool};
+use crate::proxy::Proxy;
+use crate::servers::Folder;
+use crate::support::{LEASE, completed, granted, name, one_of_a_kind};
+
+const SOON: Duration = Duration::from_secs(2);
+
+async fn set_up() -> (Database, PgPool, PostgresLedger) {
+    let database = Database::create("").await;
+    let pool = database.pool();
+    let ledger = PostgresLedger::new(pool.clone());
+    ledger.create_table().await.unwrap();
+    (database, pool, ledger)
+}
+
+/// What `commit_in` writes for an event whose row is not there: a crash of the server, or a failover, lost the claim.
+const LOST_AND_SETTLED: &str = "INSERT INTO mx_job_webhook_events \
+    (job, event, updated_at, token, leased_until, settled_at) \
+    VALUES ($1, 'COMPLETED 1', 1, 1, clock_timestamp(), clock_timestamp())";
+
+/// RED: a call that comes at once with another, of another kind, waits behind it although three of four connections
+/// are not even open. Here the one connection stalls.
+#[tokio::test]
+async fn attack_a_commit_is_not_stuck_behind_a_claim_that_stalls() {
+    let (database, _, ledger) = set_up().await;
+    let proxy = Proxy::to(database.server()).await;
+    let options = database.options().host("127.0.0.1").port(proxy.address.port());
+    drop(ledger);
+    let ledger = PostgresLedger::new(pool(options));
+    let (old, new) = (name("old", 1), name("new", 1));
+    let token = granted(ledger.claim(&old, LEASE).await.unwrap());
+    proxy.stall_what_is_there();
+    let claim = timeout(Duration::from_secs(5), ledger.claim(&new, LEASE));
+    let commit = async {
+        let started = Instant::now();
+        let outcome = timeout(Duration::from_secs(5), ledger.commit(&old, token)).await;
+        (outcome.is_ok(), started.elapsed())
+    };
+    let (claim, (committed, after)) = tokio::join!(claim, commit);
+    assert!(claim.is_err(), "its connection stalls");
+    assert!(committed && after < SOON, "committed: {committed}, after {after:?}");
+}
+
+/// RED: the same, behind a claim that waits for a lock.
+#[tokio::test]
+async fn attack_a_commit_is_not_stuck_behind_a_claim_that_waits() {
+    let (_database, pool, ledger) = set_up().await;
+    let (x, y) = (name("x", 1), name("y", 1));
+    let token = granted(ledger.claim(&y, LEASE).await.unwrap());
+    let mut open = pool.begin().await.unwrap();
+    sqlx::query(LOST_AND_SETTLED).bind("x").execute(&mut *open).await.unwrap();
+    let claim = timeout(Duration::from_secs(4), ledger.claim(&x, LEASE));
+    let commit = timeout(SOON, ledger.commit(&y, token));
+    let (_, commit) = tokio::join!(claim, commit);
+    assert_eq!(commit.expect("three connections are free").unwrap(), Commit::Settled);
+}
+
+/// RED: a claim waits for a transaction of the application that is open, and so do all that share its statement, if
+/// the row of the event was lost before `commit_in`.
+#[tokio::test]
+async fn attack_no_claim_waits_for_the_applications_transaction() {
+    let (_database, pool, ledger) = set_up().await;
+    let (lost, innocent) = (name("x", 1), name("n", 1));
+    let settles = {
+        let (pool, ledger) = (pool.clone(), ledger.clone());
+        move |event: JobEvent| {
+            let (pool, ledger) = (pool.clone(), ledger.clone());
+            async move {
+                // The server crashes, and forgets the claim: it was not on disk.
+                sqlx::query("DELETE FROM mx_job_webhook_events").execute(&pool).await?;
+                let mut transaction = pool.begin().await?;
+                ledger.commit_in(&mut transaction, &event).await?;
+                sleep(Duration::from_secs(6)).await;
+                transaction.commit().await?;
+                Ok::<_, tower::BoxError>(())
+            }
+        }
+    };
+    let once = DedupeLayer::new(ledger.clone()).layer(JobRouter::new().on_completed(settles));
+    let open = tokio::spawn(once.oneshot(completed("x", 1)));
+    sleep(Duration::from_millis(500)).await;
+    let other = PostgresLedger::new(pool.clone());
+    let (lost, innocent) = tokio::join!(
+        timeout(SOON, other.claim(&lost, LEASE)),
+        timeout(SOON, other.claim(&innocent, LEASE)),
+    );
+    open.abort();
+    let answers = format!("its own: {lost:?}, innocent: {innocent:?}");
+    assert!(innocent.is_ok() && lost.is_ok(), "{answers}");
+}
+
+/// RED: the same for commits: "no commit waits for the transaction of another".
+#[tokio::test]
+async fn attack_no_commit_waits_for_the_applications_transaction() {
+    let (_database, pool, ledger) = set_up().await;
+    let (lost, innocent) = (name("x", 1), name("n", 1));
+    let token = granted(ledger.claim(&innocent, LEASE).await.unwrap());
+    let mut open = pool.begin().await.unwrap();
+    sqlx::query(LOST_AND_SETTLED).bind("x").execute(&mut *open).await.unwrap();
+    let (_, innocent) = tokio::join!(
+        timeout(SOON * 2, ledger.commit(&lost, FencingToken::new(7))),
+        timeout(SOON, ledger.commit(&innocent, token)),
+    );
+    assert_eq!(innocent.expect("it has nothing to do with it").unwrap(), Commit::Settled);
+}
+
+/// RED: a lease counts from before the statement waited, so it is over when it is granted: two hold the event.
+#[tokio::test]
+async fn attack_a_lease_is_whole_when_it_is_granted() {
+    const SHORT: Duration = Duration::from_secs(1);
+    let (_database, pool, ledger) = set_up().await;
+    let (x, n) = (name("x", 1), name("n", 1));
+    let mut open = pool.begin().await.unwrap();
+    sqlx::query(LOST_AND_SETTLED).bind("x").execute(&mut *open).await.unwrap();
+    let both = {
+        let ledger = ledger.clone();
+        let (x, n) = (x.clone(), n.clone());
+        tokio::spawn(async move { tokio::join!(ledger.claim(&n, SHORT), ledger.claim(&x, SHORT)) })
+    };
+    sleep(Duration::from_millis(1_500)).await;
+    open.rollback().await.unwrap();
+    let (first, other) = both.await.unwrap();
+    granted(first.unwrap());
+    granted(other.unwrap());
+    assert_eq!(ledger.claim(&n, SHORT).await.unwrap(), Claim::InFlight, "of its statement");
+    assert_eq!(ledger.claim(&x, SHORT).await.unwrap(), Claim::InFlight);
+}
+
+/// RED: one call that waits has the others of its statement fail with it, where the server ends statements as the guide
+/// recommends.
+#[tokio::test]
+async fn attack_a_statement_timeout_hits_the_call_that_waits_and_no_other() {
+    let (database, pool, ledger) = set_up().await;
+    drop(ledger);
+    let options = database.options().options([("statement_timeout", "1s")]);
+    let ledger = PostgresLedger::new(crate::engines::postgres::pool(options));
+    let (x, n) = (name("x", 1), name("n", 1));
+    let mut open = pool.begin().await.unwrap();
+    sqlx::query(LOST_AND_SETTLED).bind("x").execute(&mut *open).await.unwrap();
+    let (innocent, _) = tokio::join!(ledger.claim(&n, LEASE), ledger.claim(&x, LEASE));
+    granted(innocent.unwrap());
+}
+
+/// RED: the calls of a runtime that runs wait for the task of one that is not polled at the moment (its `block_on` has
+/// returned, or its one thread is blocked), though three more connections may be opened.
+#[test]
+fn attack_a_runtime_that_stands_still_stops_no_other() {
+    let build = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let (one, other) = (build(), build());
+    let (_database, _pool, ledger) = one.block_on(set_up());
+    granted(one.block_on(ledger.claim(&name("x", 1), LEASE)).unwrap());
+    // `one` is alive, and nobody runs it.
+    let claims = other.block_on(async {
+        let mut answered = 0;
+        for number in 0..4 {
+            let event = name(&format!("y-{number}"), 1);
+            answered += usize::from(timeout(SOON, ledger.claim(&event, LEASE)).await.is_ok());
+        }
+        answered
+    });
+    drop((one, other));
+    assert_eq!(claims, 4);
+}
+
+async fn backends(admin: &PgPool, application: &str) -> i64 {
+    sqlx::query("SELECT count(*) FROM pg_stat_activity WHERE application_name = $1")
+        .bind(application)
+        .fetch_one(admin)
+        .await
+        .unwrap()
+        .get(0)
+}
+
+/// RED: "connections of its own, at most four": each statement that is given up leaves a backend behind, and a new one
+/// is opened. A table that is locked for some seconds takes all connections of the server.
+#[tokio::test]
+async fn attack_a_table_that_is_locked_costs_no_more_connections_than_the_ledger_may_have() {
+    let (database, admin, ledger) = set_up().await;
+    drop(ledger);
+    let application = one_of_a_kind();
+    let options = database.options().application_name(&application);
+    let jobs = DedupeLayer::new(PostgresLedger::new(pool(options)))
+        .with_ledger_timeout(Duration::from_millis(250))
+        .layer(JobRouter::new().on_completed(|_| async {}));
+    let mut lock = admin.begin().await.unwrap();
+    sqlx::query("LOCK TABLE mx_job_webhook_events").execute(&mut *lock).await.unwrap();
+    let mut senders = tokio::task::JoinSet::new();
+    for number in 0..16 {
+        let jobs = jobs.clone();
+        senders.spawn(async move {
+            loop {
+                let _ = jobs.clone().oneshot(completed(&format!("{number}"), 1)).await;
+                sleep(Duration::from_millis(20)).await;
+            }
+        });
+    }
+    sleep(Duration::from_secs(3)).await;
+    let count = backends(&admin, &application).await;
+    drop(senders);
+    lock.rollback().await.unwrap();
+    assert!(count <= 8, "{count} backends");
+}
+
+/// RED: connections that take longer to be made than a call may take are never made: each attempt ends with its callers.
+#[tokio::test]
+async fn attack_a_connection_that_is_slow_to_make_is_made_at_last() {
+    let (database, _admin, ledger) = set_up().await;
+    drop(ledger);
+    let proxy = Proxy::slow_to_connect(database.server(), Duration::from_millis(700)).await;
+    let options = database.options().host("127.0.0.1").port(proxy.address.port());
+    let ledger = PostgresLedger::new(pool(options));
+    let mut granted = false;
+    for number in 0..12 {
+        let event = name(&format!("{number}"), 1);
+        let claim = timeout(Duration::from_millis(500), ledger.claim(&event, LEASE)).await;
+        granted |= claim.is_ok();
+    }
+    assert!(granted, "{} connections", proxy.connections());
+}
+
+/// "The ledger works at every isolation level that the database may have as its default."
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_prune_works_at_every_isolation_level() {
+    let (database, _admin, ledger) = set_up().await;
+    drop(ledger);
+    let mut failures = Vec::new();
+    for level in ["repeatable read", "serializable"] {
+        let options = database.options().options([("default_transaction_isolation", level)]);
+        let ledger = PostgresLedger::new(pool(options));
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut busy = tokio::task::JoinSet::new();
+        for number in 0..8 {
+            let (ledger, stop) = (ledger.clone(), stop.clone());
+            busy.spawn(async move {
+                let mut turn = 0;
+                while !stop.load(Ordering::SeqCst) {
+                    let event = name(&format!("{number}-{}", turn % 8), 1);
+                    turn += 1;
+                    if let Claim::Granted(token) = ledger.claim(&event, Duration::ZERO).await.unwrap() {
+                        if turn % 3 == 0 {
+                            ledger.commit(&event, token).await.unwrap();
+                        }
+                    }
+                }
+            });
+        }
+        let (mut tries, mut failed, mut last) = (0, 0, String::new());
+        let until = Instant::now() + Duration::from_secs(4);
+        while Instant::now() < until {
+            tries += 1;
+            if let Err(error) = ledger.prune(Duration::ZERO).await {
+                failed += 1;
+                last = error.to_string();
+            }
+        }
+        stop.store(true, Ordering::SeqCst);
+        busy.join_all().await;
+        if failed > 0 {
+            failures.push(format!("{level}: {failed} of {tries}: {last}"));
+        }
+    }
+    assert!(failures.is_empty(), "{failures:?}");
+}
+
+#[tokio::test]
+async fn attack_replicas_that_start_at_once_where_transactions_are_serializable() {
+    for shape in [None, Some("bigint")] {
+        let database = Database::create("").await;
+        if shape.is_some() {
+            let old = PostgresLedger::TABLE
+                .replace("updated_at numeric", "updated_at bigint")
+                .split("-- Before version 1").next().unwrap().to_owned();
+            sqlx::raw_sql(sqlx::AssertSqlSafe(old)).execute(&database.pool()).await.unwrap();
+        }
+        let options = database.options().options([("default_transaction_isolation", "serializable")]);
+        let mut replicas = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            let ledger = PostgresLedger::new(pool(options.clone()));
+            replicas.spawn(async move { ledger.create_table().await });
+        }
+        for created in replicas.join_all().await {
+            created.unwrap();
+        }
+    }
+}
+
+/// RED (by Postgres' design): a commit that waits for its synchronous standby and is ended locally is read as settled,
+/// and acknowledged, although no standby has it.
+#[tokio::test]
+async fn attack_what_no_standby_has_is_not_acknowledged() {
+    let folder = Folder::new();
+    let mut primary = Postgres::primary(&folder, Version::V15, &["fsync=off"]);
+    let ledger = PostgresLedger::new(primary.pool());
+    ledger.create_table().await.unwrap();
+    let event = name("x", 1);
+    let token = granted(ledger.claim(&event, LEASE).await.unwrap());
+    let admin = primary.pool();
+    // The standby goes away.
+    for sql in [
+        "ALTER SYSTEM SET synchronous_standby_names = 'gone'",
+        "SELECT pg_reload_conf()",
+    ] {
+        sqlx::raw_sql(sql).execute(&admin).await.unwrap();
+    }
+    sleep(Duration::from_millis(300)).await;
+    let commit = timeout(SOON, ledger.commit(&event, token)).await;
+    assert!(commit.is_err(), "no standby confirms it: {commit:?}");
+    assert_eq!(ledger.claim(&event, LEASE).await.unwrap(), Claim::InFlight);
+    // The primary is restarted, the standby is still away.
+    primary.crash();
+    primary.start_again();
+    let other = PostgresLedger::new(primary.pool());
+    let claim = other.claim(&event, LEASE).await.unwrap();
+    assert_ne!(claim, Claim::Settled, "acknowledged, and no standby has it");
+}
+
+#[tokio::test]
+async fn attack_tokens_at_their_ends() {
+    let (_database, _pool, ledger) = set_up().await;
+    for (number, token) in [0, 1, u64::MAX / 2, u64::MAX - 1, u64::MAX].into_iter().enumerate() {
+        let event = name(&format!("{number}"), 1);
+        let token = FencingToken::new(token);
+        granted(ledger.claim(&event, Duration::ZERO).await.unwrap());
+        ledger.release(&event, token).await.unwrap();
+        assert_eq!(ledger.commit(&event, token).await.unwrap(), Commit::Settled);
+        assert_eq!(ledger.commit(&event, token).await.unwrap(), Commit::Settled);
+        let other = FencingToken::new(5);
+        assert_eq!(ledger.commit(&event, other).await.unwrap(), Commit::Overtaken);
+        ledger.release(&event, token).await.unwrap();
+        assert_eq!(ledger.claim(&event, Duration::MAX).await.unwrap(), Claim::Settled);
+    }
+}
+
+/// RED (small): two tokens that no table can have are taken for one.
+#[tokio::test]
+async fn attack_two_tokens_beyond_the_table_are_two() {
+    let (_database, _pool, ledger) = set_up().await;
+    let event = name("x", 1);
+    let [one, other] = [u64::MAX, u64::MAX - 1].map(FencingToken::new);
+    assert_eq!(ledger.commit(&event, one).await.unwrap(), Commit::Settled);
+    assert_eq!(ledger.commit(&event, other).await.unwrap(), Commit::Overtaken);
+}
+
+/// Tables that are dropped, altered and made again under prepared statements.
+#[tokio::test]
+async fn attack_tables_that_are_swapped() {
+    let (_database, pool, ledger) = set_up().await;
+    for (turn, sql) in [
+        "DROP TABLE mx_job_webhook_events",
+        "ALTER TABLE mx_job_webhook_events RENAME TO elsewhere",
+        "ALTER TABLE mx_job_webhook_events ADD COLUMN note text, ALTER COLUMN updated_at TYPE bigint",
+        "ALTER TABLE mx_job_webhook_events ALTER COLUMN updated_at TYPE numeric",
+        "CREATE SCHEMA before; SET search_path = before; ALTER TABLE public.mx_job_webhook_events SET SCHEMA before",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let event = name(&format!("a-{turn}"), 1);
+        let token = granted(ledger.claim(&event, LEASE).await.unwrap());
+        let mut own = pool.acquire().await.unwrap().detach();
+        sqlx::raw_sql(sql).execute(&mut own).await.unwrap();
+        let _ = ledger.claim(&name(&format!("b-{turn}"), 1), LEASE).await;
+        ledger.create_table().await.unwrap();
+        assert_eq!(ledger.commit(&event, token).await.unwrap(), Commit::Settled, "{sql}");
+        granted(ledger.claim(&name(&format!("c-{turn}"), 1), LEASE).await.unwrap());
+    }
+}
+
+fn faulty(options: PgConnectOptions, hook: Arc<AtomicUsize>) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(2)
+        .after_connect(move |_, _| {
+            let hook = hook.clone();
+            Box::pin(async move {
+                match hook.load(Ordering::SeqCst) {
+                    0 => Ok(()),
+                    1 => Err(sqlx::Error::Protocol("the hook fails".into())),
+                    2 => std::future::pending().await,
+                    _ => panic!("the hook panics"),
+                }
+            })
+        })
+        .connect_lazy_with(options)
+}
+
+/// Hooks that fail, hang and panic; then they are mended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_hooks_that_misbehave_are_survived() {
+    let (database, _admin, ledger) = set_up().await;
+    drop(ledger);
+    for fault in [1, 2, 3] {
+        let hook = Arc::new(AtomicUsize::new(fault));
+        let pool = faulty(database.options(), hook.clone());
+        let ledger = PostgresLedger::new(pool);
+        let mut calls = tokio::task::JoinSet::new();
+        for number in 0..20 {
+            let ledger = ledger.clone();
+            calls.spawn(async move {
+                let event = name(&format!("{fault}-{number}"), 1);
+                let claim = timeout(Duration::from_secs(1), ledger.claim(&event, LEASE)).await;
+                assert!(!matches!(claim, Ok(Ok(_))));
+            });
+        }
+        calls.join_all().await;
+        hook.store(0, Ordering::SeqCst);
+        let claim = timeout(SOON, ledger.claim(&name(&format!("{fault}"), 1), LEASE)).await;
+        granted(claim.unwrap_or_else(|_| panic!("fault {fault} is not survived")).unwrap());
+    }
+}
+
+/// A server that has no connection left, and then has.
+#[tokio::test]
+async fn attack_a_server_at_its_max_connections_is_survived() {
+    let folder = Folder::new();
+    let primary = Postgres::primary(&folder, Version::V15, &["fsync=off", "max_connections=8"]);
+    let application = primary.options();
+    let ledger = PostgresLedger::new(pool(application.clone()));
+    ledger.create_table().await.unwrap();
+    ledger.claim(&name("before", 1), LEASE).await.unwrap();
+    let mut taken = Vec::new();
+    loop {
+        match timeout(SOON, <sqlx::PgConnection as sqlx::Connection>::connect_with(&application)).await {
+            Ok(Ok(connection)) => taken.push(connection),
+            _ => break,
+        }
+        assert!(taken.len() < 20);
+    }
+    let run = |from: usize| {
+        let ledger = ledger.clone();
+        async move {
+            let mut calls = tokio::task::JoinSet::new();
+            for number in from..from + 32 {
+                let ledger = ledger.clone();
+                calls.spawn(async move {
+                    let event = name(&format!("{number}"), 1);
+                    matches!(timeout(SOON, ledger.claim(&event, LEASE)).await, Ok(Ok(Claim::Granted(_))))
+                });
+            }
+            calls.join_all().await.into_iter().filter(|ok| *ok).count()
+        }
+    };
+    // It has one already, and should do with that.
+    let with_one = run(0).await;
+    drop(taken);
+    sleep(Duration::from_millis(300)).await;
+    let after = run(100).await;
+    assert_eq!((with_one, after), (32, 32));
+}
+
+/// A password that is wrong until `set_connect_options`.
+#[tokio::test]
+async fn attack_options_that_are_mended_are_used() {
+    let (database, _admin, ledger) = set_up().await;
+    drop(ledger);
+    let pool = pool(database.options().database("nowhere"));
+    let ledger = PostgresLedger::new(pool.clone());
+    assert!(ledger.claim(&name("x", 1), LEASE).await.is_err());
+    pool.set_connect_options(database.options());
+    granted(ledger.claim(&name("x", 1), LEASE).await.unwrap());
+    pool.close().await;
+    granted(ledger.claim(&name("y", 1), LEASE).await.unwrap());
+}
+
+/// After use and after the ledger is dropped, nothing is left on the server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_no_connection_is_left() {
+    let (database, admin, ledger) = set_up().await;
+    drop(ledger);
+    let application = one_of_a_kind();
+    let pool = pool(database.options().application_name(&application));
+    let ledger = PostgresLedger::new(pool.clone());
+    storm(&ledger, Duration::from_secs(3)).await;
+    let busy = backends(&admin, &application).await;
+    assert!(busy <= 4, "{busy} while it was busy");
+    // Nothing is stuck after the storm.
+    let mut calls = tokio::task::JoinSet::new();
+    for number in 0..200 {
+        let ledger = ledger.clone();
+        calls.spawn(async move {
+            let event = name(&format!("after-{number}"), 1);
+            granted(timeout(SOON, ledger.claim(&event, LEASE)).await.unwrap().unwrap());
+        });
+    }
+    calls.join_all().await;
+    sleep(Duration::from_secs(12)).await;
+    assert_eq!(backends(&admin, &application).await, 0, "idle");
+    granted(ledger.claim(&name("again", 1), LEASE).await.unwrap());
+    drop(ledger);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(backends(&admin, &application).await, 0, "dropped");
+}
+
+/// Callers that give up at every moment.
+async fn storm(ledger: &PostgresLedger, time: Duration) {
+    let until = Instant::now() + time;
+    let mut callers = tokio::task::JoinSet::new();
+    for number in 0..24 {
+        let ledger = ledger.clone();
+        callers.spawn(async move {
+            let mut turn = 0;
+            while Instant::now() < until {
+                turn += 1;
+                let event = name(&format!("{}-{}", number % 6, turn % 5), 1);
+                let patience = Duration::from_micros(fastrand::u64(..6_000));
+                let claim = timeout(patience, ledger.claim(&event, Duration::ZERO)).await;
+                if let Ok(Ok(Claim::Granted(token))) = claim {
+                    if turn % 50 == 0 {
+                        let _ = timeout(patience, ledger.commit(&event, token)).await;
+                    } else {
+                        let _ = timeout(patience, ledger.release(&event, token)).await;
+                    }
+                }
+            }
+        });
+    }
+    callers.join_all().await;
+}
+
+/// Runtimes that come and go while others use a clone: nobody waits for ever, and who gets no answer gets an error.
+#[test]
+fn attack_runtimes_come_and_go() {
+    let main = tokio::runtime::Runtime::new().unwrap();
+    let (_database, _pool, ledger) = main.block_on(set_up());
+    let until = Instant::now() + Duration::from_secs(5);
+    let (errors, hangs) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    std::thread::scope(|scope| {
+        for thread in 0..2 {
+            let ledger = ledger.clone();
+            scope.spawn(move || {
+                let mut turn = 0;
+                while Instant::now() < until {
+                    turn += 1;
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    runtime.block_on(async {
+                        let event = name(&format!("t{thread}-{turn}"), 1);
+                        let _ = timeout(Duration::from_millis(fastrand::u64(..20)), ledger.claim(&event, LEASE)).await;
+                    });
+                    drop(runtime);
+                }
+            });
+        }
+        let (ledger, errors, hangs) = (ledger.clone(), errors.clone(), hangs.clone());
+        main.block_on(async move {
+            let mut turn = 0;
+            while Instant::now() < until {
+                turn += 1;
+                match timeout(SOON, ledger.claim(&name(&format!("m-{turn}"), 1), LEASE)).await {
+                    Err(_) => hangs.fetch_add(1, Ordering::SeqCst),
+                    Ok(Err(_)) => errors.fetch_add(1, Ordering::SeqCst),
+                    Ok(Ok(_)) => 0,
+                };
+            }
+        });
+    });
+    let (errors, hangs) = (errors.load(Ordering::SeqCst), hangs.load(Ordering::SeqCst));
+    // RED if errors is not 0: a call of a runtime that lives fails because another's ended.
+    assert_eq!((hangs, errors), (0, 0), "(hangs, errors)");
+}
+
+/// All that locks at once: ledger statements over the same events in every order, `prune`, `commit_in`, `create_table`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_nothing_deadlocks() {
+    const JOBS: usize = 12;
+    let (_database, pool, _) = set_up().await;
+    let until = Instant::now() + Duration::from_secs(8);
+    let mut tasks = tokio::task::JoinSet::new();
+    for replica in 0..3 {
+        let ledger = PostgresLedger::new(pool.clone());
+        for caller in 0..10 {
+            let ledger = ledger.clone();
+            tasks.spawn(async move {
+                let mut errors = Vec::new();
+                while Instant::now() < until {
+                    let event = name(&format!("{}", fastrand::usize(..JOBS)), fastrand::i64(..3));
+                    let outcome = async {
+                        if let Claim::Granted(token) = ledger.claim(&event, Duration::ZERO).await? {
+                            match fastrand::u8(..3) {
+                                0 => ledger.commit(&event, token).await.map(drop)?,
+                                1 => ledger.release(&event, token).await?,
+                                _ => {}
+                            }
+                        }
+                        Ok::<_, Arc<sqlx::Error>>(())
+                    };
+                    match timeout(Duration::from_secs(5), outcome).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => errors.push(format!("{replica}/{caller} {error}")),
+                        Err(_) => errors.push("no answer in 5 s".to_owned()),
+                    }
+                }
+                errors
+            });
+        }
+    }
+    let ledger = PostgresLedger::new(pool.clone());
+    tasks.spawn(async move {
+        let mut errors = Vec::new();
+        while Instant::now() < until {
+            for outcome in [ledger.prune(Duration::ZERO).await.map(drop), ledger.create_table().await] {
+                if let Err(error) = outcome {
+                    errors.push(format!("prune or create_table {error}"));
+                }
+            }
+            sleep(Duration::from_millis(3)).await;
+        }
+        errors
+    });
+    let errors: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
+    assert!(errors.is_empty(), "{} {:?}", errors.len(), &errors[..errors.len().min(5)]);
+}
+
+/// Of many holders that commit one event at once, one settles it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_one_of_many_holders_settles() {
+    let (_database, pool, _) = set_up().await;
+    for turn in 0..40 {
+        let event = name(&format!("{turn}"), 1);
+        let mut holders = tokio::task::JoinSet::new();
+        for _ in 0..12 {
+            let (ledger, event) = (PostgresLedger::new(pool.clone()), event.clone());
+            holders.spawn(async move {
+                match ledger.claim(&event, Duration::ZERO).await.unwrap() {
+                    Claim::Granted(token) => Some((token, ledger.commit(&event, token).await.unwrap())),
+                    _ => None,
+                }
+            });
+        }
+        let held: Vec<_> = holders.join_all().await.into_iter().flatten().collect();
+        let settled = held.iter().filter(|(_, commit)| *commit == Commit::Settled).count();
+        assert_eq!(settled, 1, "{held:?}");
+        let mut tokens: Vec<_> = held.iter().map(|(token, _)| token).collect();
+        tokens.sort();
+        tokens.dedup();
+        assert_eq!(tokens.len(), held.len(), "a token for each");
+    }
+}
+
+/// Every claim of the same event at once: one is granted, none hangs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_the_same_event_very_often_at_once() {
+    let (_database, _pool, ledger) = set_up().await;
+    let event = name("x", 1);
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..3_000 {
+        let (ledger, event) = (ledger.clone(), event.clone());
+        callers.spawn(async move { timeout(Duration::from_secs(5), ledger.claim(&event, LEASE)).await });
+    }
+    let answers = callers.join_all().await;
+    let late = answers.iter().filter(|answer| answer.is_err()).count();
+    let granted = answers
+        .iter()
+        .filter(|answer| matches!(answer, Ok(Ok(Claim::Granted(_)))))
+        .count();
+    assert_eq!((late, granted), (0, 1));
+}

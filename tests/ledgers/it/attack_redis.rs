@@ -1,0 +1,228 @@
+//! Attacks on the ledger on Redis. RED marks what fails today.
+
+use std::time::Duration;
+
+use mx_job_webhook::{Claim, Commit, FencingToken, Ledger as _, RedisLedger, Sentinels};
+use redis::Client;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::time::{sleep, timeout};
+
+use crate::proxy::{Network, Proxy};
+use crate::support::{LEASE, granted, name, one_of_a_kind};
+
+const SOON: Duration = Duration::from_secs(4);
+
+fn url() -> String {
+    std::env::var("MX_TEST_REDIS_URL").unwrap()
+}
+
+fn client() -> Client {
+    Client::open(url()).unwrap()
+}
+
+fn server() -> std::net::SocketAddr {
+    let url = url();
+    let address = url.trim_start_matches("redis://").trim_end_matches('/');
+    let address = address.split('/').next().unwrap();
+    address.parse().unwrap()
+}
+
+/// RED: a connection that is being made in a runtime that stands still is waited for by all others, for ever.
+#[test]
+fn attack_a_dial_in_a_runtime_that_stands_still_stops_no_other() {
+    let build = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let (one, other, proxying) = (build(), build(), tokio::runtime::Runtime::new().unwrap());
+    let proxy = proxying.block_on(Proxy::slow_to_connect(server(), Duration::from_millis(300)));
+    let ledger = RedisLedger::new(Client::open(format!("redis://{}", proxy.address)).unwrap());
+    let guid = one_of_a_kind();
+    let given_up = one.block_on(async {
+        timeout(Duration::from_millis(100), ledger.claim(&name(&guid, 1), LEASE)).await
+    });
+    assert!(given_up.is_err());
+    // `one` is alive, and nobody runs it.
+    let answered = other.block_on(async {
+        let mut answered = 0;
+        for number in 2..4 {
+            let claim = timeout(SOON, ledger.claim(&name(&guid, number), LEASE)).await;
+            answered += usize::from(claim.is_ok());
+        }
+        answered
+    });
+    drop((one, other));
+    assert_eq!(answered, 2);
+}
+
+/// The connection is there, and its runtime stands still.
+#[test]
+fn attack_a_connection_of_a_runtime_that_stands_still_is_replaced() {
+    let build = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let (one, other) = (build(), build());
+    let ledger = RedisLedger::new(client());
+    let guid = one_of_a_kind();
+    granted(one.block_on(ledger.claim(&name(&guid, 1), LEASE)).unwrap());
+    let claim = other.block_on(async { timeout(SOON, ledger.claim(&name(&guid, 2), LEASE)).await });
+    granted(claim.expect("an answer").unwrap());
+}
+
+/// RED: a token that is committed and larger than Lua's and Redis' numbers: no other event of the job is ever claimed.
+#[tokio::test]
+async fn attack_a_large_token_does_not_poison_its_job() {
+    for token in [1 << 53, u64::MAX / 2, u64::MAX] {
+        let (ledger, guid) = (RedisLedger::new(client()), one_of_a_kind());
+        let token = FencingToken::new(token);
+        let event = name(&guid, 1);
+        assert_eq!(ledger.commit(&event, token).await.unwrap(), Commit::Settled, "{token:?}");
+        assert_eq!(ledger.commit(&event, token).await.unwrap(), Commit::Settled, "{token:?}");
+        assert_eq!(
+            ledger.commit(&event, FencingToken::new(1)).await.unwrap(),
+            Commit::Overtaken
+        );
+        assert_eq!(ledger.claim(&event, LEASE).await.unwrap(), Claim::Settled, "{token:?}");
+        let other = name(&guid, 2);
+        let first = ledger.claim(&other, Duration::ZERO).await;
+        let first = granted(first.unwrap_or_else(|error| panic!("{token:?}: {error}")));
+        let second = granted(ledger.claim(&other, Duration::ZERO).await.unwrap());
+        assert!(second > first, "{token:?}: {second:?} after {first:?}");
+    }
+}
+
+/// Values that this version did not write: an error, and nothing is changed.
+#[tokio::test]
+async fn attack_hostile_values_are_errors_and_stay() {
+    let mut connection = client().get_multiplexed_async_connection().await.unwrap();
+    for version in ["", "0", "2", "1 ", "-1", "1\0", "nan"] {
+        let (ledger, guid) = (RedisLedger::new(client()), one_of_a_kind());
+        let key = format!("mx-job-webhook:{guid}");
+        let _: () = redis::cmd("HSET").arg(&key).arg("version").arg(version).query_async(&mut connection).await.unwrap();
+        let event = name(&guid, 1);
+        assert!(ledger.claim(&event, LEASE).await.is_err(), "{version:?}");
+        assert!(ledger.commit(&event, FencingToken::new(1)).await.is_err(), "{version:?}");
+        assert!(ledger.release(&event, FencingToken::new(1)).await.is_err(), "{version:?}");
+        let count: usize = redis::cmd("HLEN").arg(&key).query_async(&mut connection).await.unwrap();
+        assert_eq!(count, 1, "{version:?}");
+    }
+    let (ledger, guid) = (RedisLedger::new(client()), one_of_a_kind());
+    let key = format!("mx-job-webhook:{guid}");
+    let _: () = redis::cmd("SET").arg(&key).arg("text").query_async(&mut connection).await.unwrap();
+    assert!(ledger.claim(&name(&guid, 1), LEASE).await.is_err());
+    assert!(ledger.commit(&name(&guid, 1), FencingToken::new(1)).await.is_err());
+    assert!(ledger.release(&name(&guid, 1), FencingToken::new(1)).await.is_err());
+    // Others are not concerned.
+    granted(ledger.claim(&name(&one_of_a_kind(), 1), LEASE).await.unwrap());
+}
+
+/// Many calls while the server answers nonsense: few dials, and it goes on at once after.
+#[tokio::test]
+async fn attack_nonsense_is_no_storm_of_dials() {
+    let proxy = Proxy::to(server()).await;
+    let ledger = RedisLedger::new(Client::open(format!("redis://{}", proxy.address)).unwrap());
+    let run = one_of_a_kind();
+    granted(ledger.claim(&name(&run, 1), LEASE).await.unwrap());
+    proxy.set(Network::Nonsense);
+    let before = proxy.connections();
+    let mut callers = tokio::task::JoinSet::new();
+    for number in 0..50 {
+        let (ledger, run) = (ledger.clone(), run.clone());
+        callers.spawn(async move {
+            let until = std::time::Instant::now() + Duration::from_secs(3);
+            while std::time::Instant::now() < until {
+                let event = name(&format!("{run}-{number}"), 1);
+                let claim = timeout(SOON, ledger.claim(&event, LEASE)).await;
+                assert!(claim.expect("in time").is_err());
+            }
+        });
+    }
+    callers.join_all().await;
+    let dials = proxy.connections() - before;
+    assert!(dials <= 20, "{dials}");
+    proxy.set(Network::Works);
+    granted(timeout(SOON, ledger.claim(&name(&one_of_a_kind(), 1), LEASE)).await.unwrap().unwrap());
+}
+
+/// A Sentinel that answers this address and this epoch.
+async fn sentinel(address: String, epoch: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let own = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let address = address.clone();
+            tokio::spawn(async move {
+                let (host, port) = address.rsplit_once(':').unwrap();
+                let mut asked = vec![0; 4096];
+                loop {
+                    let count = stream.read(&mut asked).await.unwrap_or(0);
+                    if count == 0 {
+                        return;
+                    }
+                    let text = String::from_utf8_lossy(&asked[..count]).into_owned();
+                    let mut answer = String::new();
+                    if text.contains("GET-MASTER-ADDR-BY-NAME") {
+                        answer = format!(
+                            "*2\r\n${}\r\n{host}\r\n${}\r\n{port}\r\n*2\r\n$12\r\nconfig-epoch\r\n${}\r\n{epoch}\r\n",
+                            host.len(), port.len(), epoch.len(),
+                        );
+                    } else {
+                        for _ in 0..text.matches("\r\n$").count().min(text.matches('*').count()) {
+                            answer.push_str("+OK\r\n");
+                        }
+                    }
+                    if stream.write_all(answer.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    format!("redis://{own}")
+}
+
+async fn availability(sentinels: Vec<String>, wait: Duration) -> usize {
+    let ledger = RedisLedger::from_sentinels(Sentinels::new(sentinels, "mymaster").unwrap());
+    let _ = timeout(SOON, ledger.claim(&name(&one_of_a_kind(), 1), LEASE)).await;
+    sleep(wait).await;
+    let mut answered = 0;
+    for _ in 0..3 {
+        let claim = timeout(SOON, ledger.claim(&name(&one_of_a_kind(), 1), LEASE)).await;
+        answered += usize::from(matches!(claim, Ok(Ok(Claim::Granted(_)))));
+    }
+    answered
+}
+
+/// Two of three name the master, one hangs.
+#[tokio::test]
+async fn attack_a_sentinel_that_hangs() {
+    let hangs = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let master = server().to_string();
+    let sentinels = vec![
+        sentinel(master.clone(), "3").await,
+        format!("redis://{}", hangs.local_addr().unwrap()),
+        sentinel(master, "3").await,
+    ];
+    assert_eq!(availability(sentinels, Duration::from_secs(3)).await, 3);
+}
+
+/// RED (a question of trust): one of three names an address that is nobody's, by an epoch that is later. The ledger
+/// gives up a connection that works, and no other is tried, though two Sentinels name it.
+#[tokio::test]
+async fn attack_one_sentinel_that_lies_does_not_stop_the_ledger() {
+    let master = server().to_string();
+    let nobody = crate::servers::free_address().to_string();
+    let sentinels = vec![
+        sentinel(nobody, "999").await,
+        sentinel(master.clone(), "3").await,
+        sentinel(master, "3").await,
+    ];
+    assert_eq!(availability(sentinels, Duration::from_secs(3)).await, 3);
+}
