@@ -75,26 +75,30 @@ fn attack_a_connection_of_a_runtime_that_stands_still_is_replaced() {
     granted(claim.expect("an answer").unwrap());
 }
 
-/// RED: a token that is committed and larger than Lua's and Redis' numbers: no other event of the job is ever claimed.
+/// RED: a token that is committed and larger than Lua's or Redis' numbers: no other event of the job is ever claimed, or
+/// its tokens do not grow. (No ledger grants such a token; `FencingToken::new` makes it.)
 #[tokio::test]
 async fn attack_a_large_token_does_not_poison_its_job() {
-    for token in [1 << 53, u64::MAX / 2, u64::MAX] {
+    let mut failures = Vec::new();
+    for token in [1_u64 << 53, u64::MAX / 2, u64::MAX / 2 + 1, u64::MAX] {
         let (ledger, guid) = (RedisLedger::new(client()), one_of_a_kind());
         let token = FencingToken::new(token);
         let event = name(&guid, 1);
         assert_eq!(ledger.commit(&event, token).await.unwrap(), Commit::Settled, "{token:?}");
         assert_eq!(ledger.commit(&event, token).await.unwrap(), Commit::Settled, "{token:?}");
-        assert_eq!(
-            ledger.commit(&event, FencingToken::new(1)).await.unwrap(),
-            Commit::Overtaken
-        );
-        assert_eq!(ledger.claim(&event, LEASE).await.unwrap(), Claim::Settled, "{token:?}");
+        match ledger.claim(&event, LEASE).await {
+            Ok(Claim::Settled) => {}
+            other => failures.push(format!("{token:?}: its own event: {other:?}")),
+        }
         let other = name(&guid, 2);
         let first = ledger.claim(&other, Duration::ZERO).await;
-        let first = granted(first.unwrap_or_else(|error| panic!("{token:?}: {error}")));
-        let second = granted(ledger.claim(&other, Duration::ZERO).await.unwrap());
-        assert!(second > first, "{token:?}: {second:?} after {first:?}");
+        let second = ledger.claim(&other, Duration::ZERO).await;
+        match (&first, &second) {
+            (Ok(Claim::Granted(first)), Ok(Claim::Granted(second))) if second > first => {}
+            _ => failures.push(format!("{token:?}: another event: {first:?}, {second:?}")),
+        }
     }
+    assert!(failures.is_empty(), "{failures:#?}");
 }
 
 /// Values that this version did not write: an error, and nothing is changed.
