@@ -49,7 +49,11 @@ impl Ledger for Odd {
 
     async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, Self::Error> {
         tokio::task::yield_now().await;
-        Ok(self.ledger.claim(event, lease).await.unwrap_or_else(|never: Infallible| match never {}))
+        Ok(self
+            .ledger
+            .claim(event, lease)
+            .await
+            .unwrap_or_else(|never: Infallible| match never {}))
     }
 
     async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, Self::Error> {
@@ -61,17 +65,24 @@ impl Ledger for Odd {
                 How::Panics => std::panic::resume_unwind(Box::new(())),
             }
         }
-        Ok(self.ledger.commit(event, token).await.unwrap_or_else(|never| match never {}))
+        Ok(self
+            .ledger
+            .commit(event, token)
+            .await
+            .unwrap_or_else(|never| match never {}))
     }
 
     async fn release(&self, event: &EventName, token: FencingToken) -> Result<(), Self::Error> {
         tokio::task::yield_now().await;
-        self.ledger.release(event, token).await.unwrap_or_else(|never| match never {});
+        self.ledger
+            .release(event, token)
+            .await
+            .unwrap_or_else(|never| match never {});
         Ok(())
     }
 }
 
-/// RED: "a drain waits for a commit until the ledger has it or the lease has expired": without a timeout, a commit that
+// RED: "a drain waits for a commit until the ledger has it or the lease has expired": without a timeout, a commit that
 /// hangs is waited for for ever, and no further attempt is made.
 #[tokio::test(start_paused = true)]
 async fn a_commit_that_hangs_is_waited_for_until_the_lease_has_expired() {
@@ -87,7 +98,7 @@ async fn a_commit_that_hangs_is_waited_for_until_the_lease_has_expired() {
     assert_eq!(left, 0, "the lease was over a minute ago");
 }
 
-/// RED: the same where a call may take longer than the lease.
+// RED: the same where a call may take longer than the lease.
 #[tokio::test(start_paused = true)]
 async fn an_attempt_does_not_outlast_the_lease() {
     let background = Background::new();
@@ -119,7 +130,8 @@ async fn a_success_is_recorded_at_last() {
                     .with_ledger_timeout(limit.map(Duration::from_millis))
                     .with_background(background.clone())
                     .layer(JobRouter::new().on_completed(|_| async {}));
-                let outcome = timeout(Duration::from_secs(500), jobs.clone().oneshot(event())).await;
+                let outcome =
+                    timeout(Duration::from_secs(500), jobs.clone().oneshot(event())).await;
                 let outcome = outcome.expect("it never ends");
                 assert!(
                     outcome.as_ref().map_or_else(
@@ -129,7 +141,11 @@ async fn a_success_is_recorded_at_last() {
                     "{how:?} {limit:?} {outcome:?}"
                 );
                 assert_eq!(background.drain(sleep(Duration::from_secs(590))).await, 0);
-                assert_eq!(ledger.ledger.settled(), 1, "{how:?} {limit:?} {lease:?} {outcome:?}");
+                assert_eq!(
+                    ledger.ledger.settled(),
+                    1,
+                    "{how:?} {limit:?} {lease:?} {outcome:?}"
+                );
             }
         }
     }
@@ -178,10 +194,13 @@ async fn dropped_at_each_poll() {
 /// Without timers there is no pause; still the success is told once more.
 #[test]
 fn without_timers() {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
     for how in [How::Fails, How::Panics] {
         let ledger = Odd::new(1, how);
-        let jobs = DedupeLayer::new(ledger.clone()).layer(JobRouter::new().on_completed(|_| async {}));
+        let jobs =
+            DedupeLayer::new(ledger.clone()).layer(JobRouter::new().on_completed(|_| async {}));
         let outcome = runtime.block_on(jobs.oneshot(event()));
         assert_eq!(outcome.unwrap(), Receipt::Handled, "{how:?}");
         assert_eq!(ledger.ledger.settled(), 1);

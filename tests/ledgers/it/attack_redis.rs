@@ -28,7 +28,7 @@ fn server() -> std::net::SocketAddr {
     address.parse().unwrap()
 }
 
-/// RED: a connection that is being made in a runtime that stands still is waited for by all others, for ever.
+// RED: a connection that is being made in a runtime that stands still is waited for by all others, for ever.
 #[test]
 fn attack_a_dial_in_a_runtime_that_stands_still_stops_no_other() {
     let build = || {
@@ -42,7 +42,11 @@ fn attack_a_dial_in_a_runtime_that_stands_still_stops_no_other() {
     let ledger = RedisLedger::new(Client::open(format!("redis://{}", proxy.address)).unwrap());
     let guid = one_of_a_kind();
     let given_up = one.block_on(async {
-        timeout(Duration::from_millis(100), ledger.claim(&name(&guid, 1), LEASE)).await
+        timeout(
+            Duration::from_millis(100),
+            ledger.claim(&name(&guid, 1), LEASE),
+        )
+        .await
     });
     assert!(given_up.is_err());
     // `one` is alive, and nobody runs it.
@@ -75,7 +79,7 @@ fn attack_a_connection_of_a_runtime_that_stands_still_is_replaced() {
     granted(claim.expect("an answer").unwrap());
 }
 
-/// RED: a token that is committed and larger than Lua's or Redis' numbers: no other event of the job is ever claimed, or
+// RED: a token that is committed and larger than Lua's or Redis' numbers: no other event of the job is ever claimed, or
 /// its tokens do not grow. (No ledger grants such a token; `FencingToken::new` makes it.)
 #[tokio::test]
 async fn attack_a_large_token_does_not_poison_its_job() {
@@ -84,8 +88,16 @@ async fn attack_a_large_token_does_not_poison_its_job() {
         let (ledger, guid) = (RedisLedger::new(client()), one_of_a_kind());
         let token = FencingToken::new(token);
         let event = name(&guid, 1);
-        assert_eq!(ledger.commit(&event, token).await.unwrap(), Commit::Settled, "{token:?}");
-        assert_eq!(ledger.commit(&event, token).await.unwrap(), Commit::Settled, "{token:?}");
+        assert_eq!(
+            ledger.commit(&event, token).await.unwrap(),
+            Commit::Settled,
+            "{token:?}"
+        );
+        assert_eq!(
+            ledger.commit(&event, token).await.unwrap(),
+            Commit::Settled,
+            "{token:?}"
+        );
         match ledger.claim(&event, LEASE).await {
             Ok(Claim::Settled) => {}
             other => failures.push(format!("{token:?}: its own event: {other:?}")),
@@ -108,22 +120,58 @@ async fn attack_hostile_values_are_errors_and_stay() {
     for version in ["", "0", "2", "1 ", "-1", "1\0", "nan"] {
         let (ledger, guid) = (RedisLedger::new(client()), one_of_a_kind());
         let key = format!("mx-job-webhook:{guid}");
-        let _: () = redis::cmd("HSET").arg(&key).arg("version").arg(version).query_async(&mut connection).await.unwrap();
+        let _: () = redis::cmd("HSET")
+            .arg(&key)
+            .arg("version")
+            .arg(version)
+            .query_async(&mut connection)
+            .await
+            .unwrap();
         let event = name(&guid, 1);
         assert!(ledger.claim(&event, LEASE).await.is_err(), "{version:?}");
-        assert!(ledger.commit(&event, FencingToken::new(1)).await.is_err(), "{version:?}");
-        assert!(ledger.release(&event, FencingToken::new(1)).await.is_err(), "{version:?}");
-        let count: usize = redis::cmd("HLEN").arg(&key).query_async(&mut connection).await.unwrap();
+        assert!(
+            ledger.commit(&event, FencingToken::new(1)).await.is_err(),
+            "{version:?}"
+        );
+        assert!(
+            ledger.release(&event, FencingToken::new(1)).await.is_err(),
+            "{version:?}"
+        );
+        let count: usize = redis::cmd("HLEN")
+            .arg(&key)
+            .query_async(&mut connection)
+            .await
+            .unwrap();
         assert_eq!(count, 1, "{version:?}");
     }
     let (ledger, guid) = (RedisLedger::new(client()), one_of_a_kind());
     let key = format!("mx-job-webhook:{guid}");
-    let _: () = redis::cmd("SET").arg(&key).arg("text").query_async(&mut connection).await.unwrap();
+    let _: () = redis::cmd("SET")
+        .arg(&key)
+        .arg("text")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
     assert!(ledger.claim(&name(&guid, 1), LEASE).await.is_err());
-    assert!(ledger.commit(&name(&guid, 1), FencingToken::new(1)).await.is_err());
-    assert!(ledger.release(&name(&guid, 1), FencingToken::new(1)).await.is_err());
+    assert!(
+        ledger
+            .commit(&name(&guid, 1), FencingToken::new(1))
+            .await
+            .is_err()
+    );
+    assert!(
+        ledger
+            .release(&name(&guid, 1), FencingToken::new(1))
+            .await
+            .is_err()
+    );
     // Others are not concerned.
-    granted(ledger.claim(&name(&one_of_a_kind(), 1), LEASE).await.unwrap());
+    granted(
+        ledger
+            .claim(&name(&one_of_a_kind(), 1), LEASE)
+            .await
+            .unwrap(),
+    );
 }
 
 /// Many calls while the server answers nonsense: few dials, and it goes on at once after.
@@ -151,7 +199,12 @@ async fn attack_nonsense_is_no_storm_of_dials() {
     let dials = proxy.connections() - before;
     assert!(dials <= 20, "{dials}");
     proxy.set(Network::Works);
-    granted(timeout(SOON, ledger.claim(&name(&one_of_a_kind(), 1), LEASE)).await.unwrap().unwrap());
+    granted(
+        timeout(SOON, ledger.claim(&name(&one_of_a_kind(), 1), LEASE))
+            .await
+            .unwrap()
+            .unwrap(),
+    );
 }
 
 /// A Sentinel that answers this address and this epoch.
@@ -175,7 +228,9 @@ async fn sentinel(address: String, epoch: &'static str) -> String {
                     if text.contains("GET-MASTER-ADDR-BY-NAME") {
                         answer = format!(
                             "*2\r\n${}\r\n{host}\r\n${}\r\n{port}\r\n*2\r\n$12\r\nconfig-epoch\r\n${}\r\n{epoch}\r\n",
-                            host.len(), port.len(), epoch.len(),
+                            host.len(),
+                            port.len(),
+                            epoch.len(),
                         );
                     } else {
                         for _ in 0..text.matches("\r\n$").count().min(text.matches('*').count()) {
@@ -217,7 +272,7 @@ async fn attack_a_sentinel_that_hangs() {
     assert_eq!(availability(sentinels, Duration::from_secs(3)).await, 3);
 }
 
-/// RED (a question of trust): one of three names an address that is nobody's, by an epoch that is later. The ledger
+// RED (a question of trust): one of three names an address that is nobody's, by an epoch that is later. The ledger
 /// gives up a connection that works, and no other is tried, though two Sentinels name it.
 #[tokio::test]
 async fn attack_one_sentinel_that_lies_does_not_stop_the_ledger() {
@@ -229,4 +284,54 @@ async fn attack_one_sentinel_that_lies_does_not_stop_the_ledger() {
         sentinel(master, "3").await,
     ];
     assert_eq!(availability(sentinels, Duration::from_secs(3)).await, 3);
+}
+
+/// Runtimes that come and go while others use a clone.
+#[test]
+fn attack_runtimes_come_and_go() {
+    let main = tokio::runtime::Runtime::new().unwrap();
+    let ledger = RedisLedger::new(client());
+    let until = std::time::Instant::now() + Duration::from_secs(4);
+    let run = one_of_a_kind();
+    let (mut hangs, mut errors, mut calls) = (0, 0, 0);
+    std::thread::scope(|scope| {
+        let (own, run_of_others) = (ledger.clone(), run.clone());
+        scope.spawn(move || {
+            let mut turn = 0;
+            while std::time::Instant::now() < until {
+                turn += 1;
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .unwrap();
+                runtime.block_on(async {
+                    let event = name(&format!("{run_of_others}-{turn}"), 1);
+                    let _ = timeout(
+                        Duration::from_millis(fastrand::u64(..20)),
+                        own.claim(&event, LEASE),
+                    )
+                    .await;
+                });
+                drop(runtime);
+            }
+        });
+        main.block_on(async {
+            while std::time::Instant::now() < until {
+                calls += 1;
+                match timeout(
+                    SOON,
+                    ledger.claim(&name(&format!("{run}-m-{calls}"), 1), LEASE),
+                )
+                .await
+                {
+                    Err(_) => hangs += 1,
+                    Ok(Err(_)) => errors += 1,
+                    Ok(Ok(_)) => {}
+                }
+            }
+        });
+    });
+    assert_eq!(hangs, 0);
+    // Errors are retried by MX; they should be rare.
+    assert!(errors * 20 <= calls, "{errors} of {calls}");
 }
