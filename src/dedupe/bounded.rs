@@ -73,6 +73,28 @@ impl<L: Ledger> Bounded<L> {
         bound(attempts, Timeout::of(left)).await
     }
 
+    /// Commits, again and again until the ledger has it or so much time is over.
+    pub(super) async fn commit_until(
+        &self,
+        event: &EventName,
+        token: FencingToken,
+        limit: Duration,
+    ) {
+        // One that hangs must not keep the next from being made.
+        let patience = Timeout::of(self.timeout.limit().unwrap_or(PATIENCE));
+        let attempts = async {
+            let mut pauses = Pauses::new();
+            loop {
+                let attempt = async { self.ledger.commit(event, token).await };
+                let committed = bound(attempt, patience).await;
+                if committed.is_ok() || !pauses.pause().await {
+                    return committed;
+                }
+            }
+        };
+        let _ = bound(attempts, Timeout::of(limit)).await;
+    }
+
     pub(super) fn release(
         &self,
         event: &EventName,

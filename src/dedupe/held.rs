@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use super::layer::Options;
-use super::pauses::Pauses;
 use super::{Claim, EventName, FencingToken, Ledger};
 use crate::deadline::Instant;
 use crate::panic::{CatchPanic, Panicked};
@@ -107,11 +106,8 @@ async fn end<L: Ledger>(options: Arc<Options<L>>, event: EventName, claim: State
         }
         State::Succeeded(token) => token,
     };
-    let started = Instant::now();
-    let mut pauses = Pauses::new();
-    while options.ledger.commit(&event, token).await.is_err() {
-        if started.elapsed() >= options.lease || !pauses.pause().await {
-            return;
-        }
-    }
+    options
+        .ledger
+        .commit_until(&event, token, options.lease)
+        .await;
 }

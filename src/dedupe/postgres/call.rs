@@ -85,6 +85,14 @@ impl Kind {
         }
     }
 
+    /// If another transaction has the event locked, or has just inserted it.
+    pub(super) fn answer_of_a_locked_event(self) -> Answer {
+        match self {
+            Self::Claim => Answer::InFlight,
+            Self::Commit | Self::Release => Answer::Busy,
+        }
+    }
+
     pub(super) fn statement(self) -> &'static str {
         match self {
             Self::Claim => include_str!("sql/claim.sql"),

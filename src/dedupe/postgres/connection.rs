@@ -24,16 +24,38 @@ const IDLE: Duration = Duration::from_secs(10);
 const PLANNED_FOR: Duration = Duration::from_secs(10);
 const PLANNED_FOR_CALLS: usize = 256;
 
+/// The statements wait a moment for a transaction of the application. Then the server says this.
+const BUSY: &str = "55P03";
+
 /// How long what no caller waits for may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves calls until there are none for a while.
 pub(super) async fn run(mut worker: Worker) {
-    let mut connection = None;
-    while let Some(waiting) = worker.next(IDLE).await {
-        serve(&mut connection, worker.pool(), waiting).await;
+    let mut session = None;
+    while worker.is_wanted(IDLE).await {
+        // Before it takes calls, which others may serve meanwhile; and whether or not their callers wait so long.
+        if session.is_none() {
+            worker.wake_another();
+            match Session::connect(worker.pool()).await {
+                Ok(connected) => session = Some(connected),
+                Err(error) => {
+                    worker.refuse(error);
+                    if worker.is_dispensable() {
+                        return;
+                    }
+                    continue;
+                }
+            }
+            worker.set_connected(true);
+        }
+        let calls = worker.take();
+        if !calls.is_empty() {
+            serve(&mut session, worker.pool(), calls).await;
+            worker.set_connected(session.is_some());
+        }
     }
-    if let Some(session) = connection {
+    if let Some(session) = session {
         let _ = timeout(PATIENCE, session.connection.close()).await;
     }
 }
@@ -202,6 +224,12 @@ impl Session {
                 self.is_isolated = true;
                 self.rows(calls).await?
             }
+            Err(error) if code(&error) == BUSY && calls.len() == 1 => {
+                return Ok(calls
+                    .iter()
+                    .map(|call| call.kind.answer_of_a_locked_event())
+                    .collect());
+            }
             rows => rows?,
         };
         let Some(Call { kind, .. }) = calls.first() else {
@@ -235,7 +263,8 @@ impl Session {
         if !self.is_isolated {
             return statement.fetch_all(&mut self.connection).await;
         }
-        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
+        // Its locks must not outlive this process for long.
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '5s'";
         let mut transaction = self.connection.begin_with(begin).await?;
         let rows = statement.fetch_all(&mut *transaction).await?;
         transaction.commit().await?;
@@ -278,7 +307,7 @@ fn to_all(calls: &[Call], error: sqlx::Error) -> Vec<Outcome> {
 /// for each other.
 fn is_of_some_of_the_calls(error: &sqlx::Error) -> bool {
     let code = code(error);
-    code.starts_with("22") || code.starts_with("23") || code == "40P01"
+    code.starts_with("22") || code.starts_with("23") || ["40P01", BUSY].contains(&code.as_str())
 }
 
 /// Whether the connection is broken, or has prepared statements of which the server does not know.

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sqlx::PgPool;
-use tokio::sync::{Notify, oneshot};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::call::{Answer, Call, Kind};
@@ -16,6 +17,9 @@ use super::connection::{self, Pool};
 
 /// As many calls as one statement takes: some ms of work for the server.
 const AT_ONCE: usize = 128;
+
+/// From a connection that was refused to the next attempt, while there is another.
+const BETWEEN_DIALS: Duration = Duration::from_millis(200);
 
 pub(super) type Outcome = Result<Answer, Arc<sqlx::Error>>;
 
@@ -32,18 +36,21 @@ struct Shared {
     pool: Pool,
     most: usize,
     queue: Mutex<Queue>,
-    called: Notify,
 }
 
 #[derive(Default)]
 struct Queue {
     calls: VecDeque<Waiting>,
-    /// The tasks that have a connection each, or make it.
+    /// The tasks that have a session each, or make it.
     workers: usize,
-    /// Of those, how many wait for a call.
-    idle: usize,
-    /// Of those, how many run a commit.
+    /// What wakes those that wait for a call.
+    idle: Vec<oneshot::Sender<()>>,
+    /// How many have a session.
+    connected: usize,
+    /// How many run a commit.
     committing: usize,
+    /// When a session could not be made.
+    refused: Option<Instant>,
     closed: bool,
 }
 
@@ -54,24 +61,28 @@ impl Connections {
             pool: Pool::like(pool, most),
             most: most.try_into().unwrap_or(usize::MAX),
             queue: Mutex::default(),
-            called: Notify::new(),
         }))
     }
 
     /// Makes a call, and waits for its answer. Dropped before that, the call may have been made or not.
     pub(super) async fn call(&self, call: Call) -> Outcome {
-        let (answer, answered) = oneshot::channel();
-        if self.0.push(Waiting { call, answer }) {
-            let worker = Worker {
-                shared: self.0.clone(),
-                is_committing: false,
-                has_left: false,
-            };
-            tokio::spawn(connection::run(worker));
+        // A runtime that shuts down ends its workers, and others use the ledger still.
+        match self.attempt(call.clone()).await {
+            None => self.attempt(call).await,
+            outcome => outcome,
         }
-        // A runtime that shuts down ends the task of the connection.
-        let outcome = answered.await;
-        outcome.unwrap_or_else(|_| Err(Arc::new(sqlx::Error::WorkerCrashed)))
+        .unwrap_or_else(|| Err(Arc::new(sqlx::Error::WorkerCrashed)))
+    }
+
+    /// `None` if the worker is gone.
+    async fn attempt(&self, call: Call) -> Option<Outcome> {
+        let (answer, answered) = oneshot::channel();
+        {
+            let mut queue = self.0.queue();
+            queue.calls.push_back(Waiting { call, answer });
+            self.0.summon(&mut queue);
+        }
+        answered.await.ok()
     }
 
     /// The same, again and again while another transaction has the event locked.
@@ -89,27 +100,38 @@ impl Connections {
 
 impl Drop for Connections {
     fn drop(&mut self) {
-        self.0.queue().closed = true;
-        self.0.called.notify_waiters();
+        let mut queue = self.0.queue();
+        queue.closed = true;
+        // Their wakers are gone, and so they look.
+        queue.idle.clear();
     }
 }
 
 impl Shared {
-    /// Whether another connection is wanted.
-    fn push(&self, waiting: Waiting) -> bool {
-        let mut queue = self.queue();
-        let has_to_wait = waiting.call.kind == Kind::Commit && !queue.may_commit(self.most);
-        queue.calls.push_back(waiting);
-        if has_to_wait {
-            return false;
+    /// Has a worker take the calls that wait: one that is idle, or a new one.
+    fn summon(self: &Arc<Self>, queue: &mut Queue) {
+        if !queue.has_calls_to_take(self.most) {
+            return;
         }
-        if queue.idle > 0 {
-            self.called.notify_one();
-            return false;
+        while let Some(idle) = queue.idle.pop() {
+            if idle.send(()).is_ok() {
+                return;
+            }
         }
-        let wanted = queue.workers < self.most;
-        queue.workers += usize::from(wanted);
-        wanted
+        if queue.workers < self.most && !queue.was_refused_just_now() {
+            queue.workers += 1;
+            let worker = Worker {
+                shared: self.clone(),
+                is_connected: false,
+                is_committing: false,
+                has_left: false,
+            };
+            // Without a runtime there is no worker, and the caller hears so.
+            match Handle::try_current() {
+                Ok(runtime) => drop(runtime.spawn(connection::run(worker))),
+                Err(_) => worker.leave(queue),
+            }
+        }
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -118,9 +140,10 @@ impl Shared {
     }
 }
 
-/// One of the tasks that have a connection. However it ends, no call waits in vain.
+/// One of the tasks that have a session each. However it ends, no call waits in vain.
 pub(super) struct Worker {
     shared: Arc<Shared>,
+    is_connected: bool,
     is_committing: bool,
     has_left: bool,
 }
@@ -130,66 +153,122 @@ impl Worker {
         &self.shared.pool
     }
 
-    /// The calls for one statement. `None` ends the task: there was no call for so long, or the ledger is gone.
-    pub(super) async fn next(&mut self, patience: Duration) -> Option<Vec<Waiting>> {
+    /// Waits until there is a call to take. False ends the task: there was none for so long, or the ledger is gone.
+    pub(super) async fn is_wanted(&mut self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         loop {
-            // Before the look at the queue, so that no call in between is missed.
-            let called = self.shared.called.notified();
-            {
+            let woken = {
                 let mut queue = self.shared.queue();
                 queue.committing -= usize::from(std::mem::take(&mut self.is_committing));
-                let calls = queue.take(self.shared.most);
-                if let Some(Waiting { call, .. }) = calls.first() {
-                    self.is_committing = call.kind == Kind::Commit;
-                    queue.committing += usize::from(self.is_committing);
-                    return Some(calls);
+                if queue.has_calls_to_take(self.shared.most) {
+                    return true;
                 }
                 if queue.closed || Instant::now() >= deadline {
-                    queue.workers -= 1;
                     self.has_left = true;
-                    return None;
+                    queue.leave(self.is_connected, false);
+                    return false;
                 }
-                queue.idle += 1;
-            }
-            let idle = Idle(&self.shared);
-            let _ = timeout_at(deadline, called).await;
-            drop(idle);
+                let (idle, woken) = oneshot::channel();
+                queue.idle.push(idle);
+                woken
+            };
+            let _ = timeout_at(deadline, woken).await;
         }
+    }
+
+    /// The calls for one statement, if no other worker was quicker.
+    pub(super) fn take(&mut self) -> Vec<Waiting> {
+        let mut queue = self.shared.queue();
+        let calls = queue.take(self.shared.most);
+        if let Some(Waiting { call, .. }) = calls.first() {
+            self.is_committing = call.kind == Kind::Commit;
+            queue.committing += usize::from(self.is_committing);
+        }
+        // What this statement cannot take.
+        self.shared.summon(&mut queue);
+        calls
+    }
+
+    /// One that may have a session already.
+    pub(super) fn wake_another(&self) {
+        if let Some(idle) = self.shared.queue().idle.pop() {
+            let _ = idle.send(());
+        }
+    }
+
+    /// Has a session, or has lost it.
+    pub(super) fn set_connected(&mut self, is_connected: bool) {
+        let mut queue = self.shared.queue();
+        queue.connected -= usize::from(self.is_connected);
+        queue.connected += usize::from(is_connected);
+        self.is_connected = is_connected;
+    }
+
+    /// A session could not be made. The calls that wait hear of it, unless another worker has one.
+    pub(super) fn refuse(&mut self, error: sqlx::Error) {
+        let error = Arc::new(error);
+        let mut queue = self.shared.queue();
+        if queue.connected > 0 {
+            queue.refused = Some(Instant::now());
+            return;
+        }
+        for waiting in queue.calls.drain(..) {
+            let _ = waiting.answer.send(Err(error.clone()));
+        }
+    }
+
+    /// Whether another worker does without this one's session.
+    pub(super) fn is_dispensable(&self) -> bool {
+        self.shared.queue().connected > 0
+    }
+
+    fn leave(mut self, queue: &mut Queue) {
+        self.has_left = true;
+        queue.leave(self.is_connected, self.is_committing);
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        if self.has_left {
-            return;
+        if !self.has_left {
+            let mut queue = self.shared.queue();
+            queue.leave(self.is_connected, self.is_committing);
         }
-        let mut queue = self.shared.queue();
-        queue.workers -= 1;
-        queue.committing -= usize::from(self.is_committing);
-        if queue.workers == 0 {
-            // Their callers hear that no task is there.
-            queue.calls.clear();
-        } else {
-            // Calls that had to wait for this one.
-            self.shared.called.notify_one();
-        }
-    }
-}
-
-struct Idle<'a>(&'a Shared);
-
-impl Drop for Idle<'_> {
-    fn drop(&mut self) {
-        self.0.queue().idle -= 1;
     }
 }
 
 impl Queue {
+    fn leave(&mut self, was_connected: bool, was_committing: bool) {
+        self.workers -= 1;
+        self.connected -= usize::from(was_connected);
+        self.committing -= usize::from(was_committing);
+        self.idle.retain(|idle| !idle.is_closed());
+        if self.workers == 0 {
+            // Their callers hear that no task is there.
+            self.calls.clear();
+        } else if let Some(idle) = self.idle.pop() {
+            // For calls that had to wait for this one.
+            let _ = idle.send(());
+        }
+    }
+
     /// Whether one more connection may run a commit. It waits for the disk and for standbys; the last connection is
     /// left for claims, which wait for neither.
     fn may_commit(&self, most: usize) -> bool {
         self.committing + 1 < most.max(2)
+    }
+
+    fn was_refused_just_now(&self) -> bool {
+        let is_recent = |refused: Instant| refused.elapsed() < BETWEEN_DIALS;
+        self.connected > 0 && self.refused.is_some_and(is_recent)
+    }
+
+    fn has_calls_to_take(&self, most: usize) -> bool {
+        let may_commit = self.may_commit(most);
+        let takes = |waiting: &Waiting| {
+            (may_commit || waiting.call.kind != Kind::Commit) && !waiting.answer.is_closed()
+        };
+        self.calls.iter().any(takes)
     }
 
     /// The first call, and those behind it that its statement can take too: of its kind, and each of another

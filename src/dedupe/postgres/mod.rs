@@ -29,9 +29,16 @@ const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
 /// A [`Ledger`] on Postgres, in the database of the application's pool.
 ///
 /// The ledger has **connections of its own**, at most three by default, which are opened as the pool
-/// opens its connections (options and hooks included) and count in addition to the pool's. So callbacks that
-/// hold all of the pool's connections do not keep the ledger from its work. The calls of deliveries that wait at
-/// the same time share a statement: a claim, a commit and a release are a round trip each, or a part of one.
+/// opens its connections (options and `after_connect` included) and count in addition to the pool's. So callbacks that
+/// hold all of the pool's connections do not keep the ledger from its work. Make one ledger for an application: its
+/// clones share the connections. Deliveries at the same time share statements: a claim, a commit and a release are a
+/// round trip each, or a part of one.
+///
+/// A statement that is given up is left to the server, which may work on it; the ledger opens another connection. Limit
+/// statements by the role's `statement_timeout`, so that a table that is locked does not fill the server with them.
+///
+/// Needs tokio. A connection belongs to the runtime on which it was opened. Where each thread has a runtime of its own,
+/// make a ledger for each thread: a thread that is blocked would hold up the calls of the others.
 ///
 /// Leases end by the server's clock, so the replicas' clocks do not matter; the next delivery takes over a lease
 /// that has expired. Everything is in the table `mx_job_webhook_events`, which
@@ -50,7 +57,7 @@ const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
 /// that mixes prepared statements up (`PgBouncer` before 1.21 in transaction mode) costs errors, answered 503, and no
 /// event.
 ///
-/// Needs tokio. What it takes of the server's settings, and which versions are tested, is on the page
+/// The settings of the server that it needs, and the versions that are tested, are on the page
 /// [`replicas`](crate::replicas).
 ///
 /// A clone is the same ledger.

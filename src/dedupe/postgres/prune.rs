@@ -62,9 +62,13 @@ impl PostgresLedger {
             .replace("$3", &AT_A_TIME.to_string());
         let mut gone = 0;
         loop {
+            // Isolated more strictly, it would fail where others write.
+            let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
+            let mut transaction = self.pool.begin_with(begin).await?;
             let answer = sqlx::raw_sql(AssertSqlSafe(statement.clone()))
-                .fetch_optional(&self.pool)
+                .fetch_optional(&mut *transaction)
                 .await?;
+            transaction.commit().await?;
             let some: Option<u64> = match &answer {
                 Some(row) => row
                     .try_get::<&str, _>(0)?

@@ -10,7 +10,7 @@ use ::redis::{
     Value,
 };
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::mending::mendable;
 use super::sentinels::{Master, Sentinels};
@@ -110,9 +110,11 @@ impl Reconnecting {
     /// The connection and its number.
     async fn connection(&self) -> RedisResult<(MultiplexedConnection, u64)> {
         let (mut attempt, number) = self.attempt();
-        let outcome = attempt.wait_for(Option::is_some).await;
-        let outcome = outcome.ok().and_then(|made| made.clone());
-        // A runtime that shuts down ends the task that makes it.
+        // A runtime that shuts down ends the task that makes it, and one that stands still never does.
+        let patience = self.0.patience.saturating_add(PATIENCE);
+        let outcome = timeout(patience, attempt.wait_for(Option::is_some)).await;
+        let outcome = outcome.ok().and_then(Result::ok);
+        let outcome = outcome.and_then(|made| made.clone());
         let outcome = outcome.unwrap_or_else(|| Err(given_up()));
         if outcome.is_err() {
             self.0.forget(number);

@@ -3,5 +3,6 @@
 
 #[cfg(feature = "axum")]
 mod callbacks;
+mod held;
 #[cfg(all(feature = "postgres", feature = "redis", feature = "test-util"))]
 mod names;

@@ -4,6 +4,8 @@
 //! test kills it starts by itself.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod attack_postgres;
+mod attack_redis;
 mod clocks;
 mod encodings;
 mod engines;

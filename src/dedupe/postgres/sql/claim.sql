@@ -3,9 +3,9 @@
 -- A server that takes this statement for another of the ledger's, behind a pooler that mixes prepared
 -- statements up, is told by $1 and does nothing; each answer begins with the statement's name.
 --
--- Nothing here waits for a transaction of the application: an event that is locked is one whose holder
--- is about to commit. Statements that insert the same new event wait for each other, in the order of
--- the events' names, so that no two ever wait both.
+-- An event that is locked is one whose holder is about to commit: it is in flight. Statements that insert
+-- the same new event wait for each other, in the order of the events' names, so that no two ever wait both.
+-- A transaction of the application that inserted it is waited for no longer than `lock_timeout`.
 --
 -- The arrays are selected so that the server does not see their length when it plans: one plan serves every
 -- call, and none is made anew.
@@ -13,7 +13,8 @@
 -- A claim need not be on disk: one that a crash of the server loses is as good as released. The setting
 -- is that of this transaction, which is this statement.
 WITH clock AS (
-    SELECT clock_timestamp() AS now, set_config('synchronous_commit', 'off', true)
+    SELECT clock_timestamp() AS now, set_config('synchronous_commit', 'off', true),
+        set_config('lock_timeout', '100ms', true)
 ), asked AS (
     SELECT ordinal, job, event, at::numeric AS at, lease, now,
         (extract(epoch FROM now) * 1000000)::bigint AS token

@@ -14,7 +14,7 @@ WITH settings AS (
     SELECT clock_timestamp() AS now, CASE
         WHEN current_setting('synchronous_commit') IN ('off', 'local')
         THEN set_config('synchronous_commit', 'on', true)
-    END
+    END, set_config('lock_timeout', '100ms', true)
 ), asked AS (
     SELECT ordinal, job, event, at::numeric AS at, token, now
     FROM settings, unnest((SELECT $2::text[]), (SELECT $3::text[]), (SELECT $4::text[]), (SELECT $5::bigint[]))

@@ -1,0 +1,288 @@
+//! Attacks on the ledger on Redis. RED marks what fails today.
+
+use std::time::Duration;
+
+use mx_job_webhook::{Claim, FencingToken, Ledger as _, RedisLedger, Sentinels};
+use redis::Client;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::time::{sleep, timeout};
+
+use crate::proxy::{Network, Proxy};
+use crate::support::{LEASE, granted, name, one_of_a_kind};
+
+const SOON: Duration = Duration::from_secs(4);
+
+fn url() -> String {
+    std::env::var("MX_TEST_REDIS_URL").unwrap()
+}
+
+fn client() -> Client {
+    Client::open(url()).unwrap()
+}
+
+fn server() -> std::net::SocketAddr {
+    let url = url();
+    let address = url.trim_start_matches("redis://").trim_end_matches('/');
+    let address = address.split('/').next().unwrap();
+    address.parse().unwrap()
+}
+
+#[test]
+fn a_dial_in_a_runtime_that_stands_still_stops_no_other() {
+    let build = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let (one, other, proxying) = (build(), build(), tokio::runtime::Runtime::new().unwrap());
+    let proxy = proxying.block_on(Proxy::slow_to_connect(server(), Duration::from_millis(300)));
+    let ledger = RedisLedger::new(Client::open(format!("redis://{}", proxy.address)).unwrap());
+    let guid = one_of_a_kind();
+    let given_up = one.block_on(async {
+        timeout(
+            Duration::from_millis(100),
+            ledger.claim(&name(&guid, 1), LEASE),
+        )
+        .await
+    });
+    assert!(given_up.is_err());
+    // `one` is alive, and nobody runs it.
+    let answered = other.block_on(async {
+        let mut answered = 0;
+        for number in 2..4 {
+            let claim = timeout(SOON, ledger.claim(&name(&guid, number), LEASE)).await;
+            answered += usize::from(claim.is_ok());
+        }
+        answered
+    });
+    drop((one, other));
+    assert_eq!(answered, 2);
+}
+
+/// The connection is there, and its runtime stands still.
+#[test]
+fn a_connection_of_a_runtime_that_stands_still_is_replaced() {
+    let build = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let (one, other) = (build(), build());
+    let ledger = RedisLedger::new(client());
+    let guid = one_of_a_kind();
+    granted(one.block_on(ledger.claim(&name(&guid, 1), LEASE)).unwrap());
+    let claim = other.block_on(async { timeout(SOON, ledger.claim(&name(&guid, 2), LEASE)).await });
+    granted(claim.expect("an answer").unwrap());
+}
+
+/// Values that this version did not write: an error, and nothing is changed.
+#[tokio::test]
+async fn hostile_values_are_errors_and_stay() {
+    let mut connection = client().get_multiplexed_async_connection().await.unwrap();
+    for version in ["", "0", "2", "1 ", "-1", "1\0", "nan"] {
+        let (ledger, guid) = (RedisLedger::new(client()), one_of_a_kind());
+        let key = format!("mx-job-webhook:{guid}");
+        let _: () = redis::cmd("HSET")
+            .arg(&key)
+            .arg("version")
+            .arg(version)
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        let event = name(&guid, 1);
+        assert!(ledger.claim(&event, LEASE).await.is_err(), "{version:?}");
+        assert!(
+            ledger.commit(&event, FencingToken::new(1)).await.is_err(),
+            "{version:?}"
+        );
+        assert!(
+            ledger.release(&event, FencingToken::new(1)).await.is_err(),
+            "{version:?}"
+        );
+        let count: usize = redis::cmd("HLEN")
+            .arg(&key)
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(count, 1, "{version:?}");
+    }
+    let (ledger, guid) = (RedisLedger::new(client()), one_of_a_kind());
+    let key = format!("mx-job-webhook:{guid}");
+    let _: () = redis::cmd("SET")
+        .arg(&key)
+        .arg("text")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    assert!(ledger.claim(&name(&guid, 1), LEASE).await.is_err());
+    assert!(
+        ledger
+            .commit(&name(&guid, 1), FencingToken::new(1))
+            .await
+            .is_err()
+    );
+    assert!(
+        ledger
+            .release(&name(&guid, 1), FencingToken::new(1))
+            .await
+            .is_err()
+    );
+    // Others are not concerned.
+    granted(
+        ledger
+            .claim(&name(&one_of_a_kind(), 1), LEASE)
+            .await
+            .unwrap(),
+    );
+}
+
+/// Many calls while the server answers nonsense: few dials, and it goes on at once after.
+#[tokio::test]
+async fn nonsense_is_no_storm_of_dials() {
+    let proxy = Proxy::to(server()).await;
+    let ledger = RedisLedger::new(Client::open(format!("redis://{}", proxy.address)).unwrap());
+    let run = one_of_a_kind();
+    granted(ledger.claim(&name(&run, 1), LEASE).await.unwrap());
+    proxy.set(Network::Nonsense);
+    let before = proxy.connections();
+    let mut callers = tokio::task::JoinSet::new();
+    for number in 0..50 {
+        let (ledger, run) = (ledger.clone(), run.clone());
+        callers.spawn(async move {
+            let until = std::time::Instant::now() + Duration::from_secs(3);
+            while std::time::Instant::now() < until {
+                let event = name(&format!("{run}-{number}"), 1);
+                let claim = timeout(SOON, ledger.claim(&event, LEASE)).await;
+                assert!(claim.expect("in time").is_err());
+            }
+        });
+    }
+    callers.join_all().await;
+    let dials = proxy.connections() - before;
+    assert!(dials <= 20, "{dials}");
+    proxy.set(Network::Works);
+    granted(
+        timeout(SOON, ledger.claim(&name(&one_of_a_kind(), 1), LEASE))
+            .await
+            .unwrap()
+            .unwrap(),
+    );
+}
+
+/// A Sentinel that answers this address and this epoch.
+async fn sentinel(address: String, epoch: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let own = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let address = address.clone();
+            tokio::spawn(async move {
+                let (host, port) = address.rsplit_once(':').unwrap();
+                let mut asked = vec![0; 4096];
+                loop {
+                    let count = stream.read(&mut asked).await.unwrap_or(0);
+                    if count == 0 {
+                        return;
+                    }
+                    let text = String::from_utf8_lossy(&asked[..count]).into_owned();
+                    let mut answer = String::new();
+                    if text.contains("GET-MASTER-ADDR-BY-NAME") {
+                        answer = format!(
+                            "*2\r\n${}\r\n{host}\r\n${}\r\n{port}\r\n*2\r\n$12\r\nconfig-epoch\r\n${}\r\n{epoch}\r\n",
+                            host.len(),
+                            port.len(),
+                            epoch.len(),
+                        );
+                    } else {
+                        for _ in 0..text.matches("\r\n$").count().min(text.matches('*').count()) {
+                            answer.push_str("+OK\r\n");
+                        }
+                    }
+                    if stream.write_all(answer.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    format!("redis://{own}")
+}
+
+async fn availability(sentinels: Vec<String>, wait: Duration) -> usize {
+    let ledger = RedisLedger::from_sentinels(Sentinels::new(sentinels, "mymaster").unwrap());
+    let _ = timeout(SOON, ledger.claim(&name(&one_of_a_kind(), 1), LEASE)).await;
+    sleep(wait).await;
+    let mut answered = 0;
+    for _ in 0..3 {
+        let claim = timeout(SOON, ledger.claim(&name(&one_of_a_kind(), 1), LEASE)).await;
+        answered += usize::from(matches!(claim, Ok(Ok(Claim::Granted(_)))));
+    }
+    answered
+}
+
+/// Two of three name the master, one hangs.
+#[tokio::test]
+async fn a_sentinel_that_hangs() {
+    let hangs = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let master = server().to_string();
+    let sentinels = vec![
+        sentinel(master.clone(), "3").await,
+        format!("redis://{}", hangs.local_addr().unwrap()),
+        sentinel(master, "3").await,
+    ];
+    assert_eq!(availability(sentinels, Duration::from_secs(3)).await, 3);
+}
+
+/// Runtimes that come and go while others use a clone.
+#[test]
+fn runtimes_come_and_go() {
+    let main = tokio::runtime::Runtime::new().unwrap();
+    let ledger = RedisLedger::new(client());
+    let until = std::time::Instant::now() + Duration::from_secs(4);
+    let run = one_of_a_kind();
+    let (mut hangs, mut errors, mut calls) = (0, 0, 0);
+    std::thread::scope(|scope| {
+        let (own, run_of_others) = (ledger.clone(), run.clone());
+        scope.spawn(move || {
+            let mut turn = 0;
+            while std::time::Instant::now() < until {
+                turn += 1;
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .unwrap();
+                runtime.block_on(async {
+                    let event = name(&format!("{run_of_others}-{turn}"), 1);
+                    let _ = timeout(
+                        Duration::from_millis(fastrand::u64(..20)),
+                        own.claim(&event, LEASE),
+                    )
+                    .await;
+                });
+                drop(runtime);
+            }
+        });
+        main.block_on(async {
+            while std::time::Instant::now() < until {
+                calls += 1;
+                match timeout(
+                    SOON,
+                    ledger.claim(&name(&format!("{run}-m-{calls}"), 1), LEASE),
+                )
+                .await
+                {
+                    Err(_) => hangs += 1,
+                    Ok(Err(_)) => errors += 1,
+                    Ok(Ok(_)) => {}
+                }
+            }
+        });
+    });
+    assert_eq!(hangs, 0);
+    // Errors are retried by MX; they should be rare.
+    assert!(errors * 20 <= calls, "{errors} of {calls}");
+}
