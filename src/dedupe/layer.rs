@@ -113,17 +113,17 @@ impl<L: Ledger> DedupeLayer<L> {
         self
     }
 
-    /// Sets how long each call to the ledger may take; 5 s unless set.
+    /// Sets how long each call to the ledger may take. Defaults to 5 s.
     ///
-    /// What takes longer is given up. A claim or a commit that is given up is answered 503, as
-    /// one that fails is, with
-    /// [`LedgerUnavailable`](crate::ErrorKind::LedgerUnavailable): nothing is acknowledged
-    /// that is not known to be settled. A commit is tried twice, so that a delivery waits for
-    /// the ledger three times as long as this at most. A release is tried a second time by the
-    /// [`Background`], where nobody but a drain waits for it.
+    /// A claim or a commit that takes longer is given up, and the delivery is answered 503, as for
+    /// one that fails, with [`LedgerUnavailable`](crate::ErrorKind::LedgerUnavailable): nothing
+    /// is acknowledged that is not known to be settled. A commit that fails is tried again within
+    /// this time, with pauses of up to 200 ms, and then in the [`Background`] until the lease expires.
+    /// A release that fails is tried once more there. So a delivery waits for the ledger twice as
+    /// long as this at most.
     ///
-    /// What was given up may have come about all the same. A claim that nobody knows of ends
-    /// with its lease, and until then its event is answered 503.
+    /// A claim that was given up may have been granted all the same. It ends with its lease, and
+    /// until then its event is answered 503.
     ///
     /// `None` disables the timeout. The time counts from when a call first has to be waited for,
     /// by tokio's clock; a ledger that answers at once has no timer, and one that blocks its

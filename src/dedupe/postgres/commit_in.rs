@@ -14,7 +14,7 @@ impl PostgresLedger {
     /// Settles the event within a transaction of the application's own.
     ///
     /// For callbacks whose effect is in the same database. The claim is that of the delivery,
-    /// which a [`DedupeLayer`](crate::DedupeLayer) with this ledger has made. Call it last: the
+    /// which a [`DedupeLayer`](crate::DedupeLayer) with this ledger, or a clone of it, has made. Call it last: the
     /// event is locked from here to the end of the transaction. The effect and the entry are
     /// there once the transaction is committed, or neither is. If the callback then fails all
     /// the same, or its answer is lost, the next delivery is a duplicate.
@@ -26,8 +26,8 @@ impl PostgresLedger {
     /// # Errors
     ///
     /// [`is_overtaken`](CommitInError::is_overtaken), if the claim is no longer this delivery's:
-    /// its lease was over and somebody else has claimed the event, or it is settled. Let the
-    /// transaction roll back, which `?` does. Else what the database says.
+    /// its lease expired and another delivery claimed the event, or the event is settled. Let the
+    /// transaction roll back, which `?` does. Otherwise the database's error.
     ///
     /// # Cancellation
     ///

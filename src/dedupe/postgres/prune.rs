@@ -14,11 +14,11 @@ impl PostgresLedger {
     /// Schedule it, on one replica or on all: 48 hours are twice the time for which MX
     /// retries. Shorter than those 24 hours, an event can be handled again.
     ///
-    /// It deletes 10,000 at a time, and waits for nobody.
+    /// It deletes 10,000 at a time, and skips rows that are locked.
     ///
     /// # Errors
     ///
-    /// What the database says; what was deleted until then is gone.
+    /// The database's error. Batches that were deleted before stay deleted.
     ///
     /// # Cancellation
     ///

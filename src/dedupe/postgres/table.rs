@@ -14,7 +14,8 @@ impl PostgresLedger {
     /// The SQL that [`create_table`](Self::create_table) applies.
     ///
     /// For migrations of your own, and for roles that may not create tables: print it, and have the owner of the
-    /// schema apply it. It also brings a table of an earlier version to this one. Applied twice it changes nothing,
+    /// schema apply it, with the `search_path` of the application. Then grant the application's role `SELECT`,
+    /// `INSERT` and `UPDATE` on the table, `DELETE` where it calls `prune`, and `USAGE` on the schema. It also brings a table of an earlier version to this one. Applied twice it changes nothing,
     /// but it waits for open transactions, and all others wait for it: once is enough.
     ///
     /// # Example
@@ -29,8 +30,8 @@ impl PostgresLedger {
 
     /// Creates the table if it is not there, and brings one of an earlier version to this one.
     ///
-    /// Several replicas may call it at once, and at every start: where the table is there in this version, it
-    /// locks nothing and needs no right to create or alter tables. The table's version stands in its comment.
+    /// Several replicas may call it at once, and at every start: if the table exists in this version, it takes no
+    /// lock on it and needs no right to create or alter tables. The table's version stands in its comment.
     ///
     /// The migration from the shape before version 1 (`updated_at bigint`) rewrites the table while all others wait:
     /// some seconds for a million rows. Replicas of the earlier version work on with the new table, so a rolling
@@ -40,7 +41,8 @@ impl PostgresLedger {
     ///
     /// If the database cannot be reached, or its user may not create or alter the table. `Configuration`, if
     /// the database's encoding is neither UTF-8 nor `SQL_ASCII` (a guid that it cannot encode would be
-    /// answered 503 for ever), or the table is of a later version or of a shape that this version does not know.
+    /// answered 503 for ever), the table is of a later version or of a shape that this version does not know, or
+    /// the role may not read and write it.
     ///
     /// # Example
     ///
@@ -113,6 +115,11 @@ async fn apply(
         }
         _ if !are_those_with("updated_at numeric") => Err(refused(
             "the table mx_job_webhook_events has another shape than `PostgresLedger::TABLE`".into(),
+        )),
+        _ if !found.try_get::<bool, _>("has_privileges")? => Err(refused(
+            "the role lacks a privilege on the table mx_job_webhook_events: \
+             GRANT SELECT, INSERT, UPDATE, and DELETE for `prune`"
+                .into(),
         )),
         None if is_owner => {
             let mark = include_str!("sql/mark.sql");

@@ -47,9 +47,8 @@ const PREFIX: &str = "mx-job-webhook:";
 ///
 /// What Redis acknowledges is on disk only with `appendfsync always`, and on its replicas
 /// only after a while. What a crash or a failover loses of it is an event that is handled
-/// again when it is delivered again; nothing is acknowledged that was not handled. So it is
-/// where Redis is full, and refuses the commit of what was handled. Where that will not do, see
-/// `PostgresLedger`.
+/// again when it is delivered again; nothing is acknowledged that was not handled. If you cannot
+/// accept this, use `PostgresLedger`.
 ///
 /// Tested with Redis 6, 7 and 8, and Valkey 8. A user of its own needs the keys of the prefix, and the
 /// commands `EVAL`, `EVALSHA`, `HDEL`, `HMGET`, `HSET`, `PEXPIRE`, `PTTL` and `TIME`; behind
@@ -87,8 +86,7 @@ pub struct RedisLedger<C> {
 impl RedisLedger<Reconnecting> {
     /// A ledger on the server of this client, under the keys `mx-job-webhook:…`.
     ///
-    /// Nothing is connected yet: a server that is down when the application starts is one
-    /// that is down, and each delivery is answered 503 until it is there.
+    /// Nothing is connected yet. While the server is down, each delivery is answered 503.
     ///
     /// # Example
     ///
@@ -118,7 +116,9 @@ impl RedisLedger<Reconnecting> {
     /// To lose no more than the last milliseconds, set on every server `min-replicas-to-write` to
     /// the number of replicas (1 if there is one), and `min-replicas-max-lag` to 2 or 3. A master
     /// that lacks a replica then refuses claims and commits, and each delivery is answered 503: for
-    /// about 11 s in a planned failover, until the old master has become a replica. A smaller
+    /// about 11 s in a planned failover, until the old master has become a replica, and until it has
+    /// synchronised. That is often a full synchronisation, which grows with the data and starts
+    /// `repl-diskless-sync-delay` later (5 s by default; set it to 0). A smaller
     /// number shortens this and loses more: the replicas that are not promoted follow the old
     /// master for a moment. To lose nothing, see
     /// [`with_replicated_commits`](Self::with_replicated_commits).

@@ -133,6 +133,8 @@ async fn a_role_without_rights_to_create_uses_the_table_of_its_owner() {
 
     // As printed, by the owner.
     execute(&database.pool, PostgresLedger::TABLE.to_owned()).await;
+    let lacks = ledger.create_table().await.unwrap_err().to_string();
+    assert!(lacks.contains("lacks a privilege"), "{lacks}");
     let grant = "GRANT SELECT, INSERT, UPDATE, DELETE ON mx_job_webhook_events TO";
     execute(&database.pool, format!("{grant} {role}")).await;
     ledger.create_table().await.unwrap();

@@ -8,5 +8,9 @@ SELECT current_setting('server_encoding') AS encoding,
     obj_description(found.oid, 'pg_class') AS comment,
     coalesce((
         SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE pg_class.oid = found.oid
-    ), false) AS is_owner
+    ), false) AS is_owner,
+    coalesce((
+        SELECT bool_and(has_table_privilege(found.oid, privilege))
+        FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) AS privilege
+    ), true) AS has_privileges
 FROM (SELECT to_regclass('mx_job_webhook_events')::oid AS oid) AS found
