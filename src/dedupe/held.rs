@@ -35,7 +35,7 @@ impl<L: Ledger> Held<L> {
         }
     }
 
-    /// Claims the event. Dropped on the way, it leaves a claim that nobody knows of, if any: the
+    /// Claims the event. Dropped on the way, it may leave a claim that no delivery knows of: the
     /// lease ends it.
     pub(super) async fn claim(&mut self) -> Result<Claim, Error> {
         let lease = self.options.lease;

@@ -52,7 +52,7 @@ impl Call {
         }
     }
 
-    /// What gives back the claim that this call was granted.
+    /// The release of the claim that this call was granted.
     pub(super) fn release_of(&self, token: FencingToken) -> Option<Self> {
         Some(Self {
             kind: Kind::Release,
@@ -147,8 +147,7 @@ impl Answer {
     }
 }
 
-/// What came back is not what the statement answers: between the ledger and the database, a pooler has mixed
-/// prepared statements up.
+/// Another statement answered: between the ledger and the database, a pooler has mixed prepared statements up.
 #[derive(Debug)]
 pub(super) struct NotItsAnswer(pub(super) &'static str);
 

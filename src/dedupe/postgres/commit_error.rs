@@ -29,7 +29,7 @@ enum Reason {
 impl CommitInError {
     /// Whether the claim is no longer this delivery's, or was used already.
     ///
-    /// Whoever has the event now decides what becomes of it.
+    /// The delivery that has the event now decides what becomes of it.
     ///
     /// # Example
     ///
@@ -65,7 +65,7 @@ impl fmt::Display for CommitInError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             Reason::NotClaimed => "the event was not claimed: no `DedupeLayer` is around",
-            Reason::Overtaken => "the event is settled, or somebody else has claimed it since",
+            Reason::Overtaken => "the event is settled, or another delivery has claimed it since",
             Reason::Database(_) => "the database could not settle the event",
         })
     }

@@ -16,7 +16,7 @@ use super::call::{Answer, Call, NotItsAnswer};
 use super::connections::{Outcome, Waiting, Worker};
 
 /// How long a connection stays open without a call. Shorter than firewalls and load balancers allow, which forget
-/// a connection and tell nobody.
+/// a connection without a word.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// How long, and for how many calls at first, a plan of the server's is used. It plans by the size of the table: of a

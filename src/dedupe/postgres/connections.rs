@@ -29,7 +29,7 @@ pub(super) struct Waiting {
     pub(super) answer: oneshot::Sender<Outcome>,
 }
 
-/// What the clones of a ledger share. Dropped with the last of them, it ends the connections.
+/// The clones of a ledger share it. Dropped with the last of them, it ends the connections.
 pub(super) struct Connections(Arc<Shared>);
 
 struct Shared {
@@ -43,7 +43,7 @@ struct Queue {
     calls: VecDeque<Waiting>,
     /// The tasks that have a session each, or make it.
     workers: usize,
-    /// What wakes those that wait for a call.
+    /// Wakes those that wait for a call.
     idle: Vec<oneshot::Sender<()>>,
     /// How many have a session.
     connected: usize,
@@ -77,11 +77,12 @@ impl Connections {
     /// `None` if the worker is gone.
     async fn attempt(&self, call: Call) -> Option<Outcome> {
         let (answer, answered) = oneshot::channel();
-        {
+        let summoned = {
             let mut queue = self.0.queue();
             queue.calls.push_back(Waiting { call, answer });
-            self.0.summon(&mut queue);
-        }
+            self.0.summon(&mut queue)
+        };
+        summoned.now();
         answered.await.ok()
     }
 
@@ -100,43 +101,64 @@ impl Connections {
 
 impl Drop for Connections {
     fn drop(&mut self) {
-        let mut queue = self.0.queue();
-        queue.closed = true;
+        let idle = {
+            let mut queue = self.0.queue();
+            queue.closed = true;
+            std::mem::take(&mut queue.idle)
+        };
         // Their wakers are gone, and so they look.
-        queue.idle.clear();
+        drop(idle);
     }
 }
 
 impl Shared {
-    /// Has a worker take the calls that wait: one that is idle, or a new one.
-    fn summon(self: &Arc<Self>, queue: &mut Queue) {
+    /// Who is to take the calls that wait: a worker that is idle, or a new one.
+    fn summon(self: &Arc<Self>, queue: &mut Queue) -> Summoned {
         if !queue.has_calls_to_take(self.most) {
-            return;
+            return Summoned::None;
         }
-        while let Some(idle) = queue.idle.pop() {
-            if idle.send(()).is_ok() {
-                return;
-            }
+        if let Some(idle) = queue.next_idle() {
+            return Summoned::Idle(idle);
         }
-        if queue.workers < self.most && !queue.was_refused_just_now() {
-            queue.workers += 1;
-            let worker = Worker {
-                shared: self.clone(),
-                is_connected: false,
-                is_committing: false,
-                has_left: false,
-            };
-            // Without a runtime there is no worker, and the caller hears so.
-            match Handle::try_current() {
-                Ok(runtime) => drop(runtime.spawn(connection::run(worker))),
-                Err(_) => worker.leave(queue),
-            }
+        if queue.workers == self.most || queue.was_refused_just_now() {
+            return Summoned::None;
         }
+        queue.workers += 1;
+        Summoned::New(Worker {
+            shared: self.clone(),
+            is_connected: false,
+            is_committing: false,
+            has_left: false,
+        })
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         // Nothing panics while it is held.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Nothing is woken, started or dropped while the queue is locked. A runtime that shuts down drops a worker at once, and
+/// that one leaves the queue; and a waker is anybody's code.
+#[must_use]
+enum Summoned {
+    None,
+    Idle(oneshot::Sender<()>),
+    New(Worker),
+}
+
+impl Summoned {
+    fn now(self) {
+        match self {
+            Self::None => {}
+            Self::Idle(idle) => drop(idle.send(())),
+            // Without a runtime it leaves the queue, and the caller hears so.
+            Self::New(worker) => {
+                if let Ok(runtime) = Handle::try_current() {
+                    runtime.spawn(connection::run(worker));
+                }
+            }
+        }
     }
 }
 
@@ -165,7 +187,9 @@ impl Worker {
                 }
                 if queue.closed || Instant::now() >= deadline {
                     self.has_left = true;
-                    queue.leave(self.is_connected, false);
+                    let left = queue.leave(self.is_connected, false);
+                    drop(queue);
+                    left.now();
                     return false;
                 }
                 let (idle, woken) = oneshot::channel();
@@ -184,15 +208,18 @@ impl Worker {
             self.is_committing = call.kind == Kind::Commit;
             queue.committing += usize::from(self.is_committing);
         }
-        // What this statement cannot take.
-        self.shared.summon(&mut queue);
+        // For the calls that this statement cannot take.
+        let summoned = self.shared.summon(&mut queue);
+        drop(queue);
+        summoned.now();
         calls
     }
 
     /// One that may have a session already.
     pub(super) fn wake_another(&self) {
-        if let Some(idle) = self.shared.queue().idle.pop() {
-            let _ = idle.send(());
+        let idle = self.shared.queue().next_idle();
+        if let Some(idle) = idle {
+            Summoned::Idle(idle).now();
         }
     }
 
@@ -207,12 +234,15 @@ impl Worker {
     /// A session could not be made. The calls that wait hear of it, unless another worker has one.
     pub(super) fn refuse(&mut self, error: sqlx::Error) {
         let error = Arc::new(error);
-        let mut queue = self.shared.queue();
-        if queue.connected > 0 {
-            queue.refused = Some(Instant::now());
-            return;
-        }
-        for waiting in queue.calls.drain(..) {
+        let calls = {
+            let mut queue = self.shared.queue();
+            if queue.connected > 0 {
+                queue.refused = Some(Instant::now());
+                return;
+            }
+            std::mem::take(&mut queue.calls)
+        };
+        for waiting in calls {
             let _ = waiting.answer.send(Err(error.clone()));
         }
     }
@@ -221,35 +251,57 @@ impl Worker {
     pub(super) fn is_dispensable(&self) -> bool {
         self.shared.queue().connected > 0
     }
-
-    fn leave(mut self, queue: &mut Queue) {
-        self.has_left = true;
-        queue.leave(self.is_connected, self.is_committing);
-    }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
         if !self.has_left {
-            let mut queue = self.shared.queue();
-            queue.leave(self.is_connected, self.is_committing);
+            let left = self
+                .shared
+                .queue()
+                .leave(self.is_connected, self.is_committing);
+            left.now();
+        }
+    }
+}
+
+/// What a worker leaves.
+#[must_use]
+struct Left {
+    /// Of the last worker. Their callers hear that no task is there.
+    _calls: VecDeque<Waiting>,
+    /// Takes the calls that had to wait for this worker.
+    idle: Option<oneshot::Sender<()>>,
+}
+
+impl Left {
+    fn now(self) {
+        if let Some(idle) = self.idle {
+            Summoned::Idle(idle).now();
         }
     }
 }
 
 impl Queue {
-    fn leave(&mut self, was_connected: bool, was_committing: bool) {
+    fn leave(&mut self, was_connected: bool, was_committing: bool) -> Left {
         self.workers -= 1;
         self.connected -= usize::from(was_connected);
         self.committing -= usize::from(was_committing);
-        self.idle.retain(|idle| !idle.is_closed());
         if self.workers == 0 {
-            // Their callers hear that no task is there.
-            self.calls.clear();
-        } else if let Some(idle) = self.idle.pop() {
-            // For calls that had to wait for this one.
-            let _ = idle.send(());
+            return Left {
+                _calls: std::mem::take(&mut self.calls),
+                idle: None,
+            };
         }
+        Left {
+            _calls: VecDeque::new(),
+            idle: self.next_idle(),
+        }
+    }
+
+    fn next_idle(&mut self) -> Option<oneshot::Sender<()>> {
+        self.idle.retain(|idle| !idle.is_closed());
+        self.idle.pop()
     }
 
     /// Whether one more connection may run a commit. It waits for the disk and for standbys; the last connection is

@@ -1,4 +1,4 @@
-//! Forgetting: rows stay until somebody has them deleted.
+//! Forgetting: rows stay until the application has them deleted.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ impl PostgresLedger {
     /// use sqlx::postgres::PgPoolOptions;
     /// use tokio::time::{interval, timeout};
     ///
-    /// /// A task of the application, which goes on whatever the database says.
+    /// /// A task of the application, which continues after errors.
     /// async fn prune_hourly(ledger: PostgresLedger) {
     ///     let mut hourly = interval(Duration::from_secs(60 * 60));
     ///     loop {

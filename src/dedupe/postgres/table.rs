@@ -41,7 +41,7 @@ impl PostgresLedger {
     ///
     /// If the database cannot be reached, or its user may not create or alter the table. `Configuration`, if
     /// the database's encoding is neither UTF-8 nor `SQL_ASCII` (a guid that it cannot encode would be
-    /// answered 503 for ever), the table is of a later version or of a shape that this version does not know, or
+    /// always answered 503), the table is of a later version or of a shape that this version does not know, or
     /// the role may not read and write it.
     ///
     /// # Example
@@ -61,8 +61,8 @@ impl PostgresLedger {
     /// # Ok(()) }
     /// ```
     pub async fn create_table(&self) -> Result<(), sqlx::Error> {
-        // Without parameters, so nothing is prepared: a pooler may mix prepared statements up. The number is
-        // nobody else's; `IF NOT EXISTS` fails where two do it at once.
+        // Without parameters, so nothing is prepared: a pooler may mix prepared statements up. The number is the
+        // ledger's alone; `IF NOT EXISTS` fails where two do it at once.
         const LOCK: &str = "SELECT pg_advisory_xact_lock(7888171773965329762)";
         let mut transaction = self.pool.begin().await?;
         sqlx::raw_sql(LOCK).execute(&mut *transaction).await?;

@@ -45,7 +45,7 @@ const PREFIX: &str = "mx-job-webhook:";
 /// by which version of this crate's format it is written. If a later release has changed the
 /// format, this one answers 503 and leaves the key as it is.
 ///
-/// What Redis acknowledges is on disk only with `appendfsync always`, and on its replicas
+/// A commit that Redis acknowledges is on disk only with `appendfsync always`, and on its replicas
 /// only after a while. What a crash or a failover loses of it is an event that is handled
 /// again when it is delivered again; nothing is acknowledged that was not handled. If you cannot
 /// accept this, use `PostgresLedger`.

@@ -1154,3 +1154,35 @@ async fn a_replica_that_dies_without_a_word_leaves_no_open_transaction() {
     let answers = format!("victim {victim:?}, innocent {innocent:?}");
     assert!(victim.is_ok() && innocent.is_ok(), "{answers}");
 }
+
+/// A runtime ends while callbacks run: their claims are released from destructors, where no worker can be started.
+#[test]
+fn a_runtime_that_ends_in_mid_callback_ends() {
+    let (done, is_done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for _ in 0..20 {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let (_database, _pool, ledger) = set_up().await;
+                let (started, mut is_started) = tokio::sync::watch::channel(0);
+                let callback = move |_| {
+                    started.send_modify(|started| *started += 1);
+                    std::future::pending::<()>()
+                };
+                let jobs = JobRouter::new().on_completed(callback);
+                let once = DedupeLayer::new(ledger).layer(jobs);
+                for number in 0..4 {
+                    tokio::spawn(once.clone().oneshot(completed(&format!("{number}"), 1)));
+                }
+                is_started.wait_for(|started| *started == 4).await.unwrap();
+            });
+            drop(runtime);
+        }
+        done.send(()).unwrap();
+    });
+    let limit = Duration::from_secs(60);
+    is_done.recv_timeout(limit).expect("a runtime never ends");
+}

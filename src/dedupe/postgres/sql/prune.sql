@@ -1,6 +1,6 @@
 -- $1 'prune', $2 how long ago, in µs, $3 how many at most. As in `claim.sql`, $1 tells this statement from others.
 --
--- It waits for nobody: a row that is locked goes the next time. The clock is read once, and the rows are
+-- It skips a row that is locked: that one goes the next time. The clock is read once, and the rows are
 -- deleted by their place, so that the server neither reads more of the index than it deletes, nor the table.
 WITH old AS (
     SELECT ctid AS id
