@@ -19,7 +19,7 @@ impl PostgresLedger {
     /// there once the transaction is committed, or neither is. If the callback then fails all
     /// the same, or its answer is lost, the next delivery is a duplicate.
     ///
-    /// It is stricter than [`Ledger::commit`], which records a success whatever became of the
+    /// It is stricter than [`Ledger::commit`](crate::Ledger::commit), which records a success whatever became of the
     /// claim. Here the effect does not stand yet: a claim that was overtaken is refused, its
     /// transaction rolls back, and the effect of the delivery that overtook it stands once.
     ///
