@@ -62,7 +62,7 @@ impl Sentinels {
     /// assert!(Sentinels::new(["sentinel-1:26379"], "mymaster").is_err()); // no scheme
     /// assert!(Sentinels::new([""; 0], "mymaster").is_err());
     /// ```
-    pub fn new<I>(addresses: I, master_name: impl Into<String>) -> RedisResult<Self>
+    pub fn new<I>(addresses: I, master_name: impl Into<String>) -> Result<Self, RedisError>
     where
         I: IntoIterator,
         I::Item: IntoConnectionInfo,
@@ -107,7 +107,10 @@ impl Sentinels {
     /// assert!(!format!("{sentinels:?}").contains("another"));
     /// # Ok::<(), redis::RedisError>(())
     /// ```
-    pub fn with_master_login(mut self, address: impl IntoConnectionInfo) -> RedisResult<Self> {
+    pub fn with_master_login(
+        mut self,
+        address: impl IntoConnectionInfo,
+    ) -> Result<Self, RedisError> {
         self.login = Client::open(address)?.get_connection_info().clone();
         Ok(self)
     }
