@@ -57,7 +57,8 @@ impl<L: Ledger> Held<L> {
         let started = Instant::now();
         let ledger = &self.options.ledger;
         if ledger.commit(&self.event, token).await.is_err() {
-            ledger.commit_again(&self.event, token, started).await?;
+            // Boxed, so that no delivery has to carry it.
+            Box::pin(ledger.commit_again(&self.event, token, started)).await?;
         }
         self.claim = State::None;
         // Another delivery's success may stand first; this callback has succeeded too, as a 2xx says.
