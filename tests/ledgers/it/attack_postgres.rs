@@ -137,7 +137,7 @@ async fn no_commit_waits_for_the_applications_transaction() {
 
 #[tokio::test]
 async fn a_lease_is_whole_when_it_is_granted() {
-    const SHORT: Duration = Duration::from_secs(1);
+    const SHORT: Duration = Duration::from_secs(4);
     let (_database, pool, ledger) = set_up().await;
     let (x, n) = (name("x", 1), name("n", 1));
     let mut open = pool.begin().await.unwrap();
@@ -672,7 +672,7 @@ async fn an_innocent_event_is_handled_once() {
     let effects = Arc::new(AtomicUsize::new(0));
     let counted = effects.clone();
     let once = DedupeLayer::new(ledger)
-        .with_lease(Duration::from_secs(1))
+        .with_lease(Duration::from_secs(3))
         .layer(JobRouter::new().on_completed(move |event: JobEvent| {
             let counted = counted.clone();
             async move {
@@ -696,7 +696,7 @@ async fn an_innocent_event_is_handled_once() {
         );
         tokio::spawn(async move { tokio::join!(n, x) })
     };
-    sleep(Duration::from_millis(1_500)).await;
+    sleep(Duration::from_millis(3_500)).await;
     open.commit().await.unwrap();
     // Delivered again in mid-callback.
     sleep(Duration::from_millis(100)).await;
