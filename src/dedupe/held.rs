@@ -56,9 +56,11 @@ impl<L: Ledger> Held<L> {
         self.claim = State::Succeeded(token);
         let started = Instant::now();
         let ledger = &self.options.ledger;
-        if ledger.commit(&self.event, token).await.is_err() {
+        if let Err(error) = ledger.commit(&self.event, token).await {
             // Boxed, so that no delivery has to carry it.
-            Box::pin(ledger.commit_again(&self.event, token, started)).await?;
+            let again = Box::pin(ledger.commit_again(&self.event, token, started)).await;
+            // The first failure says why; the last may only say that time was up.
+            again.map_err(|_| error)?;
         }
         self.claim = State::None;
         // Another delivery's success may stand first; this callback has succeeded too, as a 2xx says.

@@ -6,9 +6,9 @@ use sqlx::{Postgres, Row as _, Transaction};
 
 use super::call::{NotItsAnswer, number, time};
 use super::{CommitInError, PostgresLedger};
-use crate::JobEvent;
 use crate::dedupe::EventName;
 use crate::dedupe::key::Key;
+use crate::event::JobEvent;
 
 impl PostgresLedger {
     /// Settles the event within a transaction of the application's own.

@@ -72,7 +72,7 @@ const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let url = "postgres://127.0.0.1:1/app"; // Nobody is there.
+/// # let url = "postgres://127.0.0.1:1/app"; // No server listens there.
 /// let pool = PgPoolOptions::new().acquire_timeout(Duration::from_millis(50)).connect_lazy(url)?;
 /// let ledger = PostgresLedger::new(pool); // Then, once: `ledger.create_table().await?`
 /// let jobs = JobRouter::new().on_completed(|_| async {});

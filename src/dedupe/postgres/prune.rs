@@ -46,7 +46,7 @@ impl PostgresLedger {
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let url = "postgres://127.0.0.1:1/app"; // Nobody is there.
+    /// # let url = "postgres://127.0.0.1:1/app"; // No server listens there.
     /// let pool = PgPoolOptions::new().acquire_timeout(Duration::from_millis(50)).connect_lazy(url)?;
     /// let pruning = prune_hourly(PostgresLedger::new(pool));
     /// assert!(timeout(Duration::from_millis(100), pruning).await.is_err(), "it never ends");

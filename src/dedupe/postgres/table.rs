@@ -53,7 +53,7 @@ impl PostgresLedger {
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let url = "postgres://127.0.0.1:1/app"; // Nobody is there.
+    /// # let url = "postgres://127.0.0.1:1/app"; // No server listens there.
     /// let pool = PgPoolOptions::new().acquire_timeout(Duration::from_millis(50)).connect_lazy(url)?;
     /// let ledger = PostgresLedger::new(pool);
     /// // At every start. Where the database is down: end, and be started again.

@@ -62,7 +62,7 @@ const PREFIX: &str = "mx-job-webhook:";
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let url = "redis://127.0.0.1:1/"; // Nobody is there.
+/// # let url = "redis://127.0.0.1:1/"; // No server listens there.
 /// let ledger = RedisLedger::new(redis::Client::open(url)?);
 /// let jobs = JobRouter::new().on_completed(|_| async {});
 /// let once = DedupeLayer::new(ledger).layer(jobs);

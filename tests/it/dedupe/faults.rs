@@ -306,6 +306,11 @@ async fn an_outage_in_mid_callback_repeats_nothing() {
                 async {}
             }));
         let (outcome, seconds) = timed(jobs.clone().oneshot(completed(1))).await;
+        if let Err(error) = &outcome {
+            let why = std::error::Error::source(error).map(ToString::to_string);
+            let why = why.unwrap_or_default();
+            assert!(why.starts_with("READONLY"), "{why}");
+        }
         assert_eq!(
             outcome.map_err(|error| error.kind()),
             expected,
