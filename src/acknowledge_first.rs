@@ -1,4 +1,4 @@
-//! Acknowledge first: 204 at once, and the callback in the background.
+//! Acknowledge first: answer 204 at once, and run the callback in the background.
 
 use std::fmt;
 use std::future::{Ready, poll_fn, ready};
@@ -8,90 +8,73 @@ use std::task::{Context, Poll};
 
 use tower::{BoxError, Layer, Service};
 
-use crate::background::Running;
-use crate::failure::{FailureHook, ReportEnd};
+use crate::background::{Background, Tracked};
+use crate::callback::{Failure, FailureHook, JobFuture, ReportEnd, call, poll_ready};
+use crate::error::{Error, ErrorKind, Receipt};
+use crate::event::JobEvent;
 use crate::observe::{Observation, Observed};
-use crate::panic::{CatchDrop, Panicked, catch};
-use crate::pipeline::deliver;
-use crate::{Background, Error, ErrorKind, Failure, JobEvent, Receipt};
+use crate::util::catch_panic::{CatchDrop, Panicked, catch};
 
 /// Acknowledges each event at once, and runs the callback in the background.
 ///
-/// For callbacks that take longer than a sender waits, and events that may be lost. **It
-/// gives up the promise that a 204 is a receipt**: MX never delivers an acknowledged event
-/// again, so one whose callback fails, panics, or is cut short by a crash or a restart is
-/// gone. Where that will not do, prefer the layer's `with_answer_deadline`, or a durable
-/// queue as the callback.
+/// For callbacks that take longer than a sender waits, and events that may be lost. **With this
+/// layer, a 204 is no receipt**: MX does not deliver an acknowledged event again, so the event is
+/// lost if its callback fails, panics, or is cut short by a crash or a restart. If that is not
+/// acceptable, use `with_answer_deadline` or
+/// a durable queue.
 ///
-/// A failure goes to `on_error`, which is a required argument: nothing fails in silence.
-/// What runs, or waits for the service within to be ready, is bounded and drained by the
-/// [`Background`]. When its places are taken, or it drains, or no runtime takes the callback,
-/// the event is not acknowledged but answered 503.
+/// Failures go to `on_error`, which is a required argument. The
+/// [`Background`](crate::Background) of the mount, or of `background.run`, bounds and drains the
+/// callbacks. If all permits are taken, if it is drained, or if no runtime takes the callback, the
+/// event is not acknowledged but answered 503. If the service
+/// is called directly, the layer has a `Background` of its own, which cannot be drained.
 ///
-/// With [`DedupeLayer`](crate::DedupeLayer), put that one inside: an event is settled when
-/// its callback has succeeded, not when it was accepted.
+/// Put [`DedupeLayer`](crate::DedupeLayer) inside this layer: an event is settled when its callback
+/// has succeeded, not when it was accepted.
 ///
-/// A delivery that is accepted takes two places for a moment, where the mount has the same
-/// `Background`: its own, and the callback's. So that one needs a capacity of two or more.
+/// An accepted delivery takes two permits for a moment, its own and its callback's, so the
+/// `Background` needs a capacity of two or more.
 ///
 /// # Example
 ///
 /// ```
-/// use mx_job_webhook::{AcknowledgeFirstLayer, Background, JobEvent, JobRouter, Receipt, Status};
-/// use tower::{ServiceBuilder, ServiceExt};
+/// use mx_job_webhook::acknowledge_first::AcknowledgeFirstLayer;
+/// use mx_job_webhook::{Background, JobEvent, JobRouter, Receipt};
+/// use tower::ServiceBuilder;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let background = Background::new();
 /// let jobs = ServiceBuilder::new()
-///     .layer(AcknowledgeFirstLayer::new(background.clone(), |failure| {
-///         eprintln!("lost: {failure:?}");
-///     }))
+///     .layer(AcknowledgeFirstLayer::new(|failure| eprintln!("lost: {failure:?}")))
 ///     .service(JobRouter::new().on_halted(|_| async { Err("nobody to tell") }));
 ///
+/// let background = Background::new();
 /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "HALTED"}}"#)?;
 /// # if cfg!(feature = "tokio") {
-/// assert_eq!(jobs.oneshot(event).await?, Receipt::Accepted);
+/// assert_eq!(background.run(jobs, event).await?, Receipt::Accepted); // and not yet failed
 /// # }
 /// assert_eq!(background.drain(std::future::pending::<()>()).await, 0);
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
 pub struct AcknowledgeFirstLayer {
-    background: Background,
     on_error: FailureHook,
+    /// For events that carry no `Background`.
+    background: Background,
 }
 
 impl AcknowledgeFirstLayer {
-    /// Runs callbacks there, and tells this hook what failed.
+    /// Returns a layer that reports failures to this hook.
     ///
-    /// The hook is as [`on_error`](crate::JobWebhookLayer::on_error) of the layer.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::{AcknowledgeFirstLayer, Background, ErrorKind, JobEvent, JobRouter};
-    /// use tower::{Layer, ServiceExt};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// // No place is free: what cannot be run is not acknowledged.
-    /// let full = Background::new().with_capacity(0);
-    /// let layer = AcknowledgeFirstLayer::new(full, |failure| eprintln!("lost: {failure:?}"));
-    /// let jobs = layer.layer(JobRouter::new().on_completed(|_| async {}));
-    ///
-    /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
-    /// assert_eq!(jobs.oneshot(event).await.unwrap_err().kind(), ErrorKind::Overloaded);
-    /// # Ok(()) }
-    /// ```
+    /// The hook has the contract of [`on_error`](crate::JobWebhook::on_error).
     #[must_use]
-    pub fn new<F>(background: Background, on_error: F) -> Self
+    pub fn new<F>(on_error: F) -> Self
     where
         F: Fn(Failure<'_>) + Send + Sync + 'static,
     {
         Self {
-            background,
             on_error: FailureHook::new(on_error),
+            background: Background::new(),
         }
     }
 }
@@ -110,25 +93,13 @@ impl<S> Layer<S> for AcknowledgeFirstLayer {
 impl fmt::Debug for AcknowledgeFirstLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AcknowledgeFirstLayer")
-            .field("background", &self.background)
             .finish_non_exhaustive()
     }
 }
 
 /// A service of events with an [`AcknowledgeFirstLayer`] around it.
 ///
-/// It is always ready: the service within is waited for in the background.
-///
-/// # Example
-///
-/// ```
-/// use mx_job_webhook::{AcknowledgeFirst, AcknowledgeFirstLayer, Background, JobRouter};
-/// use tower::Layer;
-///
-/// let layer = AcknowledgeFirstLayer::new(Background::new(), |failure| eprintln!("{failure:?}"));
-/// let jobs: AcknowledgeFirst<JobRouter> = layer.layer(JobRouter::new());
-/// assert!(format!("{jobs:?}").contains("JobRouter"));
-/// ```
+/// It is always ready: in the background, it waits until the service within is.
 #[derive(Clone, Debug)]
 pub struct AcknowledgeFirst<S> {
     inner: S,
@@ -164,35 +135,23 @@ where
 {
     fn accept(&self, event: JobEvent) -> Result<Receipt, Error> {
         let overloaded = || Error::new(ErrorKind::Overloaded);
-        let place = self.layer.background.reserve_another()?;
-        if !place.can_spawn() {
+        let background = event.background().unwrap_or(&self.layer.background);
+        let permit = background.acquire_another()?;
+        if !permit.can_spawn() {
             return Err(overloaded());
         }
-        let mut jobs = catch(|| CatchDrop::new(self.inner.clone()))
+        let jobs = catch(|| CatchDrop::new(self.inner.clone()))
             .map_err(|Panicked| Error::new(ErrorKind::CallbackPanicked))?;
         let offer = Arc::new(Offer::default());
-        let mut lost = Lost {
+        let report = ReportEnd::new(Some(&self.layer.on_error), Some(event.job()));
+        let loss = ReportLoss {
             offer: offer.clone(),
             started: false,
-            report: Some(ReportEnd::new(
-                Some(&self.layer.on_error),
-                Some(event.job()),
-            )),
+            report: Some(report),
         };
-        let delivery = Box::pin(async move {
-            let ready = poll_fn(|context| deliver::poll_ready(&mut *jobs, context)).await;
-            let outcome = match ready {
-                Ok(()) => {
-                    lost.started = true;
-                    deliver::call(jobs, event, None).await
-                }
-                Err(error) => Err(error),
-            };
-            lost.ended(&outcome);
-            outcome
-        });
-        let delivery = Observed::new(delivery, Observation::after_the_answer());
-        Running::new(delivery, place).hand_over();
+        let callback = JobFuture::new(run(jobs, event, loss));
+        let observed = Observed::new(callback, Observation::after_the_answer());
+        Tracked::new(observed, permit).detach();
         if offer.accept() {
             Ok(Receipt::Accepted)
         } else {
@@ -201,7 +160,29 @@ where
     }
 }
 
-/// What became of a callback that was offered to the runtime.
+/// Waits until the service is ready, and calls it.
+async fn run<S>(
+    mut jobs: CatchDrop<S>,
+    event: JobEvent,
+    mut loss: ReportLoss,
+) -> Result<Receipt, Error>
+where
+    S: Service<JobEvent>,
+    S::Response: Into<Receipt>,
+    S::Error: Into<BoxError>,
+{
+    let outcome = match poll_fn(|context| poll_ready(&mut *jobs, context)).await {
+        Ok(()) => {
+            loss.started = true;
+            call(&mut *jobs, event).await
+        }
+        Err(error) => Err(error),
+    };
+    loss.ended(&outcome);
+    outcome
+}
+
+/// A callback that is offered to the runtime: the runtime may drop it before the answer.
 #[derive(Default)]
 struct Offer(AtomicU8);
 
@@ -210,12 +191,12 @@ const ACCEPTED: u8 = 1;
 const REFUSED: u8 = 2;
 
 impl Offer {
-    /// Whether the runtime has kept it until now, so that it may be acknowledged.
+    /// Returns whether the runtime still has the callback, so that it can be acknowledged.
     fn accept(&self) -> bool {
         self.leave_offered_for(ACCEPTED)
     }
 
-    /// Whether it was dropped before it was acknowledged, so that nothing is lost.
+    /// Returns whether the callback was dropped before it was acknowledged, so that nothing is lost.
     fn refuse(&self) -> bool {
         self.leave_offered_for(REFUSED)
     }
@@ -227,15 +208,15 @@ impl Offer {
     }
 }
 
-/// Reports the callback's end, unless the runtime refused it before anyone was told of it.
-struct Lost {
+/// Reports the callback's end, unless the runtime dropped it before it was acknowledged.
+struct ReportLoss {
     offer: Arc<Offer>,
-    /// Whether the callback was called: then that it was cut short is told in any case.
+    /// Whether the callback was called. Then it is reported in any case if it is cut short.
     started: bool,
     report: Option<ReportEnd>,
 }
 
-impl Lost {
+impl ReportLoss {
     fn ended(mut self, outcome: &Result<Receipt, Error>) {
         if let Some(report) = self.report.take() {
             report.ended(outcome);
@@ -243,7 +224,7 @@ impl Lost {
     }
 }
 
-impl Drop for Lost {
+impl Drop for ReportLoss {
     fn drop(&mut self) {
         let Some(report) = self.report.take() else {
             return;

@@ -1,13 +1,13 @@
 //! Receives MX's job-status webhooks inside an application that already exists.
 //!
-//! [MX](https://docs.mx.com) runs *jobs*, each of which connects to a bank for a user. When one
-//! is DENIED, PREVENTED, HALTED, COMPLETED or CHALLENGED it posts `{"job": {…}}`. This crate
-//! takes those requests out of an application's traffic, and runs the async callback that the
-//! application registered for the status:
+//! [MX](https://docs.mx.com) runs *jobs*, each of which connects to a bank for a user. When a job is
+//! DENIED, PREVENTED, HALTED, COMPLETED or CHALLENGED, MX posts `{"job": {…}}`. This crate takes
+//! those requests out of an application's traffic, and runs the async callback that the application
+//! registered for the status:
 //!
 //! ```
 //! use axum::{Router, routing::get};
-//! use mx_job_webhook::{Credentials, JobRouter, JobWebhookLayer};
+//! use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
 //!
 //! let jobs = JobRouter::new()
 //!     .on_completed(|event| async move { println!("read accounts of {:?}", event.member_guid) })
@@ -15,15 +15,14 @@
 //!
 //! let app: Router = Router::new()
 //!     .route("/accounts", get(|| async { "accounts" }))
-//!     .layer(JobWebhookLayer::new("/admin/webhooks", Credentials::basic("mx", "secret")?, jobs));
-//! assert!(app.has_routes());
-//! # Ok::<(), mx_job_webhook::CredentialsError>(())
+//!     .layer(JobWebhook::new(Credentials::basic("mx", "secret")?, jobs).at("/admin/webhooks"));
+//! # drop(app); Ok::<(), mx_job_webhook::credentials::CredentialsError>(())
 //! ```
 //!
 //! # The flow
 //!
 //! Outside is HTTP, `Service<Request<B>>`; inside are events, `Service<JobEvent>`. The callbacks
-//! are the innermost service, and what stands between is ordinary tower middleware:
+//! are the innermost service, and everything between is ordinary tower middleware:
 //!
 //! ```text
 //! Request ─▶ accept ─▶ authenticate ─▶ buffer ─▶ decode ─▶ Service<JobEvent> ─▶ respond ─▶ Response
@@ -33,148 +32,99 @@
 //!                                                           └─ JobRouter   (status ─▶ callback)
 //! ```
 //!
-//! - [`JobWebhookLayer`] mounts it on a router or around any service, [`JobWebhookEndpoint`] on a
-//!   route, and [`JobEvent`] is an axum extractor. All three are one pipeline.
-//! - [`JobRouter`] goes from status to callback; [`Job`] is what a callback reads.
-//! - [`Credentials`] decide who may deliver.
-//! - [`DedupeLayer`] and a [`Ledger`] have each event handled once, by however many [`replicas`], and
-//!   [`Background`] has what was started finished.
-//! - [`Error`] says why a delivery was refused, and [`Receipt`] what an acknowledged one came to.
+//! # The rooms
 //!
-//! # What is promised
+//! Each module may use those above it in this list, and no other:
 //!
-//! In full, with its limits, in [`guarantees`].
+//! - `util`: catching panics, deadlines.
+//! - [`background`]: [`Background`] tracks running callbacks and hands them to the runtime.
+//! - [`error`]: [`Error`] says why a delivery was refused, [`Receipt`] why it was acknowledged.
+//! - [`job`]: [`Job`], its [`Status`] and ids, and decoding them.
+//! - [`event`]: [`JobEvent`], a job with the body and headers it arrived with.
+//! - [`callback`]: callbacks and services of events, and how they are called.
+//! - [`observe`]: spans and metrics.
+//! - [`credentials`]: [`Credentials`] decide which senders may deliver.
+//! - [`ledger`]: ledgers remember which events were handled.
+//! - [`dedupe`]: [`DedupeLayer`] runs the callback for each event once.
+//! - [`acknowledge_first`]: answers 204 before the callback runs.
+//! - [`router`]: [`JobRouter`] goes from status to callback.
+//! - [`schema`]: `JSON Schema` and `OpenAPI`.
+//! - `pipeline`: the steps of a delivery.
+//! - [`mount`]: [`JobWebhook`] as a service or a layer, and the axum extractor.
+//! - `testing`: a stand-in for MX, and the conformance suite of ledgers.
 //!
-//! 1. **A 2xx is a receipt.** It goes out after the application's own code returned success for
-//!    the event, or if the application registered nothing for it. Anything else is an error
-//!    status, and MX's retries (12 in about 24 hours) keep the event alive.
-//! 2. **A callback that started, finishes**, with the feature `tokio`: also if the sender hangs
-//!    up. One that is cut short is reported. See [`Background`].
-//! 3. **Every wait ends.** Each deadline passes on time, whatever the code it bounds does.
-//! 4. **Nobody gets in, nothing blows up.** Credentials are decided before a byte of body is
-//!    read. Bodies are bounded. A panic ends one delivery. What is new in a payload never fails
-//!    decoding.
+//! # Promises
+//!
+//! [`guarantees`](guide::guarantees) states them in full, with their limits.
+//!
+//! 1. **A 2xx is a receipt.** It is sent only after the application's own code has succeeded for the
+//!    event, or if nothing is registered for it. All other answers are error statuses, and MX's
+//!    retries (12 in about 24 hours) keep the event.
+//! 2. **A started callback finishes**, with the feature `tokio`, even if the sender hangs up. A
+//!    callback that is cut short is reported. See [`Background`].
+//! 3. **Every wait ends.** Each deadline fires on time, whatever the code it bounds does.
+//! 4. **Every request is authenticated before its body is read**, and bodies are bounded. A panic
+//!    ends one delivery. New fields and statuses never fail decoding.
 //!
 //! # What does not happen
 //!
-//! Nothing outside `pipeline/respond.rs` chooses a status code. Nothing reads a body before
-//! `pipeline/authenticate.rs` has decided: what it accepts is all that `pipeline/buffer.rs`
-//! takes, and what it refuses is all that `pipeline/discard.rs` throws away. Nothing spawns a task
-//! but `background`, and the ledgers on Redis and Postgres for their connections. Nothing prints a
-//! credential, a user's id or a body. There is no `unsafe`.
-//!
-//! # Guides
-//!
-//! [`from_polling`], for who asks the API today; [`going_live`], before MX delivers; [`replicas`];
-//! [`guarantees`]; and [`compare`], which says when to use something else.
+//! - Nothing outside of `pipeline/respond.rs` chooses a status code.
+//! - Nothing reads a body before `pipeline/authenticate.rs` has accepted the request. The types hold
+//!   this: `buffer` takes only what was accepted, and `discard` only what was refused.
+//! - Nothing spawns a task except `background`, and the ledgers on Redis and PostgreSQL for their
+//!   connections.
+//! - Nothing prints a credential, a user's id or a body.
+//! - There is no `unsafe` code.
 //!
 //! # Features
 //!
 //! - `axum` (default): the extractor, and `IntoResponse` for [`Error`] and [`Receipt`].
-//! - `tokio` (default): the read timeout, and callbacks that run on. Without it the layer
-//!   needs no runtime.
-//! - `redis`, `postgres`: ledgers that several [`replicas`] share.
-//! - `tracing`, `metrics`: what there is to see of each delivery, in [`observability`].
-//! - `jiff`, `chrono`, `time`: conversions of [`Timestamp`] from and to those crates' types.
-//! - `schemars`: `JsonSchema` for [`JobEvent`], [`Job`] and what it consists of.
-//! - `utoipa`: `ToSchema` for the same, and `OpenApiWebhook`, which puts the webhook into an
+//! - `tokio` (default): timeouts, and callbacks that continue after the sender hangs up. Without it
+//!   the layer needs no runtime.
+//! - `redis`, `postgres`: ledgers that several [replicas](guide::replicas) share.
+//! - `tracing`, `metrics`: spans, logs and metrics of each delivery: see
+//!   [`observability`](guide::observability).
+//! - `jiff`, `chrono`, `time`: conversions between [`Timestamp`](job::Timestamp) and the types of
+//!   those crates.
+//! - `schemars`: `JsonSchema` for [`JobEvent`], [`Job`] and its parts.
+//! - `utoipa`: `ToSchema` for the same types, and `OpenApiWebhook`, which adds the webhook to an
 //!   `OpenAPI` document.
-//! - `test-util`: the module `testing`, with a stand-in for MX, and the conformance suite of ledgers.
+//! - `test-util`: the module `testing`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     test,
     allow(clippy::unwrap_used, reason = "a panic is how a test fails")
 )]
 
-mod acknowledge_first;
-mod background;
-mod callback;
-mod credentials;
-mod deadline;
-mod dedupe;
-mod error;
-mod event;
-#[cfg(feature = "axum")]
-mod extract;
-mod failure;
-mod future;
-mod guid;
-mod id;
-mod job;
-mod json;
-mod layer;
-mod observe;
-mod options;
-mod panic;
-mod partner_id;
-mod pass_through;
-mod permanent;
+pub mod acknowledge_first;
+pub mod background;
+pub mod callback;
+pub mod credentials;
+pub mod dedupe;
+pub mod error;
+pub mod event;
+pub mod guide;
+pub mod job;
+pub mod ledger;
+pub mod mount;
+pub mod observe;
 mod pipeline;
-mod receipt;
-mod router;
-mod schema;
-mod service;
-mod status;
+pub mod router;
+pub mod schema;
 #[cfg(feature = "test-util")]
 pub mod testing;
-mod timestamp;
-mod undecodable;
-mod white_space;
+mod util;
 
-pub use acknowledge_first::{AcknowledgeFirst, AcknowledgeFirstLayer};
-pub use background::{Background, BackgroundTask, RunOn};
-pub use callback::{Callback, CallbackFuture, CallbackOutput, StateCallback};
-pub use credentials::{Credentials, CredentialsError, CredentialsHandle, Verdict};
-pub use dedupe::{
-    Claim, Commit, Dedupe, DedupeFuture, DedupeLayer, EventName, FencingToken, Ledger, MemoryLedger,
-};
-#[cfg(feature = "postgres")]
-pub use dedupe::{CommitInError, PostgresLedger};
-#[cfg(feature = "redis")]
-pub use dedupe::{Reconnecting, RedisLedger, Sentinels};
-pub use error::{Error, ErrorKind};
+pub use background::Background;
+pub use callback::BoxJobService;
+pub use credentials::Credentials;
+pub use dedupe::DedupeLayer;
+pub use error::{Error, ErrorKind, Permanent, Receipt};
 pub use event::JobEvent;
-#[cfg(feature = "axum")]
-pub use extract::JobEventRejection;
-pub use failure::Failure;
-pub use future::ResponseFuture;
-pub use guid::{InstitutionGuid, JobGuid, MemberGuid, UserGuid};
-pub use id::BlankIdError;
-pub use job::Job;
-pub use layer::JobWebhookLayer;
-#[cfg(feature = "metrics")]
-pub use observe::describe_metrics;
-pub use partner_id::{MemberId, UserId};
-pub use permanent::{DeadLetter, Permanent};
-pub use receipt::Receipt;
-pub use router::{JobRouter, JobRouterFuture, NoState, Unhandled, WithState};
-#[cfg(feature = "utoipa")]
-pub use schema::OpenApiWebhook;
-pub use service::{JobWebhook, JobWebhookEndpoint};
-pub use status::{OtherStatus, Status};
-#[cfg(any(feature = "jiff", feature = "chrono", feature = "time"))]
-pub use timestamp::TimestampRangeError;
-pub use timestamp::{ParseTimestampError, Timestamp};
-pub use undecodable::Undecodable;
+pub use job::{Job, Status};
+pub use mount::JobWebhook;
+pub use router::JobRouter;
 
 #[cfg(all(doctest, feature = "axum", feature = "tokio"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
-
-#[doc = include_str!("compare.md")]
-pub mod compare {}
-
-#[doc = include_str!("from_polling.md")]
-pub mod from_polling {}
-
-#[doc = include_str!("going_live.md")]
-pub mod going_live {}
-
-#[doc = include_str!("guarantees.md")]
-pub mod guarantees {}
-
-#[doc = include_str!("observability.md")]
-pub mod observability {}
-
-#[doc = include_str!("replicas.md")]
-pub mod replicas {}

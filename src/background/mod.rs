@@ -1,339 +1,195 @@
-//! What runs on when nobody waits for it any more: counted, bounded, and waited for at shutdown.
+//! Callbacks that continue after their sender hangs up.
+//!
+//! A [`Background`] counts and bounds the callbacks that run, hands those whose sender hung up to
+//! the runtime, and lets shutdown wait for all of them. It knows futures, not events.
 
-mod place;
-mod places;
-mod run_on;
+mod permit;
+mod permits;
 mod task;
+mod tracked;
 
 use std::fmt;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use tower::{BoxError, Service};
-
-use crate::observe::Observation;
-use crate::panic::{CatchDrop, catch};
-use crate::pipeline::deliver;
-use crate::{Error, ErrorKind, JobEvent, Receipt};
-pub(crate) use place::Place;
-use places::{NoPlace, Places};
-pub use run_on::RunOn;
-pub(crate) use run_on::Running;
+use crate::util::catch_panic::{CatchDrop, catch};
+pub(crate) use permit::Permit;
+pub(crate) use permits::NoPermit;
+use permits::Permits;
 pub use task::BackgroundTask;
 use task::spawn_on_tokio;
+pub(crate) use tracked::Tracked;
 
-/// How many callbacks may be under way at once, waited for or not.
+/// How many callbacks may run at once by default.
 const CAPACITY: usize = 4096;
 
-/// Where callbacks run on: counted, bounded, and waited for at shutdown.
+/// Tracks running callbacks: bounds them, and lets shutdown wait for them.
 ///
-/// When a sender hangs up, the web server drops the future that answers it. A callback
-/// that had started goes on all the same: the rest of it is handed to the runtime. Every
-/// callback holds a place from its start to its end, whether somebody waits for it or
-/// not; when all places are taken, deliveries are answered 503 and MX comes again.
+/// When a sender hangs up, the web server drops the future that answers it. A callback that has
+/// started continues: its `Background` hands the rest of it to the runtime. Each callback holds a
+/// permit from its start to its end. When all permits are taken, deliveries are answered 503, and
+/// MX retries them.
 ///
-/// Every layer, terminal service and [`JobRouter`](crate::JobRouter) has one of its own.
-/// Give them one with `with_background` to wait for it at shutdown. A clone is the same
-/// `Background`.
+/// Each [`JobWebhook`](crate::JobWebhook) has a `Background` of its own by default. To wait for
+/// callbacks at shutdown, set one with
+/// [`with_background`](crate::JobWebhook::with_background) and [`drain`](Self::drain) it. Clones
+/// share their permits.
 ///
-/// With the feature `tokio`, the runtime is the one that the future is dropped in; without
-/// it, or with another, say how to spawn by [`with_spawn`](Self::with_spawn). Where there
-/// is no runtime, or it shuts down, callbacks that nobody waits for are cancelled.
+/// With the feature `tokio`, the runtime is the one in which the future is dropped. Without it, or
+/// for another runtime, set [`with_spawn`](Self::with_spawn). If there is no runtime, or if it
+/// shuts down, callbacks whose sender hung up are cancelled.
 ///
 /// # Example
 ///
 /// ```
 /// use std::time::Duration;
-/// use mx_job_webhook::{Background, Credentials, JobRouter, JobWebhookLayer};
+/// use mx_job_webhook::{Background, Credentials, JobRouter, JobWebhook};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let background = Background::new();
 /// let jobs = JobRouter::new().on_completed(|_| async {});
-/// let layer = JobWebhookLayer::new("/admin/webhooks", Credentials::basic("mx", "secret")?, jobs)
+/// let webhooks = JobWebhook::new(Credentials::basic("mx", "secret")?, jobs)
 ///     .with_background(background.clone());
+/// # drop(webhooks);
 ///
-/// // Serve until the signal comes, and then:
-/// let left = background.drain(tokio::time::sleep(Duration::from_secs(30))).await;
-/// assert_eq!(left, 0);
+/// // Serve until the signal arrives. Then:
+/// let unfinished = background.drain(tokio::time::sleep(Duration::from_secs(30))).await;
+/// assert_eq!(unfinished, 0);
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
 pub struct Background(Arc<Inner>);
 
 struct Inner {
-    places: Places,
+    permits: Permits,
     spawn: Option<CatchDrop<Spawn>>,
 }
 
 type Spawn = Arc<dyn Fn(BackgroundTask) + Send + Sync>;
 
-/// A callback on its way to a receipt.
-pub(crate) type Delivery = Pin<Box<dyn Future<Output = Result<Receipt, Error>> + Send>>;
-
 impl Background {
-    /// Places for 4,096 callbacks, on tokio with the feature `tokio`.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::Background;
-    ///
-    /// let background = Background::new();
-    /// assert_eq!(format!("{background:?}"), "Background { running: 0, capacity: 4096, .. }");
-    /// ```
+    /// Returns a `Background` with 4,096 permits, on tokio with the feature `tokio`.
     #[must_use]
     pub fn new() -> Self {
         Self::build(CAPACITY, None)
     }
 
-    /// Sets how many callbacks may be under way at once.
+    /// Sets how many callbacks may run at once. Defaults to 4,096.
     ///
-    /// Clones that were made before do not change.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::{Background, ErrorKind, Job, JobEvent, JobRouter, Status};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let jobs = JobRouter::new()
-    ///     .with_background(Background::new().with_capacity(0))
-    ///     .on_completed(|_| async {});
-    /// let event = JobEvent::from(Job::new("JOB-1".parse()?, Status::Completed));
-    /// assert_eq!(jobs.call(event).await.unwrap_err().kind(), ErrorKind::Overloaded);
-    /// # Ok(()) }
-    /// ```
+    /// Clones that were made before keep their own permits.
     #[must_use]
     pub fn with_capacity(self, callbacks: usize) -> Self {
         Self::build(callbacks, self.0.spawn.clone())
     }
 
-    /// Sets how to hand a future to the runtime.
+    /// Sets the function that hands a future to the runtime.
     ///
-    /// For runtimes other than tokio, and to set again what only the connection's task had, such
-    /// as `task_local!` values: see
-    /// [`guarantees`](crate::guarantees#what-only-the-connections-task-had).
+    /// Use it for runtimes other than tokio, and to restore context that only the connection's
+    /// task had, such as `task_local!` values: see
+    /// [`guarantees`](crate::guide::guarantees#what-only-the-connections-task-had).
     ///
-    /// The closure is called in a destructor: it must neither block nor panic. If it drops the
-    /// task, the callback is cancelled. Clones that were made before do not change.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use std::{pin::pin, sync::mpsc::channel, task::{Context, Waker}};
-    /// use mx_job_webhook::{Background, Job, JobEvent, JobRouter, Status};
-    ///
-    /// let (executor, tasks) = channel();
-    /// let background = Background::new().with_spawn(move |task| { let _ = executor.send(task); });
-    /// let jobs = JobRouter::new()
-    ///     .with_background(background.clone())
-    ///     .on_completed(|_| std::future::pending::<()>());
-    ///
-    /// let event = JobEvent::from(Job::new("JOB-1".parse()?, Status::Completed));
-    /// let mut call = Box::pin(jobs.call(event));
-    /// assert!(call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    /// drop(call); // The sender hangs up.
-    /// assert_eq!((tasks.try_iter().count(), background.running()), (1, 0));
-    /// # Ok::<(), mx_job_webhook::BlankIdError>(())
-    /// ```
+    /// The closure runs in a destructor: it must neither block nor panic. If it drops the task, the
+    /// callback is cancelled. Clones that were made before do not change.
     #[must_use]
     pub fn with_spawn<F>(self, spawn: F) -> Self
     where
         F: Fn(BackgroundTask) + Send + Sync + 'static,
     {
-        Self::build(
-            self.0.places.capacity(),
-            Some(CatchDrop::new(Arc::new(spawn))),
-        )
+        let spawn = CatchDrop::new(Arc::new(spawn) as Spawn);
+        Self::build(self.0.permits.capacity(), Some(spawn))
     }
 
     fn build(capacity: usize, spawn: Option<CatchDrop<Spawn>>) -> Self {
         Self(Arc::new(Inner {
-            places: Places::new(capacity),
+            permits: Permits::new(capacity),
             spawn,
         }))
     }
 
-    /// How many callbacks are under way, waited for or not.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::{Background, JobEvent, JobRouter};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let background = Background::new();
-    /// let seen = background.clone();
-    /// let jobs = JobRouter::new()
-    ///     .with_background(background.clone())
-    ///     .on_completed(move |_| {
-    ///         let running = seen.running(); // this one
-    ///         async move { assert_eq!(running, 1) }
-    ///     });
-    ///
-    /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
-    /// jobs.call(event).await?;
-    /// assert_eq!(background.running(), 0);
-    /// # Ok(()) }
-    /// ```
+    /// Returns how many callbacks are running, including those whose sender hung up.
     #[must_use]
     pub fn running(&self) -> usize {
-        self.0.places.taken()
+        self.0.permits.taken()
     }
 
-    /// Runs a service of events, and what it started runs on if this is dropped.
+    /// Refuses new callbacks, and waits until the running ones end or the deadline passes.
     ///
-    /// For handlers that take the event by the extractor, where `jobs` is more than a
-    /// [`JobRouter`](crate::JobRouter): [`JobRouter::call`](crate::JobRouter::call) does the
-    /// same for a router alone. With the feature `axum`, what it resolves to is
-    /// `IntoResponse`.
-    ///
-    /// # Errors
-    ///
-    /// The service's, as [`Error`] reads them; [`Overloaded`](ErrorKind::Overloaded) if no
-    /// place is free, and [`ShuttingDown`](ErrorKind::ShuttingDown) after a drain began.
-    ///
-    /// # Cancellation
-    ///
-    /// Dropped before the service was ready, nothing has started, and the event is dropped. The
-    /// place is taken when this is called.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::{Background, Job, JobEvent, JobRouter, Receipt, Status};
-    /// use tower::ServiceBuilder;
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let jobs = ServiceBuilder::new()
-    ///     .concurrency_limit(8)
-    ///     .service(JobRouter::new().on_completed(|_| async {}));
-    /// let event = JobEvent::from(Job::new("JOB-1".parse()?, Status::Completed));
-    /// assert_eq!(Background::new().run(jobs, event).await?, Receipt::Handled);
-    /// # Ok(()) }
-    /// ```
-    pub fn run<J>(
-        &self,
-        jobs: J,
-        mut event: JobEvent,
-    ) -> impl Future<Output = Result<Receipt, Error>> + use<J>
-    where
-        J: Service<JobEvent>,
-        J::Response: Into<Receipt>,
-        J::Error: Into<BoxError>,
-        J::Future: Send + 'static,
-    {
-        let mut observation = Observation::of(&mut event);
-        let mut jobs = CatchDrop::new(jobs);
-        // Here and not when it is polled: a callback may have another task poll it.
-        let place = self.reserve();
-        async move {
-            let ready = async {
-                let place = place?;
-                poll_fn(|context| {
-                    let _entered = observation.enter();
-                    deliver::poll_ready(&mut *jobs, context)
-                })
-                .await?;
-                Ok(place)
-            };
-            let mut place = ready.await.inspect_err(|error| observation.refuse(error))?;
-            let delivery = {
-                let _entered = (observation.enter(), place.enter());
-                deliver::call(jobs, event, None)
-            };
-            RunOn::running(delivery, place, observation).await
-        }
-    }
-
-    /// Takes no more callbacks, and waits for those under way until the deadline.
-    ///
-    /// What comes after this began is answered 503. The deadline is any future, such as
-    /// `tokio::time::sleep(…)`, or `std::future::pending()` for none. Gives how many callbacks
-    /// were left when it was over; 0 if all finished.
+    /// Deliveries that arrive after this call are answered 503. The deadline is any future, such
+    /// as `tokio::time::sleep(…)`, or `std::future::pending()` for none. Returns how many callbacks
+    /// were still running at the deadline: 0 if all of them ended.
     ///
     /// Call it once the server has stopped, which for axum is when `serve` with
-    /// `with_graceful_shutdown` returns. What is left is not cancelled: it ends with the
-    /// runtime.
+    /// `with_graceful_shutdown` returns. Callbacks that are left are not cancelled: they end with
+    /// the runtime.
     ///
     /// # Cancellation
     ///
-    /// Dropping it stops the waiting. It stays closed.
+    /// Dropping the future stops waiting. The `Background` stays closed.
     ///
     /// # Example
     ///
     /// ```
-    /// use std::{future::{pending, ready}, time::Duration};
+    /// use std::future::{pending, ready};
     /// use mx_job_webhook::{Background, ErrorKind, JobEvent, JobRouter};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let background = Background::new();
-    /// let jobs = JobRouter::new()
-    ///     .with_background(background.clone())
-    ///     .on_completed(|_| pending::<()>());
+    /// let jobs = JobRouter::new().on_completed(|_| pending::<()>());
     /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
-    /// let call = jobs.call(event.clone()); // It never ends.
+    /// let endless = background.run(jobs.clone(), event.clone());
     ///
     /// assert_eq!(background.drain(ready(())).await, 1);
-    /// assert_eq!(jobs.call(event).await.unwrap_err().kind(), ErrorKind::ShuttingDown);
-    /// # drop(call); Ok(()) }
+    /// let late = background.run(jobs, event).await;
+    /// assert_eq!(late.unwrap_err().kind(), ErrorKind::ShuttingDown);
+    /// # drop(endless); Ok(()) }
     /// ```
-    #[must_use = "what was left is not finished"]
+    #[must_use = "the number of unfinished callbacks says whether shutdown is clean"]
     pub async fn drain(&self, deadline: impl Future) -> usize {
-        self.0.places.close();
+        self.0.permits.close();
         let mut deadline = std::pin::pin!(deadline);
         poll_fn(|context| {
-            if self.0.places.poll_empty(context).is_ready() {
+            if self.0.permits.poll_all_returned(context).is_ready() {
                 return Poll::Ready(0);
             }
             deadline
                 .as_mut()
                 .poll(context)
-                .map(|_| self.0.places.taken())
+                .map(|_| self.0.permits.taken())
         })
         .await
     }
 
-    /// Hands over what has to be done although every place may be taken, or the door closed: it
-    /// takes one all the same, and a drain waits for it.
+    /// Spawns work that must be done even if all permits are taken or the `Background` is closed.
+    /// A drain waits for it.
     pub(crate) fn spawn(&self, task: BackgroundTask) {
-        self.0.places.take_anyway();
-        let place = Place::taken(self);
+        self.0.permits.acquire_beyond_capacity();
+        let permit = Permit::acquired(self);
         self.spawn_task(BackgroundTask::new(Box::pin(async move {
             task.await;
-            drop(place);
+            drop(permit);
         })));
     }
 
     fn spawn_task(&self, task: BackgroundTask) {
-        // This is a destructor, perhaps in the unwinding of a panic.
+        // This runs in destructors, perhaps while a panic unwinds.
         let _ = catch(|| match &self.0.spawn {
             Some(spawn) => spawn(task),
             None => spawn_on_tokio(task),
         });
     }
 
-    /// A place for a callback, if there is one. Within a callback of this `Background` it is that
-    /// callback's.
-    pub(crate) fn reserve(&self) -> Result<Place, Error> {
-        Place::of_current_callback(self).map_or_else(|| self.reserve_another(), Ok)
+    /// Returns a permit. Within a callback that this `Background` tracks, it is that callback's.
+    pub(crate) fn acquire(&self) -> Result<Permit, NoPermit> {
+        Permit::of_current_callback(self).map_or_else(|| self.acquire_another(), Ok)
     }
 
-    /// A place, if there is one, for what is no part of a callback, whatever this thread runs: a
-    /// delivery, and what is acknowledged first.
-    pub(crate) fn reserve_another(&self) -> Result<Place, Error> {
-        match self.0.places.take() {
-            Ok(()) => Ok(Place::taken(self)),
-            Err(NoPlace::Full) => Err(Error::new(ErrorKind::Overloaded)),
-            Err(NoPlace::Closed) => Err(Error::new(ErrorKind::ShuttingDown)),
-        }
+    /// Returns a permit of its own, also within a callback: for deliveries, and for callbacks
+    /// that are acknowledged first.
+    pub(crate) fn acquire_another(&self) -> Result<Permit, NoPermit> {
+        self.0.permits.acquire().map(|()| Permit::acquired(self))
     }
 }
 
@@ -347,7 +203,7 @@ impl fmt::Debug for Background {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Background")
             .field("running", &self.running())
-            .field("capacity", &self.0.places.capacity())
+            .field("capacity", &self.0.permits.capacity())
             .finish_non_exhaustive()
     }
 }

@@ -1,31 +1,15 @@
-//! What is handed to the runtime.
+//! The task that is handed to the runtime.
 
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use crate::panic::{catch, drop_caught};
+use crate::util::catch_panic::{catch, drop_caught};
 
 /// The rest of a callback, for a runtime to poll to its end.
 ///
-/// It never panics, and neither does dropping it, which cancels the callback. See
+/// Polling it never panics. Dropping it cancels the callback, and never panics either. See
 /// [`Background::with_spawn`](crate::Background::with_spawn).
-///
-/// # Example
-///
-/// ```
-/// use mx_job_webhook::{Background, BackgroundTask};
-///
-/// fn spawn(task: BackgroundTask) {
-///     std::thread::spawn(|| {
-///         let runtime = tokio::runtime::Builder::new_current_thread().build();
-///         runtime.map(|runtime| runtime.block_on(task))
-///     });
-/// }
-///
-/// let background = Background::new().with_spawn(spawn);
-/// assert_eq!(background.running(), 0);
-/// ```
 #[must_use = "futures do nothing unless polled"]
 pub struct BackgroundTask(Option<Task>);
 
@@ -40,9 +24,9 @@ impl BackgroundTask {
 impl Future for BackgroundTask {
     type Output = ();
 
-    /// Ready at once if it has ended before.
+    /// Returns ready at once if it has ended before.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        // A future that unwinds does not come back to its place.
+        // A future that unwinds is not polled again.
         let Some(mut task) = self.0.take() else {
             return Poll::Ready(());
         };

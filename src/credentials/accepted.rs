@@ -11,7 +11,7 @@ use constant_time_eq::constant_time_eq;
 use http::header::{AUTHORIZATION, HeaderMap};
 use http::request::Parts;
 
-use crate::Error;
+use crate::error::{Challenges, Error};
 
 #[derive(Clone)]
 pub(super) enum Accepted {
@@ -82,13 +82,6 @@ pub(crate) enum Check {
     Accepted,
     Refused(Challenges),
     Undecided(Verification, Challenges),
-}
-
-/// The schemes of a 401's `WWW-Authenticate`.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Challenges {
-    pub(crate) basic: bool,
-    pub(crate) bearer: bool,
 }
 
 /// The one `Authorization` header, if there is one. Which of two would count is a guess that two

@@ -35,13 +35,13 @@ impl Credentials {
     /// # Example
     ///
     /// ```
-    /// use mx_job_webhook::{Credentials, JobRouter, JobWebhookEndpoint};
+    /// use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
     /// # use axum::body::Body; use http::Request; use tower::ServiceExt;
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let (credentials, handle) = Credentials::bearer("old")?.replaceable();
-    /// let endpoint = JobWebhookEndpoint::new(credentials, JobRouter::new());
+    /// let endpoint = JobWebhook::new(credentials, JobRouter::new());
     ///
     /// handle.replace(Credentials::bearer("new")?.or(Credentials::bearer("old")?));
     ///
@@ -66,18 +66,6 @@ impl Credentials {
 ///
 /// Made by [`Credentials::replaceable`]. It replaces them wherever they were given to, in
 /// every clone. A clone of the handle is the same handle.
-///
-/// # Example
-///
-/// ```
-/// use mx_job_webhook::Credentials;
-///
-/// let (credentials, handle) = Credentials::basic("mx", "old secret")?.replaceable();
-/// let in_a_task_that_watches_the_vault = handle.clone();
-/// in_a_task_that_watches_the_vault.replace(Credentials::bearer("a-token")?);
-/// assert_eq!(format!("{credentials:?}"), "Credentials { basic: 0, bearer: 1, closures: 0 }");
-/// # Ok::<(), mx_job_webhook::CredentialsError>(())
-/// ```
 #[derive(Clone)]
 pub struct CredentialsHandle(Arc<ArcSwap<Accepted>>);
 
@@ -90,20 +78,6 @@ impl CredentialsHandle {
     /// # Panics
     ///
     /// If these are replaceable themselves.
-    ///
-    /// # Example
-    ///
-    /// Once MX has the new secret, the old one goes:
-    ///
-    /// ```
-    /// use mx_job_webhook::Credentials;
-    ///
-    /// let (new, old) = (Credentials::bearer("new")?, Credentials::bearer("old")?);
-    /// let (credentials, handle) = new.clone().or(old).replaceable();
-    /// handle.replace(new);
-    /// assert_eq!(format!("{credentials:?}"), "Credentials { basic: 0, bearer: 1, closures: 0 }");
-    /// # Ok::<(), mx_job_webhook::CredentialsError>(())
-    /// ```
     #[track_caller]
     pub fn replace(&self, credentials: Credentials) {
         self.0.store(credentials.into_fixed());

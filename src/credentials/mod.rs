@@ -11,10 +11,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::request::Parts;
 
-use crate::panic::{CatchDrop, CatchPanic, Panicked};
-use crate::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind};
+use crate::util::catch_panic::{CatchDrop, CatchPanic, Panicked};
 use accepted::{Accepted, Scheme, Secret, Verify};
-pub(crate) use accepted::{Challenges, Check, Verification};
+pub(crate) use accepted::{Check, Verification};
 pub use handle::CredentialsHandle;
 use handle::Source;
 pub use verdict::Verdict;
@@ -43,7 +43,7 @@ pub use verdict::Verdict;
 ///     .or(Credentials::basic("mx", "old secret")?)
 ///     .or(Credentials::bearer("a-token")?);
 /// assert_eq!(format!("{credentials:?}"), "Credentials { basic: 2, bearer: 1, closures: 0 }");
-/// # Ok::<(), mx_job_webhook::CredentialsError>(())
+/// # Ok::<(), mx_job_webhook::credentials::CredentialsError>(())
 /// ```
 #[derive(Clone)]
 pub struct Credentials(Source);
@@ -55,16 +55,6 @@ impl Credentials {
     ///
     /// If either is empty or has a control character, or the user has a colon: such
     /// credentials cannot be sent (RFC 7617), or protect nothing.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::Credentials;
-    ///
-    /// assert!(Credentials::basic("mx", "secret").is_ok());
-    /// assert!(Credentials::basic("mx", "").is_err());
-    /// assert!(Credentials::basic("m:x", "secret").is_err());
-    /// ```
     pub fn basic(user: &str, password: &str) -> Result<Self, CredentialsError> {
         if user.is_empty() || password.is_empty() {
             return Err(CredentialsError(
@@ -89,15 +79,6 @@ impl Credentials {
     ///
     /// If it is empty, or has anything but visible ASCII characters: such a token cannot
     /// be sent.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::Credentials;
-    ///
-    /// assert!(Credentials::bearer("mF_9.B5f-4.1JqM").is_ok());
-    /// assert!(Credentials::bearer("two words").is_err());
-    /// ```
     pub fn bearer(token: &str) -> Result<Self, CredentialsError> {
         if token.is_empty() {
             return Err(CredentialsError("the token must not be empty"));
@@ -164,15 +145,6 @@ impl Credentials {
     ///
     /// For tests, and where something in front has authenticated already and nothing
     /// else can reach the application.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::Credentials;
-    ///
-    /// let anyone = Credentials::unauthenticated();
-    /// assert_eq!(format!("{anyone:?}"), "Credentials(unauthenticated)");
-    /// ```
     #[must_use]
     pub fn unauthenticated() -> Self {
         Self::fixed(Accepted::Anyone)
@@ -185,16 +157,6 @@ impl Credentials {
     /// If either is [`unauthenticated`](Self::unauthenticated): the other would be
     /// without meaning, and whoever wrote it meant something. If either is
     /// [`replaceable`](Self::replaceable): combine them first.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::Credentials;
-    ///
-    /// let either = Credentials::basic("mx", "secret")?.or(Credentials::bearer("a-token")?);
-    /// assert_eq!(format!("{either:?}"), "Credentials { basic: 1, bearer: 1, closures: 0 }");
-    /// # Ok::<(), mx_job_webhook::CredentialsError>(())
-    /// ```
     #[must_use]
     #[track_caller]
     pub fn or(self, other: Self) -> Self {
@@ -250,15 +212,6 @@ impl fmt::Debug for Credentials {
 }
 
 /// Credentials that cannot be sent, or protect nothing.
-///
-/// # Example
-///
-/// ```
-/// use mx_job_webhook::Credentials;
-///
-/// let error = Credentials::basic("mx", "").unwrap_err();
-/// assert_eq!(error.to_string(), "the user and the password must not be empty");
-/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CredentialsError(&'static str);
 

@@ -2,20 +2,11 @@
 
 use tower::BoxError;
 
-use crate::callback::Never;
+use crate::util::never::Never;
 
 /// What a closure given to [`Credentials::verify`](crate::Credentials::verify) may end in.
 ///
 /// `bool`, or `Result<bool, E>` where `E` says why it could not be told.
-///
-/// # Example
-///
-/// ```
-/// use mx_job_webhook::Verdict;
-///
-/// assert_eq!(true.into_result().unwrap(), true);
-/// assert!(Err::<bool, _>("the key server is down").into_result().is_err());
-/// ```
 #[diagnostic::on_unimplemented(
     message = "a closure that checks credentials ends in `bool` or `Result<bool, E>`, not `{Self}`",
     label = "this closure ends in `{Self}`"
@@ -26,15 +17,6 @@ pub trait Verdict {
     /// # Errors
     ///
     /// The closure's own: it could not be told.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::Verdict;
-    ///
-    /// let verdict: Result<bool, std::fmt::Error> = Ok(false); // It could be told: nobody we know.
-    /// assert_eq!(verdict.into_result().ok(), Some(false));
-    /// ```
     fn into_result(self) -> Result<bool, BoxError>;
 }
 

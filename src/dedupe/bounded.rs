@@ -1,4 +1,4 @@
-//! Calls to the ledger, each of which ends: in time, and in an error rather than in a panic.
+//! Calls to the ledger that end in time, and in an error instead of a panic.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,16 +8,17 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 use tower::BoxError;
 
-use super::pauses::Pauses;
-use super::{Claim, Commit, EventName, FencingToken, Ledger};
-use crate::deadline::{Deadline, Instant, Timeout};
-use crate::panic::{CatchPanic, Panicked};
-use crate::{Error, ErrorKind};
+use super::backoff::Backoff;
+use crate::error::{Error, ErrorKind};
+use crate::event::FencingToken;
+use crate::ledger::{Claim, Commit, EventName, Ledger};
+use crate::util::catch_panic::{CatchPanic, Panicked};
+use crate::util::deadline::{Deadline, Instant, Timeout};
 
-/// How long a commit is tried again where the calls themselves have no limit.
+/// How long a commit is retried if calls have no timeout.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A ledger that may be down, hang or panic, which is all one to whoever asks it.
+/// A ledger whose calls have a timeout, and whose panics are errors.
 pub(super) struct Bounded<L> {
     ledger: Arc<L>,
     pub(super) timeout: Timeout,
@@ -47,8 +48,8 @@ impl<L: Ledger> Bounded<L> {
         self.bound(async move { self.ledger.commit(event, token).await })
     }
 
-    /// Commits after a failure, in as many attempts as the time for a call allows, with pauses between them: a
-    /// server that restarts must not have what succeeded run again.
+    /// Retries a commit that failed, with backoff, for as long as one call may take: a restart of
+    /// the server must not let a callback run again that has succeeded.
     pub(super) async fn commit_again(
         &self,
         event: &EventName,
@@ -61,33 +62,33 @@ impl<L: Ledger> Bounded<L> {
             .unwrap_or(PATIENCE)
             .saturating_sub(started.elapsed());
         let attempts = async {
-            let mut pauses = Pauses::new();
-            while pauses.pause().await {
+            let mut backoff = Backoff::new();
+            while backoff.wait().await {
                 if let Ok(commit) = self.ledger.commit(event, token).await {
                     return Ok(commit);
                 }
             }
-            // There is no timer. It may still have been the connection.
+            // There is no timer. The connection may have been at fault, so try once more.
             self.ledger.commit(event, token).await
         };
         bound(attempts, Timeout::of(left)).await
     }
 
-    /// Commits, again and again until the ledger has it or so much time is over.
+    /// Retries a commit until the ledger has it or the time is up.
     pub(super) async fn commit_until(
         &self,
         event: &EventName,
         token: FencingToken,
         limit: Duration,
     ) {
-        // One that hangs must not keep the next from being made.
+        // A call that hangs must not prevent the next one.
         let patience = Timeout::of(self.timeout.limit().unwrap_or(PATIENCE));
         let attempts = async {
-            let mut pauses = Pauses::new();
+            let mut backoff = Backoff::new();
             loop {
                 let attempt = async { self.ledger.commit(event, token).await };
                 let committed = bound(attempt, patience).await;
-                if committed.is_ok() || !pauses.pause().await {
+                if committed.is_ok() || !backoff.wait().await {
                     return committed;
                 }
             }
@@ -103,7 +104,8 @@ impl<L: Ledger> Bounded<L> {
         self.bound(async move { self.ledger.release(event, token).await })
     }
 
-    /// Bounds a call, which is made in the future: a method may panic before it returns its own.
+    /// Bounds a call. The call is made within the future, because a method may panic before it
+    /// returns its own.
     fn bound<F, T, E>(&self, asked: F) -> Call<F, T>
     where
         F: Future<Output = Result<T, E>>,
@@ -136,7 +138,7 @@ impl<L> Clone for Bounded<L> {
 }
 
 pin_project! {
-    /// One call. Once it has ended it is to be dropped, and with it what was asked for.
+    /// One call. Drop it once it has ended.
     struct Call<F, T>
     where
         F: Future,
@@ -153,7 +155,7 @@ impl<F: Future, T> Future for Call<F, T> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        // The answer before the deadline: one that is there is never given up.
+        // The answer is polled before the deadline, so that one that has arrived counts.
         match this.asked.poll(context) {
             Poll::Ready(Ok(answer)) => Poll::Ready(answer),
             Poll::Ready(Err(Panicked)) => Poll::Ready(Err(unavailable("the ledger panicked"))),

@@ -1,4 +1,4 @@
-//! The service: a future for each event.
+//! The service: one delivery, from the claim to the commit or the release.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,29 +6,18 @@ use std::task::{Context, Poll};
 
 use tower::{BoxError, Service};
 
+use super::claim_guard::ClaimGuard;
 use super::layer::Options;
-use super::{DedupeFuture, Ledger};
-use crate::pipeline::deliver;
-use crate::{Error, JobEvent, Receipt};
+use crate::callback::{JobFuture, call, poll_ready};
+use crate::error::{Error, ErrorKind, Receipt};
+use crate::event::JobEvent;
+use crate::ledger::{Claim, Ledger};
 
 /// A service of events with a [`DedupeLayer`](crate::DedupeLayer) around it.
 ///
 /// It is ready when the service within is. Dropping its future in mid-callback cancels the
 /// callback and releases the claim; the layer and [`Background::run`](crate::Background::run)
 /// do not drop it.
-///
-/// # Example
-///
-/// ```
-/// use mx_job_webhook::{Dedupe, DedupeLayer, JobRouter, MemoryLedger};
-/// use tower::Layer;
-///
-/// /// What the application hands to the layer, and to a worker.
-/// type Jobs = Dedupe<JobRouter, MemoryLedger>;
-///
-/// let jobs: Jobs = DedupeLayer::new(MemoryLedger::new()).layer(JobRouter::new());
-/// assert!(format!("{jobs:?}").contains("JobRouter"));
-/// ```
 pub struct Dedupe<S, L> {
     inner: S,
     options: Arc<Options<L>>,
@@ -50,17 +39,57 @@ where
 {
     type Response = Receipt;
     type Error = Error;
-    type Future = DedupeFuture;
+    type Future = JobFuture;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        deliver::poll_ready(&mut self.inner, context)
+        poll_ready(&mut self.inner, context)
     }
 
-    fn call(&mut self, event: JobEvent) -> DedupeFuture {
-        // The clone stays, for the next event to make ready; the one that is ready is called.
+    fn call(&mut self, event: JobEvent) -> JobFuture {
+        // The service that is ready is called. The clone that replaces it is not.
         let clone = self.inner.clone();
         let readied = std::mem::replace(&mut self.inner, clone);
-        DedupeFuture::start(readied, self.options.clone(), event)
+        JobFuture::new(handle_once(readied, self.options.clone(), event))
+    }
+}
+
+#[allow(
+    clippy::manual_async_fn,
+    reason = "an `async fn` would store the event twice: as its argument, and where it moves it"
+)]
+fn handle_once<S, L>(
+    mut inner: S,
+    options: Arc<Options<L>>,
+    mut event: JobEvent,
+) -> impl Future<Output = Result<Receipt, Error>>
+where
+    S: Service<JobEvent>,
+    S::Response: Into<Receipt>,
+    S::Error: Into<BoxError>,
+    L: Ledger,
+{
+    async move {
+        let mut guard = ClaimGuard::new(options, &event);
+        match guard.claim().await? {
+            Claim::Granted(token) => event.set_fencing_token(token),
+            Claim::Settled => return Ok(Receipt::Duplicate),
+            Claim::InFlight => return Err(Error::new(ErrorKind::InFlight)),
+            Claim::Stale => {
+                return match &guard.options.on_stale {
+                    Some(on_stale) => on_stale(event).await,
+                    None => Ok(Receipt::Stale),
+                };
+            }
+        }
+        // A panic becomes an error here, so that the release is awaited.
+        let outcome = call(&mut inner, event).await;
+        match outcome {
+            // An event without a callback is not settled: it would make an older event stale that
+            // may have one.
+            Ok(Receipt::Unhandled) | Err(_) => guard.release().await,
+            Ok(_) => guard.commit().await?,
+        }
+        outcome
     }
 }
 

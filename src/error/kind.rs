@@ -1,15 +1,6 @@
 //! The kinds of errors, each of which has an answer.
 
 /// What kind of thing went wrong, and so what the answer is.
-///
-/// # Example
-///
-/// ```
-/// use mx_job_webhook::ErrorKind;
-///
-/// assert!(ErrorKind::OtherWebhook.is_undecodable());
-/// assert!(!ErrorKind::Unauthorized.is_undecodable());
-/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -63,16 +54,6 @@ impl ErrorKind {
     /// True for [`NotJson`](Self::NotJson), [`OtherWebhook`](Self::OtherWebhook),
     /// [`NoJob`](Self::NoJob) and [`InvalidJob`](Self::InvalidJob): what the hook
     /// `on_undecodable` is called for.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::{ErrorKind, Job};
-    ///
-    /// let error = Job::decode(br#"{"job": {"guid": "JOB-1"}}"#).unwrap_err();
-    /// assert!(error.kind().is_undecodable()); // It has no status, and never will.
-    /// assert!(!ErrorKind::BodyInterrupted.is_undecodable()); // It may come whole the next time.
-    /// ```
     #[must_use]
     pub fn is_undecodable(self) -> bool {
         matches!(
@@ -82,14 +63,6 @@ impl ErrorKind {
     }
 
     /// A name for logs, metrics and alerts, which stays as it is: `callback_failed`.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::ErrorKind;
-    ///
-    /// assert_eq!(ErrorKind::LedgerUnavailable.name(), "ledger_unavailable");
-    /// ```
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -1,6 +1,8 @@
 //! What can go wrong with a delivery: one opaque error with a kind.
 
 mod kind;
+mod permanent;
+mod receipt;
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -9,10 +11,11 @@ use std::sync::Arc;
 
 use tower::BoxError;
 
-use crate::Permanent;
-use crate::credentials::Challenges;
-use crate::panic::{CatchDrop, catch};
+use crate::background::NoPermit;
+use crate::util::catch_panic::{CatchDrop, catch};
 pub use kind::ErrorKind;
+pub use permanent::Permanent;
+pub use receipt::Receipt;
 
 /// Why a delivery was not acknowledged.
 ///
@@ -27,17 +30,6 @@ pub use kind::ErrorKind;
 /// What it prints names the stage, the field and the reason. It never repeats any of the
 /// payload, a header or a credential. The error that a callback returned is kept as
 /// [`source`](StdError::source) and prints what the application made it print.
-///
-/// # Example
-///
-/// ```
-/// use mx_job_webhook::{ErrorKind, Job};
-///
-/// let error = Job::decode(br#"{"job": {"guid": null, "status": 6}}"#).unwrap_err();
-/// assert_eq!(error.kind(), ErrorKind::InvalidJob);
-/// assert_eq!(error.field(), Some("guid"));
-/// assert_eq!(error.to_string(), "invalid job: `guid` is not a string that names something");
-/// ```
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
@@ -52,48 +44,18 @@ struct Inner {
 
 impl Error {
     /// What kind of thing went wrong.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::{ErrorKind, Job};
-    ///
-    /// let error = Job::decode(b"<job/>").unwrap_err();
-    /// assert_eq!(error.kind(), ErrorKind::NotJson);
-    /// ```
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
     /// The documented field at fault, for [`ErrorKind::InvalidJob`].
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::Job;
-    ///
-    /// let error = Job::decode(br#"{"job": {"status": 6, "guid": " "}}"#).unwrap_err();
-    /// assert_eq!(error.field(), Some("guid"));
-    /// assert_eq!(Job::decode(b"[]").unwrap_err().field(), None);
-    /// ```
     #[must_use]
     pub fn field(&self) -> Option<&'static str> {
         self.0.field
     }
 
     /// Whether the callback said that no retry will mend it, by [`Permanent`].
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::{Error, Permanent};
-    /// use tower::BoxError;
-    ///
-    /// let refused = Error::from(BoxError::from(Permanent::new("the member was deleted")));
-    /// let failed = Error::from(BoxError::from("the database is down"));
-    /// assert_eq!((refused.is_permanent(), failed.is_permanent()), (true, false));
-    /// ```
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         // An error of the application's that panics over its source has not said so.
@@ -175,6 +137,22 @@ impl Error {
     }
 }
 
+/// The schemes that a 401 offers in `WWW-Authenticate`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Challenges {
+    pub(crate) basic: bool,
+    pub(crate) bearer: bool,
+}
+
+impl From<NoPermit> for Error {
+    fn from(reason: NoPermit) -> Self {
+        Self::new(match reason {
+            NoPermit::AllTaken => ErrorKind::Overloaded,
+            NoPermit::Closed => ErrorKind::ShuttingDown,
+        })
+    }
+}
+
 /// Reads what a `Service<JobEvent>` failed with.
 ///
 /// Finds, however deep in the chain of sources, an [`Error`] of this crate that says how
@@ -183,16 +161,6 @@ impl Error {
 ///
 /// An [`Error`] of this crate stays as it is. One that was wrapped in another error gives the
 /// new one its kind, and the whole chain is its source: a [`Permanent`] around it counts.
-///
-/// # Example
-///
-/// ```
-/// use mx_job_webhook::{Error, ErrorKind};
-/// use tower::{BoxError, load_shed::error::Overloaded};
-///
-/// let error = Error::from(BoxError::from(Overloaded::new()));
-/// assert_eq!(error.kind(), ErrorKind::Overloaded);
-/// ```
 impl From<BoxError> for Error {
     fn from(error: BoxError) -> Self {
         Self::read(error, ErrorKind::CallbackFailed)

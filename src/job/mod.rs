@@ -1,21 +1,30 @@
-//! A job: the fourteen fields that MX documents.
+//! Jobs: the fourteen fields that MX documents, and decoding them.
+//!
+//! Pure data, without HTTP and without async code.
 
+mod decode;
+pub mod id;
+pub(crate) mod json;
 mod number;
 mod object;
 mod read;
 mod scalar;
+mod status;
+mod timestamp;
+mod white_space;
 mod write;
 
 use std::fmt;
 
-use crate::{
-    Error, InstitutionGuid, JobGuid, MemberGuid, MemberId, Status, Timestamp, UserGuid, UserId,
-    pipeline::decode,
-};
-
-pub(crate) use number::Number;
-pub(crate) use read::Draft;
-pub(crate) use scalar::Scalar;
+use crate::error::Error;
+pub use id::{BlankIdError, InstitutionGuid, JobGuid, MemberGuid, MemberId, UserGuid, UserId};
+use number::Number;
+use read::PartialJob;
+use scalar::Scalar;
+pub use status::{OtherStatus, Status};
+#[cfg(any(feature = "jiff", feature = "chrono", feature = "time"))]
+pub use timestamp::TimestampRangeError;
+pub use timestamp::{ParseTimestampError, Timestamp};
 
 /// One run of MX against a bank for a member, as a webhook describes it.
 ///
@@ -85,17 +94,6 @@ impl Job {
     /// A job with the two fields that every job has, and `None` everywhere else.
     ///
     /// `status_code` is the integer that belongs to the status.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::{Job, Status};
-    ///
-    /// let mut job = Job::new("JOB-1".parse()?, Status::Completed);
-    /// job.member_guid = Some("MBR-1".parse()?);
-    /// assert_eq!(job.status_code, Some(6));
-    /// # Ok::<(), mx_job_webhook::BlankIdError>(())
-    /// ```
     #[must_use]
     pub fn new(guid: JobGuid, status: Status) -> Self {
         Self {
@@ -133,15 +131,6 @@ impl Job {
     ///   documented field twice; [`Error::field`] names it.
     ///
     /// No error repeats any of the payload.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::{ErrorKind, Job};
-    ///
-    /// let error = Job::decode(br#"{"type": "BALANCE"}"#).unwrap_err();
-    /// assert_eq!(error.kind(), ErrorKind::OtherWebhook);
-    /// ```
     pub fn decode(webhook: &[u8]) -> Result<Self, Error> {
         decode::decode(webhook)
     }

@@ -4,28 +4,29 @@ use serde::de::{
     Deserialize, DeserializeSeed as _, Deserializer, Error as _, IgnoredAny, MapAccess,
 };
 
-use crate::{
-    Error, InstitutionGuid, Job, JobGuid, MemberGuid, MemberId, Status, Timestamp, UserGuid, UserId,
+use crate::error::Error;
+use crate::job::{
+    InstitutionGuid, Job, JobGuid, MemberGuid, MemberId, Status, Timestamp, UserGuid, UserId,
 };
 
 use super::Scalar;
 use super::object::{Fill, FromKey, Key, Object};
-use crate::json::{Cursor, Malformed};
-use crate::white_space::is_blank;
+use crate::job::json::{Cursor, Malformed};
+use crate::job::white_space::is_blank;
 
 impl<'de> Deserialize<'de> for Job {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut draft = Draft::default();
-        if !Object(&mut draft).deserialize(deserializer)? {
+        let mut partial = PartialJob::default();
+        if !Object(&mut partial).deserialize(deserializer)? {
             return Err(D::Error::custom("a job must be an object"));
         }
-        draft.finish().map_err(D::Error::custom)
+        partial.finish().map_err(D::Error::custom)
     }
 }
 
 /// What was found in a job object, before anyone asked whether it is enough.
 #[derive(Default)]
-pub(crate) struct Draft {
+pub(crate) struct PartialJob {
     /// One bit a documented field that was read.
     seen: u16,
     repeated: Option<&'static str>,
@@ -46,7 +47,7 @@ pub(crate) struct Draft {
     user_id: Option<UserId>,
 }
 
-impl Draft {
+impl PartialJob {
     /// The job, if nothing is missing that a job cannot be without.
     pub(crate) fn finish(self) -> Result<Job, Error> {
         // Two values for one field: acting on either could be acting on the wrong one.
@@ -152,7 +153,7 @@ fn partner_id<T>(value: &Scalar<'_>, from_text: fn(&str) -> Option<T>) -> Option
     }
 }
 
-impl<'de> Fill<'de> for Draft {
+impl<'de> Fill<'de> for PartialJob {
     fn fill<A: MapAccess<'de>>(&mut self, mut map: A) -> Result<(), A::Error> {
         while let Some(Key(field)) = map.next_key::<Key<Option<Field>>>()? {
             match field {

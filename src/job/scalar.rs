@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::Number;
-use crate::json::Value;
+use crate::job::json::Value;
 
 /// What stands behind a field's name. No value fails, so a field that MX changes the type of costs
 /// that field and not the event.
@@ -246,7 +246,7 @@ impl<'de> Visitor<'de> for NumberTextVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::json::Cursor;
+    use crate::job::json::Cursor;
 
     fn written(json: &str) -> Scalar<'_> {
         Cursor::new(json).next_value().unwrap().into()

@@ -2,7 +2,7 @@
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use crate::Job;
+use crate::job::Job;
 
 /// Writes the fourteen documented fields, in the order of MX's sample.
 ///

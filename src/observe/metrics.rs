@@ -1,19 +1,27 @@
 //! The numbers of deliveries and callbacks, through the facade `metrics`.
 
-use metrics::{Gauge, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use metrics::{
+    Gauge, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 
 use super::outcome::Outcome;
-use crate::{Job, Status};
+use crate::callback::JobFuture;
+use crate::error::{Error, ErrorKind, Receipt};
+use crate::job::{Job, Status};
+use crate::util::deadline::Instant;
 
 const DELIVERIES: &str = "mx_job_webhook_deliveries_total";
 const DELIVERIES_IN_FLIGHT: &str = "mx_job_webhook_deliveries_in_flight";
-pub(super) const CALLBACK_DURATION: &str = "mx_job_webhook_callback_duration_seconds";
-pub(super) const CALLBACKS_IN_FLIGHT: &str = "mx_job_webhook_callbacks_in_flight";
+const CALLBACK_DURATION: &str = "mx_job_webhook_callback_duration_seconds";
+const CALLBACKS_IN_FLIGHT: &str = "mx_job_webhook_callbacks_in_flight";
 
 /// Describes this crate's metrics to the recorder: their help texts and units.
 ///
 /// Call it once, after the recorder is installed. Without it everything is counted all the
-/// same. What there is, [`observability`](crate::observability) lists.
+/// same. What there is, [`observability`](crate::guide::observability) lists.
 ///
 /// # Example
 ///
@@ -21,7 +29,7 @@ pub(super) const CALLBACKS_IN_FLIGHT: &str = "mx_job_webhook_callbacks_in_flight
 /// use metrics_exporter_prometheus::PrometheusBuilder;
 ///
 /// let prometheus = PrometheusBuilder::new().install_recorder()?;
-/// mx_job_webhook::describe_metrics();
+/// mx_job_webhook::observe::describe_metrics();
 /// metrics::counter!("mx_job_webhook_deliveries_total").absolute(0);
 /// assert!(prometheus.render().contains("# HELP mx_job_webhook_deliveries_total"));
 /// # Ok::<(), metrics_exporter_prometheus::BuildError>(())
@@ -81,11 +89,73 @@ impl Meter {
     }
 }
 
-/// One more in a gauge, until it is dropped.
-pub(super) struct InFlight(Gauge);
+/// Times one callback.
+pub(crate) struct Timer(Running);
+
+impl Timer {
+    /// Starts before the callback is called, so that its synchronous part counts.
+    pub(crate) fn start(status: &Status) -> Self {
+        Self(Running::start(status))
+    }
+
+    pub(crate) fn time(self, callback: JobFuture) -> JobFuture {
+        JobFuture::new(Timed {
+            callback,
+            running: Some(self.0),
+        })
+    }
+}
+
+/// A callback that runs. Its duration is recorded when this is dropped.
+struct Running {
+    status: &'static str,
+    started: Instant,
+    _in_flight: InFlight,
+    /// Cancelled, until the callback ends.
+    outcome: &'static str,
+}
+
+impl Running {
+    fn start(status: &Status) -> Self {
+        Self {
+            status: label(status),
+            started: Instant::now(),
+            _in_flight: InFlight::start(CALLBACKS_IN_FLIGHT),
+            outcome: ErrorKind::CallbackCancelled.name(),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let (status, outcome) = (self.status, self.outcome);
+        histogram!(CALLBACK_DURATION, "status" => status, "outcome" => outcome)
+            .record(self.started.elapsed());
+    }
+}
+
+struct Timed {
+    callback: JobFuture,
+    running: Option<Running>,
+}
+
+impl Future for Timed {
+    type Output = Result<Receipt, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let outcome = ready!(Pin::new(&mut self.callback).poll(context));
+        if let Some(mut running) = self.running.take() {
+            running.outcome = Outcome::from(&outcome).name();
+        }
+        Poll::Ready(outcome)
+    }
+}
+
+/// Counts one more in a gauge, until it is dropped.
+struct InFlight(Gauge);
 
 impl InFlight {
-    pub(super) fn start(name: &'static str) -> Self {
+    fn start(name: &'static str) -> Self {
         let gauge = gauge!(name);
         gauge.increment(1.0);
         Self(gauge)
@@ -98,8 +168,8 @@ impl Drop for InFlight {
     }
 }
 
-/// The status as a label: whatever is sent, there are eleven.
-pub(super) fn label(status: &Status) -> &'static str {
+/// Returns the status as a label, of which there are eleven, whatever is sent.
+fn label(status: &Status) -> &'static str {
     match status {
         Status::Initiated => "initiated",
         Status::Requested => "requested",

@@ -1,24 +1,37 @@
-//! What logs and metrics see: nothing at all without the features `tracing` and `metrics`.
+//! What logs and metrics see of deliveries and callbacks.
+//!
+//! The features choose implementations here, at the door: without `tracing` and `metrics`, their
+//! empty ones compile to nothing.
 
-mod callback;
-mod future;
 #[cfg(feature = "metrics")]
 mod metrics;
-#[cfg(feature = "tracing")]
-mod trace;
-
+#[cfg(not(feature = "metrics"))]
+#[path = "no_metrics.rs"]
+mod metrics;
 #[cfg(any(feature = "metrics", feature = "tracing"))]
-mod delivery;
+#[cfg_attr(
+    not(feature = "axum"),
+    allow(dead_code, reason = "the extractor uses the rest")
+)]
+mod observation;
 #[cfg(not(any(feature = "metrics", feature = "tracing")))]
-#[path = "nothing.rs"]
-mod delivery;
+#[cfg_attr(
+    not(feature = "axum"),
+    allow(dead_code, reason = "the extractor uses the rest")
+)]
+#[path = "no_observation.rs"]
+mod observation;
+mod observed;
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 mod outcome;
+#[cfg(feature = "tracing")]
+mod trace;
+#[cfg(all(feature = "metrics", not(feature = "tracing")))]
+#[path = "no_trace.rs"]
+mod trace;
 
+pub(crate) use self::metrics::Timer;
 #[cfg(feature = "metrics")]
 pub use self::metrics::describe_metrics;
-pub(crate) use callback::Timer;
-#[cfg(any(feature = "metrics", feature = "tracing"))]
-pub(crate) use delivery::Mark;
-pub(crate) use delivery::{Entered, Observation};
-pub(crate) use future::Observed;
+pub(crate) use observation::{Entered, Observation};
+pub(crate) use observed::Observed;

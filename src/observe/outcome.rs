@@ -1,12 +1,12 @@
-//! What a delivery came to, by the name that logs and metrics have for it.
+//! The outcome of a delivery, by its name in logs and metrics.
 
-use crate::{Error, Receipt};
+use crate::error::{Error, Receipt};
 
 #[derive(Clone, Copy)]
 pub(super) enum Outcome<'a> {
     Receipt(Receipt),
     Error(&'a Error),
-    /// Its sender left, or was cut off, before a callback had started.
+    /// The sender hung up before a callback started.
     Abandoned,
 }
 

@@ -1,27 +1,34 @@
 //! The span of a delivery, and the event that ends it.
 
 use tracing::field::{Empty, display};
-use tracing::instrument::{Instrument as _, Instrumented};
+use tracing::instrument::Instrument as _;
 use tracing::span::EnteredSpan;
 use tracing::{Level, Span, event, info_span};
 
 use super::outcome::Outcome;
-use crate::background::Delivery;
-use crate::deadline::Instant;
-use crate::{ErrorKind, Job};
+use crate::callback::JobFuture;
+use crate::error::ErrorKind;
+use crate::job::Job;
+use crate::util::deadline::Instant;
 
-/// Whatever the module is called.
+/// The target of spans and events, which stays the same when modules move.
 macro_rules! target {
     () => {
         "mx_job_webhook"
     };
 }
 
+/// A callback's future that enters the span wherever it is polled or dropped.
+pub(super) type Instrumented = tracing::instrument::Instrumented<JobFuture>;
+
+/// The guard of a span.
+pub(super) type Entered = EnteredSpan;
+
 pub(super) struct Trace {
     span: Span,
-    /// Only if there is somebody to tell.
+    /// Only if a subscriber is interested.
     started: Option<Instant>,
-    /// Whether the span is yet to be made.
+    /// Whether the span is made only when there is something to report.
     late: bool,
 }
 
@@ -46,8 +53,7 @@ impl Trace {
         }
     }
 
-    /// With a span only once there is something to tell.
-    #[cfg(feature = "axum")]
+    /// Makes the span only when there is something to report.
     pub(super) fn late() -> Self {
         Self {
             started: Some(Instant::now()),
@@ -56,7 +62,7 @@ impl Trace {
         }
     }
 
-    /// For what a delivery starts, and does not wait for.
+    /// Uses the current span: that of the delivery which starts a callback and does not wait for it.
     pub(super) fn current() -> Self {
         Self {
             span: Span::current(),
@@ -64,7 +70,7 @@ impl Trace {
         }
     }
 
-    /// As values, not as text: what a sender wrote cannot break a line of the log.
+    /// Records the job as values, not as text, so that a sender cannot break a line of the log.
     pub(super) fn decoded(&self, job: &Job) {
         if self.span.is_disabled() {
             return;
@@ -76,12 +82,12 @@ impl Trace {
         };
     }
 
-    pub(super) fn enter(&self) -> Option<EnteredSpan> {
+    pub(super) fn enter(&self) -> Option<Entered> {
         (!self.span.is_disabled()).then(|| self.span.clone().entered())
     }
 
-    pub(super) fn within(&self, delivery: Delivery) -> Instrumented<Delivery> {
-        delivery.instrument(self.span.clone())
+    pub(super) fn instrument(&self, callback: JobFuture) -> Instrumented {
+        callback.instrument(self.span.clone())
     }
 
     pub(super) fn answered(&mut self, outcome: Outcome<'_>) {
@@ -119,8 +125,8 @@ impl Trace {
         }
     }
 
-    /// The callback of a delivery that was answered before.
-    pub(super) fn ran_on(&self, outcome: Outcome<'_>) {
+    /// Reports a callback whose delivery was answered before.
+    pub(super) fn finished_after_the_answer(&self, outcome: Outcome<'_>) {
         let name = outcome.name();
         self.span.in_scope(|| match outcome {
             Outcome::Error(error) => {
@@ -156,7 +162,7 @@ fn span() -> Span {
     )
 }
 
-/// Whether it is the application's own code that failed.
+/// Returns whether the application's own code failed.
 fn is_the_callbacks(kind: ErrorKind) -> bool {
     matches!(
         kind,

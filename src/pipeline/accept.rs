@@ -91,7 +91,10 @@ mod tests {
             "/a\nb",
             "/a\u{7f}b",
         ] {
-            assert!(crate::panic::catch(|| Path::new(path)).is_err(), "{path:?}");
+            assert!(
+                crate::util::catch_panic::catch(|| Path::new(path)).is_err(),
+                "{path:?}"
+            );
         }
     }
 
@@ -100,7 +103,7 @@ mod tests {
         let mut taken = 0;
         for byte in 0..=u8::MAX {
             let path = format!("/a{}b", char::from(byte));
-            let Ok(accepted) = crate::panic::catch(|| Path::new(&path)) else {
+            let Ok(accepted) = crate::util::catch_panic::catch(|| Path::new(&path)) else {
                 continue;
             };
             let request = Request::post(&path).body(()).unwrap();

@@ -17,9 +17,10 @@ use http::header::AUTHORIZATION;
 use http::{Extensions, HeaderMap, Request, Version};
 
 use super::discard::Connection;
-use crate::credentials::{Challenges, Check, Verification};
-use crate::panic::drop_caught;
-use crate::{Credentials, Error, ErrorKind};
+use crate::credentials::Credentials;
+use crate::credentials::{Check, Verification};
+use crate::error::{Challenges, Error, ErrorKind};
+use crate::util::catch_panic::drop_caught;
 
 /// A request whose sender may deliver. Nothing else makes one, and `buffer` takes nothing else.
 pub(crate) struct Authenticated<B>(Head, B);

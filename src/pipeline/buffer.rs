@@ -23,8 +23,8 @@ use tower::BoxError;
 use super::FRAMES_AT_A_TIME;
 use super::authenticate::{Authenticated, Head, Refused};
 use crate::error::chain;
-use crate::panic::{Panicked, catch};
-use crate::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind};
+use crate::util::catch_panic::{Panicked, catch};
 
 /// What has come of a body, which is read in the place where it is pinned.
 pub(crate) struct Buffer {

@@ -1,4 +1,4 @@
-//! Deliver: the event goes into the `Service<JobEvent>`, once it is ready for one.
+//! Deliver: the event goes into the `Service<JobEvent>`, once that is ready.
 
 use std::mem::take;
 use std::pin::Pin;
@@ -8,29 +8,31 @@ use std::task::{Context, Poll, ready};
 use http::Request;
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tower::{BoxError, Service};
+use tower::BoxError;
 
-use super::{Receive, Refusal};
-use crate::background::{Delivery, Place, RunOn};
-use crate::deadline::Deadline;
-use crate::failure::{FailureHook, ReportEnd};
-use crate::observe::Observation;
-use crate::options::Options;
-use crate::panic::{CatchDrop, CatchPanic, Panicked, catch};
-use crate::{Error, ErrorKind, Job, JobEvent, Receipt};
+use super::Settings;
+use super::receive::{Receive, Refusal};
+use crate::background::{Permit, Tracked};
+use crate::callback::{JobFuture, JobService, ReportEnd, call_reporting, poll_ready};
+use crate::error::{Error, ErrorKind, Receipt};
+use crate::event::{JobEvent, Undecodable};
+use crate::job::Job;
+use crate::observe::{Observation, Observed};
+use crate::util::catch_panic::{CatchDrop, Panicked, catch};
+use crate::util::deadline::Deadline;
 
 pin_project! {
     /// From request to receipt.
     ///
-    /// Dropped before the callback is called, it leaves nothing behind and the event unread;
-    /// dropped after, the callback runs on ([`RunOn`]).
+    /// If it is dropped before the callback is called, nothing has happened, and MX retries. If it
+    /// is dropped after that, the callback continues in the background ([`Tracked`]).
     #[project = DeliverProjection]
     pub(crate) struct Deliver<B, J> {
         #[pin]
         step: Step<B, J>,
-        options: CatchDrop<Arc<Options<J>>>,
+        settings: CatchDrop<Arc<Settings<J>>>,
         answer_deadline: Deadline,
-        // Until the callback is called: then it is in `RunOn`, and goes where that goes.
+        // Until the callback is called. From then on the callback's future has it.
         observation: Observation,
     }
 
@@ -48,37 +50,64 @@ pin_project! {
         Receiving { #[pin] receive: Receive<B> },
         // Boxed because it is rare, and would make every future of the layer larger.
         AwaitingReadiness { waiting: Option<Box<Waiting<J>>> },
-        // The job, if somebody is to be told of the deadline.
-        Calling { call: RunOn, job: Option<Box<Job>> },
+        // The job, if a hook has to hear of the answer deadline.
+        Calling { callback: Tracked<Observed>, job: Option<Box<Job>> },
         Answered,
     }
 }
 
+/// An event whose service is not ready.
 struct Waiting<J> {
     jobs: CatchDrop<J>,
     event: JobEvent,
-    place: Place,
+    permit: Permit,
+}
+
+/// Why a delivery is not acknowledged, and the job if it was decoded.
+struct Failed {
+    error: Error,
+    job: Option<Box<Job>>,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error, job: None }
+    }
+}
+
+impl Failed {
+    #[cold]
+    fn with_event(error: impl Into<Error>, event: JobEvent) -> Self {
+        Self {
+            error: error.into(),
+            job: Some(Box::new(event.into_job())),
+        }
+    }
 }
 
 impl<B, J> Deliver<B, J> {
-    pub(crate) fn start(options: &Arc<Options<J>>, request: Request<B>) -> Self {
+    pub(crate) fn start(settings: &Arc<Settings<J>>, request: Request<B>) -> Self {
         let observation = Observation::start();
         let entered = observation.enter();
-        let receive = Receive::start(&options.credentials, options.limits, request);
+        let receive = Receive::start(&settings.credentials, settings.limits, request);
         drop(entered);
-        Self::receiving(options, receive, observation)
+        Self::receiving(settings, receive, observation)
     }
 
     /// Refuses a request that is no delivery.
-    pub(crate) fn refuse(options: &Arc<Options<J>>, error: Error, request: Request<B>) -> Self {
-        let receive = Receive::refuse(error, options.limits, request);
-        Self::receiving(options, receive, Observation::start())
+    pub(crate) fn refuse(settings: &Arc<Settings<J>>, error: Error, request: Request<B>) -> Self {
+        let receive = Receive::refuse(error, settings.limits, request);
+        Self::receiving(settings, receive, Observation::start())
     }
 
-    fn receiving(options: &Arc<Options<J>>, receive: Receive<B>, observation: Observation) -> Self {
+    fn receiving(
+        settings: &Arc<Settings<J>>,
+        receive: Receive<B>,
+        observation: Observation,
+    ) -> Self {
         Self {
             step: Step::Receiving { receive },
-            options: CatchDrop::new(options.clone()),
+            settings: CatchDrop::new(settings.clone()),
             answer_deadline: Deadline::default(),
             observation,
         }
@@ -89,250 +118,214 @@ impl<B, J> Future for Deliver<B, J>
 where
     B: Body,
     B::Error: Into<BoxError>,
-    J: Service<JobEvent> + Clone,
-    J::Response: Into<Receipt>,
-    J::Error: Into<BoxError>,
-    J::Future: Send + 'static,
+    J: JobService,
 {
     type Output = Result<Receipt, Error>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let _entered = this.observation.enter();
-        // The callbacks are caught where they are called. What else can panic is the destructor of
+        // A panic of a callback is caught where it is called. This one is of the destructor of
         // something that came with the request, or of the application's service.
-        catch(|| advance(&mut this, context)).unwrap_or_else(|Panicked| {
-            // A callback that was called has reported how it ended.
-            let called = matches!(this.step.as_mut().project(), StepProjection::Calling { .. });
-            let _ = catch(|| this.step.set(Step::Answered));
-            let error = if called {
-                panicked()
-            } else {
-                failed(this.options, panicked(), None)
-            };
-            this.observation.refuse(&error);
-            Poll::Ready(Err(error))
-        })
+        catch(|| this.advance(context)).unwrap_or_else(|Panicked| this.panicked())
     }
 }
 
-fn advance<B, J>(
-    this: &mut DeliverProjection<'_, B, J>,
-    context: &mut Context<'_>,
-) -> Poll<Result<Receipt, Error>>
+impl<B, J> DeliverProjection<'_, B, J>
 where
     B: Body,
     B::Error: Into<BoxError>,
-    J: Service<JobEvent> + Clone,
-    J::Response: Into<Receipt>,
-    J::Error: Into<BoxError>,
-    J::Future: Send + 'static,
+    J: JobService,
 {
-    loop {
-        let next = match this.step.as_mut().project() {
-            StepProjection::Receiving { receive } => {
-                let received = ready!(receive.poll(context));
-                // The body goes before anything is called. Its destructor can panic, which changes
-                // nothing of what was received.
-                let _ = catch(|| this.step.set(Step::Answered));
-                match received {
-                    Ok(event) => begin(this.options, event, this.observation, context),
-                    Err(refusal) => refuse(this.options, refusal, this.observation),
+    /// Takes step after step, until the answer is known or the delivery has to wait.
+    fn advance(&mut self, context: &mut Context<'_>) -> Poll<Result<Receipt, Error>> {
+        loop {
+            let next = match self.step.as_mut().project() {
+                StepProjection::Receiving { receive } => {
+                    let received = ready!(receive.poll(context));
+                    self.received(received, context)
                 }
-            }
-            StepProjection::AwaitingReadiness { waiting } => {
-                let Some(mut readied) = waiting.take() else {
-                    panic!("`Deliver` was polled after it was ready");
-                };
-                match poll_ready(&mut *readied.jobs, context) {
-                    Poll::Ready(Ok(())) => {
-                        let Waiting { jobs, event, place } = *readied;
-                        Ok(Step::call(
-                            this.options,
-                            jobs,
-                            event,
-                            place,
-                            this.observation,
-                        ))
-                    }
-                    Poll::Ready(Err(error)) => {
-                        Err(failed(this.options, error, Some(readied.event.job())))
-                    }
-                    Poll::Pending => {
-                        let limit = this.options.answer_deadline;
-                        if this.answer_deadline.poll(limit, context).is_pending() {
-                            *waiting = Some(readied);
-                            return Poll::Pending;
-                        }
-                        let error = Error::new(ErrorKind::AnswerDeadline);
-                        Err(failed(this.options, error, Some(readied.event.job())))
+                StepProjection::AwaitingReadiness { .. } => ready!(self.poll_readiness(context)),
+                StepProjection::Calling { callback, .. } => {
+                    match Pin::new(callback).poll(context) {
+                        Poll::Ready(outcome) => return Poll::Ready(outcome),
+                        Poll::Pending => Err(ready!(self.poll_answer_deadline(context))),
                     }
                 }
-            }
-            StepProjection::Calling { call, job } => match Pin::new(&mut *call).poll(context) {
-                Poll::Ready(outcome) => return Poll::Ready(outcome),
-                Poll::Pending => {
-                    let limit = this.options.answer_deadline;
-                    ready!(this.answer_deadline.poll(limit, context));
-                    let error = Error::new(ErrorKind::AnswerDeadline);
-                    let _entered = call.answer(&error);
-                    Err(failed(this.options, error, job.as_deref()))
-                }
-            },
-            StepProjection::Answered => panic!("`Deliver` was polled after it was ready"),
-        };
-        match next {
-            Ok(next) => this.step.set(next),
-            Err(error) => {
-                // A callback that is still under way is handed over here, and not when the
-                // web server gets round to dropping this.
-                this.step.set(Step::Answered);
-                this.observation.refuse(&error);
-                return Poll::Ready(Err(error));
+                StepProjection::Answered => panic!("`Deliver` was polled after it was ready"),
+            };
+            match next {
+                Ok(step) => self.step.set(step),
+                Err(failed) => return Poll::Ready(Err(self.fail(failed))),
             }
         }
     }
-}
 
-fn begin<B, J>(
-    options: &Options<J>,
-    mut event: JobEvent,
-    observation: &mut Observation,
-    context: &mut Context<'_>,
-) -> Result<Step<B, J>, Error>
-where
-    J: Service<JobEvent> + Clone,
-    J::Response: Into<Receipt>,
-    J::Error: Into<BoxError>,
-    J::Future: Send + 'static,
-{
-    observation.decoded(&mut event);
-    let fail = |error, event: &JobEvent| Err(failed(options, error, Some(event.job())));
-    let place = match options.background.reserve_another() {
-        Ok(place) => place,
-        Err(error) => return fail(error, &event),
-    };
-    // The clone is fresh: it has reserved nothing, and is made ready before it is called. The
-    // original is never called.
-    let mut jobs = match catch(|| options.jobs.clone()) {
-        Ok(jobs) => jobs,
-        Err(Panicked) => return fail(panicked(), &event),
-    };
-    match poll_ready(&mut *jobs, context) {
-        Poll::Ready(Ok(())) => Ok(Step::call(options, jobs, event, place, observation)),
-        Poll::Ready(Err(error)) => fail(error, &event),
-        Poll::Pending => Ok(Step::AwaitingReadiness {
-            waiting: Some(Box::new(Waiting { jobs, event, place })),
-        }),
+    fn received(
+        &mut self,
+        received: Result<JobEvent, Refusal>,
+        context: &mut Context<'_>,
+    ) -> Result<Step<B, J>, Failed> {
+        // The body is dropped before the callback is called. A panic of its destructor changes
+        // nothing, because the body was received.
+        let _ = catch(|| self.step.set(Step::Answered));
+        match received {
+            Ok(event) => self.begin(event, context),
+            Err(Refusal::Error(error)) => Err(error.into()),
+            Err(Refusal::Undecodable(undecodable)) => self.give_to_hook(*undecodable),
+        }
     }
-}
 
-fn refuse<B, J>(
-    options: &Options<J>,
-    refusal: Refusal,
-    observation: &mut Observation,
-) -> Result<Step<B, J>, Error> {
-    let undecodable = match refusal {
-        Refusal::Error(error) => return Err(failed(options, error, None)),
-        Refusal::Undecodable(undecodable) => undecodable,
-    };
-    let Some(hook) = &options.on_undecodable else {
-        return Err(failed(options, undecodable.error().clone(), None));
-    };
-    let mut place = match options.background.reserve_another() {
-        Ok(place) => place,
-        Err(error) => return Err(failed(options, error, None)),
-    };
-    let report = ReportEnd::new(options.on_error.as_ref(), None);
-    let running = {
-        let _entered = place.enter();
-        hook(*undecodable)
-    };
-    Ok(Step::Calling {
-        job: None,
-        call: RunOn::running(
-            Box::pin(async move {
-                let outcome = running.await;
-                report.ended(&outcome);
-                outcome
+    /// Calls the service if it is ready.
+    fn begin(
+        &mut self,
+        mut event: JobEvent,
+        context: &mut Context<'_>,
+    ) -> Result<Step<B, J>, Failed> {
+        let settings = &***self.settings;
+        self.observation.decoded(&mut event);
+        event.set_background(&settings.background);
+        let permit = match settings.background.acquire_another() {
+            Ok(permit) => permit,
+            Err(reason) => return Err(Failed::with_event(reason, event)),
+        };
+        // The original is never called. A fresh clone has reserved nothing, so it is made ready.
+        let mut jobs = match catch(|| settings.jobs.clone()) {
+            Ok(jobs) => jobs,
+            Err(Panicked) => return Err(Failed::with_event(panicked(), event)),
+        };
+        match poll_ready(&mut *jobs, context) {
+            Poll::Ready(Ok(())) => Ok(self.call(jobs, event, permit)),
+            Poll::Ready(Err(error)) => Err(Failed::with_event(error, event)),
+            Poll::Pending => Ok(Step::AwaitingReadiness {
+                waiting: Some(Box::new(Waiting {
+                    jobs,
+                    event,
+                    permit,
+                })),
             }),
-            place,
-            take(observation),
-        ),
-    })
-}
-
-/// Reports an error on its way out.
-pub(crate) fn failed<J>(options: &Options<J>, error: Error, job: Option<&Job>) -> Error {
-    if let Some(on_error) = &options.on_error {
-        on_error.report(&error, job);
-    }
-    error
-}
-
-impl<B, J> Step<B, J>
-where
-    J: Service<JobEvent>,
-    J::Response: Into<Receipt>,
-    J::Error: Into<BoxError>,
-    J::Future: Send + 'static,
-{
-    fn call(
-        options: &Options<J>,
-        jobs: CatchDrop<J>,
-        event: JobEvent,
-        mut place: Place,
-        observation: &mut Observation,
-    ) -> Self {
-        let on_error = options.on_error.as_ref();
-        let job = on_error.map(|_| Box::new(event.job().clone()));
-        let entered = place.enter();
-        let delivery = call(jobs, event, on_error);
-        drop(entered);
-        Self::Calling {
-            job,
-            call: RunOn::running(delivery, place, take(observation)),
         }
     }
-}
 
-/// Asks a service of events whether it is ready.
-pub(crate) fn poll_ready<J>(jobs: &mut J, context: &mut Context<'_>) -> Poll<Result<(), Error>>
-where
-    J: Service<JobEvent>,
-    J::Error: Into<BoxError>,
-{
-    match catch(|| jobs.poll_ready(context).map_err(Into::into)) {
-        Ok(poll) => poll.map_err(Error::from_readiness),
-        Err(Panicked) => Poll::Ready(Err(panicked())),
-    }
-}
-
-/// Calls a service of events that is ready; how it ends is reported, waited for or not.
-pub(crate) fn call<J>(
-    mut jobs: CatchDrop<J>,
-    event: JobEvent,
-    on_error: Option<&FailureHook>,
-) -> Delivery
-where
-    J: Service<JobEvent>,
-    J::Response: Into<Receipt>,
-    J::Error: Into<BoxError>,
-    J::Future: Send + 'static,
-{
-    let report = ReportEnd::new(on_error, Some(event.job()));
-    let running = CatchPanic::start(
-        || jobs.call(event),
-        |outcome| outcome.map(Into::into).map_err(Into::into),
-    );
-    Box::pin(async move {
-        let outcome = match running.await {
-            Ok(outcome) => outcome.map_err(Error::from),
-            Err(Panicked) => Err(panicked()),
+    /// Waits until the service is ready, and calls it.
+    fn poll_readiness(&mut self, context: &mut Context<'_>) -> Poll<Result<Step<B, J>, Failed>> {
+        let StepProjection::AwaitingReadiness { waiting: slot } = self.step.as_mut().project()
+        else {
+            unreachable!("the caller has matched this step");
         };
-        report.ended(&outcome);
-        outcome
-    })
+        let Some(mut waiting) = slot.take() else {
+            panic!("`Deliver` was polled after it was ready");
+        };
+        let error = match poll_ready(&mut *waiting.jobs, context) {
+            Poll::Ready(Ok(())) => {
+                let Waiting {
+                    jobs,
+                    event,
+                    permit,
+                } = *waiting;
+                return Poll::Ready(Ok(self.call(jobs, event, permit)));
+            }
+            Poll::Ready(Err(error)) => error,
+            Poll::Pending => {
+                let limit = self.settings.answer_deadline;
+                if self.answer_deadline.poll(limit, context).is_pending() {
+                    *slot = Some(waiting);
+                    return Poll::Pending;
+                }
+                Error::new(ErrorKind::AnswerDeadline)
+            }
+        };
+        Poll::Ready(Err(Failed::with_event(error, waiting.event)))
+    }
+
+    fn call(&mut self, jobs: CatchDrop<J>, event: JobEvent, mut permit: Permit) -> Step<B, J> {
+        let on_error = self.settings.on_error.as_ref();
+        let job = on_error.map(|_| Box::new(event.job().clone()));
+        let entered = permit.enter();
+        let callback = call_reporting(jobs, event, on_error);
+        drop(entered);
+        self.calling(callback, permit, job)
+    }
+
+    /// Gives a body that cannot be decoded to its hook, if there is one.
+    fn give_to_hook(&mut self, undecodable: Undecodable) -> Result<Step<B, J>, Failed> {
+        let Some(hook) = &self.settings.on_undecodable else {
+            return Err(undecodable.error().clone().into());
+        };
+        let mut permit = self
+            .settings
+            .background
+            .acquire_another()
+            .map_err(Error::from)?;
+        let report = ReportEnd::new(self.settings.on_error.as_ref(), None);
+        let entered = permit.enter();
+        let running = hook(undecodable);
+        drop(entered);
+        let callback = JobFuture::new(async move {
+            let outcome = running.await;
+            report.ended(&outcome);
+            outcome
+        });
+        Ok(self.calling(callback, permit, None))
+    }
+
+    fn calling(
+        &mut self,
+        callback: JobFuture,
+        permit: Permit,
+        job: Option<Box<Job>>,
+    ) -> Step<B, J> {
+        let observed = Observed::new(callback, take(self.observation));
+        Step::Calling {
+            callback: Tracked::new(observed, permit),
+            job,
+        }
+    }
+
+    /// Waits until the sender has waited long enough for a callback.
+    fn poll_answer_deadline(&mut self, context: &mut Context<'_>) -> Poll<Failed> {
+        let limit = self.settings.answer_deadline;
+        ready!(self.answer_deadline.poll(limit, context));
+        let job = match self.step.as_mut().project() {
+            StepProjection::Calling { job, .. } => job.take(),
+            _ => None,
+        };
+        Poll::Ready(Failed {
+            error: Error::new(ErrorKind::AnswerDeadline),
+            job,
+        })
+    }
+
+    /// The one exit for errors: reports the error, and lets a callback that runs continue.
+    fn fail(&mut self, Failed { error, job }: Failed) -> Error {
+        let entered = match self.step.as_mut().project() {
+            StepProjection::Calling { callback, .. } => {
+                callback.get_mut().map(|observed| observed.answer(&error))
+            }
+            _ => None,
+        };
+        if let Some(on_error) = &self.settings.on_error {
+            on_error.report(&error, job.as_deref());
+        }
+        drop(entered);
+        // A callback that runs is detached now, and not when the web server drops this future.
+        self.step.set(Step::Answered);
+        self.observation.refuse(&error);
+        error
+    }
+
+    #[cold]
+    fn panicked(&mut self) -> Poll<Result<Receipt, Error>> {
+        let was_called = matches!(self.step.as_mut().project(), StepProjection::Calling { .. });
+        let _ = catch(|| self.step.set(Step::Answered));
+        if was_called {
+            // The callback has reported how it ended.
+            let error = panicked();
+            self.observation.refuse(&error);
+            return Poll::Ready(Err(error));
+        }
+        Poll::Ready(Err(self.fail(panicked().into())))
+    }
 }
 
 fn panicked() -> Error {

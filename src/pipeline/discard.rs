@@ -19,9 +19,9 @@ use http::{HeaderMap, Version};
 use http_body::Body;
 
 use super::{FRAMES_AT_A_TIME, Limits};
-use crate::Error;
-use crate::deadline::Deadline;
-use crate::panic::catch;
+use crate::error::Error;
+use crate::util::catch_panic::catch;
+use crate::util::deadline::Deadline;
 
 /// A refusal that waits for the end of the request's body.
 pub(crate) struct Discard {

@@ -8,7 +8,7 @@ use http::header::{
 };
 use http::{Response, StatusCode};
 
-use crate::{Error, ErrorKind, Receipt};
+use crate::error::{Error, ErrorKind, Receipt};
 
 /// In seconds. MX publishes neither its schedule nor whether it reads the header.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("30");

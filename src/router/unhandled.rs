@@ -2,14 +2,15 @@
 
 use std::ops::Deref;
 
-use crate::JobEvent;
+use crate::event::JobEvent;
 
 /// An event that no callback was registered for, and why.
 ///
 /// # Example
 ///
 /// ```
-/// use mx_job_webhook::{JobRouter, Unhandled};
+/// use mx_job_webhook::router::Unhandled;
+/// use mx_job_webhook::JobRouter;
 ///
 /// let jobs = JobRouter::new().on_unhandled(|unhandled| async move {
 ///     match unhandled {
@@ -30,17 +31,6 @@ pub enum Unhandled {
 
 impl Unhandled {
     /// The event.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::{JobEvent, Unhandled};
-    ///
-    /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
-    /// let unhandled = Unhandled::NoCallback(event);
-    /// assert_eq!(unhandled.event().guid, unhandled.guid); // It derefs, too.
-    /// # Ok::<(), mx_job_webhook::Error>(())
-    /// ```
     #[must_use]
     pub fn event(&self) -> &JobEvent {
         match self {
@@ -49,23 +39,6 @@ impl Unhandled {
     }
 
     /// The event, to keep.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::{JobEvent, JobRouter};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let (sender, events) = std::sync::mpsc::channel();
-    /// let jobs = JobRouter::new().on_unhandled(move |unhandled| {
-    ///     let kept = sender.send(unhandled.into_event());
-    ///     async move { kept }
-    /// });
-    /// jobs.call(JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "FAILED"}}"#)?).await?;
-    /// assert_eq!(events.try_recv()?.status.name(), Some("FAILED"));
-    /// # Ok(()) }
-    /// ```
     #[must_use]
     pub fn into_event(self) -> JobEvent {
         match self {

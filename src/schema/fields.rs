@@ -58,20 +58,28 @@ pub(super) const NOT_BLANK: &str = r"[^\s\u0085]|\uFEFF";
 /// The id types, what each is called in a description, and what it is.
 macro_rules! for_each_id {
     ($macro:ident) => {
-        $macro!(crate::JobGuid, "MxJobGuid", "MX's id of a job.");
-        $macro!(crate::MemberGuid, "MxMemberGuid", "MX's id of a member.");
-        $macro!(crate::UserGuid, "MxUserGuid", "MX's id of a user.");
+        $macro!(crate::job::JobGuid, "MxJobGuid", "MX's id of a job.");
         $macro!(
-            crate::InstitutionGuid,
+            crate::job::MemberGuid,
+            "MxMemberGuid",
+            "MX's id of a member."
+        );
+        $macro!(crate::job::UserGuid, "MxUserGuid", "MX's id of a user.");
+        $macro!(
+            crate::job::InstitutionGuid,
             "MxInstitutionGuid",
             "MX's id of a bank."
         );
         $macro!(
-            crate::MemberId,
+            crate::job::MemberId,
             "MxMemberId",
             "The partner's own id of a member."
         );
-        $macro!(crate::UserId, "MxUserId", "The partner's own id of a user.");
+        $macro!(
+            crate::job::UserId,
+            "MxUserId",
+            "The partner's own id of a user."
+        );
     };
 }
 pub(super) use for_each_id;

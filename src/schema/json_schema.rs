@@ -9,19 +9,10 @@ use super::fields::{
     FIELDS, Field, Holds, ISO_8601, JOB, NOT_BLANK, STATUS, STATUSES, TIMESTAMP, UNIX_SECONDS,
     WEBHOOK, for_each_id,
 };
-use crate::{Job, JobEvent, JobGuid, Status, Timestamp};
+use crate::event::JobEvent;
+use crate::job::{Job, JobGuid, Status, Timestamp};
 
 /// The whole webhook, `{"job": {…}}`, as the event's body has it.
-///
-/// # Example
-///
-/// ```
-/// use mx_job_webhook::JobEvent;
-///
-/// let schema = schemars::schema_for!(JobEvent);
-/// assert_eq!(schema.get("title").unwrap(), "MxJobWebhook");
-/// assert_eq!(schema.get("required").unwrap()[0], "job");
-/// ```
 impl JsonSchema for JobEvent {
     fn schema_name() -> Cow<'static, str> {
         "MxJobWebhook".into()
@@ -44,16 +35,6 @@ impl JsonSchema for JobEvent {
 /// The object under `job`: what MX documents, null where MX may send it, more fields allowed.
 ///
 /// It requires a `guid` that is not blank, and a status: by name, or else by integer.
-///
-/// # Example
-///
-/// ```
-/// use mx_job_webhook::Job;
-///
-/// let schema = schemars::schema_for!(Job);
-/// let properties = schema.get("properties").and_then(|properties| properties.as_object());
-/// assert_eq!(properties.unwrap().len(), 14);
-/// ```
 impl JsonSchema for Job {
     fn schema_name() -> Cow<'static, str> {
         "MxJob".into()
@@ -98,15 +79,6 @@ fn property(field: &Field, generator: &mut SchemaGenerator) -> Schema {
 }
 
 /// The name of a status, open to those that MX may invent.
-///
-/// # Example
-///
-/// ```
-/// use mx_job_webhook::Status;
-///
-/// let schema = schemars::schema_for!(Status);
-/// assert_eq!(schema.get("type").unwrap(), "string");
-/// ```
 impl JsonSchema for Status {
     fn schema_name() -> Cow<'static, str> {
         "MxJobStatus".into()
@@ -127,22 +99,13 @@ impl JsonSchema for Status {
 }
 
 /// An integer in Unix seconds, or ISO 8601.
-///
-/// # Example
-///
-/// ```
-/// use mx_job_webhook::Timestamp;
-///
-/// let schema = schemars::schema_for!(Timestamp);
-/// assert_eq!(schema.get("anyOf").unwrap()[1]["format"], "date-time");
-/// ```
 impl JsonSchema for Timestamp {
     fn schema_name() -> Cow<'static, str> {
         "MxTimestamp".into()
     }
 
     fn schema_id() -> Cow<'static, str> {
-        "mx_job_webhook::Timestamp".into()
+        "mx_job_webhook::job::Timestamp".into()
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {

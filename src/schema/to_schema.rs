@@ -12,7 +12,8 @@ use super::fields::{
     FIELDS, Field, Holds, ISO_8601, JOB, NOT_BLANK, STATUS, STATUSES, TIMESTAMP, UNIX_SECONDS,
     WEBHOOK, for_each_id,
 };
-use crate::{Job, JobEvent, JobGuid, Status, Timestamp};
+use crate::event::JobEvent;
+use crate::job::{Job, JobGuid, Status, Timestamp};
 
 type Schemas = Vec<(String, RefOr<Schema>)>;
 
@@ -29,23 +30,6 @@ impl PartialSchema for JobEvent {
 /// The whole webhook, `{"job": {…}}`, as the event's body has it.
 ///
 /// A handler that takes the extractor is described with it, `request_body = JobEvent`.
-///
-/// # Example
-///
-/// ```
-/// use mx_job_webhook::JobEvent;
-/// use utoipa::OpenApi;
-///
-/// #[utoipa::path(post, path = "/mx", request_body = JobEvent, responses((status = 204)))]
-/// async fn mx(_: JobEvent) {}
-///
-/// #[derive(OpenApi)]
-/// #[openapi(paths(mx))]
-/// struct Api;
-///
-/// let schemas = Api::openapi().components.unwrap_or_default().schemas;
-/// assert!(schemas.contains_key("MxJobWebhook") && schemas.contains_key("MxJob"));
-/// ```
 impl ToSchema for JobEvent {
     fn name() -> Cow<'static, str> {
         "MxJobWebhook".into()
@@ -79,15 +63,6 @@ impl PartialSchema for Job {
 /// The object under `job`: what MX documents, null where MX may send it, more fields allowed.
 ///
 /// It requires a `guid` that is not blank, and a status: by name, or else by integer.
-///
-/// # Example
-///
-/// ```
-/// use mx_job_webhook::Job;
-/// use utoipa::ToSchema;
-///
-/// assert_eq!(Job::name(), "MxJob", "an application may have jobs of its own");
-/// ```
 impl ToSchema for Job {
     fn name() -> Cow<'static, str> {
         "MxJob".into()
@@ -131,15 +106,6 @@ impl PartialSchema for Status {
 }
 
 /// The name of a status, open to those that MX may invent.
-///
-/// # Example
-///
-/// ```
-/// use mx_job_webhook::Status;
-/// use utoipa::ToSchema;
-///
-/// assert_eq!(<Status as ToSchema>::name(), "MxJobStatus");
-/// ```
 impl ToSchema for Status {
     fn name() -> Cow<'static, str> {
         "MxJobStatus".into()
@@ -163,15 +129,6 @@ impl PartialSchema for Timestamp {
 }
 
 /// An integer in Unix seconds, or ISO 8601.
-///
-/// # Example
-///
-/// ```
-/// use mx_job_webhook::Timestamp;
-/// use utoipa::ToSchema;
-///
-/// assert_eq!(Timestamp::name(), "MxTimestamp");
-/// ```
 impl ToSchema for Timestamp {
     fn name() -> Cow<'static, str> {
         "MxTimestamp".into()

@@ -10,7 +10,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, Secur
 use utoipa::openapi::{Content, Object, OpenApi, Ref, Required, Response, Responses, Type};
 use utoipa::{Modify, PartialSchema as _, ToSchema as _};
 
-use crate::JobEvent;
+use crate::event::JobEvent;
 
 /// Puts the job webhook into an application's `OpenAPI` document.
 ///
@@ -25,7 +25,7 @@ use crate::JobEvent;
 /// # Example
 ///
 /// ```
-/// use mx_job_webhook::OpenApiWebhook;
+/// use mx_job_webhook::schema::OpenApiWebhook;
 /// use utoipa::OpenApi;
 ///
 /// const WEBHOOK: OpenApiWebhook = OpenApiWebhook::new().with_basic();
@@ -52,19 +52,6 @@ impl OpenApiWebhook {
     ///
     /// For [`Credentials::unauthenticated`](crate::Credentials::unauthenticated), which a
     /// proxy or mutual TLS may stand before; else say which there are.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::OpenApiWebhook;
-    /// use utoipa::{Modify, openapi::OpenApi};
-    ///
-    /// let mut document = OpenApi::default();
-    /// OpenApiWebhook::new().modify(&mut document);
-    /// let document = serde_json::to_value(document)?;
-    /// assert!(document["webhooks"]["mxJob"]["post"].is_object());
-    /// # Ok::<(), serde_json::Error>(())
-    /// ```
     pub const fn new() -> Self {
         Self {
             name: "mxJob",
@@ -74,19 +61,6 @@ impl OpenApiWebhook {
     }
 
     /// Another name for the entry, which no request ever contains.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::OpenApiWebhook;
-    /// use utoipa::{Modify, openapi::OpenApi};
-    ///
-    /// let mut document = OpenApi::default();
-    /// OpenApiWebhook::new().with_name("jobStatus").modify(&mut document);
-    /// let document = serde_json::to_value(document)?;
-    /// assert_eq!(document["webhooks"]["jobStatus"]["post"]["operationId"], "jobStatus");
-    /// # Ok::<(), serde_json::Error>(())
-    /// ```
     pub const fn with_name(mut self, name: &'static str) -> Self {
         self.name = name;
         self
@@ -95,20 +69,6 @@ impl OpenApiWebhook {
     /// A user and a password are taken, as by [`Credentials::basic`](crate::Credentials::basic).
     ///
     /// The scheme is called `mxBasic`. With [`with_bearer`](Self::with_bearer) too, either will do.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::OpenApiWebhook;
-    /// use utoipa::{Modify, openapi::OpenApi};
-    ///
-    /// let mut document = OpenApi::default();
-    /// OpenApiWebhook::new().with_basic().modify(&mut document);
-    /// let document = serde_json::to_value(document)?;
-    /// let scheme = &document["components"]["securitySchemes"]["mxBasic"];
-    /// assert_eq!(scheme["scheme"], "basic");
-    /// # Ok::<(), serde_json::Error>(())
-    /// ```
     pub const fn with_basic(mut self) -> Self {
         self.basic = true;
         self
@@ -117,20 +77,6 @@ impl OpenApiWebhook {
     /// A token is taken, as by [`Credentials::bearer`](crate::Credentials::bearer).
     ///
     /// The scheme is called `mxBearer`. With [`with_basic`](Self::with_basic) too, either will do.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::OpenApiWebhook;
-    /// use utoipa::{Modify, openapi::OpenApi};
-    ///
-    /// let mut document = OpenApi::default();
-    /// OpenApiWebhook::new().with_basic().with_bearer().modify(&mut document);
-    /// let document = serde_json::to_value(document)?;
-    /// let either = &document["webhooks"]["mxJob"]["post"]["security"];
-    /// assert_eq!(either.as_array().map(Vec::len), Some(2));
-    /// # Ok::<(), serde_json::Error>(())
-    /// ```
     pub const fn with_bearer(mut self) -> Self {
         self.bearer = true;
         self
@@ -139,19 +85,6 @@ impl OpenApiWebhook {
     /// The entry alone, to change it or to have it elsewhere, such as under `paths`.
     ///
     /// It refers to the schema of [`JobEvent`] and the schemes by name.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::{JobEvent, OpenApiWebhook};
-    /// use utoipa::openapi::{Components, OpenApi};
-    ///
-    /// let mut document = OpenApi::default();
-    /// let item = OpenApiWebhook::new().path_item();
-    /// document.paths.paths.insert("/admin/webhooks".to_owned(), item);
-    /// document.components = Some(Components::builder().schema_from::<JobEvent>().build());
-    /// assert!(document.paths.get_path_item("/admin/webhooks").unwrap().post.is_some());
-    /// ```
     #[must_use]
     pub fn path_item(&self) -> PathItem {
         let body = Content::builder()

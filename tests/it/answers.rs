@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http::{Request, StatusCode};
+use mx_job_webhook::event::FencingToken;
+use mx_job_webhook::ledger::{Claim, Commit, EventName, Ledger};
 use mx_job_webhook::{
-    Background, Claim, Commit, Credentials, DedupeLayer, Error, ErrorKind, EventName, FencingToken,
-    JobRouter, Ledger, Permanent,
+    Background, Credentials, DedupeLayer, Error, ErrorKind, JobRouter, Permanent,
 };
 use tower::{Layer as _, ServiceBuilder};
 

@@ -4,14 +4,15 @@ use std::future::{pending, ready};
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
+use mx_job_webhook::acknowledge_first::AcknowledgeFirstLayer;
+use mx_job_webhook::background::BackgroundTask;
 use mx_job_webhook::{
-    AcknowledgeFirstLayer, Background, BackgroundTask, Error, ErrorKind, Job, JobEvent, JobRouter,
-    JobWebhookEndpoint, Receipt, Status,
+    Background, Error, ErrorKind, Job, JobEvent, JobRouter, JobWebhook, Receipt, Status,
 };
 use tokio::sync::Semaphore;
 use tower::{Layer as _, ServiceExt as _};
 
-use crate::support::{Log, SAMPLE, credentials, delivery};
+use crate::support::{Log, RunIn as _, SAMPLE, credentials, delivery, tracked};
 
 fn event() -> JobEvent {
     Job::new("JOB-1".parse().unwrap(), Status::Completed).into()
@@ -40,7 +41,7 @@ fn start<F: Future>(future: F) -> std::pin::Pin<Box<F>> {
 async fn drain_waits_for_what_is_waited_for_too() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
     let background = Background::new();
-    let jobs = gated(&log, &gate).with_background(background.clone());
+    let jobs = gated(&log, &gate).run_in(&background);
     let call = tokio::spawn(start(jobs.call(event())));
     let drain = tokio::spawn(async move { background.drain(pending::<()>()).await });
     tokio::task::yield_now().await;
@@ -54,7 +55,7 @@ async fn drain_waits_for_what_is_waited_for_too() {
 async fn past_the_bound_deliveries_are_refused_and_no_callback_is_cut_short() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
     let background = Background::new().with_capacity(2);
-    let jobs = gated(&log, &gate).with_background(background.clone());
+    let jobs = gated(&log, &gate).run_in(&background);
     let first = start(jobs.call(event()));
     let second = start(jobs.call(event()));
     let kind = |outcome: Result<Receipt, Error>| outcome.unwrap_err().kind();
@@ -77,8 +78,8 @@ fn another_runtime_is_handed_the_rest_by_its_own_spawn() {
     let (executor, tasks) = std::sync::mpsc::channel::<BackgroundTask>();
     let background = Background::new().with_spawn(move |task| executor.send(task).unwrap());
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
-    let endpoint = JobWebhookEndpoint::new(credentials(), gated(&log, &gate))
-        .with_background(background.clone());
+    let endpoint =
+        JobWebhook::new(credentials(), gated(&log, &gate)).with_background(background.clone());
     drop(start(endpoint.oneshot(delivery(SAMPLE))));
     let mut task = tasks.try_recv().unwrap();
     let context = &mut Context::from_waker(Waker::noop());
@@ -93,7 +94,7 @@ fn another_runtime_is_handed_the_rest_by_its_own_spawn() {
 fn a_callback_that_was_cancelled_gives_its_place_back() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
     let background = Background::new();
-    let jobs = gated(&log, &gate).with_background(background.clone());
+    let jobs = gated(&log, &gate).run_in(&background);
     let call = start(jobs.call(event()));
     assert_eq!(background.running(), 1);
     drop(call); // there is no runtime here
@@ -105,7 +106,7 @@ fn a_callback_that_was_cancelled_gives_its_place_back() {
 async fn a_router_within_a_service_of_the_applications_own_takes_no_second_place() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
     let background = Background::new().with_capacity(1);
-    let router = gated(&log, &gate).with_background(background.clone());
+    let router = gated(&log, &gate).run_in(&background);
     let own = tower::service_fn(move |event: JobEvent| {
         let router = router.clone();
         // Called here, and again within a future.
@@ -115,7 +116,7 @@ async fn a_router_within_a_service_of_the_applications_own_takes_no_second_place
             router.call(event).await
         }
     });
-    let endpoint = JobWebhookEndpoint::new(credentials(), own).with_background(background.clone());
+    let endpoint = JobWebhook::new(credentials(), own).with_background(background.clone());
     let answer = tokio::spawn(endpoint.clone().oneshot(delivery(SAMPLE)));
     tokio::task::yield_now().await;
     assert_eq!(background.running(), 1);
@@ -137,7 +138,7 @@ async fn a_router_within_a_service_of_the_applications_own_takes_no_second_place
 async fn what_leaves_the_callback_that_called_it_keeps_its_place_and_is_waited_for() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
     let background = Background::new().with_capacity(1);
-    let inner = gated(&log, &gate).with_background(background.clone());
+    let inner = gated(&log, &gate).run_in(&background);
     let own = tower::service_fn(move |event: JobEvent| {
         // One is polled elsewhere, the other is dropped half-way and runs on.
         let elsewhere = tokio::spawn(inner.call(event.clone()));
@@ -147,7 +148,7 @@ async fn what_leaves_the_callback_that_called_it_keeps_its_place_and_is_waited_f
             Ok::<_, Error>(())
         }
     });
-    let endpoint = JobWebhookEndpoint::new(credentials(), own).with_background(background.clone());
+    let endpoint = JobWebhook::new(credentials(), own).with_background(background.clone());
     assert_eq!(
         endpoint.oneshot(delivery(SAMPLE)).await.unwrap().status(),
         204
@@ -170,7 +171,7 @@ async fn nothing_is_drained_at_once() {
 #[test]
 fn what_cannot_run_in_the_background_is_not_acknowledged() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(1)));
-    let layer = AcknowledgeFirstLayer::new(Background::new(), |_| ());
+    let layer = AcknowledgeFirstLayer::new(|_| ());
     let mut outcome = Box::pin(layer.layer(gated(&log, &gate)).oneshot(event()));
     let context = &mut Context::from_waker(Waker::noop());
     let std::task::Poll::Ready(outcome) = outcome.as_mut().poll(context) else {
@@ -188,7 +189,7 @@ mod on_tokio {
     use super::*;
     use crate::support::panic_quietly;
 
-    fn failures(log: &Log) -> impl Fn(mx_job_webhook::Failure<'_>) + Send + Sync + use<> {
+    fn failures(log: &Log) -> impl Fn(mx_job_webhook::callback::Failure<'_>) + Send + Sync + use<> {
         let log = log.clone();
         move |failure| {
             let guid = failure.job().map(|job| job.guid.to_string());
@@ -200,8 +201,8 @@ mod on_tokio {
     async fn drain_waits_for_what_runs_on_and_reports_what_was_left() {
         let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
         let background = Background::new();
-        let endpoint = JobWebhookEndpoint::new(credentials(), gated(&log, &gate))
-            .with_background(background.clone());
+        let endpoint =
+            JobWebhook::new(credentials(), gated(&log, &gate)).with_background(background.clone());
         for _ in 0..3 {
             drop(start(endpoint.clone().oneshot(delivery(SAMPLE))));
         }
@@ -224,11 +225,11 @@ mod on_tokio {
         let router = gated(&log, &gate)
             .on_halted(|_| async { Err("nobody to tell") })
             .on_denied(|_| async { panic_quietly() });
-        let layer = AcknowledgeFirstLayer::new(background.clone(), failures(&failed));
+        let layer = AcknowledgeFirstLayer::new(failures(&failed));
         let jobs = layer.layer(router);
         for status in [Status::Completed, Status::Halted, Status::Denied] {
             let event = Job::new("JOB-1".parse().unwrap(), status).into();
-            let receipt = jobs.clone().oneshot(event).await.unwrap();
+            let receipt = background.run(jobs.clone(), event).await.unwrap();
             assert_eq!(receipt, Receipt::Accepted);
         }
         assert_eq!(background.running(), 3);
@@ -242,7 +243,7 @@ mod on_tokio {
                 r#"CallbackPanicked Some("JOB-1")"#
             ]
         );
-        let late = jobs.oneshot(event()).await.unwrap_err();
+        let late = background.run(jobs, event()).await.unwrap_err();
         assert_eq!(late.kind(), ErrorKind::ShuttingDown);
     }
 
@@ -250,10 +251,11 @@ mod on_tokio {
     async fn what_is_acknowledged_first_is_bounded() {
         let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
         let background = Background::new().with_capacity(1);
-        let layer = AcknowledgeFirstLayer::new(background.clone(), |_| ());
+        let layer = AcknowledgeFirstLayer::new(|_| ());
         let jobs = layer.layer(gated(&log, &gate));
-        assert!(jobs.clone().oneshot(event()).await.is_ok());
-        let refused = jobs.oneshot(event()).await.unwrap_err();
+        let event = tracked(&background, event());
+        assert!(jobs.clone().oneshot(event.clone()).await.is_ok());
+        let refused = jobs.oneshot(event).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Overloaded);
         gate.add_permits(1);
         assert_eq!(background.drain(pending::<()>()).await, 0);
@@ -266,7 +268,7 @@ mod on_tokio {
             .build()
             .unwrap();
         let gate = Arc::new(Semaphore::new(0));
-        let layer = AcknowledgeFirstLayer::new(Background::new(), failures(&failed));
+        let layer = AcknowledgeFirstLayer::new(failures(&failed));
         let jobs = layer.layer(gated(&Log::default(), &gate));
         let receipt = runtime.block_on(jobs.oneshot(event())).unwrap();
         assert_eq!(receipt, Receipt::Accepted);

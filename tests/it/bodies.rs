@@ -200,7 +200,7 @@ async fn somebody_elses_limit_on_the_way_is_recognised() {
 mod slow {
     use std::time::Duration;
 
-    use mx_job_webhook::{JobWebhookEndpoint, JobWebhookLayer};
+    use mx_job_webhook::JobWebhook;
     use tokio::time::Instant;
     use tower::{Layer as _, ServiceExt as _, service_fn};
 
@@ -223,7 +223,7 @@ mod slow {
 
     #[tokio::test(start_paused = true)]
     async fn it_can_be_set_and_switched_off() {
-        let endpoint = JobWebhookEndpoint::new(credentials(), JobRouter::new());
+        let endpoint = JobWebhook::new(credentials(), JobRouter::new());
         let start = Instant::now();
         let short = endpoint.clone().with_read_timeout(Duration::from_secs(2));
         assert_eq!(short.oneshot(stalled()).await.unwrap().status(), 408);
@@ -239,8 +239,9 @@ mod slow {
         let inner = service_fn(|_: Request<Body>| async {
             Ok::<_, std::convert::Infallible>(http::Response::new(Body::empty()))
         });
-        let layer = JobWebhookLayer::new(PATH, credentials(), JobRouter::new())
-            .with_read_timeout(Duration::from_secs(3));
+        let layer = JobWebhook::new(credentials(), JobRouter::new())
+            .with_read_timeout(Duration::from_secs(3))
+            .at(PATH);
         let start = Instant::now();
         assert_eq!(
             layer
@@ -265,7 +266,7 @@ mod slow {
         });
         let body = Body::new(Drip(receiver));
         let start = Instant::now();
-        let endpoint = JobWebhookEndpoint::new(credentials(), JobRouter::new());
+        let endpoint = JobWebhook::new(credentials(), JobRouter::new());
         assert_eq!(
             endpoint.oneshot(delivery(body)).await.unwrap().status(),
             408
@@ -291,7 +292,7 @@ mod slow {
 
     #[test]
     fn without_a_tokio_runtime_there_is_no_timeout_and_no_panic() {
-        let endpoint = JobWebhookEndpoint::new(credentials(), JobRouter::new());
+        let endpoint = JobWebhook::new(credentials(), JobRouter::new());
         let mut response = Box::pin(endpoint.oneshot(stalled()));
         let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
         assert!(response.as_mut().poll(context).is_pending());

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::Body;
 use http::{HeaderValue, Request};
-use mx_job_webhook::{Credentials, JobRouter, JobWebhookEndpoint};
+use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
 
 use crate::support::{PATH, SAMPLE, Settings, delivery, mounts, no_callbacks, send};
 
@@ -167,7 +167,7 @@ fn a_refusal_offers_what_was_asked_for() {
     let bearer = Credentials::bearer("a-token").unwrap();
     let anyone = Credentials::unauthenticated();
     let (replaceable, handle) = bearer.clone().replaceable();
-    let endpoint = JobWebhookEndpoint::new(replaceable, JobRouter::new());
+    let endpoint = JobWebhook::new(replaceable, JobRouter::new());
     let done = AtomicBool::new(false);
     /// Also when an assertion fails, or the other thread would never end.
     struct Ends<'a>(&'a AtomicBool);
@@ -249,7 +249,7 @@ fn nothing_that_is_printed_shows_a_secret() {
     let credentials = Credentials::basic("mx-user", "hunter2")
         .unwrap()
         .or(Credentials::bearer("hunter2-token").unwrap());
-    let layer = mx_job_webhook::JobWebhookLayer::new(PATH, credentials.clone(), no_callbacks());
+    let layer = mx_job_webhook::JobWebhook::new(credentials.clone(), no_callbacks()).at(PATH);
     let printed = format!(
         "{credentials:?} {layer:?} {:?}",
         Credentials::basic("hunter2", "")
@@ -453,8 +453,7 @@ fn a_request_is_checked_against_the_old_or_the_new_and_never_against_nothing() {
         Credentials::basic("mx", "secret").unwrap().or(other)
     };
     let (credentials, handle) = set("first").replaceable();
-    let endpoint =
-        mx_job_webhook::JobWebhookEndpoint::new(credentials, mx_job_webhook::JobRouter::new());
+    let endpoint = mx_job_webhook::JobWebhook::new(credentials, mx_job_webhook::JobRouter::new());
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..3 {

@@ -2,15 +2,17 @@
 
 use std::future::{Future, pending, ready};
 use std::pin::Pin;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
+use mx_job_webhook::acknowledge_first::AcknowledgeFirstLayer;
+use mx_job_webhook::background::BackgroundTask;
+use mx_job_webhook::callback::Failure;
 use mx_job_webhook::{
-    AcknowledgeFirstLayer, Background, BackgroundTask, Error, ErrorKind, Failure, Job, JobEvent,
-    JobRouter, JobWebhookEndpoint, Permanent, Receipt, Status,
+    Background, Error, ErrorKind, Job, JobEvent, JobRouter, JobWebhook, Permanent, Receipt, Status,
 };
 use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
 
-use crate::support::{Log, SAMPLE, credentials, delivery};
+use crate::support::{Log, SAMPLE, credentials, delivery, tracked};
 
 fn event() -> JobEvent {
     Job::new("JOB-1".parse().unwrap(), Status::Completed).into()
@@ -31,6 +33,15 @@ fn start<F: Future>(future: F) -> Pin<Box<F>> {
     future
 }
 
+/// The output of a future that is ready at once.
+fn now<F: Future>(future: F) -> F::Output {
+    let context = &mut Context::from_waker(Waker::noop());
+    match Box::pin(future).as_mut().poll(context) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("the future is not ready"),
+    }
+}
+
 fn never() -> JobRouter {
     JobRouter::new().on_completed(|_| pending::<()>())
 }
@@ -40,7 +51,7 @@ const GUID: &str = "JOB-a177e002-e5b8-0680-3427-39556fa93c6e";
 #[test]
 fn without_a_runtime_on_error_hears_that_a_callback_was_cut_short() {
     let log = Log::default();
-    let endpoint = JobWebhookEndpoint::new(credentials(), never())
+    let endpoint = JobWebhook::new(credentials(), never())
         .on_undecodable(|_| pending::<()>())
         .on_error(failures(&log));
     drop(start(endpoint.clone().oneshot(delivery(SAMPLE))));
@@ -57,7 +68,7 @@ async fn on_error_hears_of_a_delivery_that_middleware_gave_up() {
         Err::<Receipt, BoxError>("given up".into())
     });
     let log = Log::default();
-    let endpoint = JobWebhookEndpoint::new(credentials(), gives_up).on_error(failures(&log));
+    let endpoint = JobWebhook::new(credentials(), gives_up).on_error(failures(&log));
     let answer = endpoint.oneshot(delivery(SAMPLE)).await.unwrap();
     assert_eq!(answer.status(), 500);
     assert_eq!(log.entries(), [format!("callback_failed {GUID}")]);
@@ -67,10 +78,9 @@ async fn on_error_hears_of_a_delivery_that_middleware_gave_up() {
 fn what_the_runtime_refuses_is_neither_acknowledged_nor_reported_as_lost() {
     let log = Log::default();
     let refuses = Background::new().with_spawn(drop);
-    let layer = AcknowledgeFirstLayer::new(refuses.clone(), failures(&log));
-    let mut jobs = layer.layer(never());
-    let call = tower::Service::call(&mut jobs, event());
-    assert_eq!(call.into_inner().unwrap_err().kind(), ErrorKind::Overloaded);
+    let layer = AcknowledgeFirstLayer::new(failures(&log));
+    let error = now(refuses.run(layer.layer(never()), event())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Overloaded);
     assert!(log.entries().is_empty());
     assert_eq!(refuses.running(), 0);
 }
@@ -80,10 +90,9 @@ fn what_is_acknowledged_and_dropped_later_is_reported() {
     let log = Log::default();
     let (executor, tasks) = std::sync::mpsc::channel::<BackgroundTask>();
     let background = Background::new().with_spawn(move |task| executor.send(task).unwrap());
-    let layer = AcknowledgeFirstLayer::new(background, failures(&log));
-    let mut jobs = layer.layer(never());
-    let call = tower::Service::call(&mut jobs, event());
-    assert_eq!(call.into_inner().unwrap(), Receipt::Accepted);
+    let layer = AcknowledgeFirstLayer::new(failures(&log));
+    let accepted = now(background.run(layer.layer(never()), event()));
+    assert_eq!(accepted.unwrap(), Receipt::Accepted);
     drop(tasks.try_recv().unwrap());
     assert_eq!(log.entries(), ["callback_cancelled JOB-1"]);
 }
@@ -142,7 +151,7 @@ mod on_tokio {
     #[test]
     fn at_the_runtimes_end_on_error_hears_that_a_callback_was_cut_short() {
         let log = Log::default();
-        let endpoint = JobWebhookEndpoint::new(credentials(), never())
+        let endpoint = JobWebhook::new(credentials(), never())
             .on_undecodable(|_| pending::<()>())
             .on_error(failures(&log));
         let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -171,7 +180,7 @@ mod on_tokio {
         let handle = runtime.handle().clone();
         drop(runtime);
         let entered = handle.enter();
-        let layer = AcknowledgeFirstLayer::new(Background::new(), |_| ());
+        let layer = AcknowledgeFirstLayer::new(|_| ());
         let mut jobs = layer.layer(never());
         let call = tower::Service::call(&mut jobs, event());
         assert_eq!(call.into_inner().unwrap_err().kind(), ErrorKind::Overloaded);
@@ -192,18 +201,19 @@ mod on_tokio {
         });
         let background = Background::new().with_capacity(3);
         let jobs = ServiceBuilder::new()
-            .layer(AcknowledgeFirstLayer::new(background.clone(), |_| ()))
+            .layer(AcknowledgeFirstLayer::new(|_| ()))
             .concurrency_limit(1)
             .service(slow);
+        let event = tracked(&background, event());
         for _ in 0..3 {
-            let mut accepted = Box::pin(jobs.clone().oneshot(event()));
+            let mut accepted = Box::pin(jobs.clone().oneshot(event.clone()));
             let context = &mut Context::from_waker(Waker::noop());
             let Poll::Ready(outcome) = accepted.as_mut().poll(context) else {
                 panic!("it waits for the callbacks before it");
             };
             assert_eq!(outcome.unwrap(), Receipt::Accepted);
         }
-        let refused = jobs.oneshot(event()).await.unwrap_err();
+        let refused = jobs.oneshot(event).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Overloaded);
         gate.add_permits(3);
         assert_eq!(background.drain(pending::<()>()).await, 0);
@@ -242,8 +252,7 @@ mod on_tokio {
             }
         });
         let background = Background::new();
-        let endpoint =
-            JobWebhookEndpoint::new(credentials(), jobs).with_background(background.clone());
+        let endpoint = JobWebhook::new(credentials(), jobs).with_background(background.clone());
         drop(start(endpoint.oneshot(delivery(SAMPLE))));
         gate.add_permits(1);
         assert_eq!(background.drain(pending::<()>()).await, 0);
@@ -274,7 +283,7 @@ mod on_tokio {
                 Ok(tenant) => drop(tokio::spawn(TENANT.scope(tenant, task))),
                 Err(_) => drop(tokio::spawn(task)),
             });
-        let endpoint = JobWebhookEndpoint::new(credentials(), tenants(&log, &gate))
+        let endpoint = JobWebhook::new(credentials(), tenants(&log, &gate))
             .with_background(background.clone())
             .on_error(failures(&failed));
         let served = TENANT.scope("acme", endpoint.oneshot(delivery(SAMPLE)));
@@ -298,8 +307,7 @@ mod on_tokio {
                 seen.push(local.await.unwrap());
             }
         });
-        let endpoint =
-            JobWebhookEndpoint::new(credentials(), jobs).with_background(background.clone());
+        let endpoint = JobWebhook::new(credentials(), jobs).with_background(background.clone());
         tokio::task::LocalSet::new()
             .run_until(async {
                 drop(start(endpoint.oneshot(delivery(SAMPLE))));

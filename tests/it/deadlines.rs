@@ -3,16 +3,18 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use http::Request;
 use http_body::Frame;
+use mx_job_webhook::callback::JobService;
+use mx_job_webhook::event::FencingToken;
+use mx_job_webhook::ledger::{Claim, Commit, EventName, Ledger, MemoryLedger};
 use mx_job_webhook::{
-    Claim, Commit, Credentials, DedupeLayer, ErrorKind, EventName, FencingToken, JobEvent,
-    JobRouter, JobWebhookEndpoint, Ledger, MemoryLedger, Receipt,
+    Credentials, DedupeLayer, ErrorKind, JobEvent, JobRouter, JobWebhook, Receipt,
 };
 use tokio::sync::Notify;
 use tokio::task::{consume_budget, yield_now};
@@ -51,11 +53,11 @@ impl http_body::Body for HungryBody {
 }
 
 /// A service of events that eats the budget before it is ready.
-struct HungryReadiness(Eating);
+struct HungryReadiness(Mutex<Eating>);
 
 impl Clone for HungryReadiness {
     fn clone(&self) -> Self {
-        Self(Box::pin(eat_budget()))
+        Self(Mutex::new(Box::pin(eat_budget())))
     }
 }
 
@@ -65,7 +67,8 @@ impl Service<JobEvent> for HungryReadiness {
     type Future = std::future::Ready<Result<Receipt, BoxError>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.0.as_mut().poll(context).map(Ok)
+        let eating = self.0.get_mut().unwrap();
+        eating.as_mut().poll(context).map(Ok)
     }
 
     fn call(&mut self, _: JobEvent) -> Self::Future {
@@ -102,8 +105,8 @@ impl Ledger for HungryLedger {
     }
 }
 
-fn endpoint<J: Clone>(jobs: J) -> JobWebhookEndpoint<J> {
-    JobWebhookEndpoint::new(credentials(), jobs)
+fn endpoint<J: JobService>(jobs: J) -> JobWebhook<J> {
+    JobWebhook::new(credentials(), jobs)
         .with_answer_deadline(LIMIT)
         .with_read_timeout(LIMIT)
         .with_discard_timeout(None)
@@ -122,7 +125,7 @@ where
 async fn the_answer_deadline_passes_on_time() {
     let hungry = JobRouter::new().on_completed(|_| eat_budget());
     assert_eq!(status(endpoint(hungry), delivery(SAMPLE)).await, 503);
-    let unready = HungryReadiness(Box::pin(eat_budget()));
+    let unready = HungryReadiness(Mutex::new(Box::pin(eat_budget())));
     assert_eq!(status(endpoint(unready), delivery(SAMPLE)).await, 503);
     let hook = endpoint(JobRouter::new()).on_undecodable(|_| eat_budget());
     assert_eq!(status(hook, delivery("[]")).await, 503);
@@ -140,13 +143,13 @@ async fn the_read_timeout_passes_on_time() {
         eat_budget().await;
         true
     });
-    let verified = JobWebhookEndpoint::new(verify, JobRouter::new()).with_read_timeout(LIMIT);
+    let verified = JobWebhook::new(verify, JobRouter::new()).with_read_timeout(LIMIT);
     assert_eq!(status(verified, delivery(SAMPLE)).await, 503);
 }
 
 #[tokio::test]
 async fn the_time_for_discarding_passes_on_time() {
-    let within = JobWebhookEndpoint::new(credentials(), JobRouter::new())
+    let within = JobWebhook::new(credentials(), JobRouter::new())
         .with_discard_timeout(LIMIT)
         .with_read_timeout(None);
     let body = Body::new(HungryBody(Box::pin(eat_budget())));
@@ -208,7 +211,7 @@ fn without_a_timer_there_is_no_deadline_of_any_kind() {
     // Nor is a refused body waited for.
     let stalls = Body::new(crate::support::Frames::new([]).then_nothing_for_ever());
     let stranger = Request::post("/").body(stalls).unwrap();
-    let refusing = JobWebhookEndpoint::new(credentials(), JobRouter::new());
+    let refusing = JobWebhook::new(credentials(), JobRouter::new());
     let answer = runtime.block_on(refusing.oneshot(stranger)).unwrap();
     assert_eq!(answer.status(), 401);
     assert_eq!(answer.headers()["connection"], "close");

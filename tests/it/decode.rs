@@ -1,6 +1,7 @@
 //! What decodes, what does not, and what the error says.
 
-use mx_job_webhook::{ErrorKind, Job, Status, Timestamp};
+use mx_job_webhook::job::Timestamp;
+use mx_job_webhook::{ErrorKind, Job, Status};
 use serde_json::{Value, json};
 
 use crate::support::SAMPLE;

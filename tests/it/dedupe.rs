@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use mx_job_webhook::{
-    Claim, Commit, DedupeLayer, ErrorKind, EventName, FencingToken, Job, JobEvent, JobRouter,
-    Ledger, MemoryLedger, Receipt, Status, Timestamp,
-};
+use mx_job_webhook::event::FencingToken;
+use mx_job_webhook::job::Timestamp;
+use mx_job_webhook::ledger::{Claim, Commit, EventName, Ledger, MemoryLedger};
+use mx_job_webhook::{DedupeLayer, ErrorKind, Job, JobEvent, JobRouter, Receipt, Status};
 use tokio::sync::Semaphore;
 use tower::{BoxError, Layer as _, Service, ServiceExt as _, service_fn};
 
@@ -491,11 +491,11 @@ mod memory {
 /// What needs the feature `tokio`.
 #[cfg(feature = "tokio")]
 mod on_tokio {
-    use mx_job_webhook::{Background, Credentials, JobWebhookEndpoint};
+    use mx_job_webhook::{Background, Credentials, JobWebhook};
     use tower::ServiceBuilder;
 
     use super::*;
-    use crate::support::{SAMPLE, delivery};
+    use crate::support::{SAMPLE, delivery, tracked};
 
     /// A ledger on the other side of a network: nothing is done at once.
     #[derive(Clone)]
@@ -530,18 +530,19 @@ mod on_tokio {
         let ledger = Remote(MemoryLedger::new(), Log::default());
         let stalls = service_fn(|_| std::future::pending::<Result<(), BoxError>>());
         // Neither a bound nor a door keeps it from being given back.
-        let background = Background::new().with_capacity(0);
-        let jobs = DedupeLayer::new(ledger.clone())
-            .with_background(background.clone())
-            .layer(stalls);
-        let mut delivery = Box::pin(jobs.oneshot(completed(1)));
+        let background = Background::new().with_capacity(1);
+        let event = tracked(&background, completed(1));
+        let full = background.run(JobRouter::new(), event.clone());
+        let jobs = DedupeLayer::new(ledger.clone()).layer(stalls);
+        let mut delivery = Box::pin(jobs.oneshot(event));
         let context = &mut Context::from_waker(Waker::noop());
         // It waits for the claim, and then for the callback.
         for _ in 0..2 {
             assert!(delivery.as_mut().poll(context).is_pending());
         }
         drop(delivery);
-        assert_eq!((ledger.0.in_flight(), background.running()), (1, 1));
+        assert_eq!((ledger.0.in_flight(), background.running()), (1, 2));
+        drop(full);
         assert_eq!(background.drain(std::future::pending::<()>()).await, 0);
         assert_eq!(ledger.1.entries(), ["released"]);
         assert_eq!(ledger.0.in_flight(), 0);
@@ -551,10 +552,9 @@ mod on_tokio {
     async fn a_commit_that_is_dropped_half_way_is_finished() {
         let ledger = Remote(MemoryLedger::new(), Log::default());
         let background = Background::new();
-        let jobs = DedupeLayer::new(ledger.clone())
-            .with_background(background.clone())
-            .layer(JobRouter::new().on_completed(|_| async {}));
-        let mut delivery = Box::pin(jobs.oneshot(completed(1)));
+        let jobs =
+            DedupeLayer::new(ledger.clone()).layer(JobRouter::new().on_completed(|_| async {}));
+        let mut delivery = Box::pin(jobs.oneshot(tracked(&background, completed(1))));
         let context = &mut Context::from_waker(Waker::noop());
         // It waits for the claim, and then for the commit.
         for _ in 0..2 {
@@ -716,7 +716,7 @@ mod on_tokio {
             }
         });
         let jobs = DedupeLayer::new(MemoryLedger::new()).layer(router);
-        let endpoint = JobWebhookEndpoint::new(Credentials::unauthenticated(), jobs)
+        let endpoint = JobWebhook::new(Credentials::unauthenticated(), jobs)
             .with_answer_deadline(Duration::from_secs(5));
         let mut answers = Vec::new();
         for _ in 0..3 {

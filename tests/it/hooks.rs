@@ -3,13 +3,14 @@
 use std::future::ready;
 
 use http::Request;
+use mx_job_webhook::callback::Failure;
+use mx_job_webhook::router::DeadLetter;
 use mx_job_webhook::{
-    Background, Credentials, DeadLetter, ErrorKind, Failure, JobEvent, JobRouter,
-    JobWebhookEndpoint, Permanent, Receipt,
+    Background, Credentials, ErrorKind, JobEvent, JobRouter, JobWebhook, Permanent, Receipt,
 };
 use tower::{BoxError, ServiceExt as _};
 
-use crate::support::{Log, SAMPLE, delivery, panic_quietly, sample_with_status};
+use crate::support::{Log, SAMPLE, delivery, panic_quietly, run, sample_with_status};
 
 fn failures(log: &Log) -> impl Fn(Failure<'_>) + Send + Sync + use<> {
     let log = log.clone();
@@ -68,7 +69,7 @@ async fn on_error_hears_of_every_stage_once() {
             .on_prevented(|_| async { Err(Permanent::new("gone")) })
             .on_denied(|_| async { panic_quietly() });
         let mut endpoint =
-            JobWebhookEndpoint::new(crate::support::credentials(), jobs).on_error(failures(&log));
+            JobWebhook::new(crate::support::credentials(), jobs).on_error(failures(&log));
         if name.starts_with("the hook") {
             endpoint = endpoint.on_undecodable(|_| async { Err("full") });
         }
@@ -82,7 +83,7 @@ async fn on_error_hears_of_every_stage_once() {
 async fn on_error_hears_of_refusals_for_lack_of_room_and_at_shutdown() {
     let log = Log::default();
     let background = Background::new();
-    let endpoint = JobWebhookEndpoint::new(Credentials::unauthenticated(), JobRouter::new())
+    let endpoint = JobWebhook::new(Credentials::unauthenticated(), JobRouter::new())
         .with_background(background.clone())
         .on_error(failures(&log));
     let full = endpoint
@@ -107,7 +108,7 @@ async fn on_error_hears_of_what_failed_when_nobody_waited_any_more() {
         tokio::time::sleep(Duration::from_secs(10)).await;
         Err("too late to tell anybody else")
     });
-    let endpoint = JobWebhookEndpoint::new(Credentials::unauthenticated(), jobs)
+    let endpoint = JobWebhook::new(Credentials::unauthenticated(), jobs)
         .with_answer_deadline(Duration::from_secs(1))
         .on_error(failures(&log));
     let answer = endpoint.oneshot(delivery(SAMPLE)).await.unwrap();
@@ -122,7 +123,7 @@ async fn on_error_hears_of_what_failed_when_nobody_waited_any_more() {
 #[tokio::test]
 async fn a_hook_that_panics_changes_nothing() {
     let jobs = JobRouter::new().on_completed(|_| async { Err("no") });
-    let endpoint = JobWebhookEndpoint::new(Credentials::unauthenticated(), jobs)
+    let endpoint = JobWebhook::new(Credentials::unauthenticated(), jobs)
         .on_error(|_| std::panic::resume_unwind(Box::new(())));
     let answer = endpoint.oneshot(delivery(SAMPLE)).await.unwrap();
     assert_eq!(answer.status(), 500);
@@ -164,7 +165,7 @@ async fn a_dead_letter_has_the_event_and_what_the_callback_said() {
             seen.push(said.join(", "));
             async {}
         });
-    assert_eq!(jobs.call(event()).await.unwrap(), Receipt::DeadLettered);
+    assert_eq!(run(&jobs, event()).await.unwrap(), Receipt::DeadLettered);
     assert_eq!(
         log.entries(),
         [
@@ -187,22 +188,22 @@ async fn only_what_is_permanent_is_a_dead_letter() {
     let fine = jobs(|| Ok(()));
     let by_anyhow = jobs(|| Err(anyhow::Error::from(Permanent::new("gone")).into()));
     assert_eq!(
-        by_anyhow.call(event()).await.unwrap(),
+        run(&by_anyhow, event()).await.unwrap(),
         Receipt::DeadLettered
     );
     let unhandled = || JobEvent::decode(sample_with_status(9, "HALTED")).unwrap();
     assert_eq!(
-        permanent.call(event()).await.unwrap(),
+        run(&permanent, event()).await.unwrap(),
         Receipt::DeadLettered
     );
     assert_eq!(
-        permanent.call(unhandled()).await.unwrap(),
+        run(&permanent, unhandled()).await.unwrap(),
         Receipt::DeadLettered
     );
-    let error = passing.call(event()).await.unwrap_err();
+    let error = run(&passing, event()).await.unwrap_err();
     assert!(error.kind() == ErrorKind::CallbackFailed && !error.is_permanent());
-    assert_eq!(fine.call(event()).await.unwrap(), Receipt::Handled);
-    assert_eq!(fine.call(unhandled()).await.unwrap(), Receipt::Unhandled);
+    assert_eq!(run(&fine, event()).await.unwrap(), Receipt::Handled);
+    assert_eq!(run(&fine, unhandled()).await.unwrap(), Receipt::Unhandled);
 }
 
 #[tokio::test]
@@ -213,7 +214,8 @@ async fn with_state_the_dead_letter_hook_takes_it_too() {
     let log = Log::default();
     let jobs = JobRouter::with_state(log.clone())
         .on_completed(|_, _| async { Err(Permanent::new("gone")) })
-        .on_dead_letter(keep);
-    assert!(jobs.call(event()).await.is_ok());
+        .on_dead_letter(keep)
+        .build();
+    assert!(run(&jobs, event()).await.is_ok());
     assert_eq!(log.entries().len(), 1);
 }

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use chrono::{DateTime, FixedOffset, Utc};
-use mx_job_webhook::{Timestamp, TimestampRangeError};
+use mx_job_webhook::job::{Timestamp, TimestampRangeError};
 use proptest::prelude::*;
 use time::OffsetDateTime;
 

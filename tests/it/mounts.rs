@@ -8,19 +8,14 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Full};
-use mx_job_webhook::{
-    Credentials, JobEvent, JobRouter, JobWebhookEndpoint, JobWebhookLayer, Receipt,
-};
+use mx_job_webhook::mount::JobWebhookLayer;
+use mx_job_webhook::{Credentials, JobEvent, JobRouter, JobWebhook, Receipt};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
-use crate::support::{BASIC, PATH, SAMPLE, credentials, delivery};
+use crate::support::{BASIC, PATH, SAMPLE, credentials, delivery, run};
 
 fn layer() -> JobWebhookLayer<JobRouter> {
-    JobWebhookLayer::new(
-        PATH,
-        credentials(),
-        JobRouter::new().on_completed(|_| async {}),
-    )
+    JobWebhook::new(credentials(), JobRouter::new().on_completed(|_| async {})).at(PATH)
 }
 
 async fn status(app: Router, uri: &str) -> StatusCode {
@@ -78,7 +73,7 @@ async fn the_layer_of_a_nested_router_sees_that_ones_routes_only() {
 
 #[tokio::test]
 async fn the_terminal_service_leaves_its_path_to_whoever_routes() {
-    let endpoint = JobWebhookEndpoint::new(credentials(), JobRouter::new());
+    let endpoint = JobWebhook::new(credentials(), JobRouter::new());
     let app: Router = Router::new()
         .route_service("/hooks/{tenant}", endpoint.clone())
         .nest_service("/deep", endpoint.clone())
@@ -124,11 +119,11 @@ async fn a_route_of_the_applications_on_the_same_path_keeps_its_other_methods() 
 
 #[tokio::test]
 async fn two_layers_two_paths() {
-    let second = JobWebhookLayer::new(
-        "/sandbox",
+    let second = JobWebhook::new(
         Credentials::unauthenticated(),
         JobRouter::new().on_completed(|_| async { Err("sandbox") }),
-    );
+    )
+    .at("/sandbox");
     let app: Router = Router::new()
         .route("/x", post(|| async {}))
         .layer(layer())
@@ -161,12 +156,12 @@ async fn any_service_of_events_can_stand_for_the_router() {
         Ok::<_, Infallible>(())
     });
     let receipt = service_fn(|_| async { Ok::<_, std::io::Error>(Receipt::Unhandled) });
-    let endpoint = JobWebhookEndpoint::new(credentials(), unit);
+    let endpoint = JobWebhook::new(credentials(), unit);
     assert_eq!(
         endpoint.oneshot(delivery(SAMPLE)).await.unwrap().status(),
         204
     );
-    let endpoint = JobWebhookEndpoint::new(credentials(), receipt);
+    let endpoint = JobWebhook::new(credentials(), receipt);
     assert_eq!(
         endpoint.oneshot(delivery(SAMPLE)).await.unwrap().status(),
         204
@@ -177,7 +172,7 @@ async fn any_service_of_events_can_stand_for_the_router() {
 mod extractor {
     use axum::extract::{FromRef, State};
     use axum::response::IntoResponse;
-    use mx_job_webhook::JobEventRejection;
+    use mx_job_webhook::mount::JobEventRejection;
 
     use super::*;
 
@@ -193,7 +188,7 @@ mod extractor {
 
     #[axum::debug_handler(state = App)]
     async fn webhook(State(jobs): State<JobRouter>, event: JobEvent) -> impl IntoResponse {
-        jobs.call(event).await
+        run(&jobs, event).await
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use mx_job_webhook::OpenApiWebhook;
+use mx_job_webhook::schema::OpenApiWebhook;
 use serde_json::{Value, json};
 use utoipa::openapi::{Info, OpenApi, Paths, RefOr, Schema};
 use utoipa::{Modify as _, ToSchema};

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use mx_job_webhook::event::FencingToken;
+use mx_job_webhook::job::{JobGuid, Timestamp};
+use mx_job_webhook::ledger::{Claim, Commit, EventName, Ledger, MemoryLedger};
 use mx_job_webhook::testing::check_ledger;
-use mx_job_webhook::{
-    Claim, Commit, EventName, FencingToken, JobGuid, Ledger, MemoryLedger, Timestamp,
-};
 use tokio::time::Instant;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,15 +11,18 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use http_body::Frame;
+use mx_job_webhook::background::BackgroundTask;
+use mx_job_webhook::event::FencingToken;
+use mx_job_webhook::ledger::{Claim, Commit, EventName, Ledger, MemoryLedger};
 use mx_job_webhook::{
-    Background, BackgroundTask, Claim, Commit, Credentials, DedupeLayer, Error, ErrorKind,
-    EventName, FencingToken, JobEvent, JobRouter, JobWebhookEndpoint, Ledger, MemoryLedger,
+    Background, Credentials, DedupeLayer, Error, ErrorKind, JobEvent, JobRouter, JobWebhook,
     Permanent, Receipt,
 };
 use tower::{BoxError, Layer as _, Service, ServiceExt as _};
 
 use crate::support::{
-    Jobs, Log, SAMPLE, Settings, credentials, delivery, jobs, mounts, panic_quietly, send,
+    Jobs, Log, RunIn as _, SAMPLE, Settings, credentials, delivery, jobs, mounts, panic_quietly,
+    run, send,
 };
 
 /// Panics when it is dropped, unless the thread panics already: that ends any process, whoever
@@ -145,8 +148,8 @@ impl Service<JobEvent> for DropsBadly {
 
 fn callback<F, Fut>(callback: F) -> Jobs
 where
-    F: mx_job_webhook::Callback<JobEvent, Fut>,
-    Fut: mx_job_webhook::CallbackFuture,
+    F: mx_job_webhook::callback::Callback<JobEvent, Fut>,
+    Fut: mx_job_webhook::callback::CallbackFuture,
 {
     jobs(JobRouter::new().on_completed(callback))
 }
@@ -234,7 +237,7 @@ async fn whatever_a_callback_panics_over_every_mount_answers_500() {
 
 #[tokio::test]
 async fn an_instance_of_a_service_that_panics_when_it_is_dropped_is_nobodys_concern() {
-    let endpoint = JobWebhookEndpoint::new(credentials(), DropsBadly);
+    let endpoint = JobWebhook::new(credentials(), DropsBadly);
     let answer = endpoint.clone().oneshot(delivery(SAMPLE)).await.unwrap();
     assert_eq!(answer.status(), 204);
     // The last one goes with its owner.
@@ -296,7 +299,7 @@ async fn a_closure_that_checks_credentials_may_panic_in_every_way() {
 async fn the_hook_for_the_undecodable_may_panic_in_every_way() {
     let log = Log::default();
     let seen = log.clone();
-    let endpoint = JobWebhookEndpoint::new(credentials(), JobRouter::new())
+    let endpoint = JobWebhook::new(credentials(), JobRouter::new())
         .on_undecodable(|_| async { drop(Guard) })
         .on_error(move |failure| seen.push(failure.error().kind().name()));
     let answer = endpoint.oneshot(delivery("[]")).await.unwrap();
@@ -408,7 +411,7 @@ async fn what_panics_when_it_is_cloned_ends_one_event() {
         .on_dead_letter(|_| async {});
     let mut event = JobEvent::decode(SAMPLE).unwrap();
     event.extensions_mut().insert(PanicsWhenCloned);
-    let error = jobs.call(event).await.unwrap_err();
+    let error = run(&jobs, event).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::CallbackPanicked);
 }
 
@@ -443,7 +446,7 @@ fn a_background_task_panics_neither_when_it_is_polled_nor_when_it_is_dropped() {
     let (executor, tasks) = std::sync::mpsc::channel::<BackgroundTask>();
     let background = Background::new().with_spawn(move |task| executor.send(task).unwrap());
     let endpoint =
-        JobWebhookEndpoint::new(credentials(), later(&polled)).with_background(background.clone());
+        JobWebhook::new(credentials(), later(&polled)).with_background(background.clone());
     for _ in 0..2 {
         let mut answer = Box::pin(endpoint.clone().oneshot(delivery(SAMPLE)));
         assert!(poll_once(answer.as_mut()).is_pending());
@@ -468,7 +471,7 @@ fn a_spawn_function_that_panics_is_nobodys_concern() {
     let polled = Arc::new(AtomicU32::new(0));
     let background = Background::new().with_spawn(|_task| panic_quietly());
     let endpoint =
-        JobWebhookEndpoint::new(credentials(), later(&polled)).with_background(background.clone());
+        JobWebhook::new(credentials(), later(&polled)).with_background(background.clone());
     let mut answer = Box::pin(endpoint.oneshot(delivery(SAMPLE)));
     assert!(poll_once(answer.as_mut()).is_pending());
     drop(answer);
@@ -491,7 +494,7 @@ async fn a_callback_that_is_dropped_while_it_runs_may_panic_over_it() {
 async fn a_future_that_unwound_is_not_polled_again_in_the_background() {
     let polled = Arc::new(AtomicU32::new(0));
     let background = Background::new();
-    let jobs = later(&polled).with_background(background.clone());
+    let jobs = later(&polled).run_in(&background);
     let event = JobEvent::decode(SAMPLE).unwrap();
     let call = jobs.call(event);
     let error = call.await.unwrap_err();

@@ -1,6 +1,8 @@
 //! Properties of decoding, on jobs and bytes that nobody thought of.
 
-use mx_job_webhook::{EventName, Job, JobEvent, Status, Timestamp};
+use mx_job_webhook::job::Timestamp;
+use mx_job_webhook::ledger::EventName;
+use mx_job_webhook::{Job, JobEvent, Status};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;

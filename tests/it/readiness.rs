@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http::{Request, Response};
-use mx_job_webhook::{Error, ErrorKind, JobEvent, JobRouter, JobWebhookLayer, Receipt};
+use mx_job_webhook::{Error, ErrorKind, JobEvent, JobRouter, JobWebhook, Receipt};
 use tokio::sync::Semaphore;
 use tower::{BoxError, Layer as _, Service, ServiceBuilder, ServiceExt as _};
 
@@ -72,7 +72,7 @@ fn response() -> Response<Body> {
 
 #[tokio::test]
 async fn the_service_within_is_called_only_when_ready_call_after_call() {
-    let layer = JobWebhookLayer::new(PATH, credentials(), JobRouter::new());
+    let layer = JobWebhook::new(credentials(), JobRouter::new()).at(PATH);
     for permits in [1, 2] {
         let within = ServiceBuilder::new()
             .concurrency_limit(permits)
@@ -129,7 +129,7 @@ impl Service<Request<Body>> for NeverReady {
 
 #[test]
 fn a_delivery_does_not_wait_for_the_service_within() {
-    let layer = JobWebhookLayer::new(PATH, credentials(), JobRouter::new());
+    let layer = JobWebhook::new(credentials(), JobRouter::new()).at(PATH);
     let context = &mut Context::from_waker(std::task::Waker::noop());
     let mut service = layer.layer(NeverReady);
     assert!(Service::<Request<Body>>::poll_ready(&mut service, context).is_ready());
@@ -144,7 +144,7 @@ fn a_delivery_does_not_wait_for_the_service_within() {
 
 #[tokio::test]
 async fn a_delivery_holds_no_permit_of_the_service_within() {
-    let layer = JobWebhookLayer::new(PATH, credentials(), JobRouter::new());
+    let layer = JobWebhook::new(credentials(), JobRouter::new()).at(PATH);
     let within = ServiceBuilder::new()
         .concurrency_limit(1)
         .service(Strict::new(response));
@@ -173,7 +173,9 @@ async fn what_is_not_ours_waits_for_the_service_within_and_is_woken() {
         }
     });
     let within = ServiceBuilder::new().concurrency_limit(1).service(slow);
-    let service = JobWebhookLayer::new(PATH, credentials(), JobRouter::new()).layer(within);
+    let service = JobWebhook::new(credentials(), JobRouter::new())
+        .at(PATH)
+        .layer(within);
     let calls: Vec<_> = (0..3)
         .map(|_| {
             let mut service = service.clone();
@@ -211,7 +213,7 @@ impl Service<Request<Body>> for BrokenWithin {
 
 #[tokio::test]
 async fn a_service_within_that_broke_down_costs_no_delivery() {
-    let layer = JobWebhookLayer::new(PATH, credentials(), JobRouter::new());
+    let layer = JobWebhook::new(credentials(), JobRouter::new()).at(PATH);
     let service = layer.layer(BrokenWithin);
     let answer = service.clone().oneshot(delivery(SAMPLE)).await.unwrap();
     assert_eq!(answer.status(), 204);
@@ -221,7 +223,7 @@ async fn a_service_within_that_broke_down_costs_no_delivery() {
 #[tokio::test]
 async fn errors_of_the_service_within_pass_through_in_their_own_type() {
     let within = tower::service_fn(|_: Request<Body>| async { Err::<Response<Body>, _>(7_u8) });
-    let layer = JobWebhookLayer::new(PATH, credentials(), JobRouter::new());
+    let layer = JobWebhook::new(credentials(), JobRouter::new()).at(PATH);
     assert_eq!(
         layer.layer(within).oneshot(not_ours()).await.unwrap_err(),
         7
@@ -241,7 +243,9 @@ async fn callbacks_that_are_busy_hold_up_deliveries_and_nobody_else() {
     });
     let limited = ServiceBuilder::new().concurrency_limit(1).service(router);
     let app = tower::util::BoxCloneSyncService::new(
-        JobWebhookLayer::new(PATH, credentials(), limited).layer(Strict::new(response)),
+        JobWebhook::new(credentials(), limited)
+            .at(PATH)
+            .layer(Strict::new(response)),
     );
     let deliver = || tokio::spawn(send(app.clone(), delivery(SAMPLE)));
     let deliveries = [deliver(), deliver()];
@@ -337,7 +341,7 @@ async fn middleware_that_panics_is_one_delivery_lost_and_nothing_else() {
         ("call", 500),
         ("nowhere", 204),
     ] {
-        let layer = JobWebhookLayer::new(PATH, credentials(), Panics(place));
+        let layer = JobWebhook::new(credentials(), Panics(place)).at(PATH);
         let mut service = layer.layer(Strict::new(response));
         for _ in 0..2 {
             let answer = ready_call(&mut service, delivery(SAMPLE)).await;
@@ -422,7 +426,7 @@ async fn what_is_not_ours_passes_through_untouched() {
             )
         }
     });
-    let layer = JobWebhookLayer::new(PATH, credentials(), no_callbacks());
+    let layer = JobWebhook::new(credentials(), no_callbacks()).at(PATH);
     let cases = [
         ("GET", PATH),
         ("PUT", PATH),

@@ -4,7 +4,7 @@
 
 // The README's first block.
 use axum::{Router, routing::get};
-use mx_job_webhook::{Credentials, JobEvent, JobRouter, JobWebhookLayer};
+use mx_job_webhook::{Credentials, JobEvent, JobRouter, JobWebhook};
 
 async fn challenged(event: JobEvent) -> Result<(), std::io::Error> {
     println!("ask the user the challenges of {:?}", event.member_guid);
@@ -20,7 +20,7 @@ fn app(password: &str) -> Result<Router, Box<dyn std::error::Error>> {
     let credentials = Credentials::basic("mx", password)?;
     Ok(Router::new()
         .route("/accounts", get(|| async { "your own routes" }))
-        .layer(JobWebhookLayer::new("/admin/webhooks", credentials, jobs))) // last
+        .layer(JobWebhook::new(credentials, jobs).at("/admin/webhooks"))) // last
 }
 
 #[tokio::main]

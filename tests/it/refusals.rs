@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use http::{Request, Version};
 use http_body::{Frame, SizeHint};
-use mx_job_webhook::{Credentials, JobRouter, JobWebhookEndpoint};
+use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
 use tower::{BoxError, ServiceExt as _};
 
 use crate::support::{
@@ -237,7 +237,7 @@ async fn a_body_that_is_announced_as_too_long_is_not_begun() {
         announced: true,
         taken: taken.clone(),
     };
-    let endpoint = JobWebhookEndpoint::new(credentials(), JobRouter::new());
+    let endpoint = JobWebhook::new(credentials(), JobRouter::new());
     let answer = endpoint.oneshot(stranger(Body::new(body))).await.unwrap();
     assert_eq!(answer.headers()["connection"], "close");
     assert_eq!(taken.load(Ordering::SeqCst), 0);
@@ -272,7 +272,7 @@ async fn a_body_that_is_not_there_closes_nothing() {
 #[tokio::test]
 async fn discarding_can_be_turned_off_and_its_limit_is_not_that_of_the_body() {
     for (limit, length, closes) in [(0, 1, true), (0, 0, false), (10, 10, false), (10, 11, true)] {
-        let endpoint = JobWebhookEndpoint::new(credentials(), JobRouter::new())
+        let endpoint = JobWebhook::new(credentials(), JobRouter::new())
             .with_body_limit(5)
             .with_discard_limit(limit);
         let frame = Bytes::from(vec![b'x'; length]);
@@ -291,7 +291,7 @@ async fn discarding_can_be_turned_off_and_its_limit_is_not_that_of_the_body() {
 
 #[tokio::test]
 async fn another_method_is_refused_as_everything_else_is() {
-    let endpoint = JobWebhookEndpoint::new(credentials(), JobRouter::new());
+    let endpoint = JobWebhook::new(credentials(), JobRouter::new());
     for (frames, closes) in [(64, false), (65, true)] {
         let taken = Arc::new(AtomicUsize::new(0));
         let body = Counted {
@@ -372,7 +372,7 @@ async fn a_body_that_comes_too_slowly_closes_the_connection() {
         tokio::time::sleep(Duration::from_millis(9_500)).await;
         false
     });
-    let endpoint = JobWebhookEndpoint::new(slow, JobRouter::new());
+    let endpoint = JobWebhook::new(slow, JobRouter::new());
     let start = started();
     let answer = endpoint.oneshot(stranger(stalls().into())).await.unwrap();
     assert_eq!(
@@ -384,7 +384,7 @@ async fn a_body_that_comes_too_slowly_closes_the_connection() {
 #[tokio::test]
 async fn discarding_takes_no_callbacks_place() {
     let full = mx_job_webhook::Background::new().with_capacity(0);
-    let endpoint = JobWebhookEndpoint::new(credentials(), JobRouter::new()).with_background(full);
+    let endpoint = JobWebhook::new(credentials(), JobRouter::new()).with_background(full);
     let answer = endpoint.oneshot(stranger(SAMPLE.into())).await.unwrap();
     assert_eq!(answer.status(), 401);
 }

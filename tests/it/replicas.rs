@@ -14,9 +14,9 @@ use http::Request;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use mx_job_webhook::{
-    Claim, EventName, Job, JobEvent, Ledger, PostgresLedger, RedisLedger, Status, Timestamp,
-};
+use mx_job_webhook::job::Timestamp;
+use mx_job_webhook::ledger::{Claim, EventName, Ledger, PostgresLedger, RedisLedger};
+use mx_job_webhook::{Job, JobEvent, Status};
 use sqlx::{PgPool, Row as _};
 use tokio::runtime::Handle;
 use tokio::time::sleep;

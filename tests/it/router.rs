@@ -2,10 +2,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use mx_job_webhook::{Error, ErrorKind, Job, JobEvent, JobRouter, Receipt, Status, Unhandled};
+use mx_job_webhook::router::Unhandled;
+use mx_job_webhook::{Error, ErrorKind, Job, JobEvent, JobRouter, Receipt, Status};
 use tower::{Service as _, ServiceExt as _};
 
-use crate::support::{Log, Settings, delivery, jobs, mounts, sample_with_status, send};
+use crate::support::{Log, Settings, delivery, jobs, mounts, run, sample_with_status, send};
 
 fn event(status: impl Into<Status>) -> JobEvent {
     JobEvent::from(Job::new("JOB-1".parse().unwrap(), status.into()))
@@ -78,7 +79,7 @@ async fn any_status_can_have_a_callback_and_equal_statuses_share_it() {
         (Status::Completed, Receipt::Unhandled),
     ] {
         assert_eq!(
-            jobs.call(event(status.clone())).await.unwrap(),
+            run(&jobs, event(status.clone())).await.unwrap(),
             expected,
             "{status}"
         );
@@ -111,7 +112,7 @@ async fn on_unhandled_tells_a_status_nobody_wants_from_one_nobody_knows() {
         Status::from("NEW"),
         Status::from(99),
     ] {
-        jobs.call(event(status)).await.unwrap();
+        run(&jobs, event(status)).await.unwrap();
     }
     assert_eq!(
         log.entries(),
@@ -148,7 +149,7 @@ async fn closures_and_functions_by_name_with_or_without_a_result() {
         (Status::Prevented, Err("nobody")),
     ];
     for (status, expected) in cases {
-        let outcome = jobs.call(event(status.clone())).await;
+        let outcome = run(&jobs, event(status.clone())).await;
         let outcome = outcome.map_err(|error: Error| {
             assert_eq!(error.kind(), ErrorKind::CallbackFailed);
             std::error::Error::source(&error).unwrap().to_string()
@@ -170,7 +171,7 @@ impl From<Unconvertible> for tower::BoxError {
 #[tokio::test]
 async fn an_error_that_panics_when_it_is_converted_is_a_panic_of_the_callback() {
     let jobs = JobRouter::new().on_denied(|_| async { Err(Unconvertible) });
-    let error = jobs.call(event(Status::Denied)).await.unwrap_err();
+    let error = run(&jobs, event(Status::Denied)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::CallbackPanicked);
 }
 
@@ -200,14 +201,15 @@ async fn callbacks_with_state() {
             Status::from("NEW"),
             |app, _| async move { app.log.push("new") },
         )
-        .on_unhandled(unhandled);
+        .on_unhandled(unhandled)
+        .build();
     for status in [
         Status::Completed,
         Status::Halted,
         Status::from("NEW"),
         Status::Denied,
     ] {
-        router.call(event(status)).await.unwrap();
+        run(&router, event(status)).await.unwrap();
     }
     assert_eq!(
         app.log.entries(),
@@ -315,7 +317,7 @@ async fn what_never_returns_is_a_callback_as_todo_is_while_one_is_yet_to_be_writ
         .on_unhandled(|_| async { never() });
     for status in [Status::Completed, Status::Halted] {
         let event = Job::new("JOB-1".parse().unwrap(), status).into();
-        let error = jobs.call(event).await.unwrap_err();
+        let error = run(&jobs, event).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::CallbackPanicked);
     }
     let _ = mx_job_webhook::Credentials::verify(|_| async { never() });

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
-use mx_job_webhook::{Job, JobEvent, JobRouter, JobWebhookEndpoint, Status};
+use mx_job_webhook::{Job, JobEvent, JobRouter, JobWebhook, Status};
 use tokio::sync::Semaphore;
 use tower::{ServiceBuilder, ServiceExt as _};
 
-use crate::support::{Frames, Log, SAMPLE, credentials, delivery};
+use crate::support::{Frames, Log, SAMPLE, credentials, delivery, run};
 
 /// A router whose callback waits at a gate between "started" and "finished".
 fn gated(log: &Log, gate: &Arc<Semaphore>) -> JobRouter {
@@ -37,7 +37,7 @@ async fn settle() {
 #[tokio::test]
 async fn a_callback_that_started_finishes_when_nobody_waits_any_more() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
-    let endpoint = JobWebhookEndpoint::new(credentials(), gated(&log, &gate));
+    let endpoint = JobWebhook::new(credentials(), gated(&log, &gate));
     let mut response = Box::pin(endpoint.oneshot(delivery(SAMPLE)));
     assert!(!poll_once(response.as_mut()));
     assert_eq!(log.entries(), ["started"]);
@@ -55,7 +55,7 @@ async fn a_callback_that_started_finishes_when_nobody_waits_any_more() {
 #[tokio::test]
 async fn a_callback_that_was_waited_for_leaves_nothing_behind() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(9)));
-    let endpoint = JobWebhookEndpoint::new(credentials(), gated(&log, &gate));
+    let endpoint = JobWebhook::new(credentials(), gated(&log, &gate));
     let answer = endpoint.oneshot(delivery(SAMPLE)).await.unwrap();
     assert_eq!(answer.status(), 204);
     let metrics = tokio::runtime::Handle::current().metrics();
@@ -67,7 +67,7 @@ async fn the_same_for_a_handler_that_calls_the_router() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
     let jobs = gated(&log, &gate);
     let event = JobEvent::from(Job::new("JOB-1".parse().unwrap(), Status::Completed));
-    let mut outcome = Box::pin(jobs.call(event));
+    let mut outcome = Box::pin(run(&jobs, event));
     assert!(!poll_once(outcome.as_mut()));
     drop(outcome);
     gate.add_permits(1);
@@ -82,15 +82,14 @@ async fn the_same_for_a_handler_that_calls_the_router() {
 async fn a_hook_for_the_undecodable_finishes_too() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
     let (seen, opened) = (log.clone(), gate.clone());
-    let endpoint =
-        JobWebhookEndpoint::new(credentials(), JobRouter::new()).on_undecodable(move |_| {
-            let (seen, opened) = (seen.clone(), opened.clone());
-            async move {
-                seen.push("started");
-                opened.acquire().await.unwrap().forget();
-                seen.push("finished");
-            }
-        });
+    let endpoint = JobWebhook::new(credentials(), JobRouter::new()).on_undecodable(move |_| {
+        let (seen, opened) = (seen.clone(), opened.clone());
+        async move {
+            seen.push("started");
+            opened.acquire().await.unwrap().forget();
+            seen.push("finished");
+        }
+    });
     let mut response = Box::pin(endpoint.oneshot(delivery("{}")));
     assert!(!poll_once(response.as_mut()));
     drop(response);
@@ -109,7 +108,7 @@ async fn nothing_runs_on_that_had_not_started() {
         .concurrency_limit(1)
         .service(gated(&log, &gate));
     // In the middle of the body.
-    let endpoint = JobWebhookEndpoint::new(credentials(), limited.clone());
+    let endpoint = JobWebhook::new(credentials(), limited.clone());
     let body = Frames::of_data([&SAMPLE.as_bytes()[..100]]).then_nothing_for_ever();
     let mut response = Box::pin(endpoint.clone().oneshot(delivery(body)));
     assert!(!poll_once(response.as_mut()));
@@ -132,7 +131,7 @@ async fn nothing_runs_on_that_had_not_started() {
 #[test]
 fn dropped_outside_of_a_runtime_it_is_cancelled_and_does_not_panic() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
-    let endpoint = JobWebhookEndpoint::new(credentials(), gated(&log, &gate));
+    let endpoint = JobWebhook::new(credentials(), gated(&log, &gate));
     let mut response = Box::pin(endpoint.oneshot(delivery(SAMPLE)));
     assert!(!poll_once(response.as_mut()));
     drop(response);
@@ -146,7 +145,7 @@ fn dropped_by_a_runtime_that_shuts_down_it_is_cancelled_and_does_not_panic() {
         .worker_threads(1)
         .build()
         .unwrap();
-    let endpoint = JobWebhookEndpoint::new(credentials(), gated(&log, &gate));
+    let endpoint = JobWebhook::new(credentials(), gated(&log, &gate));
     runtime.spawn(endpoint.oneshot(delivery(SAMPLE)));
     while log.entries().is_empty() {
         std::thread::yield_now();

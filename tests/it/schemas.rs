@@ -3,8 +3,9 @@
 use std::sync::LazyLock;
 
 use jsonschema::Validator;
+use mx_job_webhook::schema::OpenApiWebhook;
 use mx_job_webhook::testing::Sample;
-use mx_job_webhook::{Job, JobEvent, OpenApiWebhook, Status};
+use mx_job_webhook::{Job, JobEvent, Status};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use utoipa::Modify as _;
@@ -189,7 +190,7 @@ fn the_fields_are_those_that_a_job_is_written_with() {
 
 #[test]
 fn ids_statuses_and_moments_have_schemas_of_their_own() {
-    use mx_job_webhook::{InstitutionGuid, JobGuid, MemberGuid, MemberId, UserGuid, UserId};
+    use mx_job_webhook::job::{InstitutionGuid, JobGuid, MemberGuid, MemberId, UserGuid, UserId};
     type Ids = (
         JobGuid,
         MemberGuid,

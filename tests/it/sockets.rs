@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 #[cfg(feature = "tokio")]
 use mx_job_webhook::Background;
-use mx_job_webhook::{JobRouter, JobWebhookLayer};
+use mx_job_webhook::{JobRouter, JobWebhook};
 use tokio::net::TcpListener;
 use tower::{Layer as _, service_fn};
 
@@ -244,7 +244,7 @@ fn plain_hyper_needs_no_axum_and_outlives_a_panic() {
     let own = service_fn(|_: hyper::Request<Incoming>| async {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("of its own")))
     });
-    let service = JobWebhookLayer::new(PATH, credentials(), jobs).layer(own);
+    let service = JobWebhook::new(credentials(), jobs).at(PATH).layer(own);
 
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -304,8 +304,8 @@ async fn a_hundred_of_a_hundred_callbacks_finish_however_the_senders_leave() {
             }
         });
         let background = Background::new();
-        let layer = JobWebhookLayer::new(PATH, credentials(), jobs);
-        let app = axum::Router::new().layer(layer.with_background(background.clone()));
+        let webhooks = JobWebhook::new(credentials(), jobs).with_background(background.clone());
+        let app = axum::Router::new().layer(webhooks.at(PATH));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(async move { axum::serve(listener, app).await });

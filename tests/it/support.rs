@@ -13,9 +13,8 @@ use axum::body::{Body, Bytes};
 use axum::routing::get;
 use http::{Request, Response};
 use http_body::Frame;
-use mx_job_webhook::{
-    Background, Credentials, JobEvent, JobRouter, JobWebhookEndpoint, JobWebhookLayer, Receipt,
-};
+use mx_job_webhook::mount::JobWebhookLayer;
+use mx_job_webhook::{Background, Credentials, Error, JobEvent, JobRouter, JobWebhook, Receipt};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Layer as _, Service, ServiceExt as _};
 
@@ -171,19 +170,23 @@ fn own_routes() -> Router {
 }
 
 fn layer(settings: &Settings) -> JobWebhookLayer<Jobs> {
-    let mut layer = JobWebhookLayer::new(PATH, settings.credentials.clone(), settings.jobs.clone())
+    webhooks(settings).at(PATH)
+}
+
+fn webhooks(settings: &Settings) -> JobWebhook<Jobs> {
+    let mut webhooks = JobWebhook::new(settings.credentials.clone(), settings.jobs.clone())
         .with_background(settings.background.clone());
     #[cfg(feature = "tokio")]
     {
-        layer = layer.with_answer_deadline(settings.answer_deadline.map(Duration::from_secs));
+        webhooks = webhooks.with_answer_deadline(settings.answer_deadline.map(Duration::from_secs));
     }
     if let Some(limit) = settings.body_limit {
-        layer = layer.with_body_limit(limit);
+        webhooks = webhooks.with_body_limit(limit);
     }
     if let Some(outcome) = settings.on_undecodable {
-        layer = layer.on_undecodable(move |_| async move { outcome });
+        webhooks = webhooks.on_undecodable(move |_| async move { outcome });
     }
-    layer
+    webhooks
 }
 
 fn around_the_router(settings: &Settings) -> App {
@@ -195,19 +198,7 @@ fn router_layer(settings: &Settings) -> App {
 }
 
 fn route_service(settings: &Settings) -> App {
-    let mut endpoint = JobWebhookEndpoint::new(settings.credentials.clone(), settings.jobs.clone())
-        .with_background(settings.background.clone());
-    #[cfg(feature = "tokio")]
-    {
-        endpoint = endpoint.with_answer_deadline(settings.answer_deadline.map(Duration::from_secs));
-    }
-    if let Some(limit) = settings.body_limit {
-        endpoint = endpoint.with_body_limit(limit);
-    }
-    if let Some(outcome) = settings.on_undecodable {
-        endpoint = endpoint.on_undecodable(move |_| async move { outcome });
-    }
-    App::new(own_routes().route_service(PATH, endpoint))
+    App::new(own_routes().route_service(PATH, webhooks(settings)))
 }
 
 #[cfg(feature = "axum")]
@@ -216,7 +207,8 @@ mod with_extractor {
     use axum::response::{IntoResponse as _, Response};
     use axum::routing::{MethodRouter, post};
     use http::StatusCode;
-    use mx_job_webhook::{Error, JobEventRejection};
+    use mx_job_webhook::Error;
+    use mx_job_webhook::mount::JobEventRejection;
 
     use super::*;
 
@@ -273,4 +265,55 @@ pub(crate) async fn send(app: App, request: Request<Body>) -> (http::response::P
 /// A panic that no hook prints.
 pub(crate) fn panic_quietly() {
     std::panic::resume_unwind(Box::new(()));
+}
+
+/// A router, and the `Background` that its events run in.
+#[derive(Clone)]
+pub(crate) struct Runner {
+    background: Background,
+    jobs: JobRouter,
+}
+
+impl Runner {
+    pub(crate) fn call(
+        &self,
+        event: JobEvent,
+    ) -> impl Future<Output = Result<Receipt, Error>> + Send + use<> {
+        self.background.run(self.jobs.clone(), event)
+    }
+}
+
+pub(crate) trait RunIn {
+    fn run_in(self, background: &Background) -> Runner;
+}
+
+impl RunIn for JobRouter {
+    fn run_in(self, background: &Background) -> Runner {
+        Runner {
+            background: background.clone(),
+            jobs: self,
+        }
+    }
+}
+
+/// Runs an event through a router, in a `Background` of its own.
+pub(crate) fn run(
+    jobs: &JobRouter,
+    event: JobEvent,
+) -> impl Future<Output = Result<Receipt, Error>> + Send + use<> {
+    jobs.clone().run_in(&Background::new()).call(event)
+}
+
+/// An event that carries this `Background`, as those of a mount do.
+pub(crate) fn tracked(background: &Background, event: JobEvent) -> JobEvent {
+    let (sender, events) = std::sync::mpsc::channel();
+    let keep = tower::service_fn(move |event: JobEvent| {
+        std::future::ready(sender.send(event).map_err(BoxError::from))
+    });
+    let mut run = Box::pin(background.run(keep, event));
+    let polled = run
+        .as_mut()
+        .poll(&mut Context::from_waker(std::task::Waker::noop()));
+    assert!(matches!(polled, Poll::Ready(Ok(Receipt::Handled))));
+    events.try_recv().unwrap()
 }

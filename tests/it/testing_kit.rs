@@ -11,10 +11,10 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Full};
+use mx_job_webhook::ledger::MemoryLedger;
 use mx_job_webhook::testing::{Answer, Mx, Sample, Transcript};
 use mx_job_webhook::{
-    Credentials, DedupeLayer, ErrorKind, JobEvent, JobRouter, JobWebhookEndpoint, JobWebhookLayer,
-    MemoryLedger, Status,
+    Credentials, DedupeLayer, ErrorKind, JobEvent, JobRouter, JobWebhook, Status,
 };
 use tower::util::BoxCloneService;
 use tower::{Layer as _, service_fn};
@@ -38,8 +38,8 @@ fn mx() -> Mx {
     Mx::new(PATH).with_basic("mx", "secret")
 }
 
-fn endpoint(jobs: JobRouter) -> JobWebhookEndpoint<JobRouter> {
-    JobWebhookEndpoint::new(credentials(), jobs)
+fn endpoint(jobs: JobRouter) -> JobWebhook<JobRouter> {
+    JobWebhook::new(credentials(), jobs)
 }
 
 /// What was sent, as `STATUS@seconds`.
@@ -196,7 +196,7 @@ async fn duplicates_come_when_all_were_sent_and_dedupe_ends_them() {
         .on_challenged(handle.clone())
         .on_completed(handle);
     let once = DedupeLayer::new(MemoryLedger::new()).layer(jobs);
-    let app = JobWebhookEndpoint::new(credentials(), once);
+    let app = JobWebhook::new(credentials(), once);
     let story = [Sample::challenged(), Sample::completed()];
     let transcript = mx().with_duplicates(2).deliver(app, story).await;
     let expected = [
@@ -257,7 +257,7 @@ async fn deliveries_overlap_as_they_would_from_mx() {
 
 #[tokio::test(start_paused = true)]
 async fn it_delivers_to_whatever_is_a_service() {
-    let layer = || JobWebhookLayer::new(PATH, credentials(), JobRouter::new());
+    let layer = || JobWebhook::new(credentials(), JobRouter::new()).at(PATH);
     let own = || Router::new().route("/", axum::routing::get(|| async {}));
     let deliver = mx().with_retries(0);
     let boxed: BoxCloneService<Request<Body>, Response<Body>, Infallible> =
@@ -298,7 +298,7 @@ async fn it_delivers_to_whatever_is_a_service() {
 
 #[tokio::test]
 async fn the_reason_of_a_refusal_is_in_the_transcript() {
-    let app = JobWebhookEndpoint::new(Credentials::basic("mx", "other").unwrap(), JobRouter::new());
+    let app = JobWebhook::new(Credentials::basic("mx", "other").unwrap(), JobRouter::new());
     let transcript = mx().with_retries(0).deliver(app, Sample::completed()).await;
     let error = transcript.attempts()[0].error().unwrap();
     assert_eq!(error.kind(), ErrorKind::Unauthorized);

@@ -6,7 +6,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::check::{Check, LONG, failed};
-use crate::{Claim, Commit, FencingToken, Ledger, Status, Timestamp};
+use crate::event::FencingToken;
+use crate::job::{Status, Timestamp};
+use crate::ledger::{Claim, Commit, Ledger};
 
 /// Long enough that nothing here takes as long, with a ledger across a network.
 const LEASE: Duration = Duration::from_secs(2);

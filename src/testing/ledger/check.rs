@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tower::BoxError;
 
-use crate::{Claim, Commit, EventName, FencingToken, Job, Ledger, Status, Timestamp};
+use crate::event::FencingToken;
+use crate::job::{Job, Status, Timestamp};
+use crate::ledger::{Claim, Commit, EventName, Ledger};
 
 /// How long a lease is in the cases that do not wait for its end.
 pub(super) const LONG: Duration = Duration::from_secs(600);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::task::{JoinError, JoinSet};
 
-use crate::Ledger;
+use crate::ledger::Ledger;
 use check::Check;
 
 /// Checks that a ledger does what [`Ledger`] asks of it.
@@ -28,7 +28,8 @@ use check::Check;
 /// # Example
 ///
 /// ```
-/// use mx_job_webhook::{MemoryLedger, testing::check_ledger};
+/// use mx_job_webhook::ledger::MemoryLedger;
+/// use mx_job_webhook::testing::check_ledger;
 ///
 /// #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// async fn main() {

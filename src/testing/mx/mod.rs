@@ -36,12 +36,12 @@ use super::{Sample, Transcript};
 /// ```
 /// use axum::Router;
 /// use mx_job_webhook::testing::{Mx, Sample};
-/// use mx_job_webhook::{Credentials, JobRouter, JobWebhookLayer};
+/// use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
 ///
 /// fn app() -> Result<Router, Box<dyn std::error::Error>> {
 ///     let jobs = JobRouter::new().on_completed(|_| async {});
 ///     let credentials = Credentials::basic("mx", "secret")?;
-///     Ok(Router::new().layer(JobWebhookLayer::new("/admin/webhooks", credentials, jobs)))
+///     Ok(Router::new().layer(JobWebhook::new(credentials, jobs).at("/admin/webhooks")))
 /// }
 ///
 /// #[tokio::main(flavor = "current_thread", start_paused = true)]
@@ -69,16 +69,6 @@ impl Mx {
     /// # Panics
     ///
     /// If it is no URI.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::testing::{Mx, Sample};
-    ///
-    /// let request = Mx::new("/admin/webhooks").request(&Sample::completed());
-    /// assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/admin/webhooks"));
-    /// assert_eq!(request.headers()["content-type"], "application/json; charset=utf-8");
-    /// ```
     #[must_use]
     #[track_caller]
     pub fn new(uri: &str) -> Self {
@@ -113,22 +103,6 @@ impl<B: From<Bytes>> Mx<B> {
     /// # Cancellation
     ///
     /// Dropping it hangs up whatever is under way.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::testing::{Mx, Sample};
-    /// use mx_job_webhook::{Credentials, JobRouter, JobWebhookEndpoint};
-    ///
-    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
-    /// # async fn main() {
-    /// let jobs = JobRouter::new().on_denied(|_| async { Err("the database is down") });
-    /// let app = JobWebhookEndpoint::new(Credentials::unauthenticated(), jobs);
-    /// let transcript = Mx::new("/").deliver(app, Sample::of_each_status()).await;
-    /// assert_eq!((transcript.count(204), transcript.count(500)), (4, 13));
-    /// assert!(!transcript.all_acknowledged(), "{transcript}");
-    /// # }
-    /// ```
     pub async fn deliver<S, R, I>(&self, app: S, samples: I) -> Transcript
     where
         S: Service<Request<B>, Response = Response<R>> + Clone,

@@ -11,15 +11,6 @@ use super::{Mx, Sample};
 /// Who it says it is.
 impl<B> Mx<B> {
     /// Sends this user and password, by HTTP Basic.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::testing::{Mx, Sample};
-    ///
-    /// let request = Mx::new("/").with_basic("mx", "secret").request(&Sample::completed());
-    /// assert_eq!(request.headers()["authorization"], "Basic bXg6c2VjcmV0");
-    /// ```
     #[must_use]
     pub fn with_basic(self, user: &str, password: &str) -> Self {
         let token = STANDARD.encode(format!("{user}:{password}"));
@@ -31,15 +22,6 @@ impl<B> Mx<B> {
     /// # Panics
     ///
     /// If no header can hold it.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::testing::{Mx, Sample};
-    ///
-    /// let request = Mx::new("/").with_bearer("a-token").request(&Sample::completed());
-    /// assert_eq!(request.headers()["authorization"], "Bearer a-token");
-    /// ```
     #[must_use]
     #[track_caller]
     pub fn with_bearer(self, token: &str) -> Self {
@@ -61,16 +43,6 @@ impl<B> Mx<B> {
     /// # Panics
     ///
     /// If that is no header.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::testing::{Mx, Sample};
-    ///
-    /// let mx = Mx::new("/").with_header("x-client-cert-dn", "CN=webhooks.mx.com");
-    /// let request = mx.request(&Sample::completed());
-    /// assert_eq!(request.headers()["x-client-cert-dn"], "CN=webhooks.mx.com");
-    /// ```
     #[must_use]
     #[track_caller]
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
@@ -85,42 +57,12 @@ impl<B> Mx<B> {
 /// Requests for an application that the test calls by itself.
 impl<B: From<Bytes>> Mx<B> {
     /// The request that brings a sample, credentials and all.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::testing::{Mx, Sample};
-    /// use mx_job_webhook::{Credentials, JobRouter, JobWebhookEndpoint};
-    /// use tower::ServiceExt;
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let app = JobWebhookEndpoint::new(Credentials::basic("mx", "secret")?, JobRouter::new());
-    /// let request = Mx::new("/").with_basic("mx", "wrong").request(&Sample::completed());
-    /// assert_eq!(app.oneshot(request).await?.status(), 401);
-    /// # Ok(()) }
-    /// ```
     #[must_use]
     pub fn request(&self, sample: &Sample) -> Request<B> {
         self.request_with_body(sample.body())
     }
 
     /// The request with any other body, such as one of MX's other webhooks.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use mx_job_webhook::testing::Mx;
-    /// use mx_job_webhook::{Credentials, JobRouter, JobWebhookEndpoint};
-    /// use tower::ServiceExt;
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let app = JobWebhookEndpoint::new(Credentials::unauthenticated(), JobRouter::new());
-    /// let request = Mx::new("/").request_with_body(r#"{"type": "BALANCE"}"#);
-    /// assert_eq!(app.oneshot(request).await?.status(), 422);
-    /// # Ok(()) }
-    /// ```
     #[must_use]
     pub fn request_with_body(&self, body: impl Into<Bytes>) -> Request<B> {
         let body = body.into();

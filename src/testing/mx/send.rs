@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tower::{BoxError, Service};
 
 use super::Mx;
-use crate::Error;
+use crate::error::Error;
 use crate::testing::{Answer, Attempt, Sample, Transcript};
 
 /// Doubled for each, twelve waits take 24 hours.
@@ -131,8 +131,10 @@ mod tests {
 
     #[test]
     fn a_clock_that_runs_is_told_from_one_that_is_paused() {
-        let paused =
-            |really| crate::panic::catch(|| assert_paused(Duration::from_secs(21), really)).is_ok();
+        let paused = |really| {
+            crate::util::catch_panic::catch(|| assert_paused(Duration::from_secs(21), really))
+                .is_ok()
+        };
         assert!(paused(Duration::from_millis(5)));
         assert!(paused(Duration::from_secs(20)));
         assert!(!paused(Duration::from_secs(21)));

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::Status;
+use crate::job::Status;
 
 pub(super) fn of(status: &Status) -> Map<String, Value> {
     let ended = matches!(

@@ -13,15 +13,18 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use http::Request;
+use mx_job_webhook::acknowledge_first::AcknowledgeFirstLayer;
+use mx_job_webhook::background::BackgroundTask;
+use mx_job_webhook::event::FencingToken;
+use mx_job_webhook::ledger::{Claim, Commit, EventName, Ledger, MemoryLedger};
 use mx_job_webhook::{
-    AcknowledgeFirstLayer, Background, BackgroundTask, Claim, Commit, Credentials, DedupeLayer,
-    Error, EventName, FencingToken, Job, JobEvent, JobRouter, JobWebhookEndpoint, JobWebhookLayer,
-    Ledger, MemoryLedger, Permanent, Receipt, RunOn, Status,
+    Background, Credentials, DedupeLayer, Error, Job, JobEvent, JobRouter, JobWebhook, Permanent,
+    Receipt, Status,
 };
 use tokio::sync::Notify;
 use tower::{BoxError, Layer as _, Service, ServiceExt as _, service_fn};
 
-use crate::support::{Frames, Log, PATH, SAMPLE, credentials, delivery};
+use crate::support::{Frames, Log, PATH, RunIn as _, SAMPLE, credentials, delivery, run, tracked};
 
 fn event() -> JobEvent {
     Job::new("JOB-1".parse().unwrap(), Status::Completed).into()
@@ -77,9 +80,10 @@ impl Drop for Nth {
 fn place_of_a_call_begun_in_a_callback_and_kept_beyond_it() {
     let background = Background::new();
     let inner = JobRouter::new()
-        .with_background(background.clone())
-        .on_completed(|_| pending::<()>());
-    let kept: Arc<Mutex<Option<Pin<Box<RunOn>>>>> = Arc::default();
+        .on_completed(|_| pending::<()>())
+        .run_in(&background);
+    let kept: Arc<Mutex<Option<Pin<Box<dyn Future<Output = Result<Receipt, Error>> + Send>>>>> =
+        Arc::default();
     let (keep, router) = (kept.clone(), inner.clone());
     let outer = service_fn(move |event: JobEvent| {
         let (keep, router) = (keep.clone(), router.clone());
@@ -104,16 +108,16 @@ async fn place_of_a_call_that_timed_out_and_was_spawned() {
     let done = Log::default();
     let log = done.clone();
     let inner = JobRouter::new()
-        .with_background(background.clone())
         .on_completed(move |_| {
             let log = log.clone();
             async move {
                 tokio::time::sleep(Duration::from_secs(5)).await;
                 log.push("done");
             }
-        });
+        })
+        .run_in(&background);
     let outer = service_fn(move |event: JobEvent| {
-        let mut call = inner.call(event);
+        let mut call = Box::pin(inner.call(event));
         async move {
             tokio::select! {
                 outcome = &mut call => outcome,
@@ -140,14 +144,14 @@ async fn place_of_a_call_that_a_callback_spawned() {
     let done = Log::default();
     let log = done.clone();
     let inner = JobRouter::new()
-        .with_background(background.clone())
         .on_completed(move |_| {
             let log = log.clone();
             async move {
                 tokio::task::yield_now().await;
                 log.push("done");
             }
-        });
+        })
+        .run_in(&background);
     let counted = background.clone();
     let taken = Log::default();
     let told = taken.clone();
@@ -183,9 +187,9 @@ fn eager() -> (Background, Arc<Mutex<Vec<BackgroundTask>>>) {
 #[test]
 fn place_of_an_acknowledged_callback_that_the_executor_polls_at_once() {
     let (background, queue) = eager();
-    let layer = AcknowledgeFirstLayer::new(background.clone(), |_| {});
+    let layer = AcknowledgeFirstLayer::new(|_| {});
     let jobs = layer.layer(JobRouter::new().on_completed(|_| pending::<()>()));
-    let endpoint = JobWebhookEndpoint::new(credentials(), jobs).with_background(background.clone());
+    let endpoint = JobWebhook::new(credentials(), jobs).with_background(background.clone());
     let mut answer = Box::pin(endpoint.oneshot(delivery(SAMPLE)));
     let Poll::Ready(Ok(answer)) = poll_once(&mut answer) else {
         panic!("it waits")
@@ -200,8 +204,8 @@ fn place_of_an_acknowledged_callback_that_the_executor_polls_at_once() {
 fn place_of_a_call_dropped_in_a_callback_that_the_executor_polls_at_once() {
     let (background, queue) = eager();
     let inner = JobRouter::new()
-        .with_background(background.clone())
-        .on_completed(|_| pending::<()>());
+        .on_completed(|_| pending::<()>())
+        .run_in(&background);
     let outer = service_fn(move |event: JobEvent| {
         let mut call = Box::pin(inner.call(event));
         async move {
@@ -220,14 +224,13 @@ fn place_of_a_call_dropped_in_a_callback_that_the_executor_polls_at_once() {
 #[tokio::test]
 async fn place_within_a_callback_of_another_background_within_ones_own() {
     let mine = Background::new();
-    let innermost = JobRouter::new()
-        .with_background(mine.clone())
-        .on_completed(|_| async {});
-    let between = JobRouter::new() // with a `Background` of its own, as every router has
+    let innermost = JobRouter::new().on_completed(|_| async {}).run_in(&mine);
+    let between = JobRouter::new()
         .on_completed(move |event| {
             let call = innermost.call(event);
             async move { call.await.map(drop) }
-        });
+        })
+        .run_in(&Background::new());
     let gate = Arc::new(Notify::new());
     let open = gate.clone();
     let outer = service_fn(move |event: JobEvent| {
@@ -279,19 +282,19 @@ async fn place_is_one_while_the_callback_is_called() {
     let log = Log::default();
     let told = log.clone();
     let router = JobRouter::new()
-        .with_background(background.clone())
         .on_completed(move |_| {
             told.push(seen.running().to_string());
             ready(())
-        });
+        })
+        .run_in(&background);
     let jobs = service_fn(move |event: JobEvent| router.call(event));
     background.run(jobs, event()).await.unwrap();
     assert_eq!(log.entries(), ["1"]);
     let counted = background.clone();
     let told = log.clone();
     let router = JobRouter::new()
-        .with_background(background.clone())
-        .on_completed(|_| async {});
+        .on_completed(|_| async {})
+        .run_in(&background);
     let jobs = service_fn(move |event: JobEvent| {
         let call = router.call(event);
         told.push(counted.running().to_string());
@@ -305,7 +308,7 @@ async fn place_is_one_while_the_callback_is_called() {
 #[tokio::test]
 async fn acknowledge_first_is_bounded_within_a_callback_too() {
     let background = Background::new().with_capacity(2);
-    let layer = AcknowledgeFirstLayer::new(background.clone(), |_| {});
+    let layer = AcknowledgeFirstLayer::new(|_| {});
     let acknowledged = layer.layer(JobRouter::new().on_completed(|_| pending::<()>()));
     let fan_out = service_fn(move |event: JobEvent| {
         let mut jobs = acknowledged.clone();
@@ -339,14 +342,14 @@ fn drain_waits_for_destructors_of_a_callback_that_was_cancelled_after_the_hand_o
     let log = Log::default();
     let (told, place) = (log.clone(), background.clone());
     let jobs = JobRouter::new()
-        .with_background(background.clone())
         .on_completed(move |_| {
             let recorder = Recorder(place.clone(), told.clone());
             async move {
                 let _recorder = recorder;
                 pending::<()>().await;
             }
-        });
+        })
+        .run_in(&background);
     let mut call = Box::pin(jobs.call(event()));
     assert!(poll_once(&mut call).is_pending());
     drop(call);
@@ -407,13 +410,11 @@ fn deadline_of_the_ledger_after_a_hand_over_to_another_runtime() {
     };
     let log = Log::default();
     let (ran, failed) = (log.clone(), log.clone());
-    let jobs = DedupeLayer::new(slow.clone())
-        .with_background(background.clone())
-        .layer(JobRouter::new().on_completed(move |_| {
-            ran.push("ran");
-            ready(())
-        }));
-    let endpoint = JobWebhookEndpoint::new(credentials(), jobs)
+    let jobs = DedupeLayer::new(slow.clone()).layer(JobRouter::new().on_completed(move |_| {
+        ran.push("ran");
+        ready(())
+    }));
+    let endpoint = JobWebhook::new(credentials(), jobs)
         .with_background(background.clone())
         .on_error(move |failure| failed.push(failure.error().kind().name()));
     server.block_on(async {
@@ -439,13 +440,11 @@ fn deadline_of_the_ledger_does_not_panic_when_its_runtime_has_ended() {
     };
     let log = Log::default();
     let (ran, failed) = (log.clone(), log.clone());
-    let jobs = DedupeLayer::new(slow.clone())
-        .with_background(background.clone())
-        .layer(JobRouter::new().on_completed(move |_| {
-            ran.push("ran");
-            ready(())
-        }));
-    let endpoint = JobWebhookEndpoint::new(credentials(), jobs)
+    let jobs = DedupeLayer::new(slow.clone()).layer(JobRouter::new().on_completed(move |_| {
+        ran.push("ran");
+        ready(())
+    }));
+    let endpoint = JobWebhook::new(credentials(), jobs)
         .with_background(background.clone())
         .on_error(move |failure| failed.push(failure.error().kind().name()));
     server.block_on(async {
@@ -476,12 +475,11 @@ fn deadline_of_a_release_after_a_hand_over_to_another_runtime() {
         releases: Arc::default(),
     };
     slow.claims.notify_one();
-    let jobs = DedupeLayer::new(slow.clone())
-        .with_background(background.clone())
-        .layer(JobRouter::new().on_completed(|_| pending::<()>()));
+    let jobs =
+        DedupeLayer::new(slow.clone()).layer(JobRouter::new().on_completed(|_| pending::<()>()));
     server.block_on(async {
         // As a queue's worker would, which ends with its runtime.
-        tokio::spawn(jobs.oneshot(event()));
+        tokio::spawn(jobs.oneshot(tracked(&background, event())));
         tokio::time::sleep(Duration::from_millis(10)).await;
     });
     assert_eq!(slow.ledger.in_flight(), 1);
@@ -501,8 +499,7 @@ fn deadline_of_a_release_after_a_hand_over_to_another_runtime() {
 /// arrived is discarded."
 #[test]
 fn discard_without_a_timer_and_without_a_discard_timeout() {
-    let endpoint =
-        JobWebhookEndpoint::new(credentials(), JobRouter::new()).with_discard_timeout(None);
+    let endpoint = JobWebhook::new(credentials(), JobRouter::new()).with_discard_timeout(None);
     let body = Body::from(Frames::of_data([&b"x"[..]]).then_nothing_for_ever());
     let request = Request::post(PATH).body(body).unwrap();
     let mut answer = Box::pin(endpoint.oneshot(request));
@@ -533,7 +530,7 @@ fn discard_is_bounded_in_time_when_the_body_is_always_there() {
             Poll::Ready(Some(Ok(http_body::Frame::data("x".into()))))
         }
     }
-    let endpoint = JobWebhookEndpoint::new(credentials(), JobRouter::new());
+    let endpoint = JobWebhook::new(credentials(), JobRouter::new());
     let started = Instant::now();
     let request = Request::post(PATH)
         .body(Body::new(Always(started)))
@@ -568,24 +565,13 @@ fn quietly<T>(code: impl FnOnce() -> T) -> bool {
 
 #[test]
 fn panic_of_what_came_with_an_event_that_nobody_handles() {
-    let jobs = JobRouter::new();
     let event = with_bomb();
-    assert!(
-        quietly(move || jobs.call(event)),
-        "`JobRouter::call` panicked"
-    );
-}
-
-#[test]
-fn panic_of_what_came_with_an_event_that_is_refused() {
-    let jobs = JobRouter::new()
-        .with_background(Background::new().with_capacity(0))
-        .on_completed(|_| async {});
-    let event = with_bomb();
-    assert!(
-        quietly(move || jobs.call(event)),
-        "`JobRouter::call` panicked"
-    );
+    let ran = quietly(move || {
+        let background = Background::new();
+        let mut run = Box::pin(background.run(JobRouter::new(), event));
+        poll_once(&mut run).map(|outcome| outcome.is_ok())
+    });
+    assert!(ran, "`Background::run` panicked");
 }
 
 #[test]
@@ -610,7 +596,7 @@ fn panic_of_the_copy_for_dead_letters() {
         .extensions_mut()
         .insert(Nth(Arc::new(AtomicUsize::new(1)), false));
     let ran = quietly(move || {
-        let mut call = Box::pin(jobs.call(event));
+        let mut call = Box::pin(run(&jobs, event));
         poll_once(&mut call).map(|outcome| outcome.is_ok())
     });
     assert!(ran, "the copy's destructor went through `RunOn`");
@@ -638,7 +624,7 @@ fn panic_of_what_came_with_a_duplicate() {
 async fn panic_ends_no_connection_of_a_handler_with_the_extractor() {
     use std::net::TcpStream;
     async fn webhook(event: JobEvent) -> Result<Receipt, Error> {
-        JobRouter::new().call(event).await
+        run(&JobRouter::new(), event).await
     }
     let app = Router::new()
         .route(PATH, axum::routing::post(webhook))
@@ -678,8 +664,8 @@ async fn panic_ends_no_connection_of_a_handler_with_the_extractor() {
 #[test]
 fn panic_of_what_a_hook_captured() {
     let bomb = Bomb;
-    let endpoint = JobWebhookEndpoint::new(Credentials::unauthenticated(), JobRouter::new())
-        .on_error(move |_| {
+    let endpoint =
+        JobWebhook::new(Credentials::unauthenticated(), JobRouter::new()).on_error(move |_| {
             let _ = &bomb;
         });
     let request = Request::post("/").body(Body::empty()).unwrap();
@@ -724,7 +710,7 @@ fn child_two_verify_errors() {
     }
     impl std::error::Error for Fails {}
     let verify = || Credentials::verify(|_| async { Err::<bool, _>(Fails) });
-    let endpoint = JobWebhookEndpoint::new(verify().or(verify()), JobRouter::new());
+    let endpoint = JobWebhook::new(verify().or(verify()), JobRouter::new());
     let answer = runtime()
         .block_on(endpoint.oneshot(delivery(SAMPLE)))
         .unwrap();
@@ -733,7 +719,7 @@ fn child_two_verify_errors() {
 
 #[test]
 fn panic_of_what_came_with_an_event_that_acknowledge_first_refuses() {
-    let layer = AcknowledgeFirstLayer::new(Background::new().with_capacity(0), |_| {});
+    let layer = AcknowledgeFirstLayer::new(|_| {});
     let mut jobs = layer.layer(JobRouter::new());
     let event = with_bomb();
     assert!(quietly(move || Service::call(&mut jobs, event)));
@@ -790,7 +776,7 @@ fn panic_of_a_body_is_reported_once() {
             let runs = runs.clone();
             async move { runs.push("ran") }
         });
-        let endpoint = JobWebhookEndpoint::new(credentials(), jobs)
+        let endpoint = JobWebhook::new(credentials(), jobs)
             .with_background(background.clone())
             .on_error(move |failure| told.push(failure.error().kind().name()));
         let mut request = delivery(Body::empty()).map(|_| DropsBadly(Some(SAMPLE), Bomb));
@@ -884,7 +870,7 @@ async fn permanent_survives_wrapping() {
             .on_completed(move |_| ready(Err::<(), _>(error.lock().unwrap().take().unwrap())))
             .on_dead_letter(|_| async {});
         assert_eq!(
-            jobs.call(event()).await.ok(),
+            run(&jobs, event()).await.ok(),
             Some(Receipt::DeadLettered),
             "{name}"
         );
@@ -932,11 +918,11 @@ fn apps() -> Vec<(&'static str, Router)> {
     vec![
         (
             "layer",
-            Router::new().layer(JobWebhookLayer::new(PATH, credentials(), jobs())),
+            Router::new().layer(JobWebhook::new(credentials(), jobs()).at(PATH)),
         ),
         (
             "endpoint",
-            Router::new().route_service(PATH, JobWebhookEndpoint::new(credentials(), jobs())),
+            Router::new().route_service(PATH, JobWebhook::new(credentials(), jobs())),
         ),
         (
             "extractor",
@@ -1260,11 +1246,12 @@ fn todo_compiles_everywhere() {
     let _ = JobRouter::with_state(1)
         .on_completed(|_, _| async { panic!("yet to be written") })
         .on_unhandled(|_, _| async { panic!("yet to be written") })
-        .on_dead_letter(|_, _| async { panic!("yet to be written") });
+        .on_dead_letter(|_, _| async { panic!("yet to be written") })
+        .build();
     let jobs = DedupeLayer::new(MemoryLedger::new())
         .on_stale(|_| async { panic!("yet to be written") })
         .layer(jobs);
     let credentials = Credentials::verify(|_| async { panic!("yet to be written") });
-    let _ = JobWebhookEndpoint::new(credentials, jobs)
+    let _ = JobWebhook::new(credentials, jobs)
         .on_undecodable(|_| async { panic!("yet to be written") });
 }

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::support::tracked;
+use mx_job_webhook::event::FencingToken;
+use mx_job_webhook::ledger::{Claim, Commit, EventName, Ledger, MemoryLedger};
 use mx_job_webhook::{
-    Background, Claim, Commit, DedupeLayer, ErrorKind, EventName, FencingToken, Job, JobEvent,
-    JobRouter, Ledger, MemoryLedger, Receipt, Status,
+    Background, DedupeLayer, ErrorKind, Job, JobEvent, JobRouter, Receipt, Status,
 };
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer as _, ServiceExt as _};
@@ -88,9 +90,12 @@ async fn a_commit_that_hangs_is_waited_for_until_the_lease_has_expired() {
     let jobs = DedupeLayer::new(Odd::new(usize::MAX, How::Hangs))
         .with_lease(Duration::from_secs(60))
         .with_ledger_timeout(None)
-        .with_background(background.clone())
         .layer(JobRouter::new().on_completed(|_| async {}));
-    let given_up = timeout(Duration::from_secs(1), jobs.oneshot(event())).await;
+    let given_up = timeout(
+        Duration::from_secs(1),
+        jobs.oneshot(tracked(&background, event())),
+    )
+    .await;
     assert!(given_up.is_err());
     let left = background.drain(sleep(Duration::from_secs(120))).await;
     assert_eq!(left, 0, "the lease was over a minute ago");
@@ -102,9 +107,12 @@ async fn an_attempt_does_not_outlast_the_lease() {
     let jobs = DedupeLayer::new(Odd::new(usize::MAX, How::Hangs))
         .with_lease(Duration::from_secs(2))
         .with_ledger_timeout(Duration::from_secs(300))
-        .with_background(background.clone())
         .layer(JobRouter::new().on_completed(|_| async {}));
-    let given_up = timeout(Duration::from_secs(1), jobs.oneshot(event())).await;
+    let given_up = timeout(
+        Duration::from_secs(1),
+        jobs.oneshot(tracked(&background, event())),
+    )
+    .await;
     assert!(given_up.is_err());
     let started = Instant::now();
     let left = background.drain(sleep(Duration::from_secs(60))).await;
@@ -121,14 +129,14 @@ async fn a_success_is_recorded_at_last() {
                     continue;
                 }
                 let ledger = Odd::new(7, how);
-                let background = Background::new().with_capacity(0);
+                let background = Background::new().with_capacity(1);
+                let event = tracked(&background, event());
+                let full = background.run(JobRouter::new(), event.clone());
                 let jobs = DedupeLayer::new(ledger.clone())
                     .with_lease(lease)
                     .with_ledger_timeout(limit.map(Duration::from_millis))
-                    .with_background(background.clone())
                     .layer(JobRouter::new().on_completed(|_| async {}));
-                let outcome =
-                    timeout(Duration::from_secs(500), jobs.clone().oneshot(event())).await;
+                let outcome = timeout(Duration::from_secs(500), jobs.clone().oneshot(event)).await;
                 let outcome = outcome.expect("it never ends");
                 assert!(
                     outcome.as_ref().map_or_else(
@@ -137,6 +145,7 @@ async fn a_success_is_recorded_at_last() {
                     ),
                     "{how:?} {limit:?} {outcome:?}"
                 );
+                drop(full);
                 assert_eq!(background.drain(sleep(Duration::from_secs(590))).await, 0);
                 assert_eq!(
                     ledger.ledger.settled(),
@@ -157,16 +166,15 @@ async fn dropped_at_each_poll() {
         let background = Background::new();
         let ran = Arc::new(AtomicUsize::new(0));
         let counted = ran.clone();
-        let jobs = DedupeLayer::new(ledger.clone())
-            .with_background(background.clone())
-            .layer(JobRouter::new().on_completed(move |_| {
+        let jobs =
+            DedupeLayer::new(ledger.clone()).layer(JobRouter::new().on_completed(move |_| {
                 let counted = counted.clone();
                 async move {
                     tokio::task::yield_now().await;
                     counted.fetch_add(1, Ordering::SeqCst);
                 }
             }));
-        let mut delivery = Box::pin(jobs.clone().oneshot(event()));
+        let mut delivery = Box::pin(jobs.clone().oneshot(tracked(&background, event())));
         for _ in 0..polls {
             let polled = std::future::poll_fn(|context| {
                 std::task::Poll::Ready(delivery.as_mut().poll(context).is_ready())

@@ -5,11 +5,13 @@ use std::fmt::Write as _;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use mx_job_webhook::testing::check_ledger;
-use mx_job_webhook::{
-    Claim, Commit, ErrorKind, EventName, FencingToken, Job, JobEvent, Ledger, MemoryLedger,
-    PostgresLedger, RedisLedger, Status, Timestamp,
+use mx_job_webhook::event::FencingToken;
+use mx_job_webhook::job::Timestamp;
+use mx_job_webhook::ledger::{
+    Claim, Commit, EventName, Ledger, MemoryLedger, PostgresLedger, RedisLedger,
 };
+use mx_job_webhook::testing::check_ledger;
+use mx_job_webhook::{ErrorKind, Job, JobEvent, Status};
 use serde::de::IgnoredAny;
 use serde_json::Value;
 use tokio::time::Instant;

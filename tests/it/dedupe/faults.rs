@@ -1,5 +1,6 @@
 //! What becomes of deliveries whose ledger hangs or panics.
 
+use crate::support::tracked;
 use mx_job_webhook::Background;
 use tokio::time::{Instant, timeout};
 
@@ -204,10 +205,9 @@ async fn a_drain_ends_though_the_ledger_hangs() {
     for (dropped_in, faults, status, seconds, calls) in cases {
         let ledger = Faulty::new(Fault::Hangs, faults);
         let background = Background::new();
-        let jobs = DedupeLayer::new(ledger.clone())
-            .with_background(background.clone())
-            .layer(router());
-        let mut delivery = Box::pin(jobs.oneshot(job("JOB-1", status, 1).into()));
+        let jobs = DedupeLayer::new(ledger.clone()).layer(router());
+        let event = tracked(&background, job("JOB-1", status, 1).into());
+        let mut delivery = Box::pin(jobs.oneshot(event));
         let context = &mut Context::from_waker(Waker::noop());
         assert!(delivery.as_mut().poll(context).is_pending());
         drop(delivery);
@@ -299,9 +299,8 @@ async fn an_outage_in_mid_callback_repeats_nothing() {
         let background = Background::new();
         let runs = Log::default();
         let seen = runs.clone();
-        let jobs = DedupeLayer::new(ledger.clone())
-            .with_background(background.clone())
-            .layer(JobRouter::new().on_completed(move |_| {
+        let jobs =
+            DedupeLayer::new(ledger.clone()).layer(JobRouter::new().on_completed(move |_| {
                 seen.push("ran");
                 async {}
             }));
@@ -336,9 +335,9 @@ async fn commits_end_with_the_lease_and_leave_their_server_in_peace() {
     let background = Background::new();
     let jobs = DedupeLayer::new(ledger.clone())
         .with_lease(Duration::from_secs(60))
-        .with_background(background.clone())
         .layer(router());
-    let error = jobs.oneshot(completed(1)).await.unwrap_err();
+    let event = tracked(&background, completed(1));
+    let error = jobs.oneshot(event).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LedgerUnavailable);
     assert_eq!(background.running(), 1);
     let (left, seconds) = timed(background.drain(std::future::pending::<()>())).await;

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use mx_job_webhook::{
-    AcknowledgeFirstLayer, Background, DedupeLayer, JobEvent, JobRouter, JobWebhookEndpoint,
-    MemoryLedger,
-};
+use mx_job_webhook::acknowledge_first::AcknowledgeFirstLayer;
+use mx_job_webhook::ledger::MemoryLedger;
+use mx_job_webhook::{DedupeLayer, JobEvent, JobRouter, JobWebhook};
 use tower::{ServiceBuilder, ServiceExt as _};
 
 use super::{Capture, DELIVERY, Endpoint, answer, endpoint, hang_up};
@@ -144,7 +143,7 @@ fn with_middleware_between_the_callback_is_in_the_span() {
                 .layer(DedupeLayer::new(MemoryLedger::new()))
                 .buffer(4)
                 .service(talking());
-            let endpoint = JobWebhookEndpoint::new(credentials(), between);
+            let endpoint = JobWebhook::new(credentials(), between);
             let response = endpoint.clone().oneshot(delivery(SAMPLE));
             if hangs_up {
                 assert!(tokio::time::timeout(SECOND / 2, response).await.is_err());
@@ -166,9 +165,9 @@ fn with_middleware_between_the_callback_is_in_the_span() {
 fn acknowledged_first_the_callback_is_in_the_span_and_its_end_is_told() {
     let capture = Capture::default();
     capture.run(async {
-        let first = AcknowledgeFirstLayer::new(Background::new(), |_| {});
+        let first = AcknowledgeFirstLayer::new(|_| {});
         let first = ServiceBuilder::new().layer(first).service(talking());
-        let endpoint = JobWebhookEndpoint::new(credentials(), jobs(first));
+        let endpoint = JobWebhook::new(credentials(), jobs(first));
         assert_eq!(answer(&endpoint, delivery(SAMPLE)).await, 204);
         tokio::task::yield_now().await;
         assert_eq!(

@@ -10,20 +10,20 @@ use std::task::{Context, Waker};
 
 use axum::body::Body;
 use http::Request;
-use mx_job_webhook::{Credentials, JobRouter, JobWebhookEndpoint};
+use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
 use tower::ServiceExt as _;
 
 use crate::support::{Jobs, credentials, jobs};
 use capture::{Capture, DELIVERY};
 
-type Endpoint = JobWebhookEndpoint<Jobs>;
+type Endpoint = JobWebhook<Jobs>;
 
 fn endpoint(router: JobRouter) -> Endpoint {
-    JobWebhookEndpoint::new(credentials(), jobs(router))
+    JobWebhook::new(credentials(), jobs(router))
 }
 
 fn open(router: JobRouter) -> Endpoint {
-    JobWebhookEndpoint::new(Credentials::unauthenticated(), jobs(router))
+    JobWebhook::new(Credentials::unauthenticated(), jobs(router))
 }
 
 async fn answer(endpoint: &Endpoint, request: Request<Body>) -> u16 {

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http::Request;
-use mx_job_webhook::{
-    AcknowledgeFirstLayer, Background, Claim, Commit, Credentials, DedupeLayer, EventName,
-    FencingToken, JobRouter, JobWebhookEndpoint, Ledger, MemoryLedger, Permanent,
-};
+use mx_job_webhook::acknowledge_first::AcknowledgeFirstLayer;
+use mx_job_webhook::event::FencingToken;
+use mx_job_webhook::ledger::{Claim, Commit, EventName, Ledger, MemoryLedger};
+use mx_job_webhook::{Background, Credentials, DedupeLayer, JobRouter, JobWebhook, Permanent};
 use tower::timeout::TimeoutLayer;
 use tower::{BoxError, Layer as _};
 use tracing::Level;
@@ -255,12 +255,12 @@ fn endless() -> Frames {
 
 fn unable_to_verify() -> Endpoint {
     let verify = Credentials::verify(|_| async { Err("the database of users is down") });
-    JobWebhookEndpoint::new(verify, jobs(succeeding()))
+    JobWebhook::new(verify, jobs(succeeding()))
 }
 
 fn deduplicating(router: JobRouter) -> Endpoint {
     let jobs_once = DedupeLayer::new(MemoryLedger::new()).layer(router);
-    JobWebhookEndpoint::new(credentials(), jobs(jobs_once))
+    JobWebhook::new(credentials(), jobs(jobs_once))
 }
 
 async fn duplicate() {
@@ -288,15 +288,15 @@ async fn in_flight() {
 }
 
 async fn accepted() {
-    let first = AcknowledgeFirstLayer::new(Background::new(), |_| {}).layer(succeeding());
-    let endpoint = JobWebhookEndpoint::new(credentials(), jobs(first));
+    let first = AcknowledgeFirstLayer::new(|_| {}).layer(succeeding());
+    let endpoint = JobWebhook::new(credentials(), jobs(first));
     assert_eq!(answer(&endpoint, delivery(SAMPLE)).await, 204);
     settle().await;
 }
 
 async fn timed_out() {
     let bounded = TimeoutLayer::new(Duration::from_secs(1)).layer(hanging());
-    let endpoint = JobWebhookEndpoint::new(credentials(), jobs(bounded));
+    let endpoint = JobWebhook::new(credentials(), jobs(bounded));
     assert_eq!(answer(&endpoint, delivery(SAMPLE)).await, 503);
 }
 
@@ -309,7 +309,7 @@ async fn shutting_down() {
 
 async fn ledger_unavailable() {
     let once = DedupeLayer::new(Down).layer(succeeding());
-    let endpoint = JobWebhookEndpoint::new(credentials(), jobs(once));
+    let endpoint = JobWebhook::new(credentials(), jobs(once));
     assert_eq!(answer(&endpoint, delivery(SAMPLE)).await, 503);
 }
 

@@ -1,7 +1,7 @@
 //! tower-http's `TraceLayer` around it: one span in the other, and the reason in the response.
 
 use http::Response;
-use mx_job_webhook::{Error, JobRouter, JobWebhookLayer};
+use mx_job_webhook::{Error, JobRouter, JobWebhook};
 use tower::{ServiceBuilder, ServiceExt as _};
 use tower_http::trace::TraceLayer;
 
@@ -25,7 +25,7 @@ fn its_span_is_around_ours_and_it_reads_the_reason_in_the_response() {
         });
         let app = ServiceBuilder::new()
             .layer(trace)
-            .layer(JobWebhookLayer::new(PATH, credentials(), jobs))
+            .layer(JobWebhook::new(credentials(), jobs).at(PATH))
             .service(axum::Router::<()>::new());
         let response = app.oneshot(delivery(SAMPLE)).await.unwrap();
         assert_eq!(response.status(), 500);

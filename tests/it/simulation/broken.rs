@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mx_job_webhook::{Claim, Commit, EventName, FencingToken, Ledger, MemoryLedger};
+use mx_job_webhook::event::FencingToken;
+use mx_job_webhook::ledger::{Claim, Commit, EventName, Ledger, MemoryLedger};
 use tokio::sync::watch;
 
 use super::world::World;

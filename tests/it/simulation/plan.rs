@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use mx_job_webhook::{EventName, JobEvent, Status};
+use mx_job_webhook::ledger::EventName;
+use mx_job_webhook::{JobEvent, Status};
 
 /// Longer than any callback takes, and any lease that a run has.
 pub(crate) const LONG: Duration = Duration::from_secs(2 * 3600);

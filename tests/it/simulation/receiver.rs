@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use mx_job_webhook::dedupe::Dedupe;
+use mx_job_webhook::ledger::MemoryLedger;
 use mx_job_webhook::{
-    Background, Credentials, Dedupe, DedupeLayer, Error, JobEvent, JobRouter, JobWebhookEndpoint,
-    MemoryLedger, Permanent, Receipt,
+    Background, Credentials, DedupeLayer, Error, JobEvent, JobRouter, JobWebhook, Permanent,
+    Receipt,
 };
 use tokio::sync::watch;
 use tokio::task::coop::{consume_budget, unconstrained};
@@ -24,7 +26,7 @@ type Callbacks = BoxCloneSyncService<JobEvent, Receipt, Error>;
 /// One life of the receiver.
 #[derive(Clone)]
 pub(crate) struct Receiver {
-    pub(crate) endpoint: JobWebhookEndpoint<Dedupe<Callbacks, Unreliable>>,
+    pub(crate) endpoint: JobWebhook<Dedupe<Callbacks, Unreliable>>,
     pub(crate) ledger: MemoryLedger,
     pub(crate) background: Background,
     /// Whether it lives.
@@ -57,9 +59,8 @@ impl Receiver {
             alive: alive.clone(),
             granted: Mutex::default(),
         })
-        .with_lease(plan.lease)
-        .with_background(background.clone());
-        let endpoint = JobWebhookEndpoint::new(
+        .with_lease(plan.lease);
+        let endpoint = JobWebhook::new(
             Credentials::unauthenticated(),
             dedupe.layer(callbacks(world)),
         )

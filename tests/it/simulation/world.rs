@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use mx_job_webhook::{Claim, EventName, JobEvent, Ledger as _, Status};
+use mx_job_webhook::ledger::{Claim, EventName, Ledger as _};
+use mx_job_webhook::{JobEvent, Status};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use mx_job_webhook::{
-    Claim, Commit, DedupeLayer, FencingToken, JobEvent, JobRouter, Ledger as _, PostgresLedger,
-};
+use mx_job_webhook::event::FencingToken;
+use mx_job_webhook::ledger::{Claim, Commit, Ledger as _, PostgresLedger};
+use mx_job_webhook::{DedupeLayer, JobEvent, JobRouter};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Row as _};
 use tokio::time::{sleep, timeout};

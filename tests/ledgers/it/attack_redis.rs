@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use mx_job_webhook::{Claim, FencingToken, Ledger as _, RedisLedger, Sentinels};
+use mx_job_webhook::event::FencingToken;
+use mx_job_webhook::ledger::{Claim, Ledger as _, RedisLedger, Sentinels};
 use redis::Client;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;

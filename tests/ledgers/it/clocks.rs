@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use mx_job_webhook::{
-    Claim, Commit, DedupeLayer, JobEvent, JobRouter, Ledger as _, PostgresLedger,
-};
+use mx_job_webhook::ledger::{Claim, Commit, Ledger as _, PostgresLedger};
+use mx_job_webhook::{DedupeLayer, JobEvent, JobRouter};
 use tower::{BoxError, Layer as _, ServiceExt as _};
 
 use crate::engines::postgres::{Postgres, Version};

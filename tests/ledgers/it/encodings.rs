@@ -1,6 +1,6 @@
 //! Databases that cannot hold every text that MX may send.
 
-use mx_job_webhook::{Claim, Commit, Ledger as _, PostgresLedger};
+use mx_job_webhook::ledger::{Claim, Commit, Ledger as _, PostgresLedger};
 
 use crate::engines::postgres::Database;
 use crate::support::{LEASE, granted, name, one_of_a_kind};

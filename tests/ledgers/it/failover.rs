@@ -5,9 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use mx_job_webhook::{
-    Claim, Commit, DedupeLayer, JobEvent, JobRouter, Ledger as _, PostgresLedger, Receipt,
-};
+use mx_job_webhook::ledger::{Claim, Commit, Ledger as _, PostgresLedger};
+use mx_job_webhook::{DedupeLayer, JobEvent, JobRouter, Receipt};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Row as _};
 use tower::{BoxError, Layer as _, ServiceExt as _};

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use mx_job_webhook::{DedupeLayer, PostgresLedger};
+use mx_job_webhook::DedupeLayer;
+use mx_job_webhook::ledger::PostgresLedger;
 use sqlx::postgres::PgPoolOptions;
 use tower::Layer as _;
 

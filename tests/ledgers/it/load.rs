@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mx_job_webhook::{Error, ErrorKind, JobEvent, JobRouter, PostgresLedger, Receipt};
+use mx_job_webhook::ledger::PostgresLedger;
+use mx_job_webhook::{Error, ErrorKind, JobEvent, JobRouter, Receipt};
 use sqlx::{PgPool, Row as _};
 use tower::{BoxError, Service, ServiceExt as _};
 

@@ -5,9 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mx_job_webhook::{
-    DedupeLayer, JobEvent, JobRouter, Ledger, PostgresLedger, RedisLedger, Sentinels,
-};
+use mx_job_webhook::ledger::{Ledger, PostgresLedger, RedisLedger, Sentinels};
+use mx_job_webhook::{DedupeLayer, JobEvent, JobRouter};
 use redis::Client;
 use sqlx::PgPool;
 use tokio::sync::watch;

@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use mx_job_webhook::{Credentials, DedupeLayer, JobRouter, JobWebhookEndpoint, Ledger};
+use mx_job_webhook::ledger::Ledger;
+use mx_job_webhook::{Credentials, DedupeLayer, JobRouter, JobWebhook};
 use tower::{Layer as _, ServiceExt as _};
 
 use super::proxy::{Network, Proxy};
@@ -24,7 +25,7 @@ const BROKEN: [Network; 4] = [
 
 /// A delivery of a job that nobody has had yet: the status and how long it took.
 async fn deliver<L: Ledger>(layer: &DedupeLayer<L>, jobs: JobRouter, guid: &str) -> u16 {
-    let endpoint = JobWebhookEndpoint::new(Credentials::unauthenticated(), layer.layer(jobs));
+    let endpoint = JobWebhook::new(Credentials::unauthenticated(), layer.layer(jobs));
     let body = SAMPLE.replace("a177e002-e5b8-0680-3427-39556fa93c6e", guid);
     let started = Instant::now();
     let answer = endpoint.oneshot(delivery(body)).await.unwrap();

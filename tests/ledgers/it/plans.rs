@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use mx_job_webhook::{DedupeLayer, JobRouter, PostgresLedger, Receipt};
+use mx_job_webhook::ledger::PostgresLedger;
+use mx_job_webhook::{DedupeLayer, JobRouter, Receipt};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, Row as _};
 use tower::{Layer as _, ServiceExt as _};

@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use mx_job_webhook::event::FencingToken;
+use mx_job_webhook::ledger::{Claim, Commit, Ledger as _, PostgresLedger};
 use mx_job_webhook::testing::check_ledger;
-use mx_job_webhook::{
-    Claim, Commit, DedupeLayer, ErrorKind, FencingToken, JobEvent, JobRouter, Ledger as _,
-    PostgresLedger, Receipt,
-};
+use mx_job_webhook::{DedupeLayer, ErrorKind, JobEvent, JobRouter, Receipt};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions as _, PgConnection, PgPool, Row as _};
 use tokio::sync::Notify;
@@ -182,7 +181,7 @@ async fn slow_callbacks_that_share_the_pool_starve_no_commit() {
     };
     let once = DedupeLayer::new(ledger)
         .with_ledger_timeout(Duration::from_secs(2))
-        .layer(JobRouter::with_state(pool).on_completed(callback));
+        .layer(JobRouter::with_state(pool).on_completed(callback).build());
     let mut deliveries = tokio::task::JoinSet::new();
     for _ in 0..DELIVERIES {
         deliveries.spawn(once.clone().oneshot(completed(&one_of_a_kind(), 1)));
@@ -322,7 +321,7 @@ async fn an_effect_and_its_entry_are_durable_together() {
                     app.effect(&event, Duration::ZERO).await?;
                     // Within one claim, a second effect is refused too.
                     let again = app.effect(&event, Duration::ZERO).await.unwrap_err();
-                    let again = again.downcast::<mx_job_webhook::CommitInError>();
+                    let again = again.downcast::<mx_job_webhook::ledger::CommitInError>();
                     assert!(again.unwrap().is_overtaken());
                     Err("the answer to the commit was lost".into())
                 }
@@ -330,7 +329,9 @@ async fn an_effect_and_its_entry_are_durable_together() {
             }
         }
     };
-    let jobs = JobRouter::with_state(app.clone()).on_completed(callback);
+    let jobs = JobRouter::with_state(app.clone())
+        .on_completed(callback)
+        .build();
     let once = DedupeLayer::new(app.ledger.clone()).layer(jobs);
     let error = once.clone().oneshot(event.clone()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::CallbackFailed);
@@ -351,7 +352,9 @@ async fn whose_lease_was_taken_over_cannot_have_an_effect() {
         tokio::time::sleep(Duration::from_secs(2)).await;
         app.effect(&event, Duration::ZERO).await
     };
-    let jobs = JobRouter::with_state(app.clone()).on_completed(callback);
+    let jobs = JobRouter::with_state(app.clone())
+        .on_completed(callback)
+        .build();
     let once = DedupeLayer::new(app.ledger.clone())
         .with_lease(Duration::from_secs(1))
         .layer(jobs);
@@ -376,12 +379,14 @@ async fn what_a_slow_holder_has_committed_cannot_have_an_effect_again() {
             let commit = app.ledger.commit(&name, slow).await?;
             assert_eq!(commit, Commit::Settled);
             let refused = app.effect(&event, Duration::ZERO).await.unwrap_err();
-            let refused = refused.downcast::<mx_job_webhook::CommitInError>();
+            let refused = refused.downcast::<mx_job_webhook::ledger::CommitInError>();
             assert!(refused.unwrap().is_overtaken());
             Err::<(), BoxError>("it was refused".into())
         }
     };
-    let jobs = JobRouter::with_state(app.clone()).on_completed(callback);
+    let jobs = JobRouter::with_state(app.clone())
+        .on_completed(callback)
+        .build();
     let once = DedupeLayer::new(app.ledger.clone()).layer(jobs);
     let event = completed(&guid, 1);
     let error = once.clone().oneshot(event.clone()).await.unwrap_err();
@@ -407,7 +412,9 @@ async fn nobody_waits_for_a_transaction_that_is_open() {
             Ok::<_, BoxError>(())
         }
     };
-    let jobs = JobRouter::with_state(app.clone()).on_completed(callback);
+    let jobs = JobRouter::with_state(app.clone())
+        .on_completed(callback)
+        .build();
     let once = DedupeLayer::new(app.ledger.clone())
         .with_lease(Duration::from_secs(2))
         .layer(jobs);
@@ -466,7 +473,9 @@ async fn an_effect_stands_exactly_once_whatever_happens() {
             }
         }
     };
-    let jobs = JobRouter::with_state(app.clone()).on_completed(callback);
+    let jobs = JobRouter::with_state(app.clone())
+        .on_completed(callback)
+        .build();
     let once = DedupeLayer::new(app.ledger.clone())
         .with_lease(Duration::from_millis(100))
         .layer(jobs);

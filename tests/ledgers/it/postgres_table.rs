@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mx_job_webhook::{Claim, Commit, Ledger as _, PostgresLedger};
+use mx_job_webhook::ledger::{Claim, Commit, Ledger as _, PostgresLedger};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Row as _};
 

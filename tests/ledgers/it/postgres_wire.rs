@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use mx_job_webhook::{DedupeLayer, JobEvent, JobRouter, PostgresLedger, Receipt};
+use mx_job_webhook::ledger::PostgresLedger;
+use mx_job_webhook::{DedupeLayer, JobEvent, JobRouter, Receipt};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgConnection, PgPool, Row as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -124,7 +125,9 @@ async fn an_effect_in_the_same_transaction_takes_one_round_trip_more() {
         transaction.commit().await?;
         Ok::<_, BoxError>(())
     };
-    let jobs = JobRouter::with_state((pool, ledger.clone())).on_completed(callback);
+    let jobs = JobRouter::with_state((pool, ledger.clone()))
+        .on_completed(callback)
+        .build();
     let once = DedupeLayer::new(ledger).layer(jobs);
     let mut last = 0;
     for _ in 0..3 {

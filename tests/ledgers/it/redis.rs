@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use mx_job_webhook::event::FencingToken;
+use mx_job_webhook::ledger::{Claim, Commit, Ledger as _, Reconnecting, RedisLedger};
 use mx_job_webhook::testing::check_ledger;
-use mx_job_webhook::{Claim, Commit, FencingToken, Ledger as _, Reconnecting, RedisLedger};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncCommands as _, Client, Cmd, Pipeline, RedisFuture, Value};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mx_job_webhook::RedisLedger;
+use mx_job_webhook::ledger::RedisLedger;
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use mx_job_webhook::{Ledger as _, Reconnecting, RedisLedger};
+use mx_job_webhook::ledger::{Ledger as _, Reconnecting, RedisLedger};
 use redis::Client;
 
 use super::proxy::Proxy;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use mx_job_webhook::ledger::{Claim, Commit, Ledger as _, Reconnecting, RedisLedger, Sentinels};
 use mx_job_webhook::testing::check_ledger;
-use mx_job_webhook::{Claim, Commit, Ledger as _, Reconnecting, RedisLedger, Sentinels};
 
 use crate::engines::redis::{
     Load, PASSWORD, SENTINEL_PASSWORD, Watched, ask, pid, signal, storm, wait_until, watched,

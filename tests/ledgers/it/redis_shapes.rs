@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use mx_job_webhook::{Claim, Commit, FencingToken, Ledger as _, Reconnecting, RedisLedger};
+use mx_job_webhook::event::FencingToken;
+use mx_job_webhook::ledger::{Claim, Commit, Ledger as _, Reconnecting, RedisLedger};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncCommands as _, Client, Cmd, Pipeline, RedisFuture, Script, Value};
 

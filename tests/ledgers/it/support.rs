@@ -6,7 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
-use mx_job_webhook::{Claim, EventName, FencingToken, Job, JobEvent, Status, Timestamp};
+use mx_job_webhook::event::FencingToken;
+use mx_job_webhook::job::Timestamp;
+use mx_job_webhook::ledger::{Claim, EventName};
+use mx_job_webhook::{Job, JobEvent, Status};
 
 pub(crate) const SAMPLE: &str = include_str!("../../fixtures/completed.json");
 

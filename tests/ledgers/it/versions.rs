@@ -4,8 +4,9 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use mx_job_webhook::DedupeLayer;
+use mx_job_webhook::ledger::{Ledger, PostgresLedger, RedisLedger};
 use mx_job_webhook::testing::check_ledger;
-use mx_job_webhook::{DedupeLayer, Ledger, PostgresLedger, RedisLedger};
 use redis::Client;
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnectOptions;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use mx_job_webhook::{Claim, Commit, EventName, Ledger};
+use mx_job_webhook::ledger::{Claim, Commit, EventName, Ledger};
 
 use crate::servers::{self, Folder, Server, free_address};
 use crate::support::{LEASE, name, one_of_a_kind};

@@ -1,0 +1,52 @@
+//! The response future of services of events.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use crate::error::{Error, Receipt};
+
+/// The response future of this crate's services of events: a callback that runs, boxed.
+///
+/// # Cancellation
+///
+/// Dropping it cancels the callback.
+/// [`Background::run`](crate::Background::run) returns a future that can be dropped.
+#[must_use = "futures do nothing unless polled"]
+pub struct JobFuture(State);
+
+enum State {
+    Running(Pin<Box<dyn Future<Output = Result<Receipt, Error>> + Send>>),
+    /// There was no callback to run.
+    Ready(Receipt),
+}
+
+impl JobFuture {
+    pub(crate) fn new(
+        callback: impl Future<Output = Result<Receipt, Error>> + Send + 'static,
+    ) -> Self {
+        Self(State::Running(Box::pin(callback)))
+    }
+
+    pub(crate) fn ready(receipt: Receipt) -> Self {
+        Self(State::Ready(receipt))
+    }
+}
+
+impl Future for JobFuture {
+    type Output = Result<Receipt, Error>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            State::Running(callback) => callback.as_mut().poll(context),
+            State::Ready(receipt) => Poll::Ready(Ok(*receipt)),
+        }
+    }
+}
+
+impl fmt::Debug for JobFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobFuture").finish_non_exhaustive()
+    }
+}

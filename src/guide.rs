@@ -1,0 +1,19 @@
+//! The guides.
+
+#[doc = include_str!("docs/compare.md")]
+pub mod compare {}
+
+#[doc = include_str!("docs/from_polling.md")]
+pub mod from_polling {}
+
+#[doc = include_str!("docs/going_live.md")]
+pub mod going_live {}
+
+#[doc = include_str!("docs/guarantees.md")]
+pub mod guarantees {}
+
+#[doc = include_str!("docs/observability.md")]
+pub mod observability {}
+
+#[doc = include_str!("docs/replicas.md")]
+pub mod replicas {}

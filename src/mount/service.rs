@@ -1,0 +1,80 @@
+//! The service of the layer.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use http_body::Body;
+use tower::{BoxError, Service};
+
+use super::ResponseFuture;
+use super::pass_through::PassThrough;
+use crate::callback::JobService;
+use crate::pipeline::Settings;
+use crate::pipeline::accept::Path;
+
+/// A service with a [`JobWebhookLayer`](super::JobWebhookLayer) around it.
+///
+/// It is always ready. A delivery waits for its callback's service only, and a request that passes
+/// through waits for the service within only, each in its own future. If the service within is not
+/// ready, the request takes that instance along and leaves a clone, so clones have to be
+/// equivalent, as tower's are.
+///
+/// `axum::serve` takes it with `axum::ServiceExt::into_make_service`.
+pub struct JobWebhookService<S, J> {
+    inner: S,
+    path: Path,
+    settings: Arc<Settings<J>>,
+}
+
+impl<S, J> JobWebhookService<S, J> {
+    pub(super) fn new(inner: S, path: Path, settings: Arc<Settings<J>>) -> Self {
+        Self {
+            inner,
+            path,
+            settings,
+        }
+    }
+}
+
+impl<S, J, B, ResBody> Service<Request<B>> for JobWebhookService<S, J>
+where
+    S: Service<Request<B>, Response = Response<ResBody>> + Clone,
+    B: Body,
+    B::Error: Into<BoxError>,
+    ResBody: Default,
+    J: JobService,
+{
+    type Response = Response<ResBody>;
+    type Error = S::Error;
+    type Future = ResponseFuture<PassThrough<S, B>, B, J>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        if self.path.accepts(&request) {
+            ResponseFuture::delivery(&self.settings, request)
+        } else {
+            ResponseFuture::inner(PassThrough::start(&mut self.inner, request))
+        }
+    }
+}
+
+// By hand, because `derive` would ask `J: Clone` for the `Arc`.
+impl<S: Clone, J> Clone for JobWebhookService<S, J> {
+    fn clone(&self) -> Self {
+        Self::new(self.inner.clone(), self.path.clone(), self.settings.clone())
+    }
+}
+
+impl<S, J> fmt::Debug for JobWebhookService<S, J> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobWebhookService")
+            .field("path", &self.path)
+            .field("credentials", &self.settings.credentials)
+            .finish_non_exhaustive()
+    }
+}

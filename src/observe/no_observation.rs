@@ -1,0 +1,63 @@
+//! The observation of a build without logs and metrics: no bytes, and no instructions.
+
+use crate::callback::JobFuture;
+use crate::error::{Error, Receipt};
+use crate::event::JobEvent;
+
+pub(super) type Instrumented = JobFuture;
+
+#[derive(Default)]
+pub(crate) struct Observation;
+
+/// The guard of [`Observation::enter`].
+#[must_use]
+pub(crate) struct Entered;
+
+impl Observation {
+    pub(crate) fn start() -> Self {
+        Self
+    }
+
+    pub(crate) fn until_decoded() -> Self {
+        Self
+    }
+
+    pub(crate) fn leave(&mut self) {}
+
+    pub(crate) fn of(_: &mut JobEvent) -> Self {
+        Self
+    }
+
+    pub(crate) fn after_the_answer() -> Self {
+        Self
+    }
+
+    pub(crate) fn decoded(&mut self, _: &mut JobEvent) {}
+
+    pub(crate) fn enter(&self) -> Entered {
+        Entered
+    }
+
+    pub(super) fn calling(&mut self, callback: JobFuture) -> Instrumented {
+        callback
+    }
+
+    pub(crate) fn end(&mut self, _: &Result<Receipt, Error>) {}
+
+    pub(crate) fn refuse(&mut self, _: &Error) {}
+
+    pub(super) fn answer(&mut self, _: &Error) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_observation_costs_nothing() {
+        assert_eq!(size_of::<Observation>(), 0);
+        assert!(!std::mem::needs_drop::<Observation>());
+        assert_eq!(size_of::<super::super::Observed>(), size_of::<JobFuture>());
+        assert_eq!(size_of::<super::super::Timer>(), 0);
+    }
+}

@@ -1,0 +1,148 @@
+//! A delivery, from its arrival to the end of all that it started.
+
+use super::metrics::Meter;
+use super::outcome::Outcome;
+use super::trace::{self, Trace};
+use crate::callback::JobFuture;
+use crate::error::{Error, ErrorKind, Receipt};
+use crate::event::JobEvent;
+
+pub(super) use super::trace::Instrumented;
+
+/// Observes one delivery, and reports it once.
+///
+/// The default observes nothing: it replaces an observation that was taken, and stands for events
+/// whose delivery is observed already.
+#[derive(Default)]
+pub(crate) struct Observation {
+    stage: Stage,
+    trace: Trace,
+    meter: Meter,
+}
+
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Stage {
+    /// There is nothing left to report.
+    #[default]
+    Done,
+    /// No callback has started yet.
+    Receiving,
+    /// A callback is running.
+    Calling,
+    /// The delivery was answered, and its callback continues.
+    Answered,
+}
+
+/// The guard of [`Observation::enter`].
+#[must_use]
+pub(crate) struct Entered {
+    _span: Option<trace::Entered>,
+}
+
+impl Observation {
+    /// Observes a request that has just arrived.
+    pub(crate) fn start() -> Self {
+        Self {
+            stage: Stage::Receiving,
+            trace: Trace::start(),
+            meter: Meter::start(),
+        }
+    }
+
+    /// Observes a request whose event, if it becomes one, is observed by `background.run`.
+    pub(crate) fn until_decoded() -> Self {
+        Self {
+            stage: Stage::Receiving,
+            trace: Trace::late(),
+            meter: Meter::start(),
+        }
+    }
+
+    /// Stops observing: the request became an event.
+    pub(crate) fn leave(&mut self) {
+        self.stage = Stage::Done;
+    }
+
+    /// Observes an event that did not arrive by a mount of this crate.
+    pub(crate) fn of(event: &mut JobEvent) -> Self {
+        if event.mark_observed() {
+            return Self::default();
+        }
+        let mut this = Self::start();
+        this.decoded(event);
+        this
+    }
+
+    /// Observes a callback whose delivery is answered while it runs.
+    pub(crate) fn after_the_answer() -> Self {
+        Self {
+            stage: Stage::Answered,
+            trace: Trace::current(),
+            meter: Meter::default(),
+        }
+    }
+
+    /// Records the event that the body became.
+    pub(crate) fn decoded(&mut self, event: &mut JobEvent) {
+        event.mark_observed();
+        self.trace.decoded(event.job());
+        self.meter.decoded(event.job());
+    }
+
+    /// Enters the delivery's span on this thread, until the guard is dropped.
+    pub(crate) fn enter(&self) -> Entered {
+        Entered {
+            _span: self.trace.enter(),
+        }
+    }
+
+    /// Instruments a callback that has started: its span is entered wherever it is polled.
+    pub(super) fn calling(&mut self, callback: JobFuture) -> Instrumented {
+        if self.stage == Stage::Receiving {
+            self.stage = Stage::Calling;
+        }
+        self.trace.instrument(callback)
+    }
+
+    /// Reports the outcome of a delivery that has ended.
+    pub(crate) fn end(&mut self, outcome: &Result<Receipt, Error>) {
+        self.report(outcome.into());
+        self.stage = Stage::Done;
+    }
+
+    /// Reports the error of a delivery that has ended.
+    pub(crate) fn refuse(&mut self, error: &Error) {
+        self.report(Outcome::Error(error));
+        self.stage = Stage::Done;
+    }
+
+    /// Reports the answer of a delivery whose callback continues.
+    pub(super) fn answer(&mut self, error: &Error) {
+        self.report(Outcome::Error(error));
+        self.stage = Stage::Answered;
+    }
+
+    fn report(&mut self, outcome: Outcome<'_>) {
+        match self.stage {
+            Stage::Done => {}
+            Stage::Receiving | Stage::Calling => {
+                self.trace.answered(outcome);
+                self.meter.answered(outcome);
+            }
+            Stage::Answered => self.trace.finished_after_the_answer(outcome),
+        }
+    }
+}
+
+/// Reports a delivery that was dropped before its end.
+impl Drop for Observation {
+    fn drop(&mut self) {
+        match self.stage {
+            Stage::Done => {}
+            Stage::Receiving => self.report(Outcome::Abandoned),
+            Stage::Calling | Stage::Answered => {
+                self.report(Outcome::Error(&Error::new(ErrorKind::CallbackCancelled)));
+            }
+        }
+    }
+}

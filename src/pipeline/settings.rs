@@ -1,0 +1,56 @@
+//! The settings of a mount.
+
+use crate::background::Background;
+use crate::callback::{BoxedCallback, FailureHook};
+use crate::credentials::Credentials;
+use crate::event::Undecodable;
+use crate::util::catch_panic::CatchDrop;
+use crate::util::deadline::Timeout;
+
+/// All that a delivery needs, shared by the clones of a mount.
+#[derive(Clone)]
+pub(crate) struct Settings<J> {
+    pub(crate) credentials: Credentials,
+    pub(crate) limits: Limits,
+    pub(crate) answer_deadline: Timeout,
+    pub(crate) background: Background,
+    pub(crate) on_undecodable: Option<BoxedCallback<Undecodable>>,
+    pub(crate) on_error: Option<FailureHook>,
+    pub(crate) jobs: CatchDrop<J>,
+}
+
+impl<J> Settings<J> {
+    pub(crate) fn new(credentials: Credentials, jobs: J) -> Self {
+        Self {
+            credentials,
+            limits: Limits::default(),
+            answer_deadline: Timeout::NONE,
+            background: Background::new(),
+            on_undecodable: None,
+            on_error: None,
+            jobs: CatchDrop::new(jobs),
+        }
+    }
+}
+
+/// What a sender may take of the receiver.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// In bytes.
+    pub(crate) body: usize,
+    pub(crate) read_timeout: Timeout,
+    /// How much of a refused body is read, in bytes.
+    pub(crate) discard: u64,
+    pub(crate) discard_timeout: Timeout,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body: 64 * 1024,
+            read_timeout: Timeout::READ,
+            discard: 1024 * 1024,
+            discard_timeout: Timeout::DISCARD,
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The builder of routers whose callbacks share state.
+
+use std::fmt;
+
+use super::{DeadLetter, JobRouter, Unhandled};
+use crate::callback::{CallbackFuture, StateCallback, box_callback};
+use crate::error::Receipt;
+use crate::event::JobEvent;
+use crate::job::Status;
+
+/// Builds a [`JobRouter`] whose callbacks take the application's state before the event.
+///
+/// [`JobRouter::with_state`] returns it. Each method registers what the method of the same name of
+/// `JobRouter` does. Finish with [`build`](Self::build).
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct JobRouterBuilder<App> {
+    app: App,
+    router: JobRouter,
+}
+
+impl<App: Clone + Send + Sync + 'static> JobRouterBuilder<App> {
+    pub(super) fn new(app: App) -> Self {
+        Self {
+            app,
+            router: JobRouter::new(),
+        }
+    }
+
+    /// Returns the router.
+    #[must_use]
+    pub fn build(self) -> JobRouter {
+        self.router
+    }
+
+    /// Registers the callback for DENIED: the bank refused the credentials.
+    ///
+    /// # Panics
+    ///
+    /// If the status has a callback already.
+    #[track_caller]
+    pub fn on_denied<F, Fut>(self, callback: F) -> Self
+    where
+        F: StateCallback<App, JobEvent, Fut>,
+        Fut: CallbackFuture,
+    {
+        self.on_status(Status::Denied, callback)
+    }
+
+    /// Registers the callback for PREVENTED: MX blocks logins until the credentials change.
+    ///
+    /// # Panics
+    ///
+    /// If the status has a callback already.
+    #[track_caller]
+    pub fn on_prevented<F, Fut>(self, callback: F) -> Self
+    where
+        F: StateCallback<App, JobEvent, Fut>,
+        Fut: CallbackFuture,
+    {
+        self.on_status(Status::Prevented, callback)
+    }
+
+    /// Registers the callback for HALTED: the job failed for another reason.
+    ///
+    /// # Panics
+    ///
+    /// If the status has a callback already.
+    #[track_caller]
+    pub fn on_halted<F, Fut>(self, callback: F) -> Self
+    where
+        F: StateCallback<App, JobEvent, Fut>,
+        Fut: CallbackFuture,
+    {
+        self.on_status(Status::Halted, callback)
+    }
+
+    /// Registers the callback for COMPLETED: the accounts can be read.
+    ///
+    /// # Panics
+    ///
+    /// If the status has a callback already.
+    #[track_caller]
+    pub fn on_completed<F, Fut>(self, callback: F) -> Self
+    where
+        F: StateCallback<App, JobEvent, Fut>,
+        Fut: CallbackFuture,
+    {
+        self.on_status(Status::Completed, callback)
+    }
+
+    /// Registers the callback for CHALLENGED: the bank asks the user a question.
+    ///
+    /// # Panics
+    ///
+    /// If the status has a callback already.
+    #[track_caller]
+    pub fn on_challenged<F, Fut>(self, callback: F) -> Self
+    where
+        F: StateCallback<App, JobEvent, Fut>,
+        Fut: CallbackFuture,
+    {
+        self.on_status(Status::Challenged, callback)
+    }
+
+    /// Registers the callback for any status, in MX's table or not.
+    ///
+    /// # Panics
+    ///
+    /// If the status has a callback already.
+    #[track_caller]
+    pub fn on_status<F, Fut>(mut self, status: Status, callback: F) -> Self
+    where
+        F: StateCallback<App, JobEvent, Fut>,
+        Fut: CallbackFuture,
+    {
+        let callback = box_callback(self.with_app(callback), Receipt::Handled);
+        self.router = self.router.route(status, callback);
+        self
+    }
+
+    /// Registers the callback for every status that has none.
+    ///
+    /// # Panics
+    ///
+    /// If it is registered already.
+    #[track_caller]
+    pub fn on_unhandled<F, Fut>(mut self, callback: F) -> Self
+    where
+        F: StateCallback<App, Unhandled, Fut>,
+        Fut: CallbackFuture,
+    {
+        let callback = box_callback(self.with_app(callback), Receipt::Unhandled);
+        self.router = self.router.route_unhandled(callback);
+        self
+    }
+
+    /// Registers the hook for events whose callback fails permanently.
+    ///
+    /// # Panics
+    ///
+    /// If it is registered already.
+    #[track_caller]
+    pub fn on_dead_letter<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: StateCallback<App, DeadLetter, Fut>,
+        Fut: CallbackFuture,
+    {
+        let hook = box_callback(self.with_app(hook), Receipt::DeadLettered);
+        self.router = self.router.route_dead_letter(hook);
+        self
+    }
+
+    /// Makes a callback that takes the event alone.
+    fn with_app<Event, F, Fut>(
+        &self,
+        callback: F,
+    ) -> impl Fn(Event) -> Fut + Send + Sync + 'static + use<App, Event, F, Fut>
+    where
+        F: StateCallback<App, Event, Fut>,
+    {
+        let app = self.app.clone();
+        move |event| callback(app.clone(), event)
+    }
+}
+
+/// Prints the statuses that have a callback, and nothing of the state.
+impl<App> fmt::Debug for JobRouterBuilder<App> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobRouterBuilder")
+            .field("router", &self.router)
+            .finish_non_exhaustive()
+    }
+}
