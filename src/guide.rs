@@ -1,5 +1,8 @@
 //! The guides.
 
+#[doc = include_str!("docs/answers.md")]
+pub mod answers {}
+
 #[doc = include_str!("docs/compare.md")]
 pub mod compare {}
 
@@ -14,6 +17,9 @@ pub mod guarantees {}
 
 #[doc = include_str!("docs/observability.md")]
 pub mod observability {}
+
+#[doc = include_str!("docs/performance.md")]
+pub mod performance {}
 
 #[doc = include_str!("docs/replicas.md")]
 pub mod replicas {}

@@ -88,7 +88,7 @@ impl Background {
     ///
     /// Use it for runtimes other than tokio, and to restore context that only the connection's
     /// task had, such as `task_local!` values: see
-    /// [`guarantees`](crate::guide::guarantees#what-only-the-connections-task-had).
+    /// [`guarantees`](crate::guide::guarantees#values-of-the-connections-task).
     ///
     /// The closure runs in a destructor: it must neither block nor panic. If it drops the task, the
     /// callback is cancelled. Clones that were made before do not change.
