@@ -24,7 +24,7 @@ use crate::util::catch_panic::{CatchDrop, Panicked, catch};
 /// a durable queue.
 ///
 /// Failures go to `on_error`, which is a required argument. The
-/// [`Background`](crate::Background) of the mount, or of `background.run`, bounds and drains the
+/// [`Background`] of the mount, or of `background.run`, bounds and drains the
 /// callbacks. If all permits are taken, if it is drained, or if no runtime takes the callback, the
 /// event is not acknowledged but answered 503. If the service
 /// is called directly, the layer has a `Background` of its own, which cannot be drained.

@@ -91,7 +91,7 @@ impl<L: Ledger> DedupeLayer<L> {
     /// A claim or a commit that takes longer is given up, and the delivery is answered 503, as for
     /// one that fails, with [`LedgerUnavailable`](crate::ErrorKind::LedgerUnavailable): nothing
     /// is acknowledged that is not known to be settled. A commit that fails is tried again within
-    /// this time, with pauses of up to 200 ms, and then in the [`Background`] until the lease expires.
+    /// this time, with pauses of up to 200 ms, and then in the background until the lease expires.
     /// A release that fails is tried once more there. So a delivery waits for the ledger twice as
     /// long as this at most.
     ///

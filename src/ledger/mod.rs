@@ -43,7 +43,7 @@ pub use postgres::{CommitInError, PostgresLedger};
 /// succeed: its commit settles the event, even if another holder has claimed it since. A release
 /// with an overtaken token changes nothing.
 ///
-/// [`MemoryLedger`](crate::ledger::MemoryLedger) is one for a single process. Implement it for a
+/// [`MemoryLedger`] is one for a single process. Implement it for a
 /// store that several share. Each method has to be atomic: of several that claim one event
 /// at once, one is granted it.
 ///
