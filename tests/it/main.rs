@@ -45,6 +45,7 @@ mod readme;
 mod refusals;
 #[cfg(all(unix, feature = "postgres", feature = "redis", feature = "test-util"))]
 mod replicas;
+mod rooms;
 mod router;
 mod running_on;
 #[cfg(all(feature = "schemars", feature = "test-util", feature = "utoipa"))]
