@@ -29,6 +29,9 @@ pub(crate) use service::{call, call_reporting, poll_ready};
 /// Implemented for every `Fn(Event) -> Fut` that is `Send + Sync + 'static`, where the
 /// future's output is a [`CallbackOutput`]. There is nothing to implement by hand.
 ///
+/// In a closure that uses `?`, name the error at the end: `Ok::<_, tower::BoxError>(())`. The
+/// compiler cannot infer it there.
+///
 /// [`JobEvent`]: crate::JobEvent
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no callback for a `{Event}`",
@@ -78,7 +81,8 @@ impl<Fut> CallbackFuture for Fut where Fut: Future<Output: CallbackOutput> + Sen
 #[diagnostic::on_unimplemented(
     message = "a job callback returns `()` or `Result<(), E>`, not `{Self}`",
     label = "this callback ends in `{Self}`",
-    note = "`E` is anything that is `Into<Box<dyn std::error::Error + Send + Sync>>`"
+    note = "`E` is anything that is `Into<Box<dyn std::error::Error + Send + Sync>>`",
+    note = "a `Box<dyn Error>` is not: write `Box<dyn Error + Send + Sync>`"
 )]
 pub trait CallbackOutput {
     /// The outcome, with the error boxed.
@@ -95,6 +99,7 @@ impl CallbackOutput for () {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<E: Into<BoxError>> CallbackOutput for Result<(), E> {
     fn into_result(self) -> Result<(), BoxError> {
         self.map_err(Into::into)

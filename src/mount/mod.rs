@@ -6,6 +6,7 @@
 #[cfg(feature = "axum")]
 mod extractor;
 mod future;
+mod http_request;
 #[cfg(feature = "axum")]
 mod into_response;
 mod job_webhook;
@@ -17,6 +18,7 @@ mod service;
 #[cfg(feature = "axum")]
 pub use extractor::JobEventRejection;
 pub use future::ResponseFuture;
+pub use http_request::HttpRequest;
 pub use job_webhook::JobWebhook;
 pub use layer::JobWebhookLayer;
 pub use service::JobWebhookService;
