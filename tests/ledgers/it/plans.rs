@@ -25,7 +25,7 @@ const HOURS: i64 = 60 * 60 * 1_000_000;
 /// The crate's statements, by their files' names.
 fn statements() -> Vec<(String, String)> {
     let mut statements = Vec::new();
-    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../../src/dedupe/postgres")];
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../../src/ledger/postgres")];
     while let Some(folder) = folders.pop() {
         for file in fs::read_dir(folder).unwrap() {
             let path = file.unwrap().path();

@@ -149,27 +149,27 @@ async fn no_statement_is_taken_for_another() {
     let statements = [
         (
             "claim",
-            include_str!("../../../src/dedupe/postgres/sql/claim.sql"),
+            include_str!("../../../src/ledger/postgres/sql/claim.sql"),
             MANY,
         ),
         (
             "commit",
-            include_str!("../../../src/dedupe/postgres/sql/commit.sql"),
+            include_str!("../../../src/ledger/postgres/sql/commit.sql"),
             MANY,
         ),
         (
             "release",
-            include_str!("../../../src/dedupe/postgres/sql/release.sql"),
+            include_str!("../../../src/ledger/postgres/sql/release.sql"),
             MANY,
         ),
         (
             "commit_in",
-            include_str!("../../../src/dedupe/postgres/sql/commit_in.sql"),
+            include_str!("../../../src/ledger/postgres/sql/commit_in.sql"),
             "'J', 'E', '1', 7, 60000",
         ),
         (
             "prune",
-            include_str!("../../../src/dedupe/postgres/sql/prune.sql"),
+            include_str!("../../../src/ledger/postgres/sql/prune.sql"),
             "0, 10000",
         ),
     ];
@@ -261,17 +261,17 @@ async fn each_statement_is_as_durable_as_it_has_to_be() {
     let statements = [
         (
             "claim",
-            include_str!("../../../src/dedupe/postgres/sql/claim.sql"),
+            include_str!("../../../src/ledger/postgres/sql/claim.sql"),
             false,
         ),
         (
             "commit",
-            include_str!("../../../src/dedupe/postgres/sql/commit.sql"),
+            include_str!("../../../src/ledger/postgres/sql/commit.sql"),
             true,
         ),
         (
             "release",
-            include_str!("../../../src/dedupe/postgres/sql/release.sql"),
+            include_str!("../../../src/ledger/postgres/sql/release.sql"),
             false,
         ),
     ];

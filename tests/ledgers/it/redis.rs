@@ -259,7 +259,7 @@ async fn a_claim_that_comes_late_is_not_granted_when_it_was_given_back() {
     let (ledger, guid) = (RedisLedger::new(client()), one_of_a_kind());
     let event = name(&guid, 10);
     let claim = async |claim: &str| {
-        let script = redis::Script::new(include_str!("../../../src/dedupe/redis/claim.lua"));
+        let script = redis::Script::new(include_str!("../../../src/ledger/redis/claim.lua"));
         let mut script = script.key(format!("mx-job-webhook:{guid}"));
         script
             .arg("COMPLETED 10")
