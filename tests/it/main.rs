@@ -49,9 +49,6 @@ mod router;
 mod running_on;
 #[cfg(all(feature = "schemars", feature = "test-util", feature = "utoipa"))]
 mod schemas;
-#[cfg(all(unix, feature = "postgres", feature = "redis", feature = "test-util"))]
-#[allow(dead_code, reason = "the package of the ledgers' tests uses the rest")]
-mod servers;
 #[cfg(feature = "tokio")]
 mod simulation;
 #[cfg(target_os = "linux")]

@@ -22,8 +22,8 @@ use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 use crate::process::example;
-use crate::servers::{self, Folder, Server, free_address};
 use crate::support::{BASIC, PATH};
+use harness::servers::{self, Folder, Server, free_address};
 
 /// Of which each was challenged and then completed.
 const JOBS: usize = 4_000;

@@ -1,4 +1,4 @@
-//! Servers of a test's own, which it may kill: Postgres, Redis, a load balancer.
+//! Servers of a test's own, which it may kill: `PostgreSQL`, Redis, `HAProxy`.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,26 +11,35 @@ use std::time::{Duration, Instant};
 /// Far more than any server takes to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An address that nobody listens on.
-pub(crate) fn free_address() -> SocketAddr {
+/// Returns an address of this machine on which nothing listens.
+pub fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap()
 }
 
-/// A folder that is gone with the test.
-pub(crate) struct Folder(PathBuf);
+/// A temporary folder, deleted when dropped.
+#[derive(Debug)]
+pub struct Folder(PathBuf);
 
 impl Folder {
-    pub(crate) fn new() -> Self {
+    /// Creates an empty folder.
+    pub fn new() -> Self {
         let path = std::env::temp_dir().join(format!("mx-job-webhook-{:016x}", fastrand::u64(..)));
         fs::create_dir(&path).unwrap();
         Self(path)
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Returns where it is.
+    pub fn path(&self) -> &Path {
         &self.0
+    }
+}
+
+impl Default for Folder {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -40,16 +49,20 @@ impl Drop for Folder {
     }
 }
 
-/// A process that listens on an address, killed when dropped.
-pub(crate) struct Server {
-    pub(crate) address: SocketAddr,
+/// A process that listens on an address. It is killed when dropped.
+#[derive(Debug)]
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
     command: Command,
     child: Option<Child>,
-    pub(crate) crash_by: &'static str,
+    /// The signal by which it dies, without `SIG`.
+    pub crash_by: &'static str,
 }
 
 impl Server {
-    pub(crate) fn start(address: SocketAddr, command: Command) -> Self {
+    /// Starts it, and waits until it listens.
+    pub fn start(address: SocketAddr, command: Command) -> Self {
         let mut server = Self {
             address,
             command,
@@ -62,11 +75,12 @@ impl Server {
     }
 
     /// Starts it, without waiting until it listens.
-    pub(crate) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.child = Some(self.command.spawn().unwrap());
     }
 
-    pub(crate) fn wait_until_it_listens(&mut self) {
+    /// Waits until something accepts connections on its address.
+    pub fn wait_until_it_listens(&mut self) {
         let patience = Instant::now() + PATIENCE;
         while TcpStream::connect(self.address).is_err() {
             assert!(
@@ -79,26 +93,26 @@ impl Server {
         }
     }
 
-    /// For one that found what was there before it in its way, or what it needs not there.
-    pub(crate) fn restart_if_it_ended(&mut self) {
+    /// Starts it again if it has ended: its predecessor was in its way, or something it needs was missing.
+    pub fn restart_if_it_ended(&mut self) {
         let ended = |child: &mut Child| child.try_wait().unwrap().is_some();
         if self.child.as_mut().is_none_or(ended) {
             self.restart();
         }
     }
 
-    /// From its next start on, it finds this in its environment.
-    pub(crate) fn set_environment(&mut self, variable: &str, value: &str) {
+    /// Sets an environment variable for its next start.
+    pub fn set_environment(&mut self, variable: &str, value: &str) {
         self.command.env(variable, value);
     }
 
-    /// Asks it to end, and waits until it has.
-    pub(crate) fn stop(&mut self) {
+    /// Stops it by SIGINT, and waits until it has ended.
+    pub fn stop(&mut self) {
         self.end("INT");
     }
 
-    /// Ends it as a crash does.
-    pub(crate) fn crash(&mut self) {
+    /// Kills it by `crash_by`, and waits until it has ended.
+    pub fn crash(&mut self) {
         self.end(self.crash_by);
     }
 
@@ -124,12 +138,13 @@ impl Drop for Server {
     }
 }
 
-pub(crate) fn run(command: &mut Command) -> Output {
+/// Runs a command to its end.
+pub fn run(command: &mut Command) -> Output {
     command.output().unwrap()
 }
 
-/// Redis that writes each command to its file before it answers.
-pub(crate) fn redis(folder: &Folder, arguments: &[&str]) -> Server {
+/// Starts a Redis that writes each command to its file before it answers.
+pub fn redis(folder: &Folder, arguments: &[&str]) -> Server {
     let address = free_address();
     let place = folder.path().join(format!("redis-{}", address.port()));
     fs::create_dir(&place).unwrap();
@@ -143,8 +158,8 @@ pub(crate) fn redis(folder: &Folder, arguments: &[&str]) -> Server {
     Server::start(address, command)
 }
 
-/// Three Redis servers that share the keys.
-pub(crate) fn redis_cluster(folder: &Folder) -> Vec<Server> {
+/// Starts a cluster of three Redis servers.
+pub fn redis_cluster(folder: &Folder) -> Vec<Server> {
     let servers: Vec<Server> = (0..3)
         .map(|_| {
             redis(
@@ -170,8 +185,8 @@ pub(crate) fn redis_cluster(folder: &Folder) -> Vec<Server> {
     servers
 }
 
-/// Postgres as it is installed. Its URL is that of the superuser `postgres`.
-pub(crate) fn postgres(folder: &Folder) -> (Server, String) {
+/// Starts `PostgreSQL` as it is installed. The URL is that of the superuser `postgres`.
+pub fn postgres(folder: &Folder) -> (Server, String) {
     let address = free_address();
     let place = folder.path().join("postgres");
     fs::create_dir(&place).unwrap();
@@ -220,8 +235,8 @@ fn postgres_programs() -> PathBuf {
     programs.max().unwrap_or_default()
 }
 
-/// Whom to be instead of root, which Postgres refuses to be.
-pub(crate) fn postgres_user() -> Option<(u32, u32)> {
+/// Returns the user and the group of `postgres` if this runs as root, as which `PostgreSQL` refuses to run.
+pub fn postgres_user() -> Option<(u32, u32)> {
     let id = |arguments: &[&str]| {
         let output = run(Command::new("id").args(arguments));
         String::from_utf8(output.stdout)
@@ -233,8 +248,8 @@ pub(crate) fn postgres_user() -> Option<(u32, u32)> {
     (id(&["-u"]) == 0).then(|| (id(&["-u", "postgres"]), id(&["-g", "postgres"])))
 }
 
-/// `haproxy` in front of these, of which it takes those that answer on `/health`.
-pub(crate) fn load_balancer(folder: &Folder, replicas: &[SocketAddr]) -> Server {
+/// Starts `HAProxy` in front of the replicas that answer on `/health`.
+pub fn load_balancer(folder: &Folder, replicas: &[SocketAddr]) -> Server {
     let address = free_address();
     let mut configuration = format!(
         "defaults\n mode http\n timeout connect 1s\n timeout client 20s\n timeout server 20s\n \
