@@ -1,13 +1,10 @@
 //! The examples of hosts, run as they are and sent what their first lines say.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::{env, fs, process};
 
 use crate::process::{Process, example, run};
-
-/// Where the example writes certificates, by its first lines.
-const CERTIFICATES: &str = "target/certificates";
 
 #[test]
 fn every_hosts_curl_line_delivers_as_it_stands() {
@@ -18,28 +15,9 @@ fn every_hosts_curl_line_delivers_as_it_stands() {
         "axum_nested",
         "axum_route_service",
         "hyper_plain",
-        "lambda",
-        "poem_compat",
-        "tonic_grpc",
     ] {
         assert_delivers(host, example(host), &curl_line(host));
     }
-}
-
-#[test]
-fn the_certificates_that_are_written_deliver_and_without_them_nobody_does() {
-    let folder = env::temp_dir().join(format!("mx-job-webhook-hosts-{}", process::id()));
-    let folder = folder.to_str().unwrap();
-    let mut command = example("mutual_tls");
-    command.args(["--write-certificates", folder]);
-    let line = curl_line("mutual_tls").replace(CERTIFICATES, folder);
-    let server = assert_delivers("mutual_tls", command, &line);
-
-    let client = format!("--cert {folder}/client.pem --key {folder}/client.key");
-    assert!(line.contains(&client), "{line}");
-    let nameless = line.replace(&client, "");
-    assert_eq!(status(&nameless, &server), "HTTP/1.1 401 Unauthorized");
-    fs::remove_dir_all(folder).unwrap();
 }
 
 /// Starts the host, and sends it its curl line: once as it stands, once with another password.

@@ -4,9 +4,11 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+use crate::run;
 
 /// Far more than any server takes to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -136,11 +138,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.crash();
     }
-}
-
-/// Runs a command to its end.
-pub fn run(command: &mut Command) -> Output {
-    command.output().unwrap()
 }
 
 /// Starts a Redis that writes each command to its file before it answers.

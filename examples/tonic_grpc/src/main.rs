@@ -1,6 +1,6 @@
 //! How do I receive the webhooks on the port that serves gRPC with tonic?
 //!
-//! Run it with `cargo run --example tonic_grpc`, and deliver something:
+//! Run it with `cargo run -p tonic_grpc`, and deliver something:
 //!
 //! ```text
 //! curl -i -u mx:secret -H 'content-type: application/json' \
@@ -70,7 +70,9 @@ mod tests {
         Request::post(uri)
             .header("authorization", "Basic bXg6c2VjcmV0")
             .header("content-type", "application/json")
-            .body(Body::from(include_str!("../tests/fixtures/completed.json")))
+            .body(Body::from(include_str!(
+                "../../../tests/fixtures/completed.json"
+            )))
             .unwrap()
     }
 

@@ -1,7 +1,7 @@
 //! How do I serve TLS, and let the client's certificate decide who may deliver?
 //!
 //! Have a CA for tests issue certificates, and serve with them:
-//! `cargo run --example mutual_tls -- --write-certificates target/certificates`. Then deliver
+//! `cargo run -p mutual_tls -- --write-certificates target/certificates`. Then deliver
 //! something:
 //!
 //! ```text

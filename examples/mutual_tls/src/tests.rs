@@ -54,7 +54,7 @@ async fn send(
         .await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let body = Full::<Bytes>::from(include_str!("../../tests/fixtures/completed.json"));
+    let body = Full::<Bytes>::from(include_str!("../../../tests/fixtures/completed.json"));
     Ok(sender.send_request(request.body(body)?).await?.status())
 }
 

@@ -1,6 +1,6 @@
 //! How do I receive the webhooks in a function on AWS Lambda, behind API Gateway?
 //!
-//! Run it with `cargo run --example lambda`, and deliver something:
+//! Run it with `cargo run -p lambda`, and deliver something:
 //!
 //! ```text
 //! curl -i -u mx:secret -H 'content-type: application/json' \
@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Outside of Lambda a small stand-in runs it. For a function of your own, `cargo lambda watch` does
-//! that; it runs the binary of a package, and no example of a library.
+//! that.
 //!
 //! Lambda freezes the process when the answer has gone out, and may never wake it. So nothing may
 //! run on after an answer here: no `AcknowledgeFirstLayer`, no `with_answer_deadline`. A sender that

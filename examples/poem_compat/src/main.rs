@@ -1,6 +1,6 @@
 //! How do I mount the webhooks in a framework that is not built on tower, such as poem?
 //!
-//! Run it with `cargo run --example poem_compat`, and deliver something:
+//! Run it with `cargo run -p poem_compat`, and deliver something:
 //!
 //! ```text
 //! curl -i -u mx:secret -H 'content-type: application/json' \
@@ -71,7 +71,7 @@ mod tests {
             .header("authorization", "Basic bXg6c2VjcmV0")
             .header("content-type", "application/json")
             .extension(tenant)
-            .body(include_str!("../tests/fixtures/completed.json"));
+            .body(include_str!("../../../tests/fixtures/completed.json"));
         app(credentials).get_response(request).await
     }
 

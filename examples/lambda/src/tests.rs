@@ -7,7 +7,7 @@ use tower::ServiceExt as _;
 
 use super::*;
 
-const SAMPLE: &str = include_str!("../../tests/fixtures/completed.json");
+const SAMPLE: &str = include_str!("../../../tests/fixtures/completed.json");
 
 /// What the function answers to an event.
 async fn status(event: Value) -> StatusCode {
