@@ -2,9 +2,6 @@
 
 use std::process::Command;
 
-use std::thread::sleep;
-use std::time::Duration;
-
 use crate::process::{Process, example, quickstart, run};
 
 const COMPLETED: &str = "COMPLETED JOB-a177e002-e5b8-0680-3427-39556fa93c6e \
@@ -124,93 +121,5 @@ fn the_durable_queue_says_what_it_lacks_and_no_password() {
         assert_eq!(text(&output.stdout), "", "{expected}");
         assert!(text(&output.stderr).contains(expected), "{output:?}");
         assert!(!text(&output.stderr).contains("hunter2"), "{output:?}");
-    }
-}
-
-/// The command of the trigger, to this process's webhooks.
-fn trigger(process: &Process, arguments: &[&str]) -> Command {
-    let mut command = example("trigger");
-    command.arg(format!("http://{}/admin/webhooks", process.address));
-    command.args(arguments);
-    command
-}
-
-#[test]
-fn the_trigger_delivers_and_says_what_was_answered() {
-    let (process, _) = Process::serve(quickstart());
-    let basic = ["--user", "mx", "--password", "secret"];
-    let sent = run(trigger(&process, &["--status", "CHALLENGED"]).args(basic));
-    assert!(sent.status.success(), "{sent:?}");
-    let printed: Vec<&str> = text(&sent.stdout).lines().collect();
-    assert!(printed[0].starts_with("1 of 1 sent in "), "{printed:?}");
-    assert_eq!(printed[1..], ["       1  204 No Content"]);
-    assert!(process.line().starts_with("CHALLENGED JOB-"));
-
-    let many = [
-        "--count",
-        "20",
-        "--duplicate",
-        "1",
-        "--reorder",
-        "--rate",
-        "1000",
-    ];
-    let sent = run(trigger(&process, &many).args(basic));
-    assert!(sent.status.success(), "{sent:?}");
-    assert!(
-        text(&sent.stdout).contains("      40  204 No Content\nhalf within"),
-        "{sent:?}"
-    );
-
-    let refused = run(&mut trigger(&process, &["--bearer", "other"]));
-    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
-    assert!(
-        text(&refused.stdout).contains("1  401 Unauthorized"),
-        "{refused:?}"
-    );
-}
-
-#[test]
-fn a_trigger_that_is_stopped_sums_up_what_was_answered_until_then() {
-    let (process, _) = Process::serve(quickstart());
-    let long = [
-        "--count",
-        "1000",
-        "--rate",
-        "20",
-        "--user",
-        "mx",
-        "--password",
-        "secret",
-    ];
-    let mut trigger = Process::start(trigger(&process, &long));
-    process.line();
-    sleep(Duration::from_millis(500));
-    assert_eq!(trigger.stop("INT").code(), Some(1));
-    let printed = trigger.line();
-    let (sent, of) = printed.split_once(" of 1000 sent in ").unwrap();
-    assert!(
-        (2..1000).contains(&sent.parse::<u32>().unwrap()),
-        "{sent} {of}"
-    );
-}
-
-#[test]
-fn the_trigger_tells_what_is_wrong_before_anything_is_sent() {
-    let url = "http://127.0.0.1:9/";
-    let mistakes: [(&[&str], &str); 4] = [
-        (&[], "required arguments were not provided"),
-        (&["localhost:3000"], "http:// or https://"),
-        (
-            &[url, "--status", "COMPLETD"],
-            "MX sends CHALLENGED, COMPLETED",
-        ),
-        (&[url, "--user", "mx"], "--user needs --password"),
-    ];
-    for (arguments, expected) in mistakes {
-        let output = run(example("trigger").args(arguments));
-        assert!(!output.status.success(), "{expected}");
-        assert_eq!(text(&output.stdout), "", "{expected}");
-        assert!(text(&output.stderr).contains(expected), "{output:?}");
     }
 }

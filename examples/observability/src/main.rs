@@ -1,6 +1,6 @@
 //! How do I see what becomes of my deliveries in Prometheus and Grafana?
 //!
-//! Run it with `cargo run --example observability --features metrics`, deliver something, and look:
+//! Run it with `cargo run -p observability`, deliver something, and look:
 //!
 //! ```text
 //! curl -i -u mx:secret -H 'content-type: application/json' \
@@ -8,7 +8,7 @@
 //! curl http://127.0.0.1:3000/metrics
 //! ```
 //!
-//! `dashboard.json`, beside this file, is for Grafana: *Dashboards*, *New*, *Import*.
+//! `dashboard.json`, in this package, is for Grafana: *Dashboards*, *New*, *Import*.
 
 #![allow(
     clippy::print_stdout,

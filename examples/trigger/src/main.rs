@@ -4,8 +4,8 @@
 //! answered. The first line sends one, the second four hundred, a quarter of them in no order:
 //!
 //! ```text
-//! cargo run --example trigger -- http://127.0.0.1:3000/admin/webhooks --status CHALLENGED --user mx --password secret
-//! cargo run --example trigger -- http://127.0.0.1:3000/admin/webhooks --status CHALLENGED,COMPLETED \
+//! cargo run -p trigger -- http://127.0.0.1:3000/admin/webhooks --status CHALLENGED --user mx --password secret
+//! cargo run -p trigger -- http://127.0.0.1:3000/admin/webhooks --status CHALLENGED,COMPLETED \
 //!     --count 100 --rate 50 --duplicate 1 --reorder --user mx --password secret
 //! ```
 //!

@@ -72,7 +72,7 @@ fn job(guid: &str, status: &str, updated_at: u32) -> String {
 }
 
 fn dashboard() -> Value {
-    serde_json::from_str(include_str!("dashboard.json")).unwrap()
+    serde_json::from_str(include_str!("../dashboard.json")).unwrap()
 }
 
 /// Every string under this key, however deep.

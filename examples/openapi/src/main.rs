@@ -1,6 +1,6 @@
 //! How do I publish the webhook in my API description?
 //!
-//! Run it with `cargo run --example openapi --features utoipa`. It serves an application whose
+//! Run it with `cargo run -p openapi`. It serves an application whose
 //! `OpenAPI` document has its own route under `paths` and MX's webhook under `webhooks`:
 //!
 //! ```text
@@ -125,7 +125,9 @@ mod tests {
             Request::post("/admin/webhooks")
                 .header("content-type", "application/json")
                 .header("authorization", password)
-                .body(Body::from(include_str!("../tests/fixtures/completed.json")))
+                .body(Body::from(include_str!(
+                    "../../../tests/fixtures/completed.json"
+                )))
         };
         for (credentials, status) in [("Basic bXg6c2VjcmV0", 204), ("Basic bXg6", 401)] {
             let response = app.clone().oneshot(delivery(credentials).unwrap()).await;
