@@ -13,8 +13,6 @@ mod cut_short;
 mod deadlines;
 mod decode;
 mod dedupe;
-#[cfg(unix)]
-mod durable;
 mod events;
 #[cfg(unix)]
 mod examples;
@@ -43,8 +41,6 @@ mod readiness;
 #[cfg(all(feature = "axum", feature = "test-util"))]
 mod readme;
 mod refusals;
-#[cfg(all(unix, feature = "postgres", feature = "redis", feature = "test-util"))]
-mod replicas;
 mod router;
 mod running_on;
 #[cfg(all(feature = "schemars", feature = "test-util", feature = "utoipa"))]

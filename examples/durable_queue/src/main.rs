@@ -4,7 +4,7 @@
 //! all there is to it. A delivery is answered 204 once its webhook is stored, and workers run the
 //! `JobRouter` that would otherwise have been mounted. Nothing else of the HTTP side changes.
 //!
-//! Run it with `DATABASE_URL=postgres://… cargo run --example durable_queue`, and deliver something:
+//! Run it with `DATABASE_URL=postgres://… cargo run -p durable_queue`, and deliver something:
 //!
 //! ```text
 //! curl -i -u mx:secret -H 'content-type: application/json' \
@@ -269,7 +269,7 @@ mod tests {
         let delivery = Request::post("/admin/webhooks")
             .header("content-type", "application/json")
             .body(Body::from(include_str!(
-                "../../tests/fixtures/completed.json"
+                "../../../tests/fixtures/completed.json"
             )))
             .unwrap();
         let app = app(Credentials::unauthenticated(), pool);

@@ -10,7 +10,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tokio::time::{sleep, timeout};
 
-use crate::support::{BASIC, PATH, SAMPLE};
+use crate::{BASIC, PATH, SAMPLE};
 
 /// MX's sample, for another job.
 pub(super) fn body(event: usize) -> String {

@@ -1,6 +1,11 @@
 //! Three replicas behind a load balancer, while replicas are killed, the ledger's server is
-//! restarted and its connections are cut: the example `replicas`, with each ledger in turn.
-#![allow(clippy::print_stdout, reason = "it tells what the run came to")]
+//! restarted and its connections are cut: the example, with each ledger in turn.
+#![cfg(unix)]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "it tells what the run came to; a panic is how a test fails"
+)]
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{File, OpenOptions, read_to_string};
@@ -10,6 +15,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
+use harness::example;
+use harness::servers::{self, Folder, Server, free_address};
 use http::Request;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -21,9 +28,9 @@ use sqlx::{PgPool, Row as _};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-use crate::process::example;
-use crate::support::{BASIC, PATH};
-use harness::servers::{self, Folder, Server, free_address};
+const PATH: &str = "/admin/webhooks";
+/// `mx:secret`
+const BASIC: &str = "Basic bXg6c2VjcmV0";
 
 /// Of which each was challenged and then completed.
 const JOBS: usize = 4_000;
@@ -179,7 +186,7 @@ impl Run {
 
 fn replica(url: &str, log: File) -> Server {
     let address = free_address();
-    let mut command = example("replicas");
+    let mut command = example(env!("CARGO_BIN_EXE_replicas"));
     command
         .env("ADDR", address.to_string())
         .env("LEDGER_URL", url)

@@ -1,7 +1,7 @@
 //! How do I run several replicas behind one URL?
 //!
 //! Start as many as you like on one ledger, each with an `ADDR` of its own, and put a load
-//! balancer in front: `LEDGER_URL=redis://127.0.0.1/ cargo run --example replicas --all-features`,
+//! balancer in front: `LEDGER_URL=redis://127.0.0.1/ cargo run -p replicas`,
 //! or with `postgres://…`. Deliver to any of them:
 //!
 //! ```text
@@ -222,7 +222,9 @@ mod tests {
             let delivery = Request::post("/admin/webhooks")
                 .header("authorization", "Basic bXg6c2VjcmV0")
                 .header("content-type", "application/json")
-                .body(Body::from(include_str!("../tests/fixtures/completed.json")))
+                .body(Body::from(include_str!(
+                    "../../../tests/fixtures/completed.json"
+                )))
                 .unwrap();
             assert_eq!(replica.oneshot(delivery).await.unwrap().status(), 204);
         }

@@ -1,26 +1,32 @@
-//! The example `durable_queue` on a real server: what was acknowledged is not lost, whoever is
+//! The example as its users run it, on a real server: what was acknowledged is not lost, whoever is
 //! killed.
-
+#![cfg(unix)]
 #![allow(
     clippy::print_stdout,
-    reason = "what was measured, and from which seed"
+    clippy::unwrap_used,
+    reason = "it tells what was measured, and from which seed; a panic is how a test fails"
 )]
 
 mod database;
+mod mistakes;
 mod sender;
 
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use harness::{Process, repository, run};
 use http::StatusCode;
 use tokio::time::{sleep, timeout};
 
 use self::database::Database;
 use self::sender::{body, deliver, deliver_until_acknowledged};
-use crate::process::{Process, run};
-use crate::support::SAMPLE;
 
+const DURABLE_QUEUE: &str = env!("CARGO_BIN_EXE_durable_queue");
+const SAMPLE: &str = include_str!("../../../../tests/fixtures/completed.json");
+const PATH: &str = "/admin/webhooks";
+/// `mx:secret`
+const BASIC: &str = "Basic bXg6c2VjcmV0";
 /// What the example has.
 const CONCURRENCY: usize = 4;
 const TRIES: i32 = 5;
@@ -355,7 +361,7 @@ async fn stopped_by_a_signal_it_finishes_what_it_has_in_hand() {
         let database = Database::create().await;
         let (mut both, printed) = Process::serve(database.example("", 2.0));
         let pasted = run(Command::new("sh")
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .current_dir(repository())
             .args(["-c", printed.last().unwrap()]));
         assert!(pasted.stdout.starts_with(b"HTTP/1.1 204"), "{pasted:?}");
         while !both.line().starts_with("started JOB-") {}

@@ -4,13 +4,13 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use harness::example;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, PgPool};
 use tokio::runtime::Runtime;
 use tokio::time::sleep;
 
-use super::{DEAD_AFTER, PATIENCE};
-use crate::process::example;
+use crate::{DEAD_AFTER, DURABLE_QUEUE, PATIENCE};
 
 /// Dropped with everything in it.
 pub(super) struct Database {
@@ -34,7 +34,7 @@ impl Database {
 
     /// The example on it, in a role (or in both), with callbacks that take so many seconds.
     pub(super) fn example(&self, role: &str, work: f64) -> Command {
-        let mut command = example("durable_queue");
+        let mut command = example(DURABLE_QUEUE);
         command
             .args((!role.is_empty()).then_some(role))
             .env("DATABASE_URL", self.options.to_url_lossy().as_str())
