@@ -14,11 +14,7 @@ mod deadlines;
 mod decode;
 mod dedupe;
 mod events;
-#[cfg(unix)]
-mod examples;
 mod hooks;
-#[cfg(all(unix, feature = "axum", feature = "tokio"))]
-mod hosts;
 #[cfg(all(feature = "jiff", feature = "chrono", feature = "time"))]
 mod moments;
 mod mounts;
@@ -34,8 +30,6 @@ mod openapi;
 #[cfg(feature = "test-util")]
 mod own_ledger;
 mod panics;
-#[cfg(unix)]
-mod process;
 mod properties;
 mod readiness;
 #[cfg(all(feature = "axum", feature = "test-util"))]

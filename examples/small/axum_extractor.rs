@@ -92,7 +92,9 @@ mod tests {
         let delivery = Request::post("/admin/webhooks/acme")
             .header("authorization", format!("Bearer {password}"))
             .header("content-type", "application/json")
-            .body(Body::from(include_str!("../tests/fixtures/completed.json")))
+            .body(Body::from(include_str!(
+                "../../tests/fixtures/completed.json"
+            )))
             .unwrap();
         app.oneshot(delivery).await.unwrap().status()
     }

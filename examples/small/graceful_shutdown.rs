@@ -150,7 +150,9 @@ mod tests {
         let app = app(Credentials::unauthenticated(), background.clone(), work);
         let delivery = Request::post("/admin/webhooks")
             .header("content-type", "application/json")
-            .body(Body::from(include_str!("../tests/fixtures/completed.json")))
+            .body(Body::from(include_str!(
+                "../../tests/fixtures/completed.json"
+            )))
             .unwrap();
         let hangs_up = tokio::time::timeout(Duration::from_secs(1), app.oneshot(delivery));
         assert!(hangs_up.await.is_err());

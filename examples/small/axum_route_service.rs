@@ -76,7 +76,9 @@ mod tests {
             .uri(path)
             .header("authorization", "Basic bXg6c2VjcmV0")
             .header("content-type", "application/json")
-            .body(Body::from(include_str!("../tests/fixtures/completed.json")))
+            .body(Body::from(include_str!(
+                "../../tests/fixtures/completed.json"
+            )))
             .unwrap();
         let answer = app(production, integration).oneshot(request).await;
         answer.unwrap().status()

@@ -135,7 +135,7 @@ mod tests {
     async fn status(request: http::request::Builder) -> StatusCode {
         let credentials = Credentials::basic("mx", "secret").unwrap();
         let app = app(credentials, Background::new());
-        let body = Full::<Bytes>::from(include_str!("../tests/fixtures/completed.json"));
+        let body = Full::<Bytes>::from(include_str!("../../tests/fixtures/completed.json"));
         let answer = app.oneshot(request.body(body).unwrap()).await;
         answer.unwrap().status()
     }
@@ -163,7 +163,7 @@ mod tests {
             serve(listener, app, stopped.notified()).await;
         });
 
-        let body = include_str!("../tests/fixtures/completed.json");
+        let body = include_str!("../../tests/fixtures/completed.json");
         let mut mx = TcpStream::connect(address).await.unwrap();
         let head = format!(
             "POST /admin/webhooks HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\n\

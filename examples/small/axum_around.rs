@@ -70,7 +70,9 @@ mod tests {
         let delivery = Request::post("/admin/webhooks")
             .header("authorization", "Basic bXg6c2VjcmV0")
             .header("content-type", "application/json")
-            .body(Body::from(include_str!("../tests/fixtures/completed.json")))
+            .body(Body::from(include_str!(
+                "../../tests/fixtures/completed.json"
+            )))
             .unwrap();
         assert_eq!(status(delivery).await, StatusCode::NO_CONTENT);
 

@@ -1,8 +1,11 @@
 //! The examples, run as they say themselves.
 
 use std::process::Command;
+use std::thread;
 
-use crate::process::{Process, example, quickstart, run};
+use harness::{Process, repository, run};
+
+use crate::{example, quickstart};
 
 const COMPLETED: &str = "COMPLETED JOB-a177e002-e5b8-0680-3427-39556fa93c6e \
                          MBR-48d9a481-f2a2-7e13-2685-62869cf0d33a";
@@ -74,18 +77,23 @@ fn mistakes_are_told_before_anything_is_served() {
 
 #[test]
 fn a_callback_outlives_its_sender_and_the_signal_that_stops_the_server() {
-    for signal in ["TERM", "INT"] {
+    let outlives = |signal| {
         let mut command = example("graceful_shutdown");
         command.env("WORK_SECONDS", "3");
         let (mut process, printed) = Process::serve(command);
         // It is curl that hangs up, after a second.
         let pasted = run(Command::new("sh")
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .current_dir(repository())
             .args(["-c", printed.last().unwrap()]));
         assert_eq!(pasted.status.code(), Some(28), "{pasted:?}");
         assert!(process.line().starts_with("started JOB-"));
         assert!(process.stop(signal).success());
         assert_eq!(process.line(), "draining 1");
         assert!(process.line().starts_with("finished JOB-"));
-    }
+    };
+    // Each takes three seconds.
+    thread::scope(|scope| {
+        scope.spawn(|| outlives("TERM"));
+        scope.spawn(|| outlives("INT"));
+    });
 }

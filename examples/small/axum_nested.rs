@@ -65,7 +65,9 @@ mod tests {
         let delivery = Request::post(path)
             .header("authorization", "Basic bXg6c2VjcmV0")
             .header("content-type", "application/json")
-            .body(Body::from(include_str!("../tests/fixtures/completed.json")))
+            .body(Body::from(include_str!(
+                "../../tests/fixtures/completed.json"
+            )))
             .unwrap();
         app.oneshot(delivery).await.unwrap().status()
     }

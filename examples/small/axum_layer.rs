@@ -82,7 +82,9 @@ mod tests {
         let delivery = Request::post("/admin/webhooks")
             .header("authorization", "Basic bXg6c2VjcmV0")
             .header("content-type", "application/json")
-            .body(Body::from(include_str!("../tests/fixtures/completed.json")))
+            .body(Body::from(include_str!(
+                "../../tests/fixtures/completed.json"
+            )))
             .unwrap();
         app.oneshot(delivery).await.unwrap().status()
     }

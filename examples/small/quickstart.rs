@@ -42,7 +42,7 @@ use mx_job_webhook::{Credentials, Job, JobRouter, JobWebhookLayer};
 use tokio::net::TcpListener;
 
 const WEBHOOKS: &str = "/admin/webhooks";
-const SAMPLE: &str = include_str!("../tests/fixtures/completed.json");
+const SAMPLE: &str = include_str!("../../tests/fixtures/completed.json");
 
 /// The application: a route of its own, and the layer that takes the webhooks.
 fn app(credentials: Credentials) -> Router {
