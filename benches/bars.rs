@@ -1,6 +1,7 @@
 //! The bars for instructions: runs `instructions`, and fails where one is missed by more than 5 %.
 //!
-//! `cargo bench --bench bars`; with `-- --write` it also draws `benches/instructions.svg`.
+//! `cargo bench -p mx-job-webhook-benches --bench bars`; with `-- --write` it also draws
+//! `instructions.svg`.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -119,7 +120,7 @@ fn main() -> ExitCode {
         println!("{}", String::from_utf8_lossy(&counted.stderr));
         return ExitCode::FAILURE;
     }
-    let folder = target.join("gungraun/mx-job-webhook/instructions/receive");
+    let folder = target.join("gungraun/mx-job-webhook-benches/instructions/receive");
 
     println!("| what | instructions | against | measured | bar |");
     println!("|---|---|---|---|---|");
@@ -149,7 +150,7 @@ fn main() -> ExitCode {
         println!("| {what} | {ours:.0} | {theirs:.0} | {measured} | {limit}{mark} |");
     }
     if std::env::args().any(|argument| argument == "--write") {
-        std::fs::write(root.join("benches/instructions.svg"), drawn(&folder)).unwrap();
+        std::fs::write(root.join("instructions.svg"), drawn(&folder)).unwrap();
     }
     if missed > 0 {
         println!("\n{missed} bars are missed by more than 5 %");

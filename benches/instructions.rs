@@ -1,6 +1,6 @@
 //! Instructions, which repeat to the digit whatever else the machine does.
 //!
-//! `cargo bench --bench instructions`, with valgrind and gungraun's runner installed. Every
+//! `cargo bench -p mx-job-webhook-benches --bench instructions`, with valgrind and gungraun's runner installed. Every
 //! service has answered a request before the one that is counted.
 #![allow(
     clippy::unwrap_used,

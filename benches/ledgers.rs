@@ -1,7 +1,7 @@
 //! Events a second through each ledger, from claim to commit, and what one takes in its store.
 //!
-//! `cargo bench --all-features --bench ledgers`, with `MX_TEST_POSTGRES_URL` and
-//! `MX_TEST_REDIS_URL` naming servers that nobody else uses: what it writes stays there. About a
+//! `cargo bench -p mx-job-webhook-benches --features ledgers --bench ledgers`, with
+//! `MX_TEST_POSTGRES_URL` and `MX_TEST_REDIS_URL` naming servers that nobody else uses: what it writes stays there. About a
 //! minute. Client and servers share the machine, so the numbers are what is left for each.
 #![allow(
     clippy::unwrap_used,

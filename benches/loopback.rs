@@ -1,9 +1,10 @@
 //! HTTP over loopback: this crate against what one would write by hand, a slice of time each.
 //!
-//! `cargo bench --bench loopback`; with `-- --write` it also draws `benches/throughput.svg`.
-//! Each server is a process of its own on a core of its own (by `taskset`, which Linux
-//! distributions have), so that its processor time and its memory can be told from the load's. Slices alternate, and a ratio is that of two slices side by side: what a
-//! shared machine does to one of them it mostly does to both.
+//! `cargo bench -p mx-job-webhook-benches --bench loopback`; with `-- --write` it also draws
+//! `throughput.svg`. Each server is a process of its own on a core of its own (by `taskset`, which
+//! Linux distributions have), so that its processor time and its memory can be told from the
+//! load's. Slices alternate, and a ratio is that of two slices side by side: what a shared machine
+//! does to one of them it mostly does to both.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -261,7 +262,7 @@ async fn compare(write: bool) {
             name == SUBJECTS[0].1 || name == SUBJECTS[1].1
         });
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-        std::fs::write(folder.join("benches/throughput.svg"), drawn).unwrap();
+        std::fs::write(folder.join("throughput.svg"), drawn).unwrap();
     }
 }
 

@@ -1,6 +1,6 @@
 //! Times, with what one would write by hand in the same group.
 //!
-//! `cargo bench --bench times`; times swing on shared machines, so what means something is the
+//! `cargo bench -p mx-job-webhook-benches --bench times`; times swing on shared machines, so what means something is the
 //! ratio within a group, read off one run.
 #![allow(
     clippy::unwrap_used,

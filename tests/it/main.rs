@@ -13,14 +13,8 @@ mod cut_short;
 mod deadlines;
 mod decode;
 mod dedupe;
-#[cfg(unix)]
-mod durable;
 mod events;
-#[cfg(unix)]
-mod examples;
 mod hooks;
-#[cfg(all(unix, feature = "axum", feature = "tokio"))]
-mod hosts;
 #[cfg(all(feature = "jiff", feature = "chrono", feature = "time"))]
 mod moments;
 mod mounts;
@@ -36,23 +30,16 @@ mod openapi;
 #[cfg(feature = "test-util")]
 mod own_ledger;
 mod panics;
-#[cfg(unix)]
-mod process;
 mod properties;
 mod readiness;
 #[cfg(all(feature = "axum", feature = "test-util"))]
 mod readme;
 mod refusals;
-#[cfg(all(unix, feature = "postgres", feature = "redis", feature = "test-util"))]
-mod replicas;
 mod rooms;
 mod router;
 mod running_on;
 #[cfg(all(feature = "schemars", feature = "test-util", feature = "utoipa"))]
 mod schemas;
-#[cfg(all(unix, feature = "postgres", feature = "redis", feature = "test-util"))]
-#[allow(dead_code, reason = "the package of the ledgers' tests uses the rest")]
-mod servers;
 #[cfg(feature = "tokio")]
 mod simulation;
 #[cfg(target_os = "linux")]

@@ -15,8 +15,8 @@ use tower::{Layer as _, ServiceExt as _};
 
 use crate::engines::postgres::{Database, Postgres, Version, pool};
 use crate::proxy::Proxy;
-use crate::servers::Folder;
 use crate::support::{LEASE, completed, granted, name, one_of_a_kind};
+use harness::servers::Folder;
 
 const SOON: Duration = Duration::from_secs(2);
 

@@ -7,8 +7,8 @@ use mx_job_webhook::{DedupeLayer, JobEvent, JobRouter};
 use tower::{BoxError, Layer as _, ServiceExt as _};
 
 use crate::engines::postgres::{Postgres, Version};
-use crate::servers::Folder;
 use crate::support::{completed, granted, name, one_of_a_kind};
+use harness::servers::Folder;
 
 const TEN_MINUTES: Duration = Duration::from_secs(600);
 

@@ -14,8 +14,8 @@ use tower::{BoxError, Layer as _, ServiceExt as _};
 use super::proxy::{Network, Proxy};
 use crate::engines::postgres::{Database, Postgres, Version, at};
 use crate::load::{self, Load, Plan, Tally};
-use crate::servers::Folder;
 use crate::support::{LEASE, completed, granted, name, one_of_a_kind};
+use harness::servers::Folder;
 
 /// Without waiting for the disk of this machine: no test cuts its power.
 const SETTINGS: [&str; 3] = ["fsync=off", "wal_level=replica", "max_wal_senders=4"];

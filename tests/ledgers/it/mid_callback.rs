@@ -14,8 +14,8 @@ use tower::{Layer as _, ServiceExt as _};
 
 use crate::engines::postgres::{Postgres, Version};
 use crate::engines::redis::{PASSWORD, SENTINEL_PASSWORD, ask, wait_until, watched};
-use crate::servers::{self, Folder, Server};
 use crate::support::{completed, one_of_a_kind};
+use harness::servers::{self, Folder, Server};
 
 const AT_ONCE: usize = 32;
 

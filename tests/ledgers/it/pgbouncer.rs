@@ -13,7 +13,7 @@ use crate::engines::pgbouncer::Version::{V1_18, V1_24};
 use crate::engines::pgbouncer::{self, Version};
 use crate::engines::postgres::{Database, at};
 use crate::load::{self, Load, Plan, Tally};
-use crate::servers::{Folder, Server};
+use harness::servers::{Folder, Server};
 
 /// Half of them have their effects in memory, half in the database.
 fn events() -> usize {

@@ -11,8 +11,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, Row as _};
 use tower::{Layer as _, ServiceExt as _};
 
 use crate::engines::postgres::{Database, Postgres, Version, pool};
-use crate::servers::Folder;
 use crate::support::completed;
+use harness::servers::Folder;
 
 /// Of pages: a call looks at a few rows, by way of the index, and a new connection at the catalogue.
 const FEW: i64 = 300;

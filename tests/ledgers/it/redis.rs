@@ -12,8 +12,8 @@ use redis::{AsyncCommands as _, Client, Cmd, Pipeline, RedisFuture, Value};
 
 use super::outages;
 use super::proxy::{Network, Proxy};
-use crate::servers::{self, Folder};
 use crate::support::{LEASE, granted, name, one_of_a_kind};
+use harness::servers::{self, Folder};
 
 fn url() -> String {
     std::env::var("MX_TEST_REDIS_URL").unwrap()

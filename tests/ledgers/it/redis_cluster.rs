@@ -9,7 +9,7 @@ use redis::cluster_async::ClusterConnection;
 use crate::engines::redis::{
     Load, ask, cluster_with_replica, pid, signal, tag_of_first_master, wait_until,
 };
-use crate::servers::{Folder, Server};
+use harness::servers::{Folder, Server};
 
 /// All jobs are in a slot of the first master: nothing else answers for it.
 async fn ledger(servers: &[Server]) -> RedisLedger<ClusterConnection> {

@@ -7,8 +7,8 @@ use redis::Client;
 
 use super::proxy::Proxy;
 use crate::engines::redis::{Load, ask, replicated, wait_until};
-use crate::servers::{self, Folder, Server};
 use crate::support::{LEASE, name, one_of_a_kind};
+use harness::servers::{self, Folder, Server};
 
 async fn behind(server: &Server, login: &str) -> (RedisLedger<Reconnecting>, Proxy) {
     let proxy = Proxy::to(server.address).await;

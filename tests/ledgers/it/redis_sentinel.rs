@@ -8,8 +8,8 @@ use mx_job_webhook::testing::check_ledger;
 use crate::engines::redis::{
     Load, PASSWORD, SENTINEL_PASSWORD, Watched, ask, pid, signal, storm, wait_until, watched,
 };
-use crate::servers::Folder;
 use crate::support::{LEASE, granted, name, one_of_a_kind};
+use harness::servers::Folder;
 
 fn ledger(watched: &Watched) -> RedisLedger<Reconnecting> {
     let sentinels = watched

@@ -15,7 +15,7 @@ use tower::Layer as _;
 use crate::engines::postgres::{Database, Postgres, Version, pool};
 use crate::engines::programs;
 use crate::load::{self, Load, Plan, Tally};
-use crate::servers::{Folder, Server, free_address};
+use harness::servers::{Folder, Server, free_address};
 
 const EVENTS: usize = 150;
 

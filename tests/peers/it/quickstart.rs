@@ -71,7 +71,12 @@ fn binary() -> &'static PathBuf {
         let built = Command::new(env!("CARGO"))
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .args(["build", "--locked", "--quiet"])
-            .args(["--package", "mx-job-webhook", "--example", "quickstart"])
+            .args([
+                "--package",
+                "mx-job-webhook-examples",
+                "--example",
+                "quickstart",
+            ])
             .args(["--profile", name, "--target-dir"])
             .arg(profile.parent().unwrap())
             .status()

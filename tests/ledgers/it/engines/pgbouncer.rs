@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
 use super::programs;
-use crate::servers::{Folder, Server, free_address, postgres_user};
+use harness::servers::{Folder, Server, free_address, postgres_user};
 
 /// The versions there are, by the variable that names the folder of their programs.
 #[derive(Clone, Copy, Debug)]

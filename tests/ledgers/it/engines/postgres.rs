@@ -12,7 +12,8 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions as _, PgPool};
 
 use super::programs;
-use crate::servers::{Folder, Server, free_address, postgres_user, run};
+use harness::run;
+use harness::servers::{Folder, Server, free_address, postgres_user};
 
 /// The versions there are, by the variable that names the folder of their programs.
 #[derive(Clone, Copy, Debug)]

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use mx_job_webhook::ledger::{Claim, Commit, EventName, Ledger};
 
-use crate::servers::{self, Folder, Server, free_address};
 use crate::support::{LEASE, name, one_of_a_kind};
+use harness::servers::{self, Folder, Server, free_address};
 
 /// Far more than anything takes.
 const PATIENCE: Duration = Duration::from_secs(30);

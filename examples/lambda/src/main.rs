@@ -1,0 +1,70 @@
+//! How do I receive the webhooks in a function on AWS Lambda, behind API Gateway?
+//!
+//! Run it with `cargo run -p lambda`, and deliver something:
+//!
+//! ```text
+//! curl -i -u mx:secret -H 'content-type: application/json' \
+//!     --data @tests/fixtures/completed.json http://127.0.0.1:3000/admin/webhooks
+//! ```
+//!
+//! Outside of Lambda a small stand-in runs it. For a function of your own, `cargo lambda watch` does
+//! that.
+//!
+//! Lambda freezes the process when the answer has gone out, and may never wake it. So nothing may
+//! run on after an answer here: no `AcknowledgeFirstLayer`, no `with_answer_deadline`. A sender that
+//! hangs up is no worry: Lambda does not tell the function, which goes on to its own timeout. That
+//! timeout does cut a callback short; MX was told nothing then, and comes again. Each instance has a
+//! memory of its own, so duplicates are for a ledger that instances share to find.
+
+#![allow(clippy::print_stdout, reason = "it talks to whoever ran it")]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        reason = "a test that panics is a test that fails"
+    )
+)]
+
+mod stand_in;
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::env;
+
+use http::StatusCode;
+use lambda_http::{Body, Error, Request, Response};
+use mx_job_webhook::{Credentials, JobRouter, JobWebhookLayer};
+use tower::{Service, ServiceBuilder};
+
+/// The function, which has other paths than MX's too.
+fn app(
+    credentials: Credentials,
+) -> impl Service<Request, Response = Response<Body>, Error = Infallible, Future: Send> {
+    let jobs = JobRouter::new()
+        .on_completed(|event| async move { println!("completed {}", event.guid) })
+        .on_unhandled(|unhandled| async move { println!("{} unhandled", unhandled.status) });
+    ServiceBuilder::new()
+        .layer(JobWebhookLayer::new("/admin/webhooks", credentials, jobs))
+        .service_fn(answer)
+}
+
+/// Everything that is not a delivery. A stage of API Gateway other than `$default` is the first part
+/// of every path, unless `AWS_LAMBDA_HTTP_IGNORE_STAGE_IN_PATH` is set.
+async fn answer(request: Request) -> Result<Response<Body>, Infallible> {
+    let (status, text) = match request.uri().path() {
+        "/" => (StatusCode::OK, "a function of its own\n"),
+        _ => (StatusCode::NOT_FOUND, "nothing here\n"),
+    };
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    Ok(response)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    if env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
+        return stand_in::run().await;
+    }
+    lambda_http::run(app(Credentials::basic("mx", "secret")?)).await
+}

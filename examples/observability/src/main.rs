@@ -1,0 +1,92 @@
+//! How do I see what becomes of my deliveries in Prometheus and Grafana?
+//!
+//! Run it with `cargo run -p observability`, deliver something, and look:
+//!
+//! ```text
+//! curl -i -u mx:secret -H 'content-type: application/json' \
+//!     --data @tests/fixtures/completed.json http://127.0.0.1:3000/admin/webhooks
+//! curl http://127.0.0.1:3000/metrics
+//! ```
+//!
+//! `dashboard.json`, in this package, is for Grafana: *Dashboards*, *New*, *Import*.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "it talks to whoever ran it"
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        reason = "a test that panics is a test that fails"
+    )
+)]
+
+use std::env;
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use mx_job_webhook::{Credentials, DedupeLayer, JobRouter, JobWebhookLayer, MemoryLedger};
+use tokio::net::TcpListener;
+use tower::Layer as _;
+
+/// In seconds: those that OpenTelemetry has for HTTP, and two for work that takes longer.
+const BUCKETS: [f64; 16] = [
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0,
+];
+
+/// Without buckets the exporter makes a summary, which no query can add up over replicas.
+fn prometheus() -> Result<PrometheusBuilder, BuildError> {
+    let callbacks = Matcher::Full("mx_job_webhook_callback_duration_seconds".to_owned());
+    PrometheusBuilder::new().set_buckets_for_metric(callbacks, &BUCKETS)
+}
+
+/// The application. In a real one `/metrics` is on a port that the internet does not reach.
+fn app(credentials: Credentials, jobs: JobRouter, prometheus: PrometheusHandle) -> Router {
+    let once = DedupeLayer::new(MemoryLedger::new()).layer(jobs);
+    Router::new()
+        .route("/metrics", get(move || async move { prometheus.render() }))
+        .layer(JobWebhookLayer::new("/admin/webhooks", credentials, once))
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("observability: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Box<dyn Error>> {
+    let address = env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:3000".to_owned());
+    let handle = prometheus()?.install_recorder()?;
+    mx_job_webhook::describe_metrics();
+    let jobs = JobRouter::new().on_completed(|event| async move {
+        println!("read the accounts of {:?}", event.member_guid);
+    });
+    let app = app(Credentials::basic("mx", "secret")?, jobs, handle.clone());
+    // What the exporter asks of whoever has no server of its own: it empties what was measured.
+    tokio::spawn(async move {
+        let mut every = tokio::time::interval(Duration::from_secs(5));
+        loop {
+            every.tick().await;
+            handle.run_upkeep();
+        }
+    });
+    let listener = TcpListener::bind(&address)
+        .await
+        .map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    println!("listening on http://{}", listener.local_addr()?);
+    Ok(axum::serve(listener, app).await?)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+//! How do I run several replicas behind one URL?
+//!
+//! Start as many as you like on one ledger, each with an `ADDR` of its own, and put a load
+//! balancer in front: `LEDGER_URL=redis://127.0.0.1/ cargo run -p replicas`,
+//! or with `postgres://…`. Deliver to any of them:
+//!
+//! ```text
+//! curl -i -u mx:secret -H 'content-type: application/json' \
+//!     --data @tests/fixtures/completed.json http://127.0.0.1:3000/admin/webhooks
+//! ```
+//!
+//! Whichever replica gets an event first handles it, and every other answers 204 or, while it is
+//! under way, 503. A replica that dies in mid-callback loses its claim after `LEASE_SECONDS` (600
+//! unless set). With Postgres, what a COMPLETED job leaves in the database is there once,
+//! whatever dies; what a CHALLENGED one prints can be printed again, as every effect outside of
+//! the ledger's database can. `WORK_MILLISECONDS` makes callbacks slower.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "it talks to whoever ran it"
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        reason = "a test that panics is a test that fails"
+    )
+)]
+
+use std::env;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use mx_job_webhook::{
+    Background, Credentials, DedupeLayer, EventName, JobEvent, JobRouter, JobWebhookLayer, Ledger,
+    PostgresLedger, RedisLedger,
+};
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
+use tower::{BoxError, Layer as _};
+
+/// The application: the ledger and how long a claim holds are all that has to do with replicas.
+fn app<S>(
+    ledger: impl Ledger,
+    lease: Duration,
+    jobs: JobRouter<S>,
+    background: Background,
+) -> Result<Router, BoxError>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    let once = DedupeLayer::new(ledger)
+        .with_lease(lease)
+        .with_background(background.clone())
+        .on_stale(|event| async move { println!("stale {}", EventName::of(&event)) })
+        .layer(jobs);
+    let webhooks =
+        JobWebhookLayer::new("/admin/webhooks", Credentials::basic("mx", "secret")?, once)
+            .with_background(background)
+            .with_answer_deadline(Duration::from_secs(5));
+    Ok(Router::new()
+        .route("/health", get(|| async { "here" }))
+        .layer(webhooks))
+}
+
+/// An effect outside of the ledger's database: it can happen again, and must not mind.
+async fn print(work: Duration, event: JobEvent) {
+    println!("handled {}", EventName::of(&event));
+    sleep(work).await;
+}
+
+#[derive(Clone)]
+struct Database {
+    pool: PgPool,
+    ledger: PostgresLedger,
+}
+
+/// An effect in the ledger's database: it and the ledger's entry are there together.
+async fn record(database: Database, event: JobEvent) -> Result<(), BoxError> {
+    let mut transaction = database.pool.begin().await?;
+    sqlx::query("INSERT INTO handled (event) VALUES ($1)")
+        .bind(EventName::of(&event).to_string())
+        .execute(&mut *transaction)
+        .await?;
+    database.ledger.commit_in(&mut transaction, &event).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+fn on_redis(url: &str, times: Times, background: Background) -> Result<Router, BoxError> {
+    let ledger = RedisLedger::new(redis::Client::open(url)?);
+    let jobs = JobRouter::with_state(times.work)
+        .on_completed(print)
+        .on_challenged(print);
+    app(ledger, times.lease, jobs, background)
+}
+
+async fn on_postgres(url: &str, times: Times, background: Background) -> Result<Router, BoxError> {
+    // The callbacks' connections; the ledger opens up to three of its own. Limits on statements are set for the
+    // database's role, since a pooler refuses them here: `ALTER ROLE app SET statement_timeout = '5s'`.
+    let pool = PgPoolOptions::new()
+        .max_connections(10)
+        .connect(url)
+        .await?;
+    let ledger = PostgresLedger::new(pool.clone());
+    ledger.create_table().await?;
+    let table = "CREATE TABLE IF NOT EXISTS handled (event text NOT NULL)";
+    // Another replica that creates it at the same moment has done the work.
+    let _ = sqlx::query(table).execute(&pool).await;
+    forget_hourly(ledger.clone());
+    let database = Database {
+        pool,
+        ledger: ledger.clone(),
+    };
+    let jobs = JobRouter::with_state(database)
+        .on_completed(record)
+        .on_challenged(move |_, event| print(times.work, event));
+    app(ledger, times.lease, jobs, background)
+}
+
+/// Every replica may: what is forgotten already costs nothing.
+fn forget_hourly(ledger: PostgresLedger) {
+    tokio::spawn(async move {
+        loop {
+            sleep(Duration::from_secs(60 * 60)).await;
+            if let Err(error) = ledger.prune(Duration::from_secs(48 * 60 * 60)).await {
+                eprintln!("replicas: nothing is forgotten: {error}");
+            }
+        }
+    });
+}
+
+#[derive(Clone, Copy)]
+struct Times {
+    lease: Duration,
+    /// How long a callback goes on after its effect.
+    work: Duration,
+}
+
+fn number(variable: &str, default: u64) -> Result<u64, BoxError> {
+    match env::var(variable) {
+        Ok(number) => Ok(number
+            .parse()
+            .map_err(|_| format!("{variable} must be a number"))?),
+        Err(_) => Ok(default),
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("replicas: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), BoxError> {
+    let address = env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:3000".to_owned());
+    let times = Times {
+        lease: Duration::from_secs(number("LEASE_SECONDS", 600)?),
+        work: Duration::from_millis(number("WORK_MILLISECONDS", 0)?),
+    };
+    let url = env::var("LEDGER_URL").map_err(|_| "LEDGER_URL must be redis://… or postgres://…")?;
+    let background = Background::new();
+    let app = match url.split_once("://") {
+        Some(("redis", _)) => on_redis(&url, times, background.clone()),
+        Some(("postgres", _)) => on_postgres(&url, times, background.clone()).await,
+        _ => Err("LEDGER_URL must begin with redis:// or postgres://".into()),
+    }?;
+    let listener = TcpListener::bind(&address)
+        .await
+        .map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    let address = listener.local_addr()?;
+    println!("listening on http://{address}");
+    println!(
+        "curl -i -u mx:secret -H 'content-type: application/json' \
+         --data @tests/fixtures/completed.json http://{address}/admin/webhooks"
+    );
+    let mut terminate = signal(SignalKind::terminate())?;
+    axum::serve(listener, app)
+        .with_graceful_shutdown(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        })
+        .await?;
+    match background.drain(sleep(Duration::from_secs(25))).await {
+        0 => Ok(()),
+        left => Err(format!("{left} callbacks were cut short").into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use http::Request;
+    use mx_job_webhook::MemoryLedger;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    /// Two replicas on one ledger, which for this is in memory.
+    #[tokio::test]
+    async fn whichever_replica_is_first_handles_an_event() {
+        let ledger = MemoryLedger::new();
+        let replica = || {
+            let jobs = JobRouter::with_state(Duration::ZERO).on_completed(print);
+            let lease = Duration::from_secs(600);
+            app(ledger.clone(), lease, jobs, Background::new()).unwrap()
+        };
+        for replica in [replica(), replica()] {
+            let delivery = Request::post("/admin/webhooks")
+                .header("authorization", "Basic bXg6c2VjcmV0")
+                .header("content-type", "application/json")
+                .body(Body::from(include_str!(
+                    "../../../tests/fixtures/completed.json"
+                )))
+                .unwrap();
+            assert_eq!(replica.oneshot(delivery).await.unwrap().status(), 204);
+        }
+        assert_eq!(ledger.settled(), 1);
+    }
+}

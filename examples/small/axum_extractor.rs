@@ -1,0 +1,117 @@
+//! How do I take an event in a handler of my own, beside axum's other extractors?
+//!
+//! Run it with `cargo run --example axum_extractor`, and deliver something, twice:
+//!
+//! ```text
+//! curl -i -u mx:secret -H 'content-type: application/json' \
+//!     --data @tests/fixtures/completed.json http://127.0.0.1:3000/admin/webhooks/acme
+//! ```
+//!
+//! The credentials come from the state, so that a router without any does not compile. The second
+//! delivery is answered 204 too, and its callback does not run.
+
+#![allow(clippy::print_stdout, reason = "it talks to whoever ran it")]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        reason = "a test that panics is a test that fails"
+    )
+)]
+
+use std::env;
+use std::error::Error;
+
+use axum::Router;
+use axum::debug_handler;
+use axum::extract::{FromRef, Path, State};
+use axum::routing::post;
+use mx_job_webhook::{
+    Background, Credentials, Dedupe, DedupeLayer, JobEvent, JobRouter, MemoryLedger, Receipt,
+};
+use tokio::net::TcpListener;
+use tower::Layer as _;
+
+/// What goes from status to callback, with each event handled once.
+type Jobs = Dedupe<JobRouter, MemoryLedger>;
+
+#[derive(Clone, FromRef)]
+struct App {
+    background: Background,
+    credentials: Credentials,
+    jobs: Jobs,
+}
+
+/// The event is the last argument, because it reads the body. `debug_handler` has the compiler
+/// say which argument is wrong, if one is.
+#[debug_handler(state = App)]
+async fn webhook(
+    Path(tenant): Path<String>,
+    State(background): State<Background>,
+    State(jobs): State<Jobs>,
+    event: JobEvent,
+) -> Result<Receipt, mx_job_webhook::Error> {
+    println!("{} {} for {tenant}", event.status, event.guid);
+    // Rather than `jobs.call(event).await`: if the sender hangs up, the callback runs on.
+    background.run(jobs, event).await
+}
+
+/// The application.
+fn app(credentials: Credentials, jobs: JobRouter) -> Router {
+    Router::new()
+        .route("/admin/webhooks/{tenant}", post(webhook))
+        .with_state(App {
+            background: Background::new(),
+            credentials,
+            jobs: DedupeLayer::new(MemoryLedger::new()).layer(jobs),
+        })
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let address = env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:3000".to_owned());
+    let listener = TcpListener::bind(address).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    let jobs =
+        JobRouter::new().on_completed(|event| async move { println!("completed {}", event.guid) });
+    Ok(axum::serve(listener, app(Credentials::basic("mx", "secret")?, jobs)).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use axum::body::Body;
+    use http::{Request, StatusCode};
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    async fn deliver(app: Router, password: &str) -> StatusCode {
+        let delivery = Request::post("/admin/webhooks/acme")
+            .header("authorization", format!("Bearer {password}"))
+            .header("content-type", "application/json")
+            .body(Body::from(include_str!(
+                "../../tests/fixtures/completed.json"
+            )))
+            .unwrap();
+        app.oneshot(delivery).await.unwrap().status()
+    }
+
+    #[tokio::test]
+    async fn the_same_event_is_acknowledged_twice_and_handled_once() {
+        let handled = Arc::new(AtomicU32::new(0));
+        let count = handled.clone();
+        let jobs = JobRouter::new().on_completed(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            async {}
+        });
+        let app = app(Credentials::bearer("token").unwrap(), jobs);
+        for _ in 0..2 {
+            assert_eq!(deliver(app.clone(), "token").await, StatusCode::NO_CONTENT);
+        }
+        assert_eq!(handled.load(Ordering::Relaxed), 1);
+        assert_eq!(deliver(app, "guess").await, StatusCode::UNAUTHORIZED);
+    }
+}

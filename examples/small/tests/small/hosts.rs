@@ -1,0 +1,22 @@
+//! The examples of hosts, run as they are and sent what their first lines say.
+
+use harness::curl;
+
+use crate::example;
+
+#[test]
+fn every_hosts_curl_line_delivers_as_it_stands() {
+    for (host, source) in [
+        ("axum_around", include_str!("../../axum_around.rs")),
+        ("axum_extractor", include_str!("../../axum_extractor.rs")),
+        ("axum_layer", include_str!("../../axum_layer.rs")),
+        ("axum_nested", include_str!("../../axum_nested.rs")),
+        (
+            "axum_route_service",
+            include_str!("../../axum_route_service.rs"),
+        ),
+        ("hyper_plain", include_str!("../../hyper_plain.rs")),
+    ] {
+        let _server = curl::assert_delivers(host, example(host), &curl::line(source));
+    }
+}

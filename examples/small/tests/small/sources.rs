@@ -1,0 +1,19 @@
+//! The examples' sources, for the tests that are in them.
+#![allow(dead_code, reason = "their `main` serves until it is stopped")]
+
+#[path = "../../axum_around.rs"]
+mod axum_around;
+#[path = "../../axum_extractor.rs"]
+mod axum_extractor;
+#[path = "../../axum_layer.rs"]
+mod axum_layer;
+#[path = "../../axum_nested.rs"]
+mod axum_nested;
+#[path = "../../axum_route_service.rs"]
+mod axum_route_service;
+#[path = "../../graceful_shutdown.rs"]
+mod graceful_shutdown;
+#[path = "../../hyper_plain.rs"]
+mod hyper_plain;
+#[path = "../../quickstart.rs"]
+mod quickstart;

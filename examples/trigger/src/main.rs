@@ -1,0 +1,199 @@
+//! How do I send my application a job webhook, without waiting for MX?
+//!
+//! It posts real requests to a URL, with the head and the payload that MX sends, and sums up what was
+//! answered. The first line sends one, the second four hundred, a quarter of them in no order:
+//!
+//! ```text
+//! cargo run -p trigger -- http://127.0.0.1:3000/admin/webhooks --status CHALLENGED --user mx --password secret
+//! cargo run -p trigger -- http://127.0.0.1:3000/admin/webhooks --status CHALLENGED,COMPLETED \
+//!     --count 100 --rate 50 --duplicate 1 --reorder --user mx --password secret
+//! ```
+//!
+//! It does what this does, which needs no Rust:
+//!
+//! ```text
+//! curl -i -u mx:secret -H 'content-type: application/json' \
+//!     --data @tests/fixtures/completed.json http://127.0.0.1:3000/admin/webhooks
+//! ```
+//!
+//! It ends successfully if everything was answered 2xx. It sends nothing again, as MX would.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "it talks to whoever ran it"
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        reason = "a test that panics is a test that fails"
+    )
+)]
+
+mod arguments;
+mod client;
+mod plan;
+mod summary;
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Parser as _;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::signal::ctrl_c;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+
+use arguments::Arguments;
+use client::Client;
+use summary::Summary;
+
+/// How many answers are waited for at once: past it, the rate is the receiver's.
+const UNDER_WAY: usize = 256;
+
+/// From how many requests on a bar says how far it is.
+const LONG: usize = 20;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments).await {
+        Ok(summary) => {
+            println!("{summary}");
+            match summary.all_acknowledged() {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
+            }
+        }
+        Err(error) => {
+            eprintln!("trigger: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: &Arguments) -> Result<Summary, Box<dyn Error>> {
+    let client = Arc::new(Client::new(arguments)?);
+    let bodies = plan::bodies(arguments)?;
+    let bar = progress_bar(bodies.len());
+    let mut ticks = interval(Duration::from_secs_f64(1.0 / arguments.rate));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+
+    let started = Instant::now();
+    let places = Arc::new(Semaphore::new(UNDER_WAY));
+    let mut under_way = JoinSet::new();
+    let mut summary = Summary::new(bodies.len());
+    let sending = async {
+        for body in bodies {
+            ticks.tick().await;
+            let place = places.clone().acquire_owned().await?;
+            let client = client.clone();
+            under_way.spawn(async move {
+                let outcome = client.post(body).await;
+                drop(place);
+                outcome
+            });
+            while let Some(outcome) = under_way.try_join_next() {
+                summary.add(outcome?);
+                bar.inc(1);
+            }
+        }
+        while let Some(outcome) = under_way.join_next().await {
+            summary.add(outcome?);
+            bar.inc(1);
+        }
+        Ok::<_, Box<dyn Error>>(())
+    };
+    // What was answered until then is summed up all the same.
+    tokio::select! {
+        sent = sending => sent?,
+        stopped = ctrl_c() => stopped?,
+    }
+    bar.finish_and_clear();
+    summary.took(started.elapsed());
+    Ok(summary)
+}
+
+/// On a terminal, and for what takes a while; silent otherwise.
+fn progress_bar(requests: usize) -> ProgressBar {
+    let target = match requests >= LONG {
+        true => ProgressDrawTarget::stderr(),
+        false => ProgressDrawTarget::hidden(),
+    };
+    let bar = ProgressBar::with_draw_target(u64::try_from(requests).ok(), target);
+    match ProgressStyle::with_template("{bar:40} {pos} of {len}, {per_sec}, {eta} left") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use mx_job_webhook::{Credentials, JobRouter, JobWebhookLayer};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// An application that wants no HALTED jobs, on a socket.
+    async fn serve() -> String {
+        let jobs = JobRouter::new()
+            .on_completed(|_| async {})
+            .on_halted(|_| async { Err("the database is down") });
+        let credentials = Credentials::basic("mx", "secret").unwrap();
+        let app: Router = Router::new().layer(JobWebhookLayer::new("/hooks", credentials, jobs));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        format!("http://{address}/hooks")
+    }
+
+    async fn trigger(url: &str, more: &str) -> Summary {
+        let line = format!("trigger {url} --rate 1000 {more}");
+        let arguments = Arguments::try_parse_from(line.split_whitespace()).unwrap();
+        run(&arguments).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn everything_is_sent_and_summed_up_by_answer() {
+        let url = serve().await;
+        let cases = [
+            (
+                "--user mx --password secret",
+                true,
+                vec!["1  204 No Content"],
+            ),
+            (
+                "--user mx --password no",
+                false,
+                vec!["1  401 Unauthorized"],
+            ),
+            ("", false, vec!["1  401 Unauthorized"]),
+            (
+                "--user mx --password secret --count 20 --duplicate 2 --status COMPLETED,HALTED --reorder",
+                false,
+                vec!["60  204 No Content", "60  500 Internal Server Error"],
+            ),
+        ];
+        for (more, acknowledged, lines) in cases {
+            let summary = trigger(&url, more).await;
+            assert_eq!(summary.all_acknowledged(), acknowledged, "{more}");
+            let printed = summary.to_string();
+            for line in lines {
+                assert!(printed.contains(line), "{more}: {printed}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_no_answer() {
+        // Discard's port: nothing listens there.
+        let summary = trigger("http://127.0.0.1:9/", "").await;
+        assert!(!summary.all_acknowledged());
+        assert!(summary.to_string().contains("1  no answer: "), "{summary}");
+    }
+}

@@ -1,0 +1,22 @@
+//! Starts what tests need as processes of their own: examples, curl, servers that a test may kill.
+#![allow(
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate,
+    clippy::unwrap_used,
+    reason = "it is for tests alone, and a panic is how a test fails"
+)]
+
+pub mod curl;
+mod process;
+pub mod servers;
+
+use std::path::Path;
+
+pub use process::{Process, example, run};
+
+/// Returns the root of the repository, where the commands of the examples are to be run.
+pub fn repository() -> &'static Path {
+    // This package is `tests/harness`.
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.ancestors().nth(2).unwrap()
+}

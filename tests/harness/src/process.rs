@@ -1,0 +1,127 @@
+//! An example as its users run it: a process with an address, lines of output and signals.
+
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Far more than anything takes: it ends a test that would hang.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Returns the command of an example, without the variables of this process that examples read.
+pub fn example(binary: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(binary);
+    for variable in [
+        "MX_USER",
+        "MX_PASSWORD",
+        "MX_TOKEN",
+        "WORK_SECONDS",
+        "DATABASE_URL",
+        "DEAD_AFTER_SECONDS",
+        "FAILING_TRIES",
+    ] {
+        command.env_remove(variable);
+    }
+    command.env("ADDR", "127.0.0.1:0");
+    command
+}
+
+/// An example that runs. It is killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    lines: Receiver<String>,
+    /// Where it listens, once `serve` has read it.
+    pub address: SocketAddr,
+}
+
+impl Process {
+    /// Starts it, without waiting until it listens.
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            output
+                .lines()
+                .try_for_each(|line| sender.send(line.ok()?).ok())
+        });
+        Self {
+            child,
+            lines,
+            address: ([0, 0, 0, 0], 0).into(),
+        }
+    }
+
+    /// Starts it, and waits until it has printed its curl line.
+    pub fn serve(command: Command) -> (Self, Vec<String>) {
+        let mut process = Self::start(command);
+        let mut printed = vec![process.line()];
+        let address = printed[0].split(['/', ',']).nth(2);
+        process.address = address.unwrap().parse().unwrap();
+        while !printed.last().unwrap().starts_with("curl ") {
+            printed.push(process.line());
+        }
+        (process, printed)
+    }
+
+    /// Waits for the next line that it prints and that is not empty.
+    pub fn line(&self) -> String {
+        loop {
+            let line = self.lines.recv_timeout(PATIENCE).unwrap();
+            if !line.is_empty() {
+                return line;
+            }
+        }
+    }
+
+    /// Kills it by SIGKILL, which it cannot handle.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Sends a signal, such as `STOP`, which freezes it, or `CONT`, which thaws it.
+    pub fn signal(&self, signal: &str) {
+        let signalled = Command::new("kill")
+            .args([&format!("-{signal}"), &self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(signalled.success());
+    }
+
+    /// Sends a signal, such as Ctrl-C's `INT`, and waits for the end.
+    pub fn stop(&mut self, signal: &str) -> ExitStatus {
+        self.signal(signal);
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < patience, "it went on after the signal");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Returns a line of the kernel's account of the process, in kB.
+    pub fn memory(&self, line: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let value = status.lines().find_map(|found| found.strip_prefix(line));
+        let value = value.unwrap().trim_start_matches(':').trim();
+        value.trim_end_matches(" kB").parse().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Runs a command to its end.
+pub fn run(command: &mut Command) -> Output {
+    command.output().unwrap()
+}

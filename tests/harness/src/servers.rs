@@ -1,0 +1,267 @@
+//! Servers of a test's own, which it may kill: `PostgreSQL`, Redis, `HAProxy`.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::run;
+
+/// Far more than any server takes to start or to stop.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Returns an address of this machine on which nothing listens.
+pub fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+/// A temporary folder, deleted when dropped.
+#[derive(Debug)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// Creates an empty folder.
+    pub fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("mx-job-webhook-{:016x}", fastrand::u64(..)));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    /// Returns where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Default for Folder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A process that listens on an address. It is killed when dropped.
+#[derive(Debug)]
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    command: Command,
+    child: Option<Child>,
+    /// The signal by which it dies, without `SIG`.
+    pub crash_by: &'static str,
+}
+
+impl Server {
+    /// Starts it, and waits until it listens.
+    pub fn start(address: SocketAddr, command: Command) -> Self {
+        let mut server = Self {
+            address,
+            command,
+            child: None,
+            crash_by: "KILL",
+        };
+        server.restart();
+        server.wait_until_it_listens();
+        server
+    }
+
+    /// Starts it, without waiting until it listens.
+    pub fn restart(&mut self) {
+        self.child = Some(self.command.spawn().unwrap());
+    }
+
+    /// Waits until something accepts connections on its address.
+    pub fn wait_until_it_listens(&mut self) {
+        let patience = Instant::now() + PATIENCE;
+        while TcpStream::connect(self.address).is_err() {
+            assert!(
+                Instant::now() < patience,
+                "nobody listens on {}",
+                self.address
+            );
+            self.restart_if_it_ended();
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Starts it again if it has ended: its predecessor was in its way, or something it needs was missing.
+    pub fn restart_if_it_ended(&mut self) {
+        let ended = |child: &mut Child| child.try_wait().unwrap().is_some();
+        if self.child.as_mut().is_none_or(ended) {
+            self.restart();
+        }
+    }
+
+    /// Sets an environment variable for its next start.
+    pub fn set_environment(&mut self, variable: &str, value: &str) {
+        self.command.env(variable, value);
+    }
+
+    /// Stops it by SIGINT, and waits until it has ended.
+    pub fn stop(&mut self) {
+        self.end("INT");
+    }
+
+    /// Kills it by `crash_by`, and waits until it has ended.
+    pub fn crash(&mut self) {
+        self.end(self.crash_by);
+    }
+
+    fn end(&mut self, signal: &str) {
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
+        let _ = run(Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]));
+        let patience = Instant::now() + PATIENCE;
+        while child.try_wait().is_ok_and(|status| status.is_none()) {
+            if Instant::now() > patience {
+                let _ = child.kill();
+                panic!("{:?} went on after {signal}", self.command);
+            }
+            sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.crash();
+    }
+}
+
+/// Starts a Redis that writes each command to its file before it answers.
+pub fn redis(folder: &Folder, arguments: &[&str]) -> Server {
+    let address = free_address();
+    let place = folder.path().join(format!("redis-{}", address.port()));
+    fs::create_dir(&place).unwrap();
+    let mut command = Command::new("redis-server");
+    command
+        .args(["--bind", "127.0.0.1", "--port", &address.port().to_string()])
+        .args(["--save", "", "--appendonly", "yes", "--dir"])
+        .arg(&place)
+        .args(arguments)
+        .stdout(Stdio::null());
+    Server::start(address, command)
+}
+
+/// Starts a cluster of three Redis servers.
+pub fn redis_cluster(folder: &Folder) -> Vec<Server> {
+    let servers: Vec<Server> = (0..3)
+        .map(|_| {
+            redis(
+                folder,
+                &["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"],
+            )
+        })
+        .collect();
+    let created = run(Command::new("redis-cli")
+        .args(["--cluster", "create"])
+        .args(servers.iter().map(|server| server.address.to_string()))
+        .arg("--cluster-yes"));
+    assert!(created.status.success(), "{created:?}");
+    let patience = Instant::now() + PATIENCE;
+    for server in &servers {
+        let port = server.address.port().to_string();
+        let info = || run(Command::new("redis-cli").args(["-p", &port, "cluster", "info"]));
+        while !String::from_utf8_lossy(&info().stdout).contains("cluster_state:ok") {
+            assert!(Instant::now() < patience, "the cluster did not form");
+            sleep(Duration::from_millis(50));
+        }
+    }
+    servers
+}
+
+/// Starts `PostgreSQL` as it is installed. The URL is that of the superuser `postgres`.
+pub fn postgres(folder: &Folder) -> (Server, String) {
+    let address = free_address();
+    let place = folder.path().join("postgres");
+    fs::create_dir(&place).unwrap();
+    let owner = postgres_user();
+    if let Some((user, group)) = owner {
+        std::os::unix::fs::chown(&place, Some(user), Some(group)).unwrap();
+    }
+    let command = |program: &str| {
+        let mut command = Command::new(postgres_programs().join(program));
+        if let Some((user, group)) = owner {
+            command.uid(user).gid(group);
+        }
+        command
+            .current_dir(&place)
+            .arg("-D")
+            .arg(place.join("data"));
+        command
+    };
+    let made = run(command("initdb").args(["-U", "postgres", "-A", "trust"]));
+    assert!(made.status.success(), "{made:?}");
+    let mut server = command("postgres");
+    for setting in [
+        format!("port={}", address.port()),
+        format!("unix_socket_directories={}", place.display()),
+        "listen_addresses=127.0.0.1".to_owned(),
+        "max_connections=100".to_owned(),
+    ] {
+        server.arg("-c").arg(setting);
+    }
+    server.stderr(fs::File::create(place.join("log")).unwrap());
+    let url = format!("postgres://postgres@{address}/postgres");
+    let mut server = Server::start(address, server);
+    // Its children die with it, and leave the memory that they share.
+    server.crash_by = "QUIT";
+    (server, url)
+}
+
+/// Debian keeps them out of `PATH`.
+fn postgres_programs() -> PathBuf {
+    let found = fs::read_dir("/usr/lib/postgresql");
+    let programs = found
+        .into_iter()
+        .flatten()
+        .map(|version| version.unwrap().path().join("bin"));
+    let programs = programs.filter(|programs| programs.join("initdb").exists());
+    programs.max().unwrap_or_default()
+}
+
+/// Returns the user and the group of `postgres` if this runs as root, as which `PostgreSQL` refuses to run.
+pub fn postgres_user() -> Option<(u32, u32)> {
+    let id = |arguments: &[&str]| {
+        let output = run(Command::new("id").args(arguments));
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .trim()
+            .parse::<u32>()
+            .unwrap()
+    };
+    (id(&["-u"]) == 0).then(|| (id(&["-u", "postgres"]), id(&["-g", "postgres"])))
+}
+
+/// Starts `HAProxy` in front of the replicas that answer on `/health`.
+pub fn load_balancer(folder: &Folder, replicas: &[SocketAddr]) -> Server {
+    let address = free_address();
+    let mut configuration = format!(
+        "defaults\n mode http\n timeout connect 1s\n timeout client 20s\n timeout server 20s\n \
+         option redispatch\n retries 2\n\
+         frontend webhooks\n bind {address}\n default_backend replicas\n\
+         backend replicas\n balance roundrobin\n option httpchk GET /health\n \
+         default-server check inter 100ms fall 1 rise 1\n"
+    );
+    for (number, replica) in replicas.iter().enumerate() {
+        configuration.push_str(&format!(" server replica{number} {replica}\n"));
+    }
+    let file = folder.path().join("haproxy.cfg");
+    fs::write(&file, configuration).unwrap();
+    let mut command = Command::new("haproxy");
+    command.arg("-db").arg("-f").arg(file);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    Server::start(address, command)
+}
