@@ -13,10 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use mx_job_webhook::{
-    DedupeLayer, Job, JobEvent, JobRouter, Ledger, MemoryLedger, PostgresLedger, RedisLedger,
-    Status, Timestamp,
-};
+use mx_job_webhook::job::Timestamp;
+use mx_job_webhook::ledger::{Ledger, MemoryLedger, PostgresLedger, RedisLedger};
+use mx_job_webhook::{DedupeLayer, Job, JobEvent, JobRouter, Status};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{PgPool, Row as _};
 use tower::{BoxError, Layer as _, ServiceExt as _};
@@ -59,14 +58,18 @@ async fn main() {
         pool: pool.clone(),
         ledger: table.clone(),
     };
-    let effects = JobRouter::with_state(app.clone()).on_completed(effect_then_commit);
+    let effects = JobRouter::with_state(app.clone())
+        .on_completed(effect_then_commit)
+        .build();
     run(
         "PostgreSQL, and an effect of one row",
         table.clone(),
         effects,
     )
     .await;
-    let effects = JobRouter::with_state(app).on_completed(effect_with_commit);
+    let effects = JobRouter::with_state(app)
+        .on_completed(effect_with_commit)
+        .build();
     run("PostgreSQL, in one transaction with it", table, effects).await;
     println!("\nan event takes {redis_bytes} bytes in Redis, {postgres_bytes} in PostgreSQL");
 }

@@ -26,7 +26,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::routing::post;
 use http::StatusCode;
-use mx_job_webhook::{Credentials, JobRouter, JobWebhookLayer};
+use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
 use subjects::mounts::{self, PATH, own_routes};
 use subjects::{by_hand, sample};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -91,11 +91,13 @@ fn collecting() -> Router {
     own_routes().route(PATH, post(|_body: Bytes| async { StatusCode::NO_CONTENT }))
 }
 
-fn slow() -> mx_job_webhook::JobWebhook<Router, JobRouter> {
+fn slow() -> mx_job_webhook::mount::JobWebhookService<Router, JobRouter> {
     let callback = |_| tokio::time::sleep(Duration::from_millis(200));
     let jobs = JobRouter::new().on_completed(callback);
     let credentials = Credentials::basic("mx", "secret").unwrap();
-    JobWebhookLayer::new(PATH, credentials, jobs).layer(own_routes())
+    JobWebhook::new(credentials, jobs)
+        .at(PATH)
+        .layer(own_routes())
 }
 
 /// This program, on one core: the servers have one and the load another, so that neither takes

@@ -10,10 +10,10 @@ use axum::extract::{FromRef, State};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use http::{Request, Response, StatusCode};
-use mx_job_webhook::{
-    Credentials, Dedupe, DedupeLayer, JobEvent, JobRouter, JobWebhook, JobWebhookEndpoint,
-    JobWebhookLayer, MemoryLedger,
-};
+use mx_job_webhook::dedupe::Dedupe;
+use mx_job_webhook::ledger::MemoryLedger;
+use mx_job_webhook::mount::{JobWebhookLayer, JobWebhookService};
+use mx_job_webhook::{Background, Credentials, DedupeLayer, JobEvent, JobRouter, JobWebhook};
 use tower::layer::util::Identity;
 use tower::{Layer as _, Service};
 
@@ -34,17 +34,20 @@ fn jobs() -> JobRouter {
 }
 
 fn layer() -> JobWebhookLayer<JobRouter> {
-    JobWebhookLayer::new(PATH, credentials(), jobs())
+    JobWebhook::new(credentials(), jobs()).at(PATH)
 }
 
-pub(crate) fn around_the_router() -> JobWebhook<Router, JobRouter> {
+pub(crate) fn around_the_router() -> JobWebhookService<Router, JobRouter> {
     layer().layer(own_routes())
 }
 
 /// Ledger and all. What it is asked first it has seen before.
-pub(crate) fn with_the_memory_ledger() -> JobWebhook<Router, Dedupe<JobRouter, MemoryLedger>> {
+pub(crate) fn with_the_memory_ledger() -> JobWebhookService<Router, Dedupe<JobRouter, MemoryLedger>>
+{
     let jobs = DedupeLayer::new(MemoryLedger::new()).layer(jobs());
-    JobWebhookLayer::new(PATH, credentials(), jobs).layer(own_routes())
+    JobWebhook::new(credentials(), jobs)
+        .at(PATH)
+        .layer(own_routes())
 }
 
 pub(crate) fn router_layer() -> Router {
@@ -57,7 +60,7 @@ pub(crate) fn router_with_a_layer_that_does_nothing() -> Router {
 }
 
 pub(crate) fn route_service() -> Router {
-    own_routes().route_service(PATH, JobWebhookEndpoint::new(credentials(), jobs()))
+    own_routes().route_service(PATH, JobWebhook::new(credentials(), jobs()))
 }
 
 pub(crate) fn extractor() -> Router {
@@ -65,15 +68,17 @@ pub(crate) fn extractor() -> Router {
     struct App {
         credentials: Credentials,
         jobs: JobRouter,
+        background: Background,
     }
 
-    async fn handler(State(jobs): State<JobRouter>, event: JobEvent) -> impl IntoResponse {
-        jobs.call(event).await
+    async fn handler(State(app): State<App>, event: JobEvent) -> impl IntoResponse {
+        app.background.run(app.jobs, event).await
     }
 
     let app = App {
         credentials: credentials(),
         jobs: jobs(),
+        background: Background::new(),
     };
     let route = Router::new().route(PATH, post(handler)).with_state(app);
     own_routes().merge(route)

@@ -24,17 +24,20 @@ use std::error::Error;
 
 use axum::Router;
 use axum::routing::any;
-use mx_job_webhook::{Credentials, JobRouter, JobWebhook, JobWebhookLayer};
+use mx_job_webhook::mount::JobWebhookService;
+use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
 use tokio::net::TcpListener;
 use tower::Layer as _;
 use tower::make::Shared;
 
 /// The router as it is, and around it the layer: no longer a `Router`, but a service.
-fn app(credentials: Credentials, router: Router) -> JobWebhook<Router, JobRouter> {
+fn app(credentials: Credentials, router: Router) -> JobWebhookService<Router, JobRouter> {
     let jobs = JobRouter::new()
         .on_completed(|event| async move { println!("completed {}", event.guid) })
         .on_unhandled(|unhandled| async move { println!("{} unhandled", unhandled.status) });
-    JobWebhookLayer::new("/admin/webhooks", credentials, jobs).layer(router)
+    JobWebhook::new(credentials, jobs)
+        .at("/admin/webhooks")
+        .layer(router)
 }
 
 /// Comes from somewhere else, and takes every path.

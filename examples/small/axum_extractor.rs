@@ -26,20 +26,18 @@ use axum::Router;
 use axum::debug_handler;
 use axum::extract::{FromRef, Path, State};
 use axum::routing::post;
+use mx_job_webhook::ledger::MemoryLedger;
 use mx_job_webhook::{
-    Background, Credentials, Dedupe, DedupeLayer, JobEvent, JobRouter, MemoryLedger, Receipt,
+    Background, BoxJobService, Credentials, DedupeLayer, JobEvent, JobRouter, Receipt,
 };
 use tokio::net::TcpListener;
 use tower::Layer as _;
-
-/// What goes from status to callback, with each event handled once.
-type Jobs = Dedupe<JobRouter, MemoryLedger>;
 
 #[derive(Clone, FromRef)]
 struct App {
     background: Background,
     credentials: Credentials,
-    jobs: Jobs,
+    jobs: BoxJobService,
 }
 
 /// The event is the last argument, because it reads the body. `debug_handler` has the compiler
@@ -48,11 +46,11 @@ struct App {
 async fn webhook(
     Path(tenant): Path<String>,
     State(background): State<Background>,
-    State(jobs): State<Jobs>,
+    State(jobs): State<BoxJobService>,
     event: JobEvent,
 ) -> Result<Receipt, mx_job_webhook::Error> {
     println!("{} {} for {tenant}", event.status, event.guid);
-    // Rather than `jobs.call(event).await`: if the sender hangs up, the callback runs on.
+    // If the sender hangs up, the callback continues in the background.
     background.run(jobs, event).await
 }
 
@@ -63,7 +61,7 @@ fn app(credentials: Credentials, jobs: JobRouter) -> Router {
         .with_state(App {
             background: Background::new(),
             credentials,
-            jobs: DedupeLayer::new(MemoryLedger::new()).layer(jobs),
+            jobs: BoxJobService::new(DedupeLayer::new(MemoryLedger::new()).layer(jobs)),
         })
 }
 

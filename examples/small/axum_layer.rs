@@ -29,7 +29,8 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use http::StatusCode;
-use mx_job_webhook::{Credentials, JobRouter, JobWebhookLayer};
+use mx_job_webhook::mount::JobWebhookLayer;
+use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
 use tokio::net::TcpListener;
 
 /// The application: routes, a fallback and a login of its own, and last the layer.
@@ -41,7 +42,7 @@ fn webhooks(credentials: Credentials) -> JobWebhookLayer<JobRouter> {
     let jobs = JobRouter::new()
         .on_completed(|event| async move { println!("completed {}", event.guid) })
         .on_unhandled(|unhandled| async move { println!("{} unhandled", unhandled.status) });
-    JobWebhookLayer::new("/admin/webhooks", credentials, jobs)
+    JobWebhook::new(credentials, jobs).at("/admin/webhooks")
 }
 
 fn routes() -> Router {

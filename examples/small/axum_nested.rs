@@ -24,7 +24,7 @@ use std::error::Error;
 
 use axum::Router;
 use axum::routing::get;
-use mx_job_webhook::{Credentials, JobRouter, JobWebhookEndpoint};
+use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
 use tokio::net::TcpListener;
 
 /// The application, which need not know that its administration takes webhooks.
@@ -41,7 +41,7 @@ fn admin(credentials: Credentials) -> Router {
         .on_unhandled(|unhandled| async move { println!("{} unhandled", unhandled.status) });
     Router::new()
         .route("/users", get(|| async { "nobody yet\n" }))
-        .route_service("/webhooks", JobWebhookEndpoint::new(credentials, jobs))
+        .route_service("/webhooks", JobWebhook::new(credentials, jobs))
 }
 
 #[tokio::main]
@@ -56,7 +56,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 mod tests {
     use axum::body::Body;
     use http::{Request, StatusCode};
-    use mx_job_webhook::JobWebhookLayer;
+    use mx_job_webhook::JobWebhook;
     use tower::ServiceExt as _;
 
     use super::*;
@@ -86,7 +86,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_layer_of_the_nested_router_would_see_no_delivery() {
-        let layer = JobWebhookLayer::new("/admin/webhooks", credentials(), JobRouter::new());
+        let layer = JobWebhook::new(credentials(), JobRouter::new()).at("/admin/webhooks");
         let users = Router::new().route("/users", get(|| async {}));
         let app = Router::new().nest("/admin", users.layer(layer));
         let status = deliver(app, "/admin/webhooks").await;

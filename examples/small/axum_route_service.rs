@@ -24,7 +24,7 @@ use std::error::Error;
 
 use axum::Router;
 use axum::routing::get;
-use mx_job_webhook::{Credentials, JobEvent, JobRouter, JobWebhookEndpoint, WithState};
+use mx_job_webhook::{Credentials, JobEvent, JobRouter, JobWebhook};
 use tokio::net::TcpListener;
 
 /// The application: what is delivered as a test moves no production data.
@@ -38,12 +38,11 @@ fn app(production: Credentials, integration: Credentials) -> Router {
         )
 }
 
-fn endpoint(
-    environment: &'static str,
-    credentials: Credentials,
-) -> JobWebhookEndpoint<JobRouter<WithState<&'static str>>> {
-    let jobs = JobRouter::with_state(environment).on_completed(completed);
-    JobWebhookEndpoint::new(credentials, jobs)
+fn endpoint(environment: &'static str, credentials: Credentials) -> JobWebhook<JobRouter> {
+    let jobs = JobRouter::with_state(environment)
+        .on_completed(completed)
+        .build();
+    JobWebhook::new(credentials, jobs)
 }
 
 async fn completed(environment: &'static str, event: JobEvent) {

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use mx_job_webhook::{Background, Credentials, JobEvent, JobRouter, JobWebhookLayer};
+use mx_job_webhook::{Background, Credentials, JobEvent, JobRouter, JobWebhook};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -42,9 +42,11 @@ const PATIENCE: Duration = Duration::from_secs(25);
 
 /// The application. Whoever has the other clone of `background` can wait for its callbacks.
 fn app(credentials: Credentials, background: Background, work: Duration) -> Router {
-    let jobs = JobRouter::with_state(work).on_completed(completed);
+    let jobs = JobRouter::with_state(work).on_completed(completed).build();
     Router::new().layer(
-        JobWebhookLayer::new("/admin/webhooks", credentials, jobs).with_background(background),
+        JobWebhook::new(credentials, jobs)
+            .with_background(background)
+            .at("/admin/webhooks"),
     )
 }
 

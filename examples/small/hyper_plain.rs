@@ -33,7 +33,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use mx_job_webhook::{Background, Credentials, JobRouter, JobWebhookLayer};
+use mx_job_webhook::{Background, Credentials, JobRouter, JobWebhook};
 use tokio::net::TcpListener;
 use tokio::signal::ctrl_c;
 use tokio::time::{sleep, timeout};
@@ -55,9 +55,9 @@ where
     let jobs = JobRouter::new()
         .on_completed(|event| async move { println!("completed {}", event.guid) })
         .on_unhandled(|unhandled| async move { println!("{} unhandled", unhandled.status) });
-    let webhooks = JobWebhookLayer::new("/admin/webhooks", credentials, jobs);
+    let webhooks = JobWebhook::new(credentials, jobs).with_background(background);
     ServiceBuilder::new()
-        .layer(webhooks.with_background(background))
+        .layer(webhooks.at("/admin/webhooks"))
         .service_fn(answer)
 }
 

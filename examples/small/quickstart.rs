@@ -38,7 +38,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use mx_job_webhook::{Credentials, Job, JobRouter, JobWebhookLayer};
+use mx_job_webhook::{Credentials, Job, JobRouter, JobWebhook};
 use tokio::net::TcpListener;
 
 const WEBHOOKS: &str = "/admin/webhooks";
@@ -53,7 +53,7 @@ fn app(credentials: Credentials) -> Router {
 
     Router::new()
         .route("/", get(|| async { "an application of its own\n" }))
-        .layer(JobWebhookLayer::new(WEBHOOKS, credentials, jobs))
+        .layer(JobWebhook::new(credentials, jobs).at(WEBHOOKS))
 }
 
 fn print_line(job: &Job) {

@@ -55,9 +55,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use axum::Router;
-use mx_job_webhook::{
-    Credentials, EventName, JobEvent, JobRouter, JobWebhookLayer, Permanent, WithState,
-};
+use mx_job_webhook::ledger::EventName;
+use mx_job_webhook::{Credentials, JobEvent, JobRouter, JobWebhook, Permanent};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgConnection, PgPool};
 use tokio::net::TcpListener;
@@ -79,8 +78,8 @@ struct App {
 }
 
 /// What would be mounted if the callbacks were quick. The workers run it as it is.
-fn jobs(app: App) -> JobRouter<WithState<App>> {
-    JobRouter::with_state(app).on_completed(completed)
+fn jobs(app: App) -> JobRouter {
+    JobRouter::with_state(app).on_completed(completed).build()
 }
 
 /// Stands for what takes minutes, and leaves a row each time that it is done.
@@ -105,7 +104,7 @@ async fn completed(app: App, event: JobEvent) -> Result<(), BoxError> {
 /// The HTTP side: the layer is given the queue in place of the callbacks.
 fn app(credentials: Credentials, pool: PgPool) -> Router {
     let queue = service_fn(move |event| queue::store(pool.clone(), event));
-    Router::new().layer(JobWebhookLayer::new("/admin/webhooks", credentials, queue))
+    Router::new().layer(JobWebhook::new(credentials, queue).at("/admin/webhooks"))
 }
 
 #[tokio::main]

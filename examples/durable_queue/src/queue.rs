@@ -15,7 +15,8 @@ use apalis::prelude::{
     WorkerBuilder, WorkerBuilderExt as _, WorkerError,
 };
 use apalis_postgres::{Config, PostgresStorage, queries};
-use mx_job_webhook::{Error, EventName, JobEvent, Receipt};
+use mx_job_webhook::ledger::EventName;
+use mx_job_webhook::{Error, JobEvent, Receipt};
 use serde_json::value::RawValue;
 use sqlx::PgPool;
 use tokio::sync::watch;

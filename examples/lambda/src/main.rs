@@ -34,7 +34,7 @@ use std::env;
 
 use http::StatusCode;
 use lambda_http::{Body, Error, Request, Response};
-use mx_job_webhook::{Credentials, JobRouter, JobWebhookLayer};
+use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
 use tower::{Service, ServiceBuilder};
 
 /// The function, which has other paths than MX's too.
@@ -45,7 +45,7 @@ fn app(
         .on_completed(|event| async move { println!("completed {}", event.guid) })
         .on_unhandled(|unhandled| async move { println!("{} unhandled", unhandled.status) });
     ServiceBuilder::new()
-        .layer(JobWebhookLayer::new("/admin/webhooks", credentials, jobs))
+        .layer(JobWebhook::new(credentials, jobs).at("/admin/webhooks"))
         .service_fn(answer)
 }
 

@@ -40,7 +40,7 @@ use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use mx_job_webhook::{Credentials, JobRouter, JobWebhookLayer};
+use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -58,7 +58,7 @@ fn app(credentials: Credentials) -> Router {
         .on_unhandled(|unhandled| async move { println!("{} unhandled", unhandled.status) });
     Router::new()
         .route("/", get(|| async { "for everybody, certificate or not\n" }))
-        .layer(JobWebhookLayer::new("/admin/webhooks", credentials, jobs))
+        .layer(JobWebhook::new(credentials, jobs).at("/admin/webhooks"))
 }
 
 /// Accepts whose certificate has this name, and nobody without one.

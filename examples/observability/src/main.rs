@@ -31,7 +31,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use mx_job_webhook::{Credentials, DedupeLayer, JobRouter, JobWebhookLayer, MemoryLedger};
+use mx_job_webhook::ledger::MemoryLedger;
+use mx_job_webhook::{Credentials, DedupeLayer, JobRouter, JobWebhook};
 use tokio::net::TcpListener;
 use tower::Layer as _;
 
@@ -51,7 +52,7 @@ fn app(credentials: Credentials, jobs: JobRouter, prometheus: PrometheusHandle) 
     let once = DedupeLayer::new(MemoryLedger::new()).layer(jobs);
     Router::new()
         .route("/metrics", get(move || async move { prometheus.render() }))
-        .layer(JobWebhookLayer::new("/admin/webhooks", credentials, once))
+        .layer(JobWebhook::new(credentials, once).at("/admin/webhooks"))
 }
 
 #[tokio::main]
@@ -68,7 +69,7 @@ async fn main() -> ExitCode {
 async fn run() -> Result<(), Box<dyn Error>> {
     let address = env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:3000".to_owned());
     let handle = prometheus()?.install_recorder()?;
-    mx_job_webhook::describe_metrics();
+    mx_job_webhook::observe::describe_metrics();
     let jobs = JobRouter::new().on_completed(|event| async move {
         println!("read the accounts of {:?}", event.member_guid);
     });

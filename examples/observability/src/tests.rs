@@ -19,7 +19,7 @@ fn exposition() -> String {
         .build()
         .unwrap();
     metrics::with_local_recorder(&recorder, || {
-        mx_job_webhook::describe_metrics();
+        mx_job_webhook::observe::describe_metrics();
         runtime.block_on(async {
             let jobs = JobRouter::new()
                 .on_completed(|_| async {})

@@ -28,7 +28,8 @@ use std::process::ExitCode;
 
 use axum::routing::get;
 use axum::{Json, Router};
-use mx_job_webhook::{Credentials, JobRouter, JobWebhookLayer, OpenApiWebhook};
+use mx_job_webhook::schema::OpenApiWebhook;
+use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
 use tokio::net::TcpListener;
 use utoipa::OpenApi;
 
@@ -57,7 +58,7 @@ fn app(credentials: Credentials) -> Router {
     Router::new()
         .route("/accounts", get(accounts))
         .route("/openapi.json", get(|| async { Json(Api::openapi()) }))
-        .layer(JobWebhookLayer::new("/admin/webhooks", credentials, jobs))
+        .layer(JobWebhook::new(credentials, jobs).at("/admin/webhooks"))
 }
 
 #[tokio::main]

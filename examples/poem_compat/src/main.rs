@@ -26,7 +26,7 @@
 use std::env;
 use std::error::Error;
 
-use mx_job_webhook::{Credentials, JobRouter, JobWebhookEndpoint};
+use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
 use poem::endpoint::{TowerCompatExt as _, make_sync};
 use poem::listener::TcpAcceptor;
 use poem::{Route, Server, get};
@@ -37,7 +37,7 @@ fn app(credentials: Credentials) -> Route {
     let jobs = JobRouter::new()
         .on_completed(|event| async move { println!("completed {}", event.guid) })
         .on_unhandled(|unhandled| async move { println!("{} unhandled", unhandled.status) });
-    let webhooks = JobWebhookEndpoint::new(credentials, jobs).compat();
+    let webhooks = JobWebhook::new(credentials, jobs).compat();
     Route::new()
         .at("/", get(make_sync(|_| "an application of its own\n")))
         .at("/admin/webhooks", webhooks)

@@ -34,10 +34,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
-use mx_job_webhook::{
-    Background, Credentials, DedupeLayer, EventName, JobEvent, JobRouter, JobWebhookLayer, Ledger,
-    PostgresLedger, RedisLedger,
-};
+use mx_job_webhook::ledger::{EventName, Ledger, PostgresLedger, RedisLedger};
+use mx_job_webhook::{Background, Credentials, DedupeLayer, JobEvent, JobRouter, JobWebhook};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tokio::net::TcpListener;
@@ -45,31 +43,27 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 use tower::{BoxError, Layer as _};
 
-/// The application: the ledger and how long a claim holds are all that has to do with replicas.
-fn app<S>(
+/// The application. Only the ledger and the lease concern replicas.
+fn app(
     ledger: impl Ledger,
     lease: Duration,
-    jobs: JobRouter<S>,
+    jobs: JobRouter,
     background: Background,
-) -> Result<Router, BoxError>
-where
-    S: Clone + Send + Sync + 'static,
-{
+) -> Result<Router, BoxError> {
     let once = DedupeLayer::new(ledger)
         .with_lease(lease)
-        .with_background(background.clone())
         .on_stale(|event| async move { println!("stale {}", EventName::of(&event)) })
         .layer(jobs);
-    let webhooks =
-        JobWebhookLayer::new("/admin/webhooks", Credentials::basic("mx", "secret")?, once)
-            .with_background(background)
-            .with_answer_deadline(Duration::from_secs(5));
+    let webhooks = JobWebhook::new(Credentials::basic("mx", "secret")?, once)
+        .with_background(background)
+        .with_answer_deadline(Duration::from_secs(5))
+        .at("/admin/webhooks");
     Ok(Router::new()
         .route("/health", get(|| async { "here" }))
         .layer(webhooks))
 }
 
-/// An effect outside of the ledger's database: it can happen again, and must not mind.
+/// An effect outside of the ledger's database. It may happen twice, so it is idempotent.
 async fn print(work: Duration, event: JobEvent) {
     println!("handled {}", EventName::of(&event));
     sleep(work).await;
@@ -81,7 +75,7 @@ struct Database {
     ledger: PostgresLedger,
 }
 
-/// An effect in the ledger's database: it and the ledger's entry are there together.
+/// An effect in the ledger's database, in one transaction with the ledger's entry.
 async fn record(database: Database, event: JobEvent) -> Result<(), BoxError> {
     let mut transaction = database.pool.begin().await?;
     sqlx::query("INSERT INTO handled (event) VALUES ($1)")
@@ -97,7 +91,8 @@ fn on_redis(url: &str, times: Times, background: Background) -> Result<Router, B
     let ledger = RedisLedger::new(redis::Client::open(url)?);
     let jobs = JobRouter::with_state(times.work)
         .on_completed(print)
-        .on_challenged(print);
+        .on_challenged(print)
+        .build();
     app(ledger, times.lease, jobs, background)
 }
 
@@ -120,7 +115,8 @@ async fn on_postgres(url: &str, times: Times, background: Background) -> Result<
     };
     let jobs = JobRouter::with_state(database)
         .on_completed(record)
-        .on_challenged(move |_, event| print(times.work, event));
+        .on_challenged(move |_, event| print(times.work, event))
+        .build();
     app(ledger, times.lease, jobs, background)
 }
 
@@ -204,7 +200,7 @@ async fn run() -> Result<(), BoxError> {
 mod tests {
     use axum::body::Body;
     use http::Request;
-    use mx_job_webhook::MemoryLedger;
+    use mx_job_webhook::ledger::MemoryLedger;
     use tower::ServiceExt as _;
 
     use super::*;
@@ -214,7 +210,9 @@ mod tests {
     async fn whichever_replica_is_first_handles_an_event() {
         let ledger = MemoryLedger::new();
         let replica = || {
-            let jobs = JobRouter::with_state(Duration::ZERO).on_completed(print);
+            let jobs = JobRouter::with_state(Duration::ZERO)
+                .on_completed(print)
+                .build();
             let lease = Duration::from_secs(600);
             app(ledger.clone(), lease, jobs, Background::new()).unwrap()
         };

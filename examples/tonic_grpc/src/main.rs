@@ -26,7 +26,7 @@ use std::error::Error;
 
 use axum::Router;
 use http::StatusCode;
-use mx_job_webhook::{Credentials, JobRouter, JobWebhookLayer};
+use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
 use tokio::net::TcpListener;
 use tonic::service::Routes;
 
@@ -42,7 +42,7 @@ fn app(credentials: Credentials) -> Router {
         // tonic's own fallback answers *200* to whatever it does not know, and says what is wrong in
         // a header of gRPC's. MX would take that for a receipt if it had the path wrong.
         .fallback(|| async { StatusCode::NOT_FOUND })
-        .layer(JobWebhookLayer::new("/admin/webhooks", credentials, jobs))
+        .layer(JobWebhook::new(credentials, jobs).at("/admin/webhooks"))
 }
 
 #[tokio::main]

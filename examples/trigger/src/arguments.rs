@@ -10,7 +10,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Parser;
 use http::Uri;
-use mx_job_webhook::{JobGuid, Status};
+use mx_job_webhook::Status;
+use mx_job_webhook::job::JobGuid;
 
 /// Sends job webhooks to an application, as MX does
 #[derive(Parser)]

@@ -134,7 +134,7 @@ fn progress_bar(requests: usize) -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use axum::Router;
-    use mx_job_webhook::{Credentials, JobRouter, JobWebhookLayer};
+    use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -145,7 +145,7 @@ mod tests {
             .on_completed(|_| async {})
             .on_halted(|_| async { Err("the database is down") });
         let credentials = Credentials::basic("mx", "secret").unwrap();
-        let app: Router = Router::new().layer(JobWebhookLayer::new("/hooks", credentials, jobs));
+        let app: Router = Router::new().layer(JobWebhook::new(credentials, jobs).at("/hooks"));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { axum::serve(listener, app).await });

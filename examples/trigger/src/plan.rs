@@ -5,7 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use fastrand::Rng;
-use mx_job_webhook::{Job, JobEvent, JobGuid, Status, Timestamp};
+use mx_job_webhook::job::{JobGuid, Timestamp};
+use mx_job_webhook::{Job, JobEvent, Status};
 
 use super::Arguments;
 

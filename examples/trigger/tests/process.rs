@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use harness::{Process, example, run};
-use mx_job_webhook::{Credentials, JobEvent, JobRouter, JobWebhookLayer};
+use mx_job_webhook::{Credentials, JobEvent, JobRouter, JobWebhook};
 use tokio::net::TcpListener;
 
 /// An application that takes challenged and completed jobs, and says which.
@@ -29,7 +29,7 @@ impl Application {
             .on_challenged(callback.clone())
             .on_completed(callback);
         let credentials = Credentials::basic("mx", "secret").unwrap();
-        let layer = JobWebhookLayer::new("/admin/webhooks", credentials, jobs);
+        let layer = JobWebhook::new(credentials, jobs).at("/admin/webhooks");
         let app: Router = Router::new().layer(layer);
         let (listening, address) = channel();
         thread::spawn(move || {
