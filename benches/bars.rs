@@ -70,7 +70,7 @@ const BARS: [(&str, &str, &str, Bar); 12] = [
         "a delivery, extractor",
         "deliver.extractor",
         "deliver.by_hand",
-        Bar::Ratio(0.65),
+        Bar::Ratio(0.70),
     ),
     (
         "a duplicate, memory ledger",
@@ -82,7 +82,7 @@ const BARS: [(&str, &str, &str, Bar); 12] = [
         "a new event, memory ledger",
         "deliver.with_the_memory_ledger",
         "deliver.around_the_router",
-        Bar::More(1_600.0),
+        Bar::More(1_750.0),
     ),
     (
         "not ours, layer around the router",

@@ -22,6 +22,7 @@ enum State {
 }
 
 impl JobFuture {
+    #[inline]
     pub(crate) fn new(
         callback: impl Future<Output = Result<Receipt, Error>> + Send + 'static,
     ) -> Self {

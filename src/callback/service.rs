@@ -91,7 +91,10 @@ where
     J::Error: Into<BoxError>,
     J::Future: Send + 'static,
 {
-    let report = ReportEnd::new(on_error, Some(event.job()));
+    let Some(on_error) = on_error else {
+        return JobFuture::new(call(&mut *jobs, event));
+    };
+    let report = ReportEnd::new(Some(on_error), Some(event.job()));
     let calling = call(&mut *jobs, event);
     JobFuture::new(async move {
         let outcome = calling.await;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::time::{Duration, SystemTime};
 
+use super::memory::{CachedHash, Fingerprint};
 use super::version::Version;
 use crate::event::JobEvent;
 use crate::job::{JobGuid, Status, Timestamp};
@@ -63,6 +64,8 @@ pub struct EventName {
     version: Version,
     /// Whether its date was plausible when it was named. No part of the name.
     is_plausible: bool,
+    /// Filled by the memory ledger only.
+    job_hash: CachedHash,
 }
 
 /// As its text.
@@ -90,6 +93,7 @@ impl EventName {
             status: event.status.clone(),
             version: Version::of(event),
             is_plausible: event.updated_at.is_some_and(is_plausible),
+            job_hash: CachedHash::default(),
         }
     }
 
@@ -105,8 +109,9 @@ impl EventName {
         &self.status
     }
 
-    pub(super) fn version(&self) -> Version {
-        self.version
+    /// Returns what identifies the event in the tables of this process.
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.guid, &self.status, self.version, &self.job_hash)
     }
 
     /// Returns the time that orders this event among those of its job, if it has one.
@@ -206,7 +211,6 @@ fn write_name(name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 mod tests {
     use std::hash::DefaultHasher;
 
-    use super::super::memory::Fingerprint;
     use super::*;
     use crate::job::Job;
 
@@ -244,7 +248,7 @@ mod tests {
         ];
         for same in same {
             assert_eq!((&first, hash(&first)), (&same, hash(&same)));
-            assert_eq!(Fingerprint::of(&first), Fingerprint::of(&same));
+            assert_eq!(first.fingerprint(), same.fingerprint());
             assert_eq!(first.to_string(), same.to_string());
         }
         let others = [
@@ -261,7 +265,7 @@ mod tests {
             assert_ne!(first, *other);
             for another in others[..index].iter().chain([&first]) {
                 assert_ne!(other, another);
-                assert_ne!(Fingerprint::of(other), Fingerprint::of(another));
+                assert_ne!(other.fingerprint(), another.fingerprint());
                 assert_ne!(other.to_string(), another.to_string());
             }
         }
@@ -308,7 +312,7 @@ mod tests {
             assert_eq!(name.ordering_time(), None);
             for other in &names[..index] {
                 assert_ne!(name, other);
-                assert_ne!(Fingerprint::of(&name), Fingerprint::of(&other));
+                assert_ne!(name.fingerprint(), other.fingerprint());
                 assert_ne!(name.to_string(), other.to_string());
             }
         }

@@ -1,10 +1,11 @@
 //! The way of an event that did not arrive by a mount: extracted, queued or polled.
 
-use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 
 use tower::{BoxError, Service};
 
-use crate::background::{Background, Tracked};
+use crate::background::{Background, Permit, Tracked};
 use crate::callback::{call_reporting, poll_ready};
 use crate::error::{Error, Receipt};
 use crate::event::JobEvent;
@@ -12,8 +13,11 @@ use crate::observe::{Observation, Observed};
 use crate::util::catch_panic::CatchDrop;
 
 impl Background {
-    /// Runs an event through a service of events. A callback that has started continues if the
-    /// returned future is dropped.
+    /// Runs an event through a service of events.
+    ///
+    /// If the service is ready, the callback starts when `run` is called; otherwise it starts when
+    /// the service is ready and the returned future is polled. A callback that has started
+    /// continues if the future is dropped.
     ///
     /// For handlers that take the event by the extractor, and for events from a queue or a poll.
     /// `jobs` is a [`JobRouter`](crate::JobRouter), or tower middleware around one. With the feature
@@ -28,7 +32,7 @@ impl Background {
     /// # Cancellation
     ///
     /// If the future is dropped before the service is ready, nothing has started, and the event is
-    /// dropped. The permit is acquired when `run` is called, and not when the future is polled.
+    /// dropped.
     ///
     /// # Example
     ///
@@ -56,27 +60,118 @@ impl Background {
         J::Error: Into<BoxError>,
         J::Future: Send + 'static,
     {
-        let mut observation = Observation::of(&mut event);
+        let observation = Observation::of(&mut event);
         event.set_background(self);
-        let mut jobs = CatchDrop::new(jobs);
-        // Acquired here, because a callback may hand the future to another task.
-        let permit = self.acquire();
-        async move {
-            let ready = async {
-                let permit = permit?;
-                poll_fn(|context| {
-                    let _entered = observation.enter();
-                    poll_ready(&mut *jobs, context)
-                })
-                .await?;
-                Ok(permit)
-            };
-            let mut permit = ready.await.inspect_err(|error| observation.refuse(error))?;
-            let callback = {
-                let _entered = (observation.enter(), permit.enter());
-                call_reporting(jobs, event, None)
-            };
-            Tracked::new(Observed::new(callback, observation), permit).await
+        let jobs = CatchDrop::new(jobs);
+        match self.acquire() {
+            Ok(permit) => Run::start(Waiting {
+                jobs,
+                event,
+                permit,
+                observation,
+            }),
+            Err(reason) => Run::refuse(observation, reason.into()),
+        }
+    }
+}
+
+/// The future of [`Background::run`].
+enum Run<J> {
+    // Boxed because it is rare, and would make the future larger.
+    AwaitingReadiness(Option<Box<Waiting<J>>>),
+    Running(Tracked<Observed>),
+    Refused(Option<Error>),
+}
+
+/// An event whose service is not ready.
+struct Waiting<J> {
+    jobs: CatchDrop<J>,
+    event: JobEvent,
+    permit: Permit,
+    observation: Observation,
+}
+
+impl<J> Run<J>
+where
+    J: Service<JobEvent>,
+    J::Response: Into<Receipt>,
+    J::Error: Into<BoxError>,
+    J::Future: Send + 'static,
+{
+    fn start(mut waiting: Waiting<J>) -> Self {
+        // There is no task to wake yet. The first poll of the future asks again.
+        match waiting.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => waiting.call(),
+            Poll::Ready(Err(error)) => Self::refuse(waiting.observation, error),
+            Poll::Pending => Self::AwaitingReadiness(Some(Box::new(waiting))),
+        }
+    }
+
+    fn refuse(mut observation: Observation, error: Error) -> Self {
+        observation.refuse(&error);
+        Self::Refused(Some(error))
+    }
+}
+
+impl<J> Waiting<J>
+where
+    J: Service<JobEvent>,
+    J::Response: Into<Receipt>,
+    J::Error: Into<BoxError>,
+    J::Future: Send + 'static,
+{
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let _entered = self.observation.enter();
+        poll_ready(&mut *self.jobs, context)
+    }
+
+    fn call(self) -> Run<J> {
+        let Self {
+            jobs,
+            event,
+            mut permit,
+            observation,
+        } = self;
+        let entered = (observation.enter(), permit.enter());
+        let callback = call_reporting(jobs, event, None);
+        drop(entered);
+        Run::Running(Tracked::new(Observed::new(callback, observation), permit))
+    }
+}
+
+impl<J> Unpin for Run<J> {}
+
+impl<J> Future for Run<J>
+where
+    J: Service<JobEvent>,
+    J::Response: Into<Receipt>,
+    J::Error: Into<BoxError>,
+    J::Future: Send + 'static,
+{
+    type Output = Result<Receipt, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            match &mut *self {
+                Self::AwaitingReadiness(slot) => {
+                    let Some(mut waiting) = slot.take() else {
+                        panic!("`Background::run` was polled after it was ready");
+                    };
+                    let Poll::Ready(ready) = waiting.poll_ready(context) else {
+                        *slot = Some(waiting);
+                        return Poll::Pending;
+                    };
+                    *self = match ready {
+                        Ok(()) => waiting.call(),
+                        Err(error) => Self::refuse(waiting.observation, error),
+                    };
+                }
+                Self::Running(callback) => return Pin::new(callback).poll(context),
+                Self::Refused(error) => match error.take() {
+                    Some(error) => return Poll::Ready(Err(error)),
+                    None => panic!("`Background::run` was polled after it was ready"),
+                },
+            }
         }
     }
 }

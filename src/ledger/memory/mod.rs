@@ -11,8 +11,7 @@ use std::time::Duration;
 use super::{Claim, Commit, EventName, Ledger};
 use crate::event::FencingToken;
 use crate::util::deadline::Instant;
-#[cfg(test)]
-pub(super) use fingerprint::Fingerprint;
+pub(super) use fingerprint::{CachedHash, Fingerprint};
 use state::State;
 
 /// Twice as long as MX retries (12 times in about 24 hours; MX's page on webhooks).

@@ -59,7 +59,7 @@ impl State {
     }
 
     pub(super) fn claim(&mut self, event: &EventName, now: Instant, lease: Duration) -> Claim {
-        let key = Fingerprint::of(event);
+        let key = event.fingerprint();
         let entry = self.events.entry(key);
         if let Entry::Occupied(known) = &entry {
             match known.get() {
@@ -93,7 +93,7 @@ impl State {
         token: FencingToken,
         now: Instant,
     ) -> Commit {
-        let key = Fingerprint::of(event);
+        let key = event.fingerprint();
         let settled = Event::Settled { by: token };
         match self.events.get_mut(&key) {
             Some(Event::Settled { by }) if *by == token => return Commit::Settled,
@@ -117,7 +117,7 @@ impl State {
     }
 
     pub(super) fn release(&mut self, event: &EventName, token: FencingToken) {
-        if let Entry::Occupied(known) = self.events.entry(Fingerprint::of(event)) {
+        if let Entry::Occupied(known) = self.events.entry(event.fingerprint()) {
             if known.get().is_held_by(token) {
                 known.remove();
             }
