@@ -306,7 +306,7 @@ async fn the_reason_of_a_refusal_is_in_the_transcript() {
 }
 
 #[test]
-#[should_panic(expected = "is no URI")]
-fn an_address_that_is_none_is_told_at_once() {
+#[should_panic(expected = "is not a URI")]
+fn an_address_that_is_not_a_uri_panics() {
     let _ = Mx::new("a b");
 }
