@@ -1,4 +1,7 @@
-//! Acknowledge first: answer 204 at once, and run the callback in the background.
+//! A layer that answers 204 at once, and runs the callback in the background.
+//!
+//! It is for callbacks that take longer than a sender waits, and events that may be lost. This room
+//! uses `background`, `callback`, `event`, `observe`, `error` and `util`.
 
 use std::fmt;
 use std::future::{Ready, poll_fn, ready};
@@ -15,25 +18,23 @@ use crate::event::JobEvent;
 use crate::observe::{Observation, Observed};
 use crate::util::catch_panic::{CatchDrop, Panicked, catch};
 
-/// Acknowledges each event at once, and runs the callback in the background.
+/// A layer that acknowledges each event at once, and runs the callback in the background.
 ///
-/// For callbacks that take longer than a sender waits, and events that may be lost. **With this
-/// layer, a 204 is no receipt**: MX does not deliver an acknowledged event again, so the event is
-/// lost if its callback fails, panics, or is cut short by a crash or a restart. If that is not
-/// acceptable, use `with_answer_deadline` or
-/// a durable queue.
+/// Use it for callbacks that take longer than a sender waits, and only for events that may be lost.
+/// **With this layer, a 204 is not a receipt**: MX does not deliver an acknowledged event again. The
+/// event is lost if its callback fails, panics, or is cut short by a crash or a restart. If that is
+/// not acceptable, use `with_answer_deadline` or a durable queue.
 ///
-/// Failures go to `on_error`, which is a required argument. The
-/// [`Background`] of the mount, or of `background.run`, bounds and drains the
-/// callbacks. If all permits are taken, if it is drained, or if no runtime takes the callback, the
-/// event is not acknowledged but answered 503. If the service
-/// is called directly, the layer has a `Background` of its own, which cannot be drained.
+/// Failures go to the hook `on_error`, which is a required argument. The [`Background`] of the mount,
+/// or of `background.run`, bounds and drains the callbacks. If all its permits are taken, if it is
+/// drained, or if no runtime takes the callback, the event is answered 503. If the service is called
+/// directly, the layer uses a `Background` of its own, which cannot be drained.
 ///
-/// Put [`DedupeLayer`](crate::DedupeLayer) inside this layer: an event is settled when its callback
-/// has succeeded, not when it was accepted.
+/// Put [`DedupeLayer`](crate::DedupeLayer) inside this layer, so that an event is settled when its
+/// callback has succeeded.
 ///
-/// An accepted delivery takes two permits for a moment, its own and its callback's, so the
-/// `Background` needs a capacity of two or more.
+/// For a moment, an accepted delivery takes two permits: its own and its callback's. The `Background`
+/// therefore needs a capacity of at least two.
 ///
 /// # Example
 ///
@@ -46,12 +47,12 @@ use crate::util::catch_panic::{CatchDrop, Panicked, catch};
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let jobs = ServiceBuilder::new()
 ///     .layer(AcknowledgeFirstLayer::new(|failure| eprintln!("lost: {failure:?}")))
-///     .service(JobRouter::new().on_halted(|_| async { Err("nobody to tell") }));
+///     .service(JobRouter::new().on_halted(|_| async { Err("the user has left") }));
 ///
 /// let background = Background::new();
 /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "HALTED"}}"#)?;
 /// # if cfg!(feature = "tokio") {
-/// assert_eq!(background.run(jobs, event).await?, Receipt::Accepted); // and not yet failed
+/// assert_eq!(background.run(jobs, event).await?, Receipt::Accepted); // The callback fails later.
 /// # }
 /// assert_eq!(background.drain(std::future::pending::<()>()).await, 0);
 /// # Ok(()) }
@@ -59,7 +60,7 @@ use crate::util::catch_panic::{CatchDrop, Panicked, catch};
 #[derive(Clone)]
 pub struct AcknowledgeFirstLayer {
     on_error: FailureHook,
-    /// For events that carry no `Background`.
+    /// Used for events that carry no `Background`.
     background: Background,
 }
 
@@ -99,7 +100,7 @@ impl fmt::Debug for AcknowledgeFirstLayer {
 
 /// A service of events with an [`AcknowledgeFirstLayer`] around it.
 ///
-/// It is always ready: in the background, it waits until the service within is.
+/// It is always ready. The background task waits until the service within is ready.
 #[derive(Clone, Debug)]
 pub struct AcknowledgeFirst<S> {
     inner: S,
@@ -160,7 +161,7 @@ where
     }
 }
 
-/// Waits until the service is ready, and calls it.
+/// Waits until the service is ready, then calls it.
 async fn run<S>(
     mut jobs: CatchDrop<S>,
     event: JobEvent,
@@ -182,7 +183,7 @@ where
     outcome
 }
 
-/// A callback that is offered to the runtime: the runtime may drop it before the answer.
+/// A callback that is offered to the runtime, which may drop it before the answer.
 #[derive(Default)]
 struct Offer(AtomicU8);
 
@@ -191,27 +192,27 @@ const ACCEPTED: u8 = 1;
 const REFUSED: u8 = 2;
 
 impl Offer {
-    /// Returns whether the runtime still has the callback, so that it can be acknowledged.
+    /// Marks the callback as accepted. Returns `false` if the runtime has dropped it.
     fn accept(&self) -> bool {
-        self.leave_offered_for(ACCEPTED)
+        self.replace_offered(ACCEPTED)
     }
 
-    /// Returns whether the callback was dropped before it was acknowledged, so that nothing is lost.
+    /// Marks the callback as refused. Returns `false` if it was accepted or refused before.
     fn refuse(&self) -> bool {
-        self.leave_offered_for(REFUSED)
+        self.replace_offered(REFUSED)
     }
 
-    fn leave_offered_for(&self, state: u8) -> bool {
+    fn replace_offered(&self, state: u8) -> bool {
         self.0
             .compare_exchange(OFFERED, state, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
     }
 }
 
-/// Reports the callback's end, unless the runtime dropped it before it was acknowledged.
+/// Reports the callback's failure, unless the runtime dropped the callback before it was accepted.
 struct ReportLoss {
     offer: Arc<Offer>,
-    /// Whether the callback was called. Then it is reported in any case if it is cut short.
+    /// Whether the callback was called. If it was, it is reported even if it was not accepted.
     started: bool,
     report: Option<ReportEnd>,
 }
@@ -230,7 +231,7 @@ impl Drop for ReportLoss {
             return;
         };
         if self.offer.refuse() && !self.started {
-            report.say_nothing();
+            report.cancel();
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Callbacks that continue after their sender hangs up.
 //!
 //! A [`Background`] counts and bounds the callbacks that run, hands those whose sender hung up to
-//! the runtime, and lets shutdown wait for all of them. It knows futures, not events.
+//! the runtime, and lets shutdown wait for all of them. It knows futures, not events, and uses only
+//! `util`.
 
 mod permit;
 mod permits;
@@ -24,7 +25,7 @@ pub(crate) use tracked::Tracked;
 /// How many callbacks may run at once by default.
 const CAPACITY: usize = 4096;
 
-/// Tracks running callbacks: bounds them, and lets shutdown wait for them.
+/// A tracker that bounds running callbacks and lets shutdown wait for them.
 ///
 /// When a sender hangs up, the web server drops the future that answers it. A callback that has
 /// started continues: its `Background` hands the rest of it to the runtime. Each callback holds a
@@ -181,13 +182,13 @@ impl Background {
         });
     }
 
-    /// Returns a permit. Within a callback that this `Background` tracks, it is that callback's.
+    /// Returns a permit. Within a callback that this `Background` tracks, it shares that callback's.
     pub(crate) fn acquire(&self) -> Result<Permit, NoPermit> {
         Permit::of_current_callback(self).map_or_else(|| self.acquire_another(), Ok)
     }
 
-    /// Returns a permit of its own, also within a callback: for deliveries, and for callbacks
-    /// that are acknowledged first.
+    /// Returns a separate permit, even within a callback: for deliveries, and for callbacks that are
+    /// acknowledged first.
     pub(crate) fn acquire_another(&self) -> Result<Permit, NoPermit> {
         self.0.permits.acquire().map(|()| Permit::acquired(self))
     }

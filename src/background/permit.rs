@@ -22,9 +22,9 @@ type Identity = usize;
 
 /// The permit of one callback, which returns to its `Background` when it is dropped.
 ///
-/// A callback may run events through the same `Background` itself. Outer and inner callback then
-/// share one permit, which returns when both have dropped it: they count once, the inner one is not
-/// refused at shutdown in the middle of the outer one, and a drain waits for both.
+/// If a callback runs an event through the same `Background`, the outer and the inner callback share
+/// one permit, which returns when both have dropped it. So they count once, a shutdown in the middle
+/// of the outer callback does not refuse the inner one, and a drain waits for both.
 pub(crate) struct Permit {
     background: Background,
     /// `None` until a call within the callback shares it.
@@ -113,7 +113,8 @@ impl Drop for Entered<'_> {
     }
 }
 
-/// Returns `None` when the thread ends and its locals are gone.
+/// Changes the list of this thread's callbacks. Returns `None` if the thread is ending and its
+/// locals are gone.
 fn with_running<T>(change: impl FnOnce(&mut Vec<Frame>) -> T) -> Option<T> {
     RUNNING
         .try_with(|running| change(&mut running.borrow_mut()))

@@ -8,17 +8,17 @@ use crate::util::catch_panic::catch;
 
 pub(super) struct Permits {
     capacity: usize,
-    /// How many permits are taken; the highest bit says whether it is closed.
+    /// The number of permits that are taken. The highest bit is set once it is closed.
     state: AtomicUsize,
-    /// Used only once it is closed.
-    waiting: Mutex<Vec<Waker>>,
+    /// The wakers of callers that wait for all permits. Empty until it is closed.
+    wakers: Mutex<Vec<Waker>>,
 }
 
 const CLOSED: usize = !(usize::MAX >> 1);
 
-/// Why there is no permit.
+/// The reason why no permit was given.
 pub(crate) enum NoPermit {
-    /// All are taken.
+    /// All permits are taken.
     AllTaken,
     /// The `Background` is being drained.
     Closed,
@@ -29,7 +29,7 @@ impl Permits {
         Self {
             capacity: capacity.min(!CLOSED),
             state: AtomicUsize::new(0),
-            waiting: Mutex::default(),
+            wakers: Mutex::default(),
         }
     }
 
@@ -52,7 +52,7 @@ impl Permits {
             })
     }
 
-    /// Acquires a permit although none may be left.
+    /// Acquires a permit even if all are taken or it is closed.
     pub(super) fn acquire_beyond_capacity(&self) {
         self.state.fetch_add(1, Ordering::SeqCst);
     }
@@ -60,7 +60,7 @@ impl Permits {
     pub(super) fn release(&self) {
         if self.state.fetch_sub(1, Ordering::SeqCst) == CLOSED | 1 {
             // The lock is released first, because a waker may poll at once.
-            let wakers = std::mem::take(&mut *self.wakers());
+            let wakers = std::mem::take(&mut *self.lock_wakers());
             for waker in wakers {
                 // If one panics, the others are still woken.
                 let _ = catch(|| waker.wake());
@@ -72,14 +72,14 @@ impl Permits {
         self.state.fetch_or(CLOSED, Ordering::SeqCst);
     }
 
-    /// Waits until all permits have returned. Call it after `close`.
+    /// Returns ready once all permits have returned. Call it after `close`.
     pub(super) fn poll_all_returned(&self, context: &mut Context<'_>) -> Poll<()> {
         if self.taken() == 0 {
             return Poll::Ready(());
         }
-        // The waker is stored before the count is read again, so that a permit which returns in
-        // between is either seen here or finds the waker.
-        let mut wakers = self.wakers();
+        // The waker is stored before the count is read again. A permit that returns in between is
+        // seen here, or it finds the waker.
+        let mut wakers = self.lock_wakers();
         if !wakers.iter().any(|waker| waker.will_wake(context.waker())) {
             wakers.push(context.waker().clone());
         }
@@ -90,9 +90,9 @@ impl Permits {
         }
     }
 
-    fn wakers(&self) -> std::sync::MutexGuard<'_, Vec<Waker>> {
+    fn lock_wakers(&self) -> std::sync::MutexGuard<'_, Vec<Waker>> {
         // No code panics while the lock is held.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waker_may_poll_at_once() {
+    fn a_waker_can_poll_at_once_without_a_deadlock() {
         let permits = Arc::new(Permits::new(1));
         assert!(permits.acquire().is_ok());
         permits.close();
@@ -151,7 +151,7 @@ mod tests {
                 .is_pending()
         );
         permits.release();
-        assert!(permits.wakers().is_empty());
+        assert!(permits.lock_wakers().is_empty());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The task that is handed to the runtime.
+//! The rest of a callback, as a task for the runtime.
 
 use std::fmt;
 use std::pin::Pin;
@@ -24,9 +24,9 @@ impl BackgroundTask {
 impl Future for BackgroundTask {
     type Output = ();
 
-    /// Returns ready at once if it has ended before.
+    /// Polls the callback. Once it has ended, returns ready at once.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        // A future that unwinds is not polled again.
+        // The future is taken out before it is polled, so that one that unwinds is not polled again.
         let Some(mut task) = self.0.take() else {
             return Poll::Ready(());
         };

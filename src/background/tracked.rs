@@ -1,4 +1,4 @@
-//! A callback's future, which outlives its caller.
+//! The future of a callback, which outlives its caller.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -25,7 +25,7 @@ impl<F: Track> Tracked<F> {
         Self(Some(Running { future, permit }))
     }
 
-    /// The future, until it has ended.
+    /// Returns the future, or `None` once it has ended.
     pub(crate) fn get_mut(&mut self) -> Option<&mut F> {
         self.0.as_mut().map(|running| &mut running.future)
     }
@@ -47,7 +47,7 @@ impl<F: Track> Future for Tracked<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        // It is taken out before it is polled, so that one that unwinds is not handed over.
+        // The future is taken out before it is polled, so that one that unwinds is not detached.
         let Some(mut running) = self.0.take() else {
             panic!("`Tracked` was polled after it was ready");
         };
@@ -65,10 +65,9 @@ impl<F: Track> Drop for Tracked<F> {
     }
 }
 
-/// A future and its permit, which returns when nothing of the future is left: the destructors of
-/// what it held may take their time.
+/// A future and its permit. The permit returns after all destructors of the future have run.
 struct Running<F> {
-    // Dropped first.
+    // Dropped first, because its destructors may take time.
     future: F,
     permit: Permit,
 }
@@ -80,7 +79,7 @@ impl<F: Track> Running<F> {
     }
 }
 
-/// The detached future: its output is dropped, since its delivery was answered or its sender left.
+/// The detached future. Its output is dropped, because its delivery was answered or its sender left.
 impl<F: Track> Future for Running<F> {
     type Output = ();
 

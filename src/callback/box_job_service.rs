@@ -1,4 +1,4 @@
-//! A service of events without its type.
+//! A boxed service of events.
 
 use std::fmt;
 use std::task::{Context, Poll};
@@ -11,7 +11,7 @@ use crate::error::{Error, Receipt};
 use crate::event::JobEvent;
 use crate::util::catch_panic::CatchDrop;
 
-/// A boxed service of events, which an application can store without naming its layers.
+/// A boxed service of events, to store jobs without naming their layers.
 ///
 /// # Example
 ///
@@ -37,10 +37,10 @@ use crate::util::catch_panic::CatchDrop;
 /// assert_eq!(app.background.run(app.jobs, event).await?, Receipt::Handled);
 /// # Ok(()) }
 /// ```
-pub struct BoxJobService(CatchDrop<Box<dyn CloneJobs>>);
+pub struct BoxJobService(CatchDrop<Box<dyn BoxableJobService>>);
 
 impl BoxJobService {
-    /// Boxes a service of events.
+    /// Returns a boxed service of events.
     #[must_use]
     pub fn new(jobs: impl JobService) -> Self {
         Self(CatchDrop::new(Box::new(jobs)))
@@ -74,13 +74,13 @@ impl fmt::Debug for BoxJobService {
 }
 
 /// [`JobService`] in a form that can be boxed.
-trait CloneJobs: Send + Sync {
+trait BoxableJobService: Send + Sync {
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>>;
     fn call(&mut self, event: JobEvent) -> JobFuture;
-    fn clone_boxed(&self) -> Box<dyn CloneJobs>;
+    fn clone_boxed(&self) -> Box<dyn BoxableJobService>;
 }
 
-impl<J> CloneJobs for J
+impl<J> BoxableJobService for J
 where
     J: JobService,
     J::Response: Into<Receipt>,
@@ -94,7 +94,7 @@ where
         JobFuture::new(call(self, event))
     }
 
-    fn clone_boxed(&self) -> Box<dyn CloneJobs> {
+    fn clone_boxed(&self) -> Box<dyn BoxableJobService> {
         Box::new(self.clone())
     }
 }

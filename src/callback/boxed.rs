@@ -1,4 +1,4 @@
-//! How a callback is stored.
+//! Boxed callbacks: the form in which callbacks are stored.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use super::{CallbackFuture, CallbackOutput, JobFuture};
 use crate::error::{Error, ErrorKind, Receipt};
 use crate::util::catch_panic::{CatchDrop, CatchPanic, Panicked};
 
-/// A callback without its types, except for its argument.
+/// A callback whose types are erased, except for its argument.
 pub(crate) type BoxedCallback<Event> = Arc<dyn Fn(Event) -> JobFuture + Send + Sync>;
 
-/// Boxes a callback whose success is answered by `receipt`.
+/// Boxes a callback that returns `receipt` when it succeeds.
 pub(crate) fn box_callback<Event, F, Fut>(callback: F, receipt: Receipt) -> BoxedCallback<Event>
 where
     F: Fn(Event) -> Fut + Send + Sync + 'static,
@@ -30,8 +30,8 @@ where
 }
 
 pin_project! {
-    /// A running callback. It is no `async` block, because that would copy the event once more:
-    /// half a kilobyte, which most callbacks' futures hold.
+    /// A running callback. It is not an `async` block, because that would copy the callback's future
+    /// once more, and with it the event: half a kilobyte.
     struct Running<Fut>
     where
         Fut: Future,

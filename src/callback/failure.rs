@@ -1,4 +1,4 @@
-//! What a hook is told of a delivery that failed.
+//! The argument of the hooks that report failed deliveries.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use crate::error::{Error, ErrorKind, Receipt};
 use crate::job::Job;
 use crate::util::catch_panic::{CatchDrop, catch};
 
-/// A delivery that failed, for the hooks that report it.
+/// A failed delivery, as the hooks that report failures receive it.
 ///
-/// What `on_error` of the layer and the terminal service gets, for a failure of any stage,
-/// and what [`AcknowledgeFirstLayer`](crate::acknowledge_first::AcknowledgeFirstLayer) reports to.
+/// The hooks are [`JobWebhook::on_error`](crate::JobWebhook::on_error), for failures at any stage, and
+/// the hook of [`AcknowledgeFirstLayer`](crate::acknowledge_first::AcknowledgeFirstLayer).
 #[derive(Clone, Copy)]
 pub struct Failure<'a> {
     error: &'a Error,
@@ -18,13 +18,13 @@ pub struct Failure<'a> {
 }
 
 impl<'a> Failure<'a> {
-    /// What went wrong; its kind says at which stage.
+    /// Returns the error. Its kind says at which stage the delivery failed.
     #[must_use]
     pub fn error(&self) -> &'a Error {
         self.error
     }
 
-    /// The job, if it went wrong after the body was decoded.
+    /// Returns the job, if the delivery failed after its body was decoded.
     #[must_use]
     pub fn job(&self) -> Option<&'a Job> {
         self.job
@@ -40,7 +40,7 @@ impl fmt::Debug for Failure<'_> {
     }
 }
 
-/// A hook that is told of failures.
+/// A hook that reports failures.
 #[derive(Clone)]
 pub(crate) struct FailureHook(CatchDrop<Arc<Hook>>);
 
@@ -51,42 +51,57 @@ impl FailureHook {
         Self(CatchDrop::new(Arc::new(hook)))
     }
 
-    /// Whoever reports must not change what is answered: a hook that panics has said enough.
+    /// Calls the hook. A panic of the hook is caught, so that it does not change the answer.
     pub(crate) fn report(&self, error: &Error, job: Option<&Job>) {
         let _ = catch(|| (self.0)(Failure { error, job }));
     }
 }
 
-/// Reports how a delivery's callback ends, also when it is dropped before its end: the runtime shut
-/// down, or there was none to hand it to.
+/// Reports a callback that fails, or that is dropped before its end.
 ///
-/// The destructor speaks, so keep it behind what may not come to its end.
-pub(crate) struct ReportEnd(Option<Box<(FailureHook, Option<Job>)>>);
+/// A callback is dropped early if the runtime shuts down, or if there is no runtime to hand it to.
+/// The destructor makes that report, so it has to run after that of the callback's future.
+pub(crate) struct ReportEnd(Option<Box<Report>>);
+
+struct Report {
+    hook: FailureHook,
+    job: Option<Job>,
+}
 
 impl ReportEnd {
-    /// Reports to this hook, if there is one. It keeps a job only then.
+    /// Reports to this hook. Without a hook, nothing is reported and the job is not cloned.
     pub(crate) fn new(hook: Option<&FailureHook>, job: Option<&Job>) -> Self {
-        Self(hook.map(|hook| Box::new((hook.clone(), job.cloned()))))
+        let report = |hook: &FailureHook| Report {
+            hook: hook.clone(),
+            job: job.cloned(),
+        };
+        Self(hook.map(|hook| Box::new(report(hook))))
     }
 
-    /// Reports an outcome that is a failure.
+    /// Reports the outcome if it is a failure.
     pub(crate) fn ended(mut self, outcome: &Result<Receipt, Error>) {
-        let told = self.0.take();
-        if let (Some(told), Err(error)) = (told, outcome) {
-            told.0.report(error, told.1.as_ref());
+        let report = self.0.take();
+        if let (Some(report), Err(error)) = (report, outcome) {
+            report.send(error);
         }
     }
 
-    pub(crate) fn say_nothing(mut self) {
+    /// Drops the report unsent.
+    pub(crate) fn cancel(mut self) {
         self.0 = None;
     }
 }
 
 impl Drop for ReportEnd {
     fn drop(&mut self) {
-        if let Some(told) = self.0.take() {
-            let error = Error::new(ErrorKind::CallbackCancelled);
-            told.0.report(&error, told.1.as_ref());
+        if let Some(report) = self.0.take() {
+            report.send(&Error::new(ErrorKind::CallbackCancelled));
         }
+    }
+}
+
+impl Report {
+    fn send(&self, error: &Error) {
+        self.hook.report(error, self.job.as_ref());
     }
 }

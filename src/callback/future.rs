@@ -6,18 +6,18 @@ use std::task::{Context, Poll};
 
 use crate::error::{Error, Receipt};
 
-/// The response future of this crate's services of events: a callback that runs, boxed.
+/// The response future of this crate's services of events: a boxed, running callback.
 ///
 /// # Cancellation
 ///
-/// Dropping it cancels the callback.
-/// [`Background::run`](crate::Background::run) returns a future that can be dropped.
+/// Dropping it cancels the callback. With [`Background::run`](crate::Background::run), the callback
+/// continues.
 #[must_use = "futures do nothing unless polled"]
 pub struct JobFuture(State);
 
 enum State {
     Running(Pin<Box<dyn Future<Output = Result<Receipt, Error>> + Send>>),
-    /// There was no callback to run.
+    /// There is no callback to run.
     Ready(Receipt),
 }
 

@@ -1,8 +1,10 @@
-//! Callbacks: what counts as one, how it is stored, and how it is called.
+//! Callbacks and services of events: their traits, how they are stored, and how they are called.
 //!
 //! The application registers closures and `async fn`s, which [`Callback`] describes. They are stored
-//! without their types, and a panic of one is caught and becomes an error. A service around the
-//! callbacks is called in the same way: see [`JobService`].
+//! boxed, and a panic of one is caught and becomes an error. Services of events are called in the
+//! same way: see [`JobService`].
+//!
+//! This room uses `event`, `job`, `error` and `util`.
 
 mod box_job_service;
 mod boxed;
@@ -21,23 +23,23 @@ pub use future::JobFuture;
 pub use service::JobService;
 pub(crate) use service::{call, call_reporting, poll_ready};
 
-/// A closure or `async fn` of one argument, such as a [`JobEvent`], that is async.
+/// An async closure or `async fn` of one argument, such as a [`JobEvent`].
 ///
-/// Written `|event| async move { … }`, or by name. An `async move |event| { … }` that
-/// captures something is not enough of a function for Rust (`Fn`).
+/// Write `|event| async move { … }`, or pass the name of an `async fn`. An
+/// `async move |event| { … }` that captures something does not implement `Fn`, so it is not accepted.
 ///
-/// Implemented for every `Fn(Event) -> Fut` that is `Send + Sync + 'static`, where the
-/// future's output is a [`CallbackOutput`]. There is nothing to implement by hand.
+/// Implemented for every `Fn(Event) -> Fut` that is `Send + Sync + 'static` and whose future is a
+/// [`CallbackFuture`]. There is nothing to implement by hand.
 ///
 /// In a closure that uses `?`, name the error at the end: `Ok::<_, tower::BoxError>(())`. The
 /// compiler cannot infer it there.
 ///
 /// [`JobEvent`]: crate::JobEvent
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no callback for a `{Event}`",
+    message = "`{Self}` is not a callback for `{Event}`",
     label = "expected an async closure or `async fn` that takes a `{Event}`",
     note = "write `|event| async move {{ … }}`, or `async fn name(event: {Event})` and pass `name`",
-    note = "it has to be `Send + Sync + 'static`: move clones of what it needs into it"
+    note = "it must be `Send + Sync + 'static`: move clones of what it needs into it"
 )]
 pub trait Callback<Event, Fut>: Fn(Event) -> Fut + Send + Sync + 'static {}
 
@@ -45,13 +47,13 @@ impl<F, Event, Fut> Callback<Event, Fut> for F where F: Fn(Event) -> Fut + Send 
 
 /// A [`Callback`] that takes the application's state before the event.
 ///
-/// Implemented for every `Fn(App, Event) -> Fut` that is `Send + Sync + 'static`; see
+/// Implemented for every `Fn(App, Event) -> Fut` that is `Send + Sync + 'static`. See
 /// [`JobRouter::with_state`](crate::JobRouter::with_state).
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no callback for a `{Event}` with state",
+    message = "`{Self}` is not a callback for `{Event}` with state",
     label = "expected an async closure or `async fn` that takes `({App}, {Event})`",
     note = "write `async fn name(app: {App}, event: {Event})` and pass `name`",
-    note = "it has to be `Send + Sync + 'static`"
+    note = "it must be `Send + Sync + 'static`"
 )]
 pub trait StateCallback<App, Event, Fut>: Fn(App, Event) -> Fut + Send + Sync + 'static {}
 
@@ -60,36 +62,36 @@ impl<F, App, Event, Fut> StateCallback<App, Event, Fut> for F where
 {
 }
 
-/// The future of a callback: `Send`, and it ends in a [`CallbackOutput`].
+/// The future of a callback, with a [`CallbackOutput`] as its output.
 ///
-/// Implemented for every such future. It has to be `Send + 'static` because it runs on,
-/// on whichever thread, when the sender hangs up.
+/// Implemented for every such future that is `Send + 'static`. The callback continues on the
+/// runtime's threads if the sender hangs up, so its future has to be `Send + 'static`.
 #[diagnostic::on_unimplemented(
-    message = "a job callback has to be async, and this one returns `{Self}`",
-    label = "`{Self}` is no future that a callback can return",
+    message = "a job callback must be async, but this one returns `{Self}`",
+    label = "`{Self}` is not a future of a callback",
     note = "write `async fn`, or `|event| async move {{ … }}`"
 )]
 pub trait CallbackFuture: Future<Output: CallbackOutput> + Send + 'static {}
 
 impl<Fut> CallbackFuture for Fut where Fut: Future<Output: CallbackOutput> + Send + 'static {}
 
-/// What a callback may return: `()`, or `Result<(), E>`; or nothing at all, as `todo!()` does.
+/// The output of a callback: `()` or `Result<(), E>`.
 ///
-/// `Ok` and `()` are success, and the delivery is acknowledged. `Err` is not: the answer
-/// is 500, and MX delivers the event again. `E` is anything that converts into a boxed
-/// error: an error type, `anyhow::Error`, `String`.
+/// `E` is any type that converts into a boxed error: an error type, `anyhow::Error`, `String`. After
+/// `Ok` or `()`, the delivery is acknowledged. After `Err`, the answer is 500, and MX delivers the
+/// event again. A callback that never returns, such as `todo!()`, is accepted too.
 #[diagnostic::on_unimplemented(
     message = "a job callback returns `()` or `Result<(), E>`, not `{Self}`",
-    label = "this callback ends in `{Self}`",
+    label = "this callback returns `{Self}`",
     note = "`E` is anything that is `Into<Box<dyn std::error::Error + Send + Sync>>`",
     note = "a `Box<dyn Error>` is not: write `Box<dyn Error + Send + Sync>`"
 )]
 pub trait CallbackOutput {
-    /// The outcome, with the error boxed.
+    /// Returns the outcome, with the error boxed.
     ///
     /// # Errors
     ///
-    /// The callback's own.
+    /// Returns the callback's own error.
     fn into_result(self) -> Result<(), BoxError>;
 }
 

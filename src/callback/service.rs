@@ -1,4 +1,4 @@
-//! Services of events: what counts as one, and how one is asked and called.
+//! Services of events: their trait, and how they are made ready and called.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,24 +11,25 @@ use crate::error::{Error, ErrorKind, Receipt};
 use crate::event::JobEvent;
 use crate::util::catch_panic::{CatchDrop, CatchPanic, Panicked, catch};
 
-/// A service of events that [`JobWebhook`](crate::JobWebhook) can call: a
-/// [`JobRouter`](crate::JobRouter), or tower middleware around one.
+/// A service of events: a [`JobRouter`](crate::JobRouter), or middleware around one.
+///
+/// [`JobWebhook`](crate::JobWebhook) and [`BoxJobService`](crate::BoxJobService) take one.
 ///
 /// Implemented for every `Service<JobEvent>` that is `Clone + Send + Sync + 'static`, whose response
 /// is a [`Receipt`] or `()`, whose error converts into a boxed error, and whose future is
 /// `Send + 'static`. There is nothing to implement by hand.
 ///
-/// The service is cloned for each delivery, and the clone is made ready before it is called. A
-/// service that is not ready delays only the deliveries, and no request that passes by. tower's
-/// `rate_limit` is not `Clone`, and `BoxCloneService` is not `Sync`: tower's `buffer` makes the first
-/// one shareable, and [`BoxJobService`](crate::BoxJobService) replaces the second one.
+/// The service is cloned for each delivery, and the clone is made ready before it is called. If it
+/// is not ready, only deliveries wait; requests that pass through do not. tower's `rate_limit` is not
+/// `Clone`: add tower's `buffer` outside of it. `BoxCloneService` is not `Sync`: use
+/// [`BoxJobService`](crate::BoxJobService) instead.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot take job events",
     label = "expected a `JobRouter`, or tower middleware around one",
-    note = "needed: `Service<JobEvent> + Clone + Send + Sync + 'static`, with a response of `Receipt` or `()`, an error \
+    note = "required: `Service<JobEvent> + Clone + Send + Sync + 'static`, with a response of `Receipt` or `()`, an error \
             that is `Into<Box<dyn Error + Send + Sync>>`, and a future that is `Send + 'static`",
-    note = "a layer has to be applied: `ServiceBuilder::new().layer(DedupeLayer::new(ledger)).service(jobs)`",
-    note = "a builder has to be finished: `JobRouter::with_state(app).on_completed(completed).build()`",
+    note = "apply a layer to its service: `ServiceBuilder::new().layer(DedupeLayer::new(ledger)).service(jobs)`",
+    note = "finish a builder: `JobRouter::with_state(app).on_completed(completed).build()`",
     note = "`rate_limit` is not `Clone`: add `.buffer(n)` outside of it",
     note = "`BoxCloneService` is not `Sync`: use `BoxJobService`"
 )]
@@ -51,7 +52,7 @@ impl<S> JobService for S where
 {
 }
 
-/// Asks a service of events whether it is ready. A panic is an error.
+/// Polls the readiness of a service of events. Its panic becomes an error.
 pub(crate) fn poll_ready<J>(jobs: &mut J, context: &mut Context<'_>) -> Poll<Result<(), Error>>
 where
     J: Service<JobEvent>,
@@ -63,7 +64,7 @@ where
     }
 }
 
-/// Calls a service of events that is ready. A panic is an error.
+/// Calls a service of events that is ready. Its panic becomes an error.
 pub(crate) fn call<J>(jobs: &mut J, event: JobEvent) -> Calling<J::Future>
 where
     J: Service<JobEvent>,
@@ -78,8 +79,9 @@ where
     }
 }
 
-/// Calls a service of events that is ready, and reports its failure to the hook, also if the future
-/// is dropped before its end.
+/// Calls a service of events that is ready, and reports a failure to the hook.
+///
+/// A future that is dropped before its end is reported too.
 pub(crate) fn call_reporting<J>(
     mut jobs: CatchDrop<J>,
     event: JobEvent,

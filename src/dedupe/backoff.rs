@@ -8,7 +8,8 @@ use crate::util::deadline::{Deadline, Timeout};
 
 const FIRST: Duration = Duration::from_millis(20);
 
-/// A server that restarts or fails over is back in seconds, and each event should be settled soon after.
+/// A server that restarts or fails over is back within seconds, and events should be settled soon
+/// after that.
 const LONGEST: Duration = Duration::from_millis(200);
 
 /// Exponential backoff from 20 to 200 ms.
@@ -19,8 +20,8 @@ impl Backoff {
         Self(FIRST)
     }
 
-    /// Waits for the next pause. Returns `false` at once if there is no timer, because an attempt
-    /// without a pause is of no use.
+    /// Waits for the next pause. If there is no timer, returns `false` at once, because attempts
+    /// without pauses would only burden the ledger.
     pub(super) async fn wait(&mut self) -> bool {
         let pause = Timeout::of(self.0);
         self.0 = (self.0 * 2).min(LONGEST);

@@ -1,4 +1,4 @@
-//! The guard of a claim, which releases or commits it whatever happens to the delivery.
+//! The guard of a claim: it releases or commits the claim, even if the delivery is dropped.
 
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -11,21 +11,21 @@ use crate::ledger::{Claim, EventName, Ledger};
 use crate::util::catch_panic::{CatchPanic, Panicked};
 use crate::util::deadline::Instant;
 
-/// An event, and the claim on it once there is one.
+/// An event, and its claim once it is granted.
 ///
-/// If the guard is dropped before the callback has succeeded, the claim is released; after that, it
-/// is committed.
+/// A guard that is dropped before the callback has succeeded releases the claim. One that is dropped
+/// after that commits it.
 pub(super) struct ClaimGuard<L: Ledger> {
     pub(super) options: Arc<Options<L>>,
     event: EventName,
     state: State,
-    /// Runs what the drop of the guard leaves to do.
+    /// Runs the calls that the drop of the guard leaves to do.
     background: Option<Background>,
 }
 
 #[derive(Clone, Copy)]
 enum State {
-    /// The event is not claimed yet, or settled, or released: nothing is left to do.
+    /// Nothing is left to do: the event is not claimed yet, or it is settled or released.
     Done,
     Claimed(FencingToken),
     Succeeded(FencingToken),
@@ -41,8 +41,8 @@ impl<L: Ledger> ClaimGuard<L> {
         }
     }
 
-    /// Claims the event. If this future is dropped, the ledger may keep a claim that no delivery
-    /// knows of, until its lease expires.
+    /// Claims the event. If this future is dropped, the ledger may hold a claim without a guard until
+    /// its lease expires.
     pub(super) async fn claim(&mut self) -> Result<Claim, Error> {
         let lease = self.options.lease;
         let claim = self.options.ledger.claim(&self.event, lease).await?;
@@ -52,9 +52,10 @@ impl<L: Ledger> ClaimGuard<L> {
         Ok(claim)
     }
 
-    /// Settles the event, in as many attempts as the time allows. From here on the claim is not
-    /// released: the callback has succeeded, and a release would let it run again at once. If all
-    /// attempts fail, the drop of the guard makes further ones.
+    /// Settles the event, in as many attempts as the time allows.
+    ///
+    /// From here on the claim is not released, because the callback has succeeded, and a release
+    /// would make it run again at once. If all attempts fail, the drop of the guard makes more.
     pub(super) async fn commit(&mut self) -> Result<(), Error> {
         let State::Claimed(token) = self.state else {
             return Ok(());
@@ -65,12 +66,12 @@ impl<L: Ledger> ClaimGuard<L> {
         if let Err(error) = ledger.commit(&self.event, token).await {
             // Boxed, so that the future of each delivery stays small.
             let again = Box::pin(ledger.commit_again(&self.event, token, started)).await;
-            // The first failure has the cause; the last one may only say that the time was up.
+            // The first error has the cause. The last one may only say that the time was up.
             again.map_err(|_| error)?;
         }
         self.state = State::Done;
-        // If another delivery has settled the event first, this callback has succeeded all the
-        // same, and is acknowledged.
+        // `Commit::Overtaken` counts as settled: another delivery has settled the event first, and
+        // this callback has succeeded too, so the delivery is acknowledged.
         Ok(())
     }
 
@@ -91,13 +92,13 @@ impl<L: Ledger> Drop for ClaimGuard<L> {
             return;
         }
         let (options, event) = (self.options.clone(), self.event.clone());
-        let end = end(options, event, self.state);
-        // A panic may be unwinding, and a second one would end the process.
+        let end = end_claim(options, event, self.state);
+        // A panic may be unwinding, and an uncaught second one would end the process.
         let end = CatchPanic::start(|| end, |()| ());
         let mut end = Box::pin(async {
             let _: Result<(), Panicked> = end.await;
         });
-        // A ledger in memory answers at once.
+        // A ledger in memory answers the first poll, and needs no task.
         let context = &mut Context::from_waker(Waker::noop());
         if end.as_mut().poll(context).is_pending() {
             let background = self.background.take().unwrap_or_default();
@@ -106,9 +107,11 @@ impl<L: Ledger> Drop for ClaimGuard<L> {
     }
 }
 
-/// Ends a claim. A release is tried once, since the claim expires anyway; a commit is tried until the
-/// ledger has it or the lease expires.
-async fn end<L: Ledger>(options: Arc<Options<L>>, event: EventName, state: State) {
+/// Releases or commits a claim.
+///
+/// A release is tried once, because the claim expires anyway. A commit is retried until it succeeds or
+/// the lease expires.
+async fn end_claim<L: Ledger>(options: Arc<Options<L>>, event: EventName, state: State) {
     let token = match state {
         State::Done => return,
         State::Claimed(token) => {

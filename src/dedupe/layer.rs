@@ -1,4 +1,4 @@
-//! The layer: what is set, once for all the services that it makes.
+//! The layer, and the settings that its services share.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use tower::Layer;
 
 use super::Dedupe;
-use super::bounded::Bounded;
+use super::bounded_ledger::BoundedLedger;
 use crate::callback::{BoxedCallback, Callback, CallbackFuture, box_callback};
 use crate::error::Receipt;
 use crate::event::JobEvent;
@@ -15,23 +15,23 @@ use crate::ledger::Ledger;
 #[cfg(feature = "tokio")]
 use crate::util::deadline::Timeout;
 
-/// Longer than a callback should take, and short against a day of retries.
+/// Longer than a callback should take, and short compared with a day of retries.
 const LEASE: Duration = Duration::from_secs(10 * 60);
 
-/// Runs the callback for each event once, however often it is delivered.
+/// A layer that runs the callback once for each event, however often it is delivered.
 ///
-/// A delivery whose event is already settled is acknowledged without a callback; so is a
-/// stale one, which is older than the last settled event of its job. While the first
-/// delivery of an event is under way, others are *not* acknowledged, since the first may
-/// yet fail: they are answered 503 with `Retry-After`.
+/// If the event is already settled, the delivery is acknowledged without a callback. The same holds
+/// for a stale event, which is older than the last settled event of its job. While the first delivery
+/// of an event is under way, it may still fail, so others are *not* acknowledged: they are answered
+/// 503 with `Retry-After`.
 ///
-/// An event is claimed in the [`Ledger`] before the service within is called, committed
-/// when that has succeeded, and released when it failed, panicked or was cancelled. What is
-/// the same event, [`EventName`](crate::ledger::EventName) says. An event that no callback was
-/// registered for is not remembered, so `on_unhandled` can see it more than once.
+/// The layer claims an event in the [`Ledger`] before it calls the service within. If the service
+/// succeeds, the event is committed. If it fails, panics or is cancelled, the claim is released.
+/// [`EventName`](crate::ledger::EventName) defines which events are the same. Events without a
+/// callback are not remembered, so `on_unhandled` can see them more than once.
 ///
-/// What it cannot promise: a process that dies after the callback's effect and before the
-/// commit leaves an event that is delivered again. See [`guarantees`](crate::guide::guarantees).
+/// If the process dies after the callback's effect and before the commit, MX delivers the event
+/// again, and the callback runs again. See [`guarantees`](crate::guide::guarantees).
 ///
 /// # Example
 ///
@@ -55,31 +55,31 @@ pub struct DedupeLayer<L> {
     options: Arc<Options<L>>,
 }
 
-/// All that the deliveries of a layer share.
+/// The settings that all deliveries of a layer share.
 pub(super) struct Options<L> {
-    pub(super) ledger: Bounded<L>,
+    pub(super) ledger: BoundedLedger<L>,
     pub(super) lease: Duration,
     pub(super) on_stale: Option<BoxedCallback<JobEvent>>,
 }
 
 impl<L: Ledger> DedupeLayer<L> {
-    /// Remembers events in this ledger.
+    /// Returns a layer that remembers events in this ledger.
     #[must_use]
     pub fn new(ledger: L) -> Self {
         Self {
             options: Arc::new(Options {
-                ledger: Bounded::new(ledger),
+                ledger: BoundedLedger::new(ledger),
                 lease: LEASE,
                 on_stale: None,
             }),
         }
     }
 
-    /// Sets how long a claim holds if its holder dies; ten minutes unless set.
+    /// Sets how long a claim holds if its holder dies. Defaults to 10 minutes.
     ///
-    /// Longer than the slowest callback takes: past the lease the next delivery runs the
-    /// callback again, whether or not the first is still under way. Short enough that an
-    /// event whose holder died is taken up by one of MX's later retries.
+    /// Set it longer than the slowest callback takes. After the lease has expired, the next delivery
+    /// runs the callback again, even if the first one is still under way. Set it short enough that
+    /// one of MX's later retries runs an event whose holder died.
     #[must_use]
     pub fn with_lease(mut self, lease: Duration) -> Self {
         Arc::make_mut(&mut self.options).lease = lease;
@@ -88,20 +88,20 @@ impl<L: Ledger> DedupeLayer<L> {
 
     /// Sets how long each call to the ledger may take. Defaults to 5 s.
     ///
-    /// A claim or a commit that takes longer is given up, and the delivery is answered 503, as for
-    /// one that fails, with [`LedgerUnavailable`](crate::ErrorKind::LedgerUnavailable): nothing
-    /// is acknowledged that is not known to be settled. A commit that fails is tried again within
-    /// this time, with pauses of up to 200 ms, and then in the background until the lease expires.
-    /// A release that fails is tried once more there. So a delivery waits for the ledger twice as
-    /// long as this at most.
+    /// If a claim or a commit takes longer or fails, the delivery is answered 503, with
+    /// [`LedgerUnavailable`](crate::ErrorKind::LedgerUnavailable). Only an event that is known to be
+    /// settled is acknowledged. Before that, a failed commit is retried within this time, with pauses
+    /// of up to 200 ms; after that, it is retried in the background until the lease expires. A failed
+    /// release is retried once in the background. A delivery therefore waits for the ledger at most
+    /// twice this time.
     ///
-    /// A claim that was given up may have been granted all the same. It ends with its lease, and
-    /// until then its event is answered 503.
+    /// The ledger may grant a claim after its timeout. Such a claim expires with its lease, and until
+    /// then deliveries of its event are answered 503.
     ///
-    /// `None` disables the timeout. The time counts from when a call first has to be waited for,
-    /// by tokio's clock; a ledger that answers at once has no timer, and one that blocks its
-    /// thread cannot be given up. Outside of a tokio runtime, and within one whose timers are
-    /// disabled, there is no timeout.
+    /// `None` disables the timeout. The time counts from when a call first has to wait, by tokio's
+    /// clock. A ledger that answers at once needs no timer, and one that blocks its thread cannot be
+    /// interrupted. Outside of a tokio runtime, and in one whose timers are disabled, there is no
+    /// timeout.
     #[cfg(feature = "tokio")]
     #[must_use]
     pub fn with_ledger_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
@@ -109,9 +109,9 @@ impl<L: Ledger> DedupeLayer<L> {
         self
     }
 
-    /// Sets who is told of stale events, which reach no callback.
+    /// Registers the hook for stale events, which run no callback.
     ///
-    /// If it fails, the delivery is answered 500, and comes again.
+    /// If the hook fails, the delivery is answered 500, and MX retries it.
     #[must_use]
     pub fn on_stale<F, Fut>(mut self, hook: F) -> Self
     where
@@ -131,7 +131,7 @@ impl<S, L> Layer<S> for DedupeLayer<L> {
     }
 }
 
-// By hand, because `derive` would ask `L: Clone` for what is in an `Arc`.
+// By hand, because `derive` would require `L: Clone`, although the ledger is in an `Arc`.
 impl<L> Clone for Options<L> {
     fn clone(&self) -> Self {
         Self {

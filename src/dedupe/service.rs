@@ -1,4 +1,4 @@
-//! The service: one delivery, from the claim to the commit or the release.
+//! The service, which takes a delivery from the claim to the commit or the release.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,9 +15,12 @@ use crate::ledger::{Claim, Ledger};
 
 /// A service of events with a [`DedupeLayer`](crate::DedupeLayer) around it.
 ///
-/// It is ready when the service within is. Dropping its future in mid-callback cancels the
-/// callback and releases the claim; the layer and [`Background::run`](crate::Background::run)
-/// do not drop it.
+/// It is ready when the service within is.
+///
+/// # Cancellation
+///
+/// Dropping its future cancels the callback and releases the claim. A mount and
+/// [`Background::run`](crate::Background::run) let the callback finish.
 pub struct Dedupe<S, L> {
     inner: S,
     options: Arc<Options<L>>,
@@ -46,7 +49,7 @@ where
     }
 
     fn call(&mut self, event: JobEvent) -> JobFuture {
-        // The service that is ready is called. The clone that replaces it is not.
+        // The clone may not be ready, so it stays here, and the service that is ready is called.
         let clone = self.inner.clone();
         let readied = std::mem::replace(&mut self.inner, clone);
         JobFuture::new(handle_once(readied, self.options.clone(), event))
@@ -55,7 +58,7 @@ where
 
 #[allow(
     clippy::manual_async_fn,
-    reason = "an `async fn` would store the event twice: as its argument, and where it moves it"
+    reason = "an `async fn` would store the event twice: as its argument, and as a local"
 )]
 fn handle_once<S, L>(
     mut inner: S,
@@ -81,11 +84,11 @@ where
                 };
             }
         }
-        // A panic becomes an error here, so that the release is awaited.
+        // `call` turns a panic into an error, so that the release below is awaited.
         let outcome = call(&mut inner, event).await;
         match outcome {
-            // An event without a callback is not settled: it would make an older event stale that
-            // may have one.
+            // An event without a callback is not settled. It would make an older event stale, which
+            // may have a callback.
             Ok(Receipt::Unhandled) | Err(_) => guard.release().await,
             Ok(_) => guard.commit().await?,
         }

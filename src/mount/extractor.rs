@@ -80,8 +80,9 @@ where
 
 /// Returns the limit that the application has set by axum's `DefaultBodyLimit`, or axum's own.
 ///
-/// axum does not return the limit, but limits a body: here one of unknown length, which then tells
-/// the limit. The request's own body stays as it is, because a body that is too large is discarded.
+/// axum offers no way to read the limit. It only wraps a body, whose size hint then shows the limit. A
+/// body of unknown length is wrapped here, and the request's own is left alone, because a body that
+/// is too large has to be discarded.
 fn body_limit(request: &mut Request) -> usize {
     let mut probe = Request::new(Body::new(UnknownLength));
     swap(probe.extensions_mut(), request.extensions_mut());
@@ -109,7 +110,8 @@ impl http_body::Body for UnknownLength {
 }
 
 pin_project! {
-    /// No `async` block, because that would copy the request in and the event out.
+    /// The future of the extractor. It is not an `async` block, because that would copy the request
+    /// and the event.
     struct Extract {
         #[pin]
         receive: Option<Receive<Body>>,
@@ -146,10 +148,10 @@ impl Future for Extract {
     }
 }
 
-/// The rejection of the extractor; its response is the one of the answer table.
+/// The rejection of the extractor.
 ///
-/// A handler that takes `Result<JobEvent, JobEventRejection>` can inspect it, and can keep a body
-/// that could not be decoded.
+/// Its response is that of the [answer table](crate::guide::answers). A handler that takes
+/// `Result<JobEvent, JobEventRejection>` can inspect it, and can keep a body that could not be decoded.
 ///
 /// # Example
 ///
@@ -162,7 +164,7 @@ impl Future for Extract {
 /// async fn webhook(event: Result<JobEvent, JobEventRejection>) -> Response {
 ///     match event.map_err(JobEventRejection::into_undecodable) {
 ///         Ok(event) => StatusCode::NO_CONTENT.into_response(),
-///         // Stored for later: MX would only send the same bytes again.
+///         // Store the body here, because MX would only send the same bytes again.
 ///         Err(Ok(undecodable)) => StatusCode::NO_CONTENT.into_response(),
 ///         Err(Err(rejection)) => rejection.into_response(),
 ///     }
@@ -175,7 +177,7 @@ impl Future for Extract {
 pub struct JobEventRejection(Refusal);
 
 impl JobEventRejection {
-    /// Returns what was wrong.
+    /// Returns the error.
     #[must_use]
     pub fn error(&self) -> &Error {
         match &self.0 {
@@ -188,7 +190,7 @@ impl JobEventRejection {
     ///
     /// # Errors
     ///
-    /// Returns the rejection itself if something else was wrong.
+    /// Returns the rejection itself if it has any other reason.
     pub fn into_undecodable(self) -> Result<Undecodable, Self> {
         match self.0 {
             Refusal::Undecodable(undecodable) => Ok(*undecodable),

@@ -1,4 +1,4 @@
-//! The response future: that of the service within, or a delivery's.
+//! The response future: that of the service within, or that of a delivery.
 
 use std::fmt;
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! Errors and receipts as responses of axum.
+//! `IntoResponse` of axum for errors and receipts.
 
 use axum_core::body::Body;
 use axum_core::response::{IntoResponse, Response};
@@ -6,14 +6,14 @@ use axum_core::response::{IntoResponse, Response};
 use crate::error::{Error, Receipt};
 use crate::pipeline::respond;
 
-/// The response of the answer table, with an empty body.
+/// Returns the response of the [answer table](crate::guide::answers), with an empty body.
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         respond::<Body>(Err(self))
     }
 }
 
-/// 204 with an empty body.
+/// Returns 204 with an empty body.
 impl IntoResponse for Receipt {
     fn into_response(self) -> Response {
         respond::<Body>(Ok(self))

@@ -25,7 +25,7 @@ use crate::pipeline::accept::accepts_method;
 #[cfg(feature = "tokio")]
 use crate::util::deadline::Timeout;
 
-/// Receives MX's job webhooks and runs the callbacks for them.
+/// A service that receives MX's job webhooks and runs the callbacks for them.
 ///
 /// It is a terminal service: every `POST` is a delivery, whatever its path, and other methods are
 /// answered 405. Mount it on a route with axum's `route_service`. For a whole router, or for any
@@ -117,8 +117,8 @@ impl<J> JobWebhook<J> {
 impl<J: Clone> JobWebhook<J> {
     /// Sets how long a body may be, in bytes. Defaults to 65,536.
     ///
-    /// A longer body is answered 413. If its `Content-Length` says so, none of it is read before
-    /// that is decided. MX's documented sample has 545 bytes.
+    /// A longer body is answered 413. If `Content-Length` announces more, that is decided before the
+    /// body is read. MX's documented sample has 545 bytes.
     #[must_use]
     pub fn with_body_limit(mut self, bytes: usize) -> Self {
         self.settings_mut().limits.body = bytes;
@@ -132,8 +132,8 @@ impl<J: Clone> JobWebhook<J> {
     /// disables the timeout.
     ///
     /// The time counts from when the delivery first has to wait, by tokio's clock. Outside of a
-    /// tokio runtime, and in one whose timers are disabled, there is no timeout. In the latter,
-    /// tokio's own panic that says so is caught, but the panic hook still sees it.
+    /// tokio runtime, and in one whose timers are disabled, there is no timeout. If timers are
+    /// disabled, tokio panics. That panic is caught, but the panic hook still sees it.
     #[cfg(feature = "tokio")]
     #[must_use]
     pub fn with_read_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
@@ -148,9 +148,10 @@ impl<J: Clone> JobWebhook<J> {
     /// connection with other requests, then loses the answers to those. So the body is read and
     /// discarded first.
     ///
-    /// A body that is longer than this is not read, and the answer says `Connection: close`
-    /// (HTTP/1.x). The same holds for a sender that waits for `100 Continue`, because the body is
-    /// not wanted. 0 closes the connection for each refusal of a request with a body.
+    /// A body that is longer than this is not read to its end, and the answer says
+    /// `Connection: close` (HTTP/1.x). The same holds for a sender that waits for `100 Continue`,
+    /// because its body is not wanted. 0 closes the connection after each refusal of a request with a
+    /// body.
     ///
     /// Discarding keeps nothing in memory and takes no permit of the [`Background`].
     /// `with_discard_timeout` bounds its time.
@@ -181,8 +182,8 @@ impl<J: Clone> JobWebhook<J> {
     /// The time counts from when the delivery first has to wait for the callback or its service, by
     /// tokio's clock. Without a timer there is no deadline, as for `with_read_timeout`. The
     /// deadline passes on time even if the callback uses up its task's budget, but not while the
-    /// callback blocks the thread. Keep it below what the sender and each proxy on the way wait. MX
-    /// does not publish its own timeout.
+    /// callback blocks the thread. Set it shorter than the timeouts of the sender and of each proxy on
+    /// the way. MX does not publish its timeout.
     ///
     /// # Example
     ///
@@ -223,14 +224,15 @@ impl<J: Clone> JobWebhook<J> {
         self
     }
 
-    /// Sets the hook that is told of each delivery that fails, at any stage.
+    /// Registers the hook that reports failed deliveries, at any stage.
     ///
-    /// It is told of refusals, of errors and panics of callbacks, of callbacks that were cut short,
-    /// of deadlines that passed, and of callbacks that fail after the delivery was answered. It runs
-    /// where the delivery runs, and must not block. If it panics, the answer stays the same.
+    /// It is called for refusals, for errors and panics of callbacks, for callbacks that were cut
+    /// short, for deadlines that passed, and for callbacks that fail after their delivery was
+    /// answered. It runs on the task that polls the delivery, and must not block. If it panics, the
+    /// answer stays the same.
     ///
-    /// A [`Failure`] contains no payload. The error of a callback prints what the application made it
-    /// print.
+    /// A [`Failure`] contains no payload. The error of a callback prints what the application put into
+    /// it.
     #[must_use]
     pub fn on_error<F>(mut self, hook: F) -> Self
     where
@@ -240,11 +242,11 @@ impl<J: Clone> JobWebhook<J> {
         self
     }
 
-    /// Sets the hook that takes bodies which cannot be decoded, such as MX's other webhooks.
+    /// Registers the hook for bodies that cannot be decoded, such as MX's other webhooks.
     ///
-    /// If the hook succeeds the answer is 204, because MX would only send the same bytes again. If
-    /// it fails, the answer is 500. Without a hook the answer is 422, and MX's retries keep the
-    /// body for about a day.
+    /// If the hook succeeds, the answer is 204, because MX would only send the same bytes again. If
+    /// it fails, the answer is 500. Without a hook, the answer is 422, and MX's retries keep the body
+    /// for about a day.
     #[must_use]
     pub fn on_undecodable<F, Fut>(mut self, hook: F) -> Self
     where
@@ -284,7 +286,7 @@ where
     }
 }
 
-// By hand, because `derive` would ask `J: Clone` for the `Arc`.
+// By hand, because `derive` would require `J: Clone`, although the settings are in an `Arc`.
 impl<J> Clone for JobWebhook<J> {
     fn clone(&self) -> Self {
         Self {

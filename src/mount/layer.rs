@@ -1,4 +1,4 @@
-//! The layer: takes deliveries out of the traffic of the service that it wraps.
+//! The layer, which takes deliveries out of the traffic of the service that it wraps.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use super::JobWebhookService;
 use crate::pipeline::Settings;
 use crate::pipeline::accept::Path;
 
-/// Takes MX's job webhooks out of the traffic, and runs the callbacks for them.
+/// A layer that takes MX's job webhooks out of the traffic and runs the callbacks for them.
 ///
 /// [`JobWebhook::at`](crate::JobWebhook::at) returns it. A `POST` to the path is a delivery, and
 /// never reaches the service within. All other requests pass through untouched, including other
 /// methods on the path.
 ///
-/// Receipts and refusals have empty bodies, so the response body of the service within has to be
-/// `Default`.
+/// Receipts and refusals have empty bodies, so the response body of the service within has to
+/// implement `Default`.
 pub struct JobWebhookLayer<J> {
     path: Path,
     settings: Arc<Settings<J>>,
@@ -40,7 +40,7 @@ impl<S, J> Layer<S> for JobWebhookLayer<J> {
     }
 }
 
-// By hand, because `derive` would ask `J: Clone` for the `Arc`.
+// By hand, because `derive` would require `J: Clone`, although the settings are in an `Arc`.
 impl<J> Clone for JobWebhookLayer<J> {
     fn clone(&self) -> Self {
         Self {

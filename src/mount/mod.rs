@@ -1,7 +1,9 @@
-//! The ways in: [`JobWebhook`] on a route or as a layer, the axum extractor, and
-//! [`Background::run`](crate::Background::run).
+//! The ways to mount the crate: [`JobWebhook`] as a service or a layer, and the axum extractor.
 //!
-//! All of them take the same steps, which `pipeline` has.
+//! [`Background::run`](crate::Background::run), which runs an event outside of a mount, is
+//! implemented here too. All mounts take the steps of `pipeline`.
+//!
+//! This room uses `pipeline` and all rooms that `pipeline` uses.
 
 #[cfg(feature = "axum")]
 mod extractor;

@@ -1,4 +1,4 @@
-//! What is not ours: the service within answers, once it is ready.
+//! The future of requests that pass through to the service within.
 
 use std::fmt;
 use std::mem::replace;
@@ -10,11 +10,11 @@ use pin_project_lite::pin_project;
 use tower::Service;
 
 pin_project! {
-    /// A request on its way through the service within.
+    /// A request that passes through to the service within.
     ///
-    /// Whether a request is ours is known only when it is there. So readiness is asked for
-    /// here, and only by a request that needs it: a delivery waits for nobody else's permit,
-    /// and takes none that it would not use.
+    /// The layer knows whether a request is a delivery only when the request has arrived. The
+    /// readiness of the service within is therefore polled here, and only for requests that need it.
+    /// A delivery neither waits for a permit of that service nor takes one.
     #[project = PassThroughProjection]
     pub enum PassThrough<S, B>
     where
@@ -22,21 +22,21 @@ pin_project! {
     {
         Called { #[pin] future: S::Future },
         // Boxed because it is rare, and would make every future of the layer larger.
-        Waiting { waiting: Box<Waiting<S, B>> },
+        AwaitingReadiness { pending: Box<PendingCall<S, B>> },
         Failed { error: Option<S::Error> },
     }
 }
 
-/// A service that is not ready yet, and the request for it.
-pub struct Waiting<S, B> {
+/// A call of a service that is not ready yet.
+pub struct PendingCall<S, B> {
     service: S,
     request: Option<Request<B>>,
 }
 
-/// Nothing of a request, which has credentials in it.
-impl<S, B> fmt::Debug for Waiting<S, B> {
+/// Prints nothing of the request, because it contains credentials.
+impl<S, B> fmt::Debug for PendingCall<S, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Waiting").finish_non_exhaustive()
+        f.debug_struct("PendingCall").finish_non_exhaustive()
     }
 }
 
@@ -44,11 +44,11 @@ impl<S, B> PassThrough<S, B>
 where
     S: Service<Request<B>> + Clone,
 {
-    /// Calls the service if it is ready. If it is not, the instance that has begun to wait goes
-    /// along with the request, and a clone takes its place.
+    /// Calls the service if it is ready. If it is not, the request keeps that instance, which has
+    /// begun to wait, and a clone replaces it.
     #[inline]
     pub(crate) fn start(service: &mut S, request: Request<B>) -> Self {
-        // There is no task here to wake; the first poll asks again, and is.
+        // There is no task to wake yet. The first poll of the future polls readiness again.
         match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => Self::Called {
                 future: service.call(request),
@@ -61,8 +61,8 @@ where
     #[cold]
     fn wait(service: &mut S, request: Request<B>) -> Self {
         let clone = service.clone();
-        Self::Waiting {
-            waiting: Box::new(Waiting {
+        Self::AwaitingReadiness {
+            pending: Box::new(PendingCall {
                 service: replace(service, clone),
                 request: Some(request),
             }),
@@ -76,18 +76,18 @@ where
 {
     /// Calls the service once it is ready.
     #[cold]
-    fn poll_waiting(
+    fn poll_pending(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Result<S::Response, S::Error>> {
         let future = match self.as_mut().project() {
             PassThroughProjection::Called { future } => return future.poll(context),
-            PassThroughProjection::Waiting { waiting } => {
-                ready!(waiting.service.poll_ready(context))?;
-                let Some(request) = waiting.request.take() else {
+            PassThroughProjection::AwaitingReadiness { pending } => {
+                ready!(pending.service.poll_ready(context))?;
+                let Some(request) = pending.request.take() else {
                     panic!("`PassThrough` was polled after it was ready");
                 };
-                waiting.service.call(request)
+                pending.service.call(request)
             }
             PassThroughProjection::Failed { error } => match error.take() {
                 Some(error) => return Poll::Ready(Err(error)),
@@ -110,6 +110,6 @@ where
         if let PassThroughProjection::Called { future } = self.as_mut().project() {
             return future.poll(context);
         }
-        self.poll_waiting(context)
+        self.poll_pending(context)
     }
 }

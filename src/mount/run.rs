@@ -1,4 +1,4 @@
-//! The way of an event that did not arrive by a mount: extracted, queued or polled.
+//! `Background::run`, for events that are extracted, queued or polled.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -13,26 +13,26 @@ use crate::observe::{Observation, Observed};
 use crate::util::catch_panic::CatchDrop;
 
 impl Background {
-    /// Runs an event through a service of events.
+    /// Runs an event through a service of events, outside of a mount.
     ///
     /// If the service is ready, the callback starts when `run` is called; otherwise it starts when
     /// the service is ready and the returned future is polled. A callback that has started
     /// continues if the future is dropped.
     ///
-    /// For handlers that take the event by the extractor, and for events from a queue or a poll.
-    /// `jobs` is a [`JobRouter`](crate::JobRouter), or tower middleware around one. With the feature
-    /// `axum`, the output is `IntoResponse`.
+    /// Use it in handlers that take the event by the extractor, and for events from a queue or a
+    /// poll. `jobs` is a [`JobRouter`](crate::JobRouter), or tower middleware around one. With the
+    /// feature `axum`, the output is `IntoResponse`.
     ///
     /// # Errors
     ///
-    /// Returns the service's error, converted to [`Error`];
-    /// [`Overloaded`](crate::ErrorKind::Overloaded) if all permits are taken; and
-    /// [`ShuttingDown`](crate::ErrorKind::ShuttingDown) after a drain has begun.
+    /// Returns the service's error, converted to [`Error`]. If all permits are taken, the kind is
+    /// [`Overloaded`](crate::ErrorKind::Overloaded); after a drain has begun, it is
+    /// [`ShuttingDown`](crate::ErrorKind::ShuttingDown).
     ///
     /// # Cancellation
     ///
-    /// If the future is dropped before the service is ready, nothing has started, and the event is
-    /// dropped.
+    /// If the future is dropped after the callback has started, the callback continues. If it is
+    /// dropped before the service is ready, the event is dropped with it.
     ///
     /// # Example
     ///

@@ -16,10 +16,10 @@ use crate::pipeline::accept::Path;
 
 /// A service with a [`JobWebhookLayer`](super::JobWebhookLayer) around it.
 ///
-/// It is always ready. A delivery waits for its callback's service only, and a request that passes
-/// through waits for the service within only, each in its own future. If the service within is not
-/// ready, the request takes that instance along and leaves a clone, so clones have to be
-/// equivalent, as tower's are.
+/// It is always ready. In its future, a delivery waits only for the service of events, and a request
+/// that passes through waits only for the service within. If the service within is not ready, the
+/// request keeps that instance and leaves a clone in its place, so clones have to be equivalent, as
+/// those of tower's services are.
 ///
 /// `axum::serve` takes it with `axum::ServiceExt::into_make_service`.
 pub struct JobWebhookService<S, J> {
@@ -63,7 +63,7 @@ where
     }
 }
 
-// By hand, because `derive` would ask `J: Clone` for the `Arc`.
+// By hand, because `derive` would require `J: Clone`, although the settings are in an `Arc`.
 impl<S: Clone, J> Clone for JobWebhookService<S, J> {
     fn clone(&self) -> Self {
         Self::new(self.inner.clone(), self.path.clone(), self.settings.clone())

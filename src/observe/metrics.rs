@@ -1,4 +1,4 @@
-//! The numbers of deliveries and callbacks, through the facade `metrics`.
+//! The metrics of deliveries and callbacks, through the facade `metrics`.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -20,8 +20,8 @@ const CALLBACKS_IN_FLIGHT: &str = "mx_job_webhook_callbacks_in_flight";
 
 /// Describes this crate's metrics to the recorder: their help texts and units.
 ///
-/// Call it once, after the recorder is installed. Without it everything is counted all the
-/// same. What there is, [`observability`](crate::guide::observability) lists.
+/// Call it once, after the recorder is installed. The metrics are recorded with or without it.
+/// [`observability`](crate::guide::observability) lists them.
 ///
 /// # Example
 ///
@@ -48,12 +48,12 @@ pub fn describe_metrics() {
     describe_histogram!(
         CALLBACK_DURATION,
         Unit::Seconds,
-        "How long callbacks took, by the job's status and by outcome."
+        "Duration of callbacks, by the job's status and by outcome."
     );
     describe_gauge!(
         CALLBACKS_IN_FLIGHT,
         Unit::Count,
-        "Callbacks under way, waited for or not."
+        "Callbacks under way, including those whose delivery was answered."
     );
 }
 
@@ -93,7 +93,7 @@ impl Meter {
 pub(crate) struct Timer(Running);
 
 impl Timer {
-    /// Starts before the callback is called, so that its synchronous part counts.
+    /// Starts timing. Call it before the callback, so that the callback's synchronous part counts.
     pub(crate) fn start(status: &Status) -> Self {
         Self(Running::start(status))
     }
@@ -106,12 +106,12 @@ impl Timer {
     }
 }
 
-/// A callback that runs. Its duration is recorded when this is dropped.
+/// A running callback, whose duration is recorded when this is dropped.
 struct Running {
     status: &'static str,
     started: Instant,
     _in_flight: InFlight,
-    /// Cancelled, until the callback ends.
+    /// The name of "cancelled" until the callback ends.
     outcome: &'static str,
 }
 
@@ -151,7 +151,7 @@ impl Future for Timed {
     }
 }
 
-/// Counts one more in a gauge, until it is dropped.
+/// Adds one to a gauge until it is dropped.
 struct InFlight(Gauge);
 
 impl InFlight {
@@ -168,7 +168,8 @@ impl Drop for InFlight {
     }
 }
 
-/// Returns the status as a label, of which there are eleven, whatever is sent.
+/// Returns the status as one of eleven labels. All unknown statuses share one, so that a sender
+/// cannot add labels.
 fn label(status: &Status) -> &'static str {
     match status {
         Status::Initiated => "initiated",

@@ -1,7 +1,7 @@
-//! What logs and metrics see of deliveries and callbacks.
+//! Spans, logs and metrics of deliveries and callbacks.
 //!
-//! The features choose implementations here, at the door: without `tracing` and `metrics`, their
-//! empty ones compile to nothing.
+//! The features `tracing` and `metrics` choose the implementations here. Without them, empty
+//! implementations compile to nothing. This room uses `callback`, `event`, `job`, `error` and `util`.
 
 #[cfg(feature = "metrics")]
 mod metrics;

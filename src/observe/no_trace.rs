@@ -9,7 +9,7 @@ pub(super) type Instrumented = JobFuture;
 #[derive(Default)]
 pub(super) struct Trace;
 
-/// The guard of a span, of which there is none.
+/// The guard of a span. It has no values, because there is no span.
 pub(super) enum Entered {}
 
 impl Trace {

@@ -1,4 +1,4 @@
-//! A delivery, from its arrival to the end of all that it started.
+//! The observation of a delivery, from its arrival to the end of its callback.
 
 use super::metrics::Meter;
 use super::outcome::Outcome;
@@ -11,8 +11,8 @@ pub(super) use super::trace::Instrumented;
 
 /// Observes one delivery, and reports it once.
 ///
-/// The default observes nothing: it replaces an observation that was taken, and stands for events
-/// whose delivery is observed already.
+/// The default observes nothing. It replaces an observation that was moved out, and serves events
+/// whose delivery is already observed.
 #[derive(Default)]
 pub(crate) struct Observation {
     stage: Stage,
@@ -22,7 +22,7 @@ pub(crate) struct Observation {
 
 #[derive(Clone, Copy, Default, PartialEq)]
 enum Stage {
-    /// There is nothing left to report.
+    /// Nothing is left to report.
     #[default]
     Done,
     /// No callback has started yet.
@@ -49,7 +49,7 @@ impl Observation {
         }
     }
 
-    /// Observes a request whose event, if it becomes one, is observed by `background.run`.
+    /// Observes a request until it is decoded. `background.run` then observes the event.
     pub(crate) fn until_decoded() -> Self {
         Self {
             stage: Stage::Receiving,
@@ -58,12 +58,12 @@ impl Observation {
         }
     }
 
-    /// Stops observing: the request became an event.
+    /// Stops observing, because the request was decoded.
     pub(crate) fn leave(&mut self) {
         self.stage = Stage::Done;
     }
 
-    /// Observes an event that did not arrive by a mount of this crate.
+    /// Observes an event, unless its mount does so already.
     pub(crate) fn of(event: &mut JobEvent) -> Self {
         if event.mark_observed() {
             return Self::default();
@@ -73,7 +73,7 @@ impl Observation {
         this
     }
 
-    /// Observes a callback whose delivery is answered while it runs.
+    /// Observes a callback whose delivery is answered before the callback ends.
     pub(crate) fn after_the_answer() -> Self {
         Self {
             stage: Stage::Answered,
@@ -82,7 +82,7 @@ impl Observation {
         }
     }
 
-    /// Records the event that the body became.
+    /// Records the decoded event.
     pub(crate) fn decoded(&mut self, event: &mut JobEvent) {
         event.mark_observed();
         self.trace.decoded(event.job());
@@ -96,7 +96,7 @@ impl Observation {
         }
     }
 
-    /// Instruments a callback that has started: its span is entered wherever it is polled.
+    /// Instruments a callback that has started. Each poll enters the delivery's span.
     pub(super) fn calling(&mut self, callback: JobFuture) -> Instrumented {
         if self.stage == Stage::Receiving {
             self.stage = Stage::Calling;

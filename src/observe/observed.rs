@@ -9,9 +9,9 @@ use crate::callback::JobFuture;
 use crate::error::{Error, Receipt};
 use crate::util::catch_panic::catch;
 
-/// A callback that reports how it ended: with an outcome, or dropped before.
+/// A callback that reports its outcome, or that it was dropped before its end.
 pub(crate) struct Observed {
-    // Dropped first, so that the observation covers the callback's destructors.
+    // Dropped before the observation, which therefore covers the callback's destructors.
     callback: Instrumented,
     observation: Observation,
 }
@@ -36,7 +36,7 @@ impl Future for Observed {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = ready!(Pin::new(&mut self.callback).poll(context));
-        // A recorder or subscriber that panics is no panic of the callback.
+        // A panic of a recorder or subscriber is not the callback's.
         let _ = catch(|| self.observation.end(&outcome));
         Poll::Ready(outcome)
     }

@@ -1,4 +1,4 @@
-//! The outcome of a delivery, by its name in logs and metrics.
+//! The outcome of a delivery, and its name in logs and metrics.
 
 use crate::error::{Error, Receipt};
 

@@ -11,7 +11,7 @@ use crate::error::ErrorKind;
 use crate::job::Job;
 use crate::util::deadline::Instant;
 
-/// The target of spans and events, which stays the same when modules move.
+/// The target of spans and events. It is fixed, so that it stays the same when modules move.
 macro_rules! target {
     () => {
         "mx_job_webhook"
@@ -26,9 +26,9 @@ pub(super) type Entered = EnteredSpan;
 
 pub(super) struct Trace {
     span: Span,
-    /// Only if a subscriber is interested.
+    /// `None` if no subscriber is interested.
     started: Option<Instant>,
-    /// Whether the span is made only when there is something to report.
+    /// Whether the span is created when the first outcome is reported.
     late: bool,
 }
 
@@ -53,7 +53,7 @@ impl Trace {
         }
     }
 
-    /// Makes the span only when there is something to report.
+    /// Creates the span when the first outcome is reported.
     pub(super) fn late() -> Self {
         Self {
             started: Some(Instant::now()),
@@ -62,7 +62,7 @@ impl Trace {
         }
     }
 
-    /// Uses the current span: that of the delivery which starts a callback and does not wait for it.
+    /// Uses the current span, which is the span of the delivery that starts the callback.
     pub(super) fn current() -> Self {
         Self {
             span: Span::current(),
@@ -70,7 +70,7 @@ impl Trace {
         }
     }
 
-    /// Records the job as values, not as text, so that a sender cannot break a line of the log.
+    /// Records the job's fields as values and not as text, so that a sender cannot break log lines.
     pub(super) fn decoded(&self, job: &Job) {
         if self.span.is_disabled() {
             return;
@@ -101,7 +101,7 @@ impl Trace {
             Outcome::Receipt(_) => {
                 event!(target: target!(), Level::DEBUG, "delivery acknowledged");
             }
-            Outcome::Error(error) if is_the_callbacks(error.kind()) => {
+            Outcome::Error(error) if is_of_callback(error.kind()) => {
                 event!(target: target!(), Level::ERROR, "delivery failed: {error}");
             }
             Outcome::Error(error) => {
@@ -125,7 +125,7 @@ impl Trace {
         }
     }
 
-    /// Reports a callback whose delivery was answered before.
+    /// Reports the end of a callback whose delivery was answered earlier.
     pub(super) fn finished_after_the_answer(&self, outcome: Outcome<'_>) {
         let name = outcome.name();
         self.span.in_scope(|| match outcome {
@@ -162,8 +162,8 @@ fn span() -> Span {
     )
 }
 
-/// Returns whether the application's own code failed.
-fn is_the_callbacks(kind: ErrorKind) -> bool {
+/// Returns whether the application's callback failed.
+fn is_of_callback(kind: ErrorKind) -> bool {
     matches!(
         kind,
         ErrorKind::CallbackFailed | ErrorKind::CallbackPanicked | ErrorKind::CallbackCancelled

@@ -1,10 +1,10 @@
-//! Accept: is this request a delivery?
+//! Accept: decides whether a request is a delivery.
 //!
 //! 1. Its method is POST.
-//! 2. Its path is the one that was given, byte for byte: no trailing slash is added, nothing is
-//!    decoded, and the query has no say.
+//! 2. Its path equals the path of the layer, byte for byte. No trailing slash is added, nothing is
+//!    decoded, and the query is ignored.
 //!
-//! Anything else belongs to the service within.
+//! All other requests pass through to the service within.
 
 use http::uri::PathAndQuery;
 use http::{Method, Request};
@@ -15,7 +15,7 @@ pub(crate) struct Path(std::sync::Arc<str>);
 impl Path {
     /// # Panics
     ///
-    /// If it can be no request's path, or looks like a pattern, of which there are none.
+    /// If no request can have the path, or if it looks like a pattern. There are no patterns.
     #[track_caller]
     pub(crate) fn new(path: &str) -> Self {
         assert!(
@@ -24,13 +24,13 @@ impl Path {
         );
         assert!(
             !path.contains(['{', '}', '*', '?', '#']),
-            "the path {path:?} is compared literally: it can have no captures, wildcards or query"
+            "the path {path:?} is compared literally, so it must not have captures, wildcards or a query"
         );
-        // What a request's path is, `http` decides.
+        // `http` decides which characters a request's path can have.
         let parsed = path.parse::<PathAndQuery>();
         assert!(
             parsed.is_ok_and(|parsed| parsed.path() == path),
-            "the path {path:?} has a character that no request's path has: write it percent-encoded"
+            "the path {path:?} has a character that no request's path has: percent-encode it"
         );
         Self(path.into())
     }
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_post_to_the_very_path_is_a_delivery() {
+    fn only_a_post_to_exactly_the_path_is_a_delivery() {
         let path = Path::new("/admin/webhooks");
         let cases = [
             ("POST", "/admin/webhooks", true),
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_could_never_match_is_refused_when_it_is_given() {
+    fn new_refuses_a_path_that_no_request_can_have() {
         for path in [
             "",
             "admin",
@@ -99,8 +99,8 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_taken_is_the_path_of_some_request() {
-        let mut taken = 0;
+    fn each_path_that_new_takes_matches_a_request() {
+        let mut paths = 0;
         for byte in 0..=u8::MAX {
             let path = format!("/a{}b", char::from(byte));
             let Ok(accepted) = crate::util::catch_panic::catch(|| Path::new(&path)) else {
@@ -108,8 +108,8 @@ mod tests {
             };
             let request = Request::post(&path).body(()).unwrap();
             assert!(accepted.accepts(&request), "{path:?}");
-            taken += 1;
+            paths += 1;
         }
-        assert!(taken > 70, "{taken}");
+        assert!(paths > 70, "{paths}");
     }
 }

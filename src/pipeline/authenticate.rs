@@ -1,15 +1,15 @@
-//! Authenticate: may this sender deliver?
+//! Authenticate: decides whether the sender may deliver.
 //!
-//! Decided from the head of the request, before a byte of the body is read:
-//! 1. Two `Authorization` headers are refused, whatever they say and whatever is accepted.
-//! 2. With [`Credentials::unauthenticated`], anyone else may.
+//! The decision is made from the head of the request, before its body is read:
+//! 1. A request with two `Authorization` headers is refused, whatever the credentials.
+//! 2. [`Credentials::unauthenticated`] accepts every other request.
 //! 3. A header that equals one of the secrets is accepted.
-//! 4. If there are closures, the first that says yes decides; if none does and one failed, the
-//!    answer is that it could not be told.
-//! 5. Everything else is refused.
+//! 4. If one of the closures accepts the request, it is accepted. If none does and one of them
+//!    failed, the answer is 503, because the credentials could not be checked.
+//! 5. All other requests are refused.
 //!
-//! Basic and bearer credentials cross the wire as they are: without TLS in front, anyone on the
-//! way can read and reuse them.
+//! Basic and bearer credentials are sent unencrypted. Without TLS, anyone on the way can read and
+//! reuse them.
 
 use std::task::{Context, Poll, ready};
 
@@ -22,10 +22,10 @@ use crate::credentials::{Check, Verification};
 use crate::error::{Challenges, Error, ErrorKind};
 use crate::util::catch_panic::drop_caught;
 
-/// A request whose sender may deliver. Nothing else makes one, and `buffer` takes nothing else.
+/// A request whose sender may deliver. Only this module creates it, and `buffer` takes nothing else.
 pub(crate) struct Authenticated<B>(Head, B);
 
-/// What is left of a request's head, the credentials taken out.
+/// The head of a request, without its credentials.
 pub(crate) struct Head {
     pub(crate) version: Version,
     pub(crate) headers: HeaderMap,
@@ -44,11 +44,11 @@ impl<B> Authenticated<B> {
     pub(crate) fn refused(self, error: Error) -> Refused<B> {
         let Self(head, body) = self;
         let connection = Connection::of(head.version, &head.headers);
-        Refused::without_head(error, connection, head, body)
+        Refused::drop_head(error, connection, head, body)
     }
 }
 
-/// A request whose sender may not deliver: its body is of no use but to be discarded.
+/// A refused request, whose body can only be discarded.
 pub(crate) struct Refused<B> {
     pub(crate) error: Error,
     pub(crate) connection: Connection,
@@ -59,11 +59,11 @@ impl<B> Refused<B> {
     pub(crate) fn new(error: Error, request: Request<B>) -> Self {
         let (head, body) = request.into_parts();
         let connection = Connection::of(head.version, &head.headers);
-        Self::without_head(error, connection, head, body)
+        Self::drop_head(error, connection, head, body)
     }
 
-    /// What came with the request can panic when it is dropped.
-    fn without_head<H>(error: Error, connection: Connection, head: H, body: B) -> Self {
+    /// Drops the head. Extensions and headers of the request may panic when they are dropped.
+    fn drop_head<H>(error: Error, connection: Connection, head: H, body: B) -> Self {
         let _ = drop_caught(head);
         Self {
             error,
@@ -103,7 +103,7 @@ pub(crate) fn authenticate<B>(credentials: &Credentials, request: Request<B>) ->
     }
 }
 
-/// Waits for the closures' verdict, and holds the request back until then.
+/// A request that waits for the verdict of the closures.
 pub(crate) struct Authenticating<B> {
     verification: Verification,
     request: Option<Authenticated<B>>,
@@ -116,9 +116,7 @@ impl<B> Authenticating<B> {
         context: &mut Context<'_>,
     ) -> Poll<Result<Authenticated<B>, Refused<B>>> {
         let verdict = ready!(self.verification.as_mut().poll(context));
-        let Some(request) = self.request.take() else {
-            panic!("`Authenticating` was polled after it was ready");
-        };
+        let request = self.take_request();
         Poll::Ready(match verdict {
             Ok(true) => Ok(request),
             Ok(false) => Err(request.refused(Error::unauthorized(self.challenges))),
@@ -126,9 +124,16 @@ impl<B> Authenticating<B> {
         })
     }
 
-    /// Gives up waiting.
-    pub(crate) fn too_late(&mut self) -> Option<Refused<B>> {
+    /// Refuses the request, because the verdict took too long.
+    pub(crate) fn time_out(&mut self) -> Refused<B> {
         let error = Error::new(ErrorKind::AuthenticationUnavailable);
-        self.request.take().map(|request| request.refused(error))
+        self.take_request().refused(error)
+    }
+
+    fn take_request(&mut self) -> Authenticated<B> {
+        let Some(request) = self.request.take() else {
+            panic!("`Authenticating` was polled after it was ready");
+        };
+        request
     }
 }

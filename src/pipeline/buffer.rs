@@ -1,14 +1,14 @@
-//! Buffer: the body becomes bytes.
+//! Buffer: reads the body into bytes.
 //!
-//! What is asked, in this order:
+//! A body has to pass these checks, in this order:
 //! 1. The content type is JSON: `application/json` or `application/…+json`, with any parameters.
-//! 2. The content is not encoded: `Content-Encoding` is `identity`, or absent.
-//! 3. `Content-Length`, where there is one, is within the limit.
-//! 4. The bytes that really come are within the limit, and empty frames are no more than a body
-//!    of the default limit has bytes, so that a run of them ends too.
+//! 2. The content is not encoded: `Content-Encoding` is `identity` or absent.
+//! 3. `Content-Length`, if present, is within the limit.
+//! 4. The bytes that arrive are within the limit, and there are at most 65,536 empty frames, so that
+//!    an endless run of them ends too.
 //!
-//! Memory is taken for what has come, never for what was announced. A body of one frame, which
-//! is what a body of MX's size comes as, is not copied. Trailers end it, and are ignored.
+//! Memory is allocated for the bytes that arrive, and not by `Content-Length`. A body of one frame is
+//! not copied. Bodies of MX's size arrive in one frame. Trailers end the body and are ignored.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -26,7 +26,7 @@ use crate::error::chain;
 use crate::error::{Error, ErrorKind};
 use crate::util::catch_panic::{Panicked, catch};
 
-/// What has come of a body, which is read in the place where it is pinned.
+/// The bytes of a body that have arrived. The body itself stays where it is pinned.
 pub(crate) struct Buffer {
     head: Option<Head>,
     collected: Collected,
@@ -37,13 +37,13 @@ pub(crate) struct Buffer {
 const EMPTY_FRAMES: u32 = 64 * 1024;
 
 enum Collected {
-    Nothing,
+    Empty,
     OneFrame(Bytes),
-    Several(BytesMut),
+    ManyFrames(BytesMut),
 }
 
 impl Buffer {
-    /// Decides from the head whether the body is to be read.
+    /// Decides from the head whether to read the body.
     pub(crate) fn start<B>(
         request: Authenticated<B>,
         limit: usize,
@@ -59,7 +59,7 @@ impl Buffer {
             let (head, body) = request.into_parts();
             let buffer = Self {
                 head: Some(head),
-                collected: Collected::Nothing,
+                collected: Collected::Empty,
                 remaining: limit,
                 empty_frames: 0,
             };
@@ -68,14 +68,14 @@ impl Buffer {
         Err(request.refused(Error::new(kind)))
     }
 
-    /// The version of the request.
+    /// Returns the HTTP version of the request.
     pub(crate) fn version(&self) -> http::Version {
         self.head
             .as_ref()
             .map_or_else(http::Version::default, |head| head.version)
     }
 
-    /// A body is code of middleware's own, perhaps, and can panic.
+    /// Reads the body. Its panic becomes an error, because the body may be middleware's own code.
     pub(crate) fn poll_caught<B>(
         &mut self,
         body: Pin<&mut B>,
@@ -134,29 +134,29 @@ impl Buffer {
 impl Collected {
     fn push(&mut self, mut data: impl Buf) {
         match self {
-            Self::Nothing => *self = Self::OneFrame(data.copy_to_bytes(data.remaining())),
+            Self::Empty => *self = Self::OneFrame(data.copy_to_bytes(data.remaining())),
             Self::OneFrame(first) => {
-                let mut several = BytesMut::from(&first[..]);
-                several.extend_from_slice(&data.copy_to_bytes(data.remaining()));
-                *self = Self::Several(several);
+                let mut bytes = BytesMut::from(&first[..]);
+                bytes.extend_from_slice(&data.copy_to_bytes(data.remaining()));
+                *self = Self::ManyFrames(bytes);
             }
-            Self::Several(several) => {
-                several.extend_from_slice(&data.copy_to_bytes(data.remaining()));
+            Self::ManyFrames(bytes) => {
+                bytes.extend_from_slice(&data.copy_to_bytes(data.remaining()));
             }
         }
     }
 
     fn take(&mut self) -> Bytes {
-        match std::mem::replace(self, Self::Nothing) {
-            Self::Nothing => Bytes::new(),
+        match std::mem::replace(self, Self::Empty) {
+            Self::Empty => Bytes::new(),
             Self::OneFrame(bytes) => bytes,
-            Self::Several(bytes) => bytes.freeze(),
+            Self::ManyFrames(bytes) => bytes.freeze(),
         }
     }
 }
 
-/// A body that failed: by a limit of somebody else's on the way (axum's `DefaultBodyLimit`,
-/// tower-http's `RequestBodyLimit`), or because it broke off.
+/// Returns the error of a body that failed: by the limit of another layer (axum's
+/// `DefaultBodyLimit`, tower-http's `RequestBodyLimit`), or because it broke off.
 fn failed(error: BoxError) -> Error {
     let limited = catch(|| chain(&*error).any(|error| error.is::<LengthLimitError>()));
     let kind = if let Ok(true) = limited {
@@ -177,7 +177,7 @@ fn is_json(headers: &HeaderMap) -> bool {
         .is_some_and(|value| is_json_type(value.as_bytes()))
 }
 
-/// Whether a content coding other than `identity` was applied, whatever it is called.
+/// Returns whether a content coding other than `identity` was applied.
 fn is_encoded(headers: &HeaderMap) -> bool {
     if !headers.contains_key(CONTENT_ENCODING) {
         return false;
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_counts_as_json() {
+    fn json_is_recognised_by_the_content_type() {
         let cases = [
             ("application/json", true),
             ("application/json; charset=utf-8", true),
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_counts_as_encoded() {
+    fn each_coding_but_identity_counts_as_encoded() {
         let cases: [(&[&str], bool); 9] = [
             (&[], false),
             (&[""], false),
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn an_announced_length_that_is_no_number_is_left_to_the_bytes() {
+    fn a_content_length_that_is_not_a_number_is_ignored() {
         let cases = [
             ("231", Some(231)),
             ("100000000000", Some(100_000_000_000)),

@@ -1,4 +1,4 @@
-//! Decode: the body of an authenticated request becomes an event.
+//! Decode: turns the body of an authenticated request into an event.
 
 use bytes::Bytes;
 

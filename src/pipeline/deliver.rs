@@ -1,4 +1,4 @@
-//! Deliver: the event goes into the `Service<JobEvent>`, once that is ready.
+//! Deliver: calls the `Service<JobEvent>` with the event, once the service is ready.
 
 use std::mem::take;
 use std::pin::Pin;
@@ -22,17 +22,17 @@ use crate::util::catch_panic::{CatchDrop, Panicked, catch};
 use crate::util::deadline::Deadline;
 
 pin_project! {
-    /// From request to receipt.
+    /// The future from request to receipt.
     ///
     /// If it is dropped before the callback is called, nothing has happened, and MX retries. If it
-    /// is dropped after that, the callback continues in the background ([`Tracked`]).
+    /// is dropped after that, the callback continues in the background: see [`Tracked`].
     #[project = DeliverProjection]
     pub(crate) struct Deliver<B, J> {
         #[pin]
         step: Step<B, J>,
         settings: CatchDrop<Arc<Settings<J>>>,
         answer_deadline: Deadline,
-        // Until the callback is called. From then on the callback's future has it.
+        // Moves into the callback's future once the callback is called.
         observation: Observation,
     }
 
@@ -49,33 +49,33 @@ pin_project! {
     enum Step<B, J> {
         Receiving { #[pin] receive: Receive<B> },
         // Boxed because it is rare, and would make every future of the layer larger.
-        AwaitingReadiness { waiting: Option<Box<Waiting<J>>> },
-        // The job, if a hook has to hear of the answer deadline.
+        AwaitingReadiness { pending: Option<Box<PendingCall<J>>> },
+        // The job is set if there is a hook to report the answer deadline to.
         Calling { callback: Tracked<Observed>, job: Option<Box<Job>> },
         Answered,
     }
 }
 
-/// An event whose service is not ready.
-struct Waiting<J> {
+/// A call of a service that is not ready yet.
+struct PendingCall<J> {
     jobs: CatchDrop<J>,
     event: JobEvent,
     permit: Permit,
 }
 
-/// Why a delivery is not acknowledged, and the job if it was decoded.
-struct Failed {
+/// The error of a delivery, and the job if it was decoded.
+struct DeliveryFailure {
     error: Error,
     job: Option<Box<Job>>,
 }
 
-impl From<Error> for Failed {
+impl From<Error> for DeliveryFailure {
     fn from(error: Error) -> Self {
         Self { error, job: None }
     }
 }
 
-impl Failed {
+impl DeliveryFailure {
     #[cold]
     fn with_event(error: impl Into<Error>, event: JobEvent) -> Self {
         Self {
@@ -94,7 +94,7 @@ impl<B, J> Deliver<B, J> {
         Self::receiving(settings, receive, observation)
     }
 
-    /// Refuses a request that is no delivery.
+    /// Refuses a request because of its head.
     pub(crate) fn refuse(settings: &Arc<Settings<J>>, error: Error, request: Request<B>) -> Self {
         let receive = Receive::refuse(error, settings.limits, request);
         Self::receiving(settings, receive, Observation::start())
@@ -125,8 +125,8 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let _entered = this.observation.enter();
-        // A panic of a callback is caught where it is called. This one is of the destructor of
-        // something that came with the request, or of the application's service.
+        // A panic of a callback is caught where it is called. This catches panics of the application's
+        // service, and of the destructors of the request's parts.
         catch(|| this.advance(context)).unwrap_or_else(|Panicked| this.panicked())
     }
 }
@@ -137,7 +137,7 @@ where
     B::Error: Into<BoxError>,
     J: JobService,
 {
-    /// Takes step after step, until the answer is known or the delivery has to wait.
+    /// Takes one step after another, until the answer is known or the delivery has to wait.
     fn advance(&mut self, context: &mut Context<'_>) -> Poll<Result<Receipt, Error>> {
         loop {
             let next = match self.step.as_mut().project() {
@@ -156,7 +156,7 @@ where
             };
             match next {
                 Ok(step) => self.step.set(step),
-                Err(failed) => return Poll::Ready(Err(self.fail(failed))),
+                Err(failure) => return Poll::Ready(Err(self.fail(failure))),
             }
         }
     }
@@ -165,40 +165,40 @@ where
         &mut self,
         received: Result<JobEvent, Refusal>,
         context: &mut Context<'_>,
-    ) -> Result<Step<B, J>, Failed> {
-        // The body is dropped before the callback is called. A panic of its destructor changes
-        // nothing, because the body was received.
+    ) -> Result<Step<B, J>, DeliveryFailure> {
+        // The body is dropped before the callback is called. It was received, so a panic of its
+        // destructor does not matter.
         let _ = catch(|| self.step.set(Step::Answered));
         match received {
-            Ok(event) => self.begin(event, context),
+            Ok(event) => self.start_call(event, context),
             Err(Refusal::Error(error)) => Err(error.into()),
-            Err(Refusal::Undecodable(undecodable)) => self.give_to_hook(*undecodable),
+            Err(Refusal::Undecodable(undecodable)) => self.call_hook(*undecodable),
         }
     }
 
-    /// Calls the service if it is ready.
-    fn begin(
+    /// Calls the service if it is ready. If it is not, keeps the call pending.
+    fn start_call(
         &mut self,
         mut event: JobEvent,
         context: &mut Context<'_>,
-    ) -> Result<Step<B, J>, Failed> {
+    ) -> Result<Step<B, J>, DeliveryFailure> {
         let settings = &***self.settings;
         self.observation.decoded(&mut event);
         event.set_background(&settings.background);
         let permit = match settings.background.acquire_another() {
             Ok(permit) => permit,
-            Err(reason) => return Err(Failed::with_event(reason, event)),
+            Err(reason) => return Err(DeliveryFailure::with_event(reason, event)),
         };
-        // The original is never called. A fresh clone has reserved nothing, so it is made ready.
+        // Only clones are called. A clone has no reservation of its own, so it is made ready first.
         let mut jobs = match catch(|| settings.jobs.clone()) {
             Ok(jobs) => jobs,
-            Err(Panicked) => return Err(Failed::with_event(panicked(), event)),
+            Err(Panicked) => return Err(DeliveryFailure::with_event(panicked(), event)),
         };
         match poll_ready(&mut *jobs, context) {
             Poll::Ready(Ok(())) => Ok(self.call(jobs, event, permit)),
-            Poll::Ready(Err(error)) => Err(Failed::with_event(error, event)),
+            Poll::Ready(Err(error)) => Err(DeliveryFailure::with_event(error, event)),
             Poll::Pending => Ok(Step::AwaitingReadiness {
-                waiting: Some(Box::new(Waiting {
+                pending: Some(Box::new(PendingCall {
                     jobs,
                     event,
                     permit,
@@ -207,35 +207,38 @@ where
         }
     }
 
-    /// Waits until the service is ready, and calls it.
-    fn poll_readiness(&mut self, context: &mut Context<'_>) -> Poll<Result<Step<B, J>, Failed>> {
-        let StepProjection::AwaitingReadiness { waiting: slot } = self.step.as_mut().project()
+    /// Waits until the service is ready, then calls it.
+    fn poll_readiness(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Step<B, J>, DeliveryFailure>> {
+        let StepProjection::AwaitingReadiness { pending: slot } = self.step.as_mut().project()
         else {
             unreachable!("the caller has matched this step");
         };
-        let Some(mut waiting) = slot.take() else {
+        let Some(mut pending) = slot.take() else {
             panic!("`Deliver` was polled after it was ready");
         };
-        let error = match poll_ready(&mut *waiting.jobs, context) {
+        let error = match poll_ready(&mut *pending.jobs, context) {
             Poll::Ready(Ok(())) => {
-                let Waiting {
+                let PendingCall {
                     jobs,
                     event,
                     permit,
-                } = *waiting;
+                } = *pending;
                 return Poll::Ready(Ok(self.call(jobs, event, permit)));
             }
             Poll::Ready(Err(error)) => error,
             Poll::Pending => {
                 let limit = self.settings.answer_deadline;
                 if self.answer_deadline.poll(limit, context).is_pending() {
-                    *slot = Some(waiting);
+                    *slot = Some(pending);
                     return Poll::Pending;
                 }
                 Error::new(ErrorKind::AnswerDeadline)
             }
         };
-        Poll::Ready(Err(Failed::with_event(error, waiting.event)))
+        Poll::Ready(Err(DeliveryFailure::with_event(error, pending.event)))
     }
 
     fn call(&mut self, jobs: CatchDrop<J>, event: JobEvent, mut permit: Permit) -> Step<B, J> {
@@ -244,11 +247,11 @@ where
         let entered = permit.enter();
         let callback = call_reporting(jobs, event, on_error);
         drop(entered);
-        self.calling(callback, permit, job)
+        self.track(callback, permit, job)
     }
 
-    /// Gives a body that cannot be decoded to its hook, if there is one.
-    fn give_to_hook(&mut self, undecodable: Undecodable) -> Result<Step<B, J>, Failed> {
+    /// Calls the hook with a body that cannot be decoded. Without a hook, the body is refused.
+    fn call_hook(&mut self, undecodable: Undecodable) -> Result<Step<B, J>, DeliveryFailure> {
         let Some(hook) = &self.settings.on_undecodable else {
             return Err(undecodable.error().clone().into());
         };
@@ -266,15 +269,10 @@ where
             report.ended(&outcome);
             outcome
         });
-        Ok(self.calling(callback, permit, None))
+        Ok(self.track(callback, permit, None))
     }
 
-    fn calling(
-        &mut self,
-        callback: JobFuture,
-        permit: Permit,
-        job: Option<Box<Job>>,
-    ) -> Step<B, J> {
+    fn track(&mut self, callback: JobFuture, permit: Permit, job: Option<Box<Job>>) -> Step<B, J> {
         let observed = Observed::new(callback, take(self.observation));
         Step::Calling {
             callback: Tracked::new(observed, permit),
@@ -282,22 +280,22 @@ where
         }
     }
 
-    /// Waits until the sender has waited long enough for a callback.
-    fn poll_answer_deadline(&mut self, context: &mut Context<'_>) -> Poll<Failed> {
+    /// Waits until the answer deadline passes while a callback runs.
+    fn poll_answer_deadline(&mut self, context: &mut Context<'_>) -> Poll<DeliveryFailure> {
         let limit = self.settings.answer_deadline;
         ready!(self.answer_deadline.poll(limit, context));
         let job = match self.step.as_mut().project() {
             StepProjection::Calling { job, .. } => job.take(),
             _ => None,
         };
-        Poll::Ready(Failed {
+        Poll::Ready(DeliveryFailure {
             error: Error::new(ErrorKind::AnswerDeadline),
             job,
         })
     }
 
-    /// The one exit for errors: reports the error, and lets a callback that runs continue.
-    fn fail(&mut self, Failed { error, job }: Failed) -> Error {
+    /// Reports the error, and lets a running callback continue. All errors leave through here.
+    fn fail(&mut self, DeliveryFailure { error, job }: DeliveryFailure) -> Error {
         let entered = match self.step.as_mut().project() {
             StepProjection::Calling { callback, .. } => {
                 callback.get_mut().map(|observed| observed.answer(&error))
@@ -308,7 +306,7 @@ where
             on_error.report(&error, job.as_deref());
         }
         drop(entered);
-        // A callback that runs is detached now, and not when the web server drops this future.
+        // A running callback is detached now, and not when the web server drops this future.
         self.step.set(Step::Answered);
         self.observation.refuse(&error);
         error
@@ -319,7 +317,7 @@ where
         let was_called = matches!(self.step.as_mut().project(), StepProjection::Calling { .. });
         let _ = catch(|| self.step.set(Step::Answered));
         if was_called {
-            // The callback has reported how it ended.
+            // The callback has already reported its end.
             let error = panicked();
             self.observation.refuse(&error);
             return Poll::Ready(Err(error));

@@ -1,14 +1,16 @@
-//! Discard: a refused request's body is read and thrown away before the answer goes out.
+//! Discard: reads the body of a refused request and drops it, before the request is answered.
 //!
-//! A server that answers with a body unread has to close the connection. A client that is still
-//! writing, or a proxy that keeps the connection for somebody else's request, then loses a request
-//! that was never refused. So:
-//! 1. A body that ends within the limit and the time is read to its end, and the connection lives.
-//! 2. Any other is left alone, and the answer says `Connection: close`.
-//! 3. A sender that waits for `100 Continue` is not asked for its body, which would be a lie; the
-//!    answer says `Connection: close`, because nobody knows whether the body comes all the same.
+//! If a server answers with the body unread, it has to close the connection. A client that is still
+//! writing, or a proxy that shares the connection with other requests, then loses requests that were
+//! not refused. So:
+//! 1. A body that ends within the limit and the time is read to its end, and the connection stays
+//!    open.
+//! 2. All other bodies are left unread, and the answer says `Connection: close`.
+//! 3. A sender that waits for `100 Continue` does not get it, because its body is not wanted. The
+//!    answer says `Connection: close`, because the sender may send the body anyway.
 //!
-//! Nothing is kept. A frame counts as a byte at least, so that a run of empty ones ends too.
+//! No data is kept. Each frame counts as at least one byte, so that an endless run of empty frames
+//! ends too.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -23,20 +25,20 @@ use crate::error::Error;
 use crate::util::catch_panic::catch;
 use crate::util::deadline::Deadline;
 
-/// A refusal that waits for the end of the request's body.
+/// A refusal that is answered at the end of the request's body.
 pub(crate) struct Discard {
     error: Option<Error>,
     connection: Connection,
-    is_off: bool,
+    disabled: bool,
     remaining: u64,
     deadline: Deadline,
 }
 
-/// What decides whether a connection can be told to close.
+/// The facts about a connection that decide how a refusal ends it.
 #[derive(Clone, Copy)]
 pub(crate) struct Connection {
     version: Version,
-    /// Whether the sender holds its body back until it is asked for it.
+    /// Whether the sender waits for `100 Continue` before it sends its body.
     awaits_continue: bool,
 }
 
@@ -51,8 +53,8 @@ impl Connection {
         }
     }
 
-    /// Once some of the body has been read.
-    pub(crate) fn after_some_of_the_body(version: Version) -> Self {
+    /// Returns the connection of a request whose body has been read in part.
+    pub(crate) fn after_reading(version: Version) -> Self {
         Self {
             version,
             awaits_continue: false,
@@ -65,13 +67,14 @@ impl Discard {
         Self {
             error: Some(error),
             connection,
-            is_off: limits.discard == 0,
+            disabled: limits.discard == 0,
             remaining: limits.discard,
             deadline: Deadline::default(),
         }
     }
 
-    /// Ready with the refusal. `read_deadline` is that of the whole request.
+    /// Returns the refusal once the body has ended or is left unread. `read_deadline` is that of the
+    /// whole request.
     pub(crate) fn poll<B: Body>(
         &mut self,
         body: Pin<&mut B>,
@@ -81,10 +84,12 @@ impl Discard {
     ) -> Poll<Error> {
         let read = catch(|| self.read(body, context));
         let end = match read.unwrap_or(Read::Ended(End::Unread)) {
-            Read::Pending | Read::Paused if self.is_over(limits, read_deadline, context) => {
+            Read::Pending | Read::Paused
+                if self.poll_time_is_up(limits, read_deadline, context) =>
+            {
                 End::Unread
             }
-            // Where there is no timer, nothing is waited for.
+            // Without a timer, only data that has already arrived is discarded.
             Read::Pending if self.deadline.has_no_timer() || read_deadline.has_no_timer() => {
                 End::Unread
             }
@@ -104,25 +109,25 @@ impl Discard {
         })
     }
 
-    /// Both are asked, so that both wake this task.
-    fn is_over(
+    /// Polls both deadlines, so that each of them wakes this task.
+    fn poll_time_is_up(
         &mut self,
         limits: Limits,
         read_deadline: &mut Deadline,
         context: &mut Context<'_>,
     ) -> bool {
         let own = self.deadline.poll(limits.discard_timeout, context);
-        let whole = read_deadline.poll(limits.read_timeout, context);
-        own.is_ready() || whole.is_ready()
+        let whole_request = read_deadline.poll(limits.read_timeout, context);
+        own.is_ready() || whole_request.is_ready()
     }
 
     fn read<B: Body>(&mut self, mut body: Pin<&mut B>, context: &mut Context<'_>) -> Read {
         if body.is_end_stream() {
             return Read::Ended(End::Read);
         }
-        // What says that it is longer need not be begun.
+        // A body that announces more than the limit is not read at all.
         let too_long = body.size_hint().lower() > self.remaining;
-        if self.is_off || self.connection.awaits_continue || too_long {
+        if self.disabled || self.connection.awaits_continue || too_long {
             return Read::Ended(End::Unread);
         }
         for _ in 0..FRAMES_AT_A_TIME {
@@ -146,10 +151,10 @@ impl Discard {
     }
 }
 
-/// How far reading has come.
+/// The progress of reading a body.
 enum Read {
     Pending,
-    /// There is more, and the deadlines come first.
+    /// More frames may be ready, but the deadlines are checked first.
     Paused,
     Ended(End),
 }
@@ -159,8 +164,9 @@ enum End {
     Unread,
 }
 
-/// A refusal after which nothing more is read from the connection. HTTP/2 and later have no such
-/// header: there a stream ends alone.
+/// Returns the error of a refusal that closes the connection.
+///
+/// HTTP/2 and later have no header for it, because a stream ends without its connection.
 pub(crate) fn closing(error: Error, version: Version) -> Error {
     if version <= Version::HTTP_11 {
         error.that_closes()

@@ -1,9 +1,11 @@
-//! The steps of a delivery. Their alphabetical order is the order of a request.
+//! The steps of a delivery. A request takes them in their alphabetical order.
 //!
 //! `accept` → `authenticate` → `buffer` → `decode` → `deliver` → `respond`. [`Receive`] drives the
-//! steps from `authenticate` to `decode`; `discard` reads the body of a request that was refused on
-//! the way. Nothing outside of `respond` chooses a status code, and nothing reads a body before
+//! steps from `authenticate` to `decode`. `discard` reads the body of a request that one of them
+//! refuses. Nothing outside of `respond` chooses a status code, and nothing reads a body before
 //! `authenticate` has accepted the request.
+//!
+//! This room uses `background`, `callback`, `credentials`, `event`, `job`, `observe`, `error` and `util`.
 
 pub(crate) mod accept;
 mod authenticate;
@@ -21,6 +23,6 @@ pub(crate) use receive::{Receive, Refusal};
 pub(crate) use respond::respond;
 pub(crate) use settings::{Limits, Settings};
 
-/// How many frames of a body are read before the deadline is checked: a sender may always have
-/// another one ready.
+/// How many frames of a body are read before the deadline is checked, because a sender may always
+/// have another frame ready.
 const FRAMES_AT_A_TIME: u32 = 64;

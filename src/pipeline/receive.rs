@@ -1,16 +1,19 @@
-//! Receive: the steps from a request to its event.
+//! Receive: drives a request through the steps to its event.
 
 use std::mem::replace;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http::Request;
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower::BoxError;
 
 use super::Limits;
-use super::authenticate::{Authenticated, Authenticating, Authentication, Refused, authenticate};
+use super::authenticate::{
+    Authenticated, Authenticating, Authentication, Head, Refused, authenticate,
+};
 use super::buffer::Buffer;
 use super::decode::decode;
 use super::discard::{Connection, Discard, closing};
@@ -20,15 +23,15 @@ use crate::event::{JobEvent, Undecodable};
 use crate::util::catch_panic::drop_caught;
 use crate::util::deadline::Deadline;
 
-/// Why there is no event.
+/// The reason why a request yields no event.
 pub(crate) enum Refusal {
     Error(Error),
     Undecodable(Box<Undecodable>),
 }
 
 pin_project! {
-    /// From request to event: authenticate, buffer, decode. A refusal is ready once the body is
-    /// discarded.
+    /// The future from request to event: authenticate, buffer, decode. It returns a refusal once the
+    /// body is discarded.
     pub(crate) struct Receive<B> {
         #[pin]
         step: Step<B>,
@@ -41,7 +44,7 @@ pin_project! {
     #[project = StepProjection]
     enum Step<B> {
         Authenticating { authenticating: Authenticating<B> },
-        // The body stays pinned here, whether it is kept or discarded.
+        // The body stays pinned here while it is buffered or discarded.
         Reading { #[pin] body: B, reading: Reading },
     }
 }
@@ -76,7 +79,7 @@ impl<B> Step<B> {
 }
 
 impl<B> Receive<B> {
-    /// Starts with what the head of the request decides.
+    /// Starts with the step that the head of the request decides.
     pub(crate) fn start(credentials: &Credentials, limits: Limits, request: Request<B>) -> Self {
         let step = match authenticate(credentials, request) {
             Authentication::Accepted(request) => Step::buffer(request, limits),
@@ -113,47 +116,89 @@ where
         loop {
             let next = match this.step.as_mut().project() {
                 StepProjection::Authenticating { authenticating } => {
-                    match authenticating.poll(context) {
-                        Poll::Ready(Ok(request)) => Step::buffer(request, limits),
-                        Poll::Ready(Err(refused)) => Step::discard(refused, limits),
-                        Poll::Pending => {
-                            ready!(this.deadline.poll(limits.read_timeout, context));
-                            match authenticating.too_late() {
-                                Some(refused) => Step::discard(refused, limits),
-                                None => panic!("`Receive` was polled after it was ready"),
-                            }
-                        }
+                    let verdict = poll_verdict(authenticating, limits, this.deadline, context);
+                    match ready!(verdict) {
+                        Ok(request) => Step::buffer(request, limits),
+                        Err(refused) => Step::discard(refused, limits),
                     }
                 }
-                StepProjection::Reading { body, reading } => match reading {
-                    Reading::Discard(discard) => {
-                        let error = ready!(discard.poll(body, limits, this.deadline, context));
-                        return refused(error);
-                    }
-                    Reading::Buffer(buffer) => match buffer.poll_caught(body, context) {
-                        Poll::Ready(Ok((head, body))) => return Poll::Ready(decode(head, body)),
-                        Poll::Ready(Err(error)) if error.kind() == ErrorKind::BodyTooLarge => {
-                            let connection = Connection::after_some_of_the_body(buffer.version());
-                            let discard = Discard::start(error, connection, limits);
-                            let buffered = replace(reading, Reading::Discard(discard));
-                            // The request's parts may panic when they are dropped.
-                            let _ = drop_caught(buffered);
-                            continue;
-                        }
-                        Poll::Ready(Err(error)) => {
-                            return refused(closing(error, buffer.version()));
-                        }
-                        Poll::Pending => {
-                            ready!(this.deadline.poll(limits.read_timeout, context));
-                            let error = Error::new(ErrorKind::ReadTimeout);
-                            return refused(closing(error, buffer.version()));
-                        }
-                    },
-                },
+                StepProjection::Reading { body, reading } => {
+                    return reading.poll(body, limits, this.deadline, context);
+                }
             };
             this.step.set(next);
         }
     }
+}
+
+/// Waits for the verdict of the closures, up to the read timeout.
+fn poll_verdict<B>(
+    authenticating: &mut Authenticating<B>,
+    limits: Limits,
+    deadline: &mut Deadline,
+    context: &mut Context<'_>,
+) -> Poll<Result<Authenticated<B>, Refused<B>>> {
+    if let Poll::Ready(verdict) = authenticating.poll(context) {
+        return Poll::Ready(verdict);
+    }
+    ready!(deadline.poll(limits.read_timeout, context));
+    Poll::Ready(Err(authenticating.time_out()))
+}
+
+impl Reading {
+    fn poll<B>(
+        &mut self,
+        mut body: Pin<&mut B>,
+        limits: Limits,
+        deadline: &mut Deadline,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<JobEvent, Refusal>>
+    where
+        B: Body,
+        B::Error: Into<BoxError>,
+    {
+        loop {
+            match self {
+                Self::Discard(discard) => {
+                    let error = ready!(discard.poll(body, limits, deadline, context));
+                    return refused(error);
+                }
+                Self::Buffer(buffer) => {
+                    let read = poll_buffer(buffer, body.as_mut(), limits, deadline, context);
+                    let error = match ready!(read) {
+                        Ok((head, body)) => return Poll::Ready(decode(head, body)),
+                        Err(error) => error,
+                    };
+                    if error.kind() != ErrorKind::BodyTooLarge {
+                        return refused(closing(error, buffer.version()));
+                    }
+                    let connection = Connection::after_reading(buffer.version());
+                    let discard = Discard::start(error, connection, limits);
+                    // The request's parts may panic when they are dropped.
+                    let _ = drop_caught(replace(self, Self::Discard(discard)));
+                }
+            }
+        }
+    }
+}
+
+/// Reads the body into the buffer, up to the read timeout.
+fn poll_buffer<B>(
+    buffer: &mut Buffer,
+    body: Pin<&mut B>,
+    limits: Limits,
+    deadline: &mut Deadline,
+    context: &mut Context<'_>,
+) -> Poll<Result<(Head, Bytes), Error>>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    if let Poll::Ready(buffered) = buffer.poll_caught(body, context) {
+        return Poll::Ready(buffered);
+    }
+    ready!(deadline.poll(limits.read_timeout, context));
+    Poll::Ready(Err(Error::new(ErrorKind::ReadTimeout)))
 }
 
 fn refused(error: Error) -> Poll<Result<JobEvent, Refusal>> {

@@ -1,7 +1,7 @@
-//! Respond: the outcome becomes a status code. Nothing else in the crate chooses one.
+//! Respond: turns the outcome into a response. Nothing else in the crate chooses a status code.
 //!
-//! The body is empty, whatever happened: the sender learns the status and the headers that go
-//! with it. The reason is in the response's extensions, as an [`Error`], for outer layers.
+//! The body is always empty, so that the sender sees only the status and its headers. For outer
+//! layers, the [`Error`] is in the response's extensions.
 
 use http::header::{
     ACCEPT_ENCODING, ALLOW, CONNECTION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
@@ -10,7 +10,9 @@ use http::{Response, StatusCode};
 
 use crate::error::{Error, ErrorKind, Receipt};
 
-/// In seconds. MX publishes neither its schedule nor whether it reads the header.
+/// The value of `Retry-After`, in seconds.
+///
+/// MX publishes neither its retry schedule nor whether it reads the header.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("30");
 
 pub(crate) fn respond<B: Default>(outcome: Result<Receipt, Error>) -> Response<B> {

@@ -7,7 +7,7 @@ use crate::event::Undecodable;
 use crate::util::catch_panic::CatchDrop;
 use crate::util::deadline::Timeout;
 
-/// All that a delivery needs, shared by the clones of a mount.
+/// The settings that the clones of a mount share.
 #[derive(Clone)]
 pub(crate) struct Settings<J> {
     pub(crate) credentials: Credentials,
@@ -33,13 +33,13 @@ impl<J> Settings<J> {
     }
 }
 
-/// What a sender may take of the receiver.
+/// The limits of what a request may cost.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// In bytes.
+    /// The longest body, in bytes.
     pub(crate) body: usize,
     pub(crate) read_timeout: Timeout,
-    /// How much of a refused body is read, in bytes.
+    /// How much of a refused body is discarded, in bytes.
     pub(crate) discard: u64,
     pub(crate) discard_timeout: Timeout,
 }

@@ -1,4 +1,4 @@
-//! The builder of routers whose callbacks share state.
+//! The builder of a router whose callbacks share state.
 
 use std::fmt;
 
@@ -8,10 +8,10 @@ use crate::error::Receipt;
 use crate::event::JobEvent;
 use crate::job::Status;
 
-/// Builds a [`JobRouter`] whose callbacks take the application's state before the event.
+/// A builder of a [`JobRouter`] whose callbacks take the application's state first.
 ///
-/// [`JobRouter::with_state`] returns it. Each method registers what the method of the same name of
-/// `JobRouter` does. Finish with [`build`](Self::build).
+/// [`JobRouter::with_state`] returns it. Its methods do what the methods of the same name of
+/// `JobRouter` do. Finish with [`build`](Self::build).
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct JobRouterBuilder<App> {
     app: App,
@@ -113,7 +113,7 @@ impl<App: Clone + Send + Sync + 'static> JobRouterBuilder<App> {
         F: StateCallback<App, JobEvent, Fut>,
         Fut: CallbackFuture,
     {
-        let callback = box_callback(self.with_app(callback), Receipt::Handled);
+        let callback = box_callback(self.bind_app(callback), Receipt::Handled);
         self.router = self.router.route(status, callback);
         self
     }
@@ -129,7 +129,7 @@ impl<App: Clone + Send + Sync + 'static> JobRouterBuilder<App> {
         F: StateCallback<App, Unhandled, Fut>,
         Fut: CallbackFuture,
     {
-        let callback = box_callback(self.with_app(callback), Receipt::Unhandled);
+        let callback = box_callback(self.bind_app(callback), Receipt::Unhandled);
         self.router = self.router.route_unhandled(callback);
         self
     }
@@ -145,13 +145,13 @@ impl<App: Clone + Send + Sync + 'static> JobRouterBuilder<App> {
         F: StateCallback<App, DeadLetter, Fut>,
         Fut: CallbackFuture,
     {
-        let hook = box_callback(self.with_app(hook), Receipt::DeadLettered);
+        let hook = box_callback(self.bind_app(hook), Receipt::DeadLettered);
         self.router = self.router.route_dead_letter(hook);
         self
     }
 
-    /// Makes a callback that takes the event alone.
-    fn with_app<Event, F, Fut>(
+    /// Returns a callback that takes only the event.
+    fn bind_app<Event, F, Fut>(
         &self,
         callback: F,
     ) -> impl Fn(Event) -> Fut + Send + Sync + 'static + use<App, Event, F, Fut>

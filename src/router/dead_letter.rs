@@ -1,11 +1,11 @@
-//! The value that the dead-letter hook takes.
+//! The argument of the dead-letter hook.
 
 use crate::error::Error;
 use crate::event::JobEvent;
 
-/// An event whose callback failed for good, and what it failed with.
+/// An event whose callback failed permanently, and the error.
 ///
-/// What the hook [`on_dead_letter`](crate::JobRouter::on_dead_letter) gets.
+/// The hook [`on_dead_letter`](crate::JobRouter::on_dead_letter) takes it.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
     event: JobEvent,
@@ -17,19 +17,19 @@ impl DeadLetter {
         Self { event, error }
     }
 
-    /// The event, as the callback was given it.
+    /// Returns the event, as the callback received it.
     #[must_use]
     pub fn event(&self) -> &JobEvent {
         &self.event
     }
 
-    /// The event, to keep.
+    /// Returns the event by value.
     #[must_use]
     pub fn into_event(self) -> JobEvent {
         self.event
     }
 
-    /// What the callback failed with; the callback's own error is in its sources.
+    /// Returns the error of the delivery. Its sources include the callback's own error.
     #[must_use]
     pub fn error(&self) -> &Error {
         &self.error

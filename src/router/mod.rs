@@ -1,4 +1,6 @@
-//! From status to callback: [`JobRouter`].
+//! [`JobRouter`], which routes each event to the callback of its status.
+//!
+//! This room uses `callback`, `event`, `job`, `observe` and `error`.
 
 mod builder;
 mod dead_letter;
@@ -20,20 +22,19 @@ pub use builder::JobRouterBuilder;
 pub use dead_letter::DeadLetter;
 pub use unhandled::Unhandled;
 
-/// Routes each job to the async callback that is registered for its status.
+/// A router that runs the async callback registered for each job's status.
 ///
-/// Register closures or `async fn`s that return `()` or `Result<(), E>`. With `Ok` or `()`, the
-/// application has taken charge of the event, and the delivery is acknowledged. After an `Err` or a
-/// panic MX delivers the event again, so a callback may see an event more than once. Callbacks are
-/// idempotent.
+/// Register closures or `async fn`s that return `()` or `Result<(), E>`. If a callback returns `Ok` or
+/// `()`, the delivery is acknowledged. After an `Err` or a panic, MX delivers the event again. A
+/// callback may see an event more than once, so callbacks have to be idempotent.
 ///
 /// For callbacks that need shared state, start with [`with_state`](Self::with_state).
 ///
-/// An event whose status has no callback goes to `on_unhandled`, if that is registered, and is
-/// acknowledged: an error about a status that the application does not use is of no use to MX.
+/// An event whose status has no callback goes to `on_unhandled`. If that is not registered either, the
+/// event is acknowledged, because MX could do nothing about an error.
 ///
 /// A `JobRouter` is a `tower::Service<JobEvent>`, so tower's middleware can wrap it. Outside of HTTP,
-/// [`Background::run`](crate::Background::run) runs an event through it. A clone is cheap, and shares
+/// [`Background::run`](crate::Background::run) runs an event through it. Clones are cheap and share
 /// the callbacks.
 ///
 /// # Panics
@@ -71,7 +72,7 @@ pub struct JobRouter {
 
 #[derive(Clone, Default)]
 struct Routes {
-    /// The callbacks of the statuses in MX's table, at the index that is the status's integer.
+    /// The callbacks of the statuses in MX's table, indexed by the status's integer.
     known: [Option<BoxedCallback<JobEvent>>; Status::KNOWN],
     /// The callbacks of other statuses. There are few, so they are searched in order.
     other: Vec<(Status, BoxedCallback<JobEvent>)>,
@@ -116,7 +117,6 @@ impl JobRouter {
     /// let jobs: JobRouter = JobRouter::with_state(App {}).on_completed(completed).build();
     /// assert!(jobs.handles(&Status::Completed));
     /// ```
-    #[must_use]
     pub fn with_state<App>(app: App) -> JobRouterBuilder<App>
     where
         App: Clone + Send + Sync + 'static,
@@ -130,7 +130,7 @@ impl JobRouter {
         self.routes.find(status).is_some()
     }
 
-    /// Starts the callback of an event, and the dead-letter hook after it if the event needs it.
+    /// Starts the callback of an event, followed by the dead-letter hook if it fails permanently.
     fn start(&self, event: JobEvent) -> JobFuture {
         let Some(dead_letter) = &self.routes.dead_letter else {
             return self.start_callback(event);

@@ -1,36 +1,23 @@
-//! What no callback was registered for.
+//! The argument of the callback for unhandled events.
 
 use std::ops::Deref;
 
 use crate::event::JobEvent;
 
-/// An event that no callback was registered for, and why.
+/// An event whose status has no callback, and the reason.
 ///
-/// # Example
-///
-/// ```
-/// use mx_job_webhook::router::Unhandled;
-/// use mx_job_webhook::JobRouter;
-///
-/// let jobs = JobRouter::new().on_unhandled(|unhandled| async move {
-///     match unhandled {
-///         Unhandled::UnknownStatus(event) => println!("new at MX: {}", event.status),
-///         other => println!("nobody wants {}", other.event().status),
-///     }
-/// });
-/// assert_eq!(format!("{jobs:?}"), "JobRouter { statuses: [], unhandled: true }");
-/// ```
+/// The callback of [`on_unhandled`](crate::JobRouter::on_unhandled) takes it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Unhandled {
-    /// The status is one of the ten, and the application registered nothing for it.
+    /// The status is one of the ten that MX documents, and the application registered no callback.
     NoCallback(JobEvent),
-    /// The status is in no table this version knows: MX may have invented it since.
+    /// The status is unknown to this version of the crate. MX may have added it since.
     UnknownStatus(JobEvent),
 }
 
 impl Unhandled {
-    /// The event.
+    /// Returns the event.
     #[must_use]
     pub fn event(&self) -> &JobEvent {
         match self {
@@ -38,7 +25,7 @@ impl Unhandled {
         }
     }
 
-    /// The event, to keep.
+    /// Returns the event by value.
     #[must_use]
     pub fn into_event(self) -> JobEvent {
         match self {

@@ -1,4 +1,4 @@
-//! One attempt: what was sent, and what came back.
+//! One attempt of a delivery, and its answer.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use http::StatusCode;
 use super::Sample;
 use crate::error::Error;
 
-/// One request, and what came back.
+/// One request, and its answer.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     sample: Sample,
@@ -35,51 +35,51 @@ impl Attempt {
         }
     }
 
-    /// What was sent.
+    /// Returns the sample that was sent.
     #[must_use]
     pub fn sample(&self) -> &Sample {
         &self.sample
     }
 
-    /// Which attempt of its delivery it was, from 1.
+    /// Returns the number of the attempt within its delivery, from 1.
     #[must_use]
     pub fn number(&self) -> u32 {
         self.number
     }
 
-    /// When it was sent, counted from the call of `deliver`, by tokio's clock.
+    /// Returns the time from the call of `deliver` to this request, by tokio's clock.
     #[must_use]
     pub fn sent_at(&self) -> Duration {
         self.sent_at
     }
 
-    /// What came back.
+    /// Returns the answer.
     #[must_use]
     pub fn answer(&self) -> &Answer {
         &self.answer
     }
 
-    /// Why it was refused, where the response's extensions say so.
+    /// Returns the error of a refusal, if the response's extensions have it.
     #[must_use]
     pub fn error(&self) -> Option<&Error> {
         self.error.as_ref()
     }
 }
 
-/// What came back for one request; it equals the number that is its status.
+/// The answer to one request. It equals the number of its status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Answer {
     /// A response with this status.
     Status(StatusCode),
-    /// No response in time: the sender hung up.
+    /// There was no response in time, and the sender hung up.
     TimedOut,
-    /// The service failed, and this is what its error prints: the connection broke.
+    /// The service failed, as if the connection broke. This is its error, as printed.
     Failed(String),
 }
 
 impl Answer {
-    /// Whether it is 2xx, so that nothing is sent again.
+    /// Returns whether the status is 2xx, so that the delivery is not retried.
     #[must_use]
     pub fn is_success(&self) -> bool {
         matches!(self, Self::Status(status) if status.is_success())

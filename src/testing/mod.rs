@@ -1,7 +1,9 @@
-//! What tests an application's own code; with the feature `test-util`.
+//! Tools to test an application's own code, with the feature `test-util`.
 //!
-//! [`Sample`] is a payload as MX would send it, [`Mx`] delivers it as MX would, and a
-//! [`Transcript`] says what came of it. [`check_ledger`] is for whoever writes a ledger.
+//! A [`Sample`] is a payload as MX sends it. [`Mx`] delivers samples as MX does, and returns a
+//! [`Transcript`] of all answers. [`check_ledger`] tests a ledger that you wrote.
+//!
+//! This room uses `event`, `job`, `error`, `ledger` and `util`.
 
 mod attempt;
 mod ledger;

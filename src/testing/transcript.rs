@@ -1,13 +1,13 @@
-//! What came of deliveries: every attempt, and its answer.
+//! The record of deliveries: every attempt and its answer.
 
 use std::fmt;
 
 use super::{Answer, Attempt};
 
-/// Every attempt that [`Mx`](super::Mx) made, in the order in which they were sent.
+/// All attempts that [`Mx`](super::Mx) made, in the order in which they were sent.
 ///
-/// `Display` prints an attempt a line, with the reason of a refusal, for the message of an
-/// assertion that fails. It shows no user and no body.
+/// `Display` prints one line for each attempt, with the reason of a refusal. Use it as the message of
+/// an assertion. It prints no user's id and no body.
 #[derive(Clone, Debug)]
 pub struct Transcript {
     attempts: Vec<Attempt>,
@@ -18,13 +18,13 @@ impl Transcript {
         Self { attempts }
     }
 
-    /// The attempts, in the order in which they were sent.
+    /// Returns the attempts, in the order in which they were sent.
     #[must_use]
     pub fn attempts(&self) -> &[Attempt] {
         &self.attempts
     }
 
-    /// The answers alone; each equals the number that is its status.
+    /// Returns the answers. Each equals the number of its status.
     #[must_use]
     pub fn answers(&self) -> Vec<Answer> {
         self.attempts
@@ -33,14 +33,14 @@ impl Transcript {
             .collect()
     }
 
-    /// How many attempts were answered with this status.
+    /// Returns how many attempts were answered with this status.
     #[must_use]
     pub fn count(&self, status: u16) -> usize {
         let answers = self.attempts.iter().map(|attempt| attempt.answer());
         answers.filter(|answer| **answer == status).count()
     }
 
-    /// Whether each delivery was answered 2xx in the end, so that MX gave none up.
+    /// Returns whether each delivery was answered 2xx in the end, so that MX gave up none.
     #[must_use]
     pub fn all_acknowledged(&self) -> bool {
         let first = self.attempts.iter().filter(|attempt| attempt.number() == 1);

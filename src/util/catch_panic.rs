@@ -1,7 +1,7 @@
-//! A panic in the application's code ends one delivery and nothing else.
+//! Catches panics of the application's code, so that a panic ends one delivery and nothing else.
 //!
-//! Code of the application runs when a callback is called, polled and dropped, when what it returned
-//! is converted, and when a panic's own payload is dropped. Each of these can panic.
+//! The application's code runs when a callback is called, polled and dropped, when its output is
+//! converted, and when the payload of a panic is dropped. Each of these can panic.
 
 use std::any::Any;
 use std::ops::{Deref, DerefMut};
@@ -11,14 +11,16 @@ use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
-/// The code panicked. What it said is left to the panic hook: it may name a person.
+/// The error of code that panicked.
+///
+/// It carries no message, because the message may name a person. The panic hook receives it.
 #[derive(Debug)]
 pub(crate) struct Panicked;
 
-/// Runs synchronous code of the application.
+/// Runs synchronous code of the application, and catches its panic.
 ///
-/// Asserting unwind safety is sound here because whatever the code was given is dropped with the
-/// delivery; what it shares with others is the application's, which chose how it is locked.
+/// Asserting unwind safety is sound here: all that the code was given is dropped with the delivery,
+/// and state that it shares is the application's, which chose how to lock it.
 pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(code)).map_err(|payload| {
         drop_payload(payload);
@@ -26,23 +28,24 @@ pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Result<T, Panicked> {
     })
 }
 
-/// Drops the payload of a panic, which can panic in turn. What that one throws is leaked: its
-/// destructor could go on like this without end.
+/// Drops the payload of a panic, which can panic in turn.
+///
+/// The payload of that second panic is leaked, because its destructor could panic again without end.
 #[cold]
 fn drop_payload(payload: Box<dyn Any + Send>) {
-    if let Err(thrown) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        std::mem::forget(thrown);
+    if let Err(second_payload) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(second_payload);
     }
 }
 
-/// Drops a value of the application's.
+/// Drops a value of the application's, and catches the panic of its destructor.
 pub(crate) fn drop_caught<T>(value: T) -> Result<(), Panicked> {
     catch(|| drop(value))
 }
 
-/// A value of the application's whose destructor may panic: nobody hears of it.
+/// A value of the application's; a panic of its destructor is caught and ignored.
 ///
-/// Where another panic is already under way, the second would end the process.
+/// If another panic is already unwinding, an uncaught second one would end the process.
 #[derive(Clone)]
 pub(crate) struct CatchDrop<T>(Option<T>);
 
@@ -58,7 +61,7 @@ impl<T> Deref for CatchDrop<T> {
     fn deref(&self) -> &T {
         match &self.0 {
             Some(value) => value,
-            None => unreachable!("only the destructor takes it"),
+            None => unreachable!("only the destructor takes the value"),
         }
     }
 }
@@ -67,7 +70,7 @@ impl<T> DerefMut for CatchDrop<T> {
     fn deref_mut(&mut self) -> &mut T {
         match &mut self.0 {
             Some(value) => value,
-            None => unreachable!("only the destructor takes it"),
+            None => unreachable!("only the destructor takes the value"),
         }
     }
 }
@@ -79,14 +82,14 @@ impl<T> Drop for CatchDrop<T> {
 }
 
 pin_project! {
-    /// Runs asynchronous code of the application: from the call that creates it, through the
-    /// conversion of its output, to the end of its destructor.
+    /// A future of the application's whose panics are caught: when it is created, polled and
+    /// dropped, and when its output is converted.
     pub(crate) struct CatchPanic<F, T>
     where
         F: Future,
     {
-        // Gone once it has ended: it is never polled again, and what it held (locks, permits) is
-        // released before anyone hears how it ended.
+        // `None` once it has ended. It is never polled again, and the locks and permits that it held
+        // are released before its outcome is returned.
         #[pin]
         future: Option<F>,
         convert: fn(F::Output) -> T,
@@ -133,7 +136,7 @@ impl<F: Future, T> Future for CatchPanic<F, T> {
             Ok(Poll::Ready(output)) => Ok(output),
             Err(panicked) => Err(panicked),
         };
-        // A destructor that panics is the callback's panic, whatever it returned.
+        // A panic of the destructor counts as the callback's panic, whatever the callback returned.
         Poll::Ready(match (output, self.drop_future()) {
             (Ok(output), Ok(())) => Ok(output),
             (output, _) => {
@@ -174,9 +177,9 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_caught_when_the_future_is_made_and_when_it_is_polled() {
-        let made = start(|| -> std::future::Ready<()> { panic!("made") });
-        assert!(matches!(poll_once(made), Poll::Ready(Err(Panicked))));
+    fn a_panic_is_caught_when_the_future_is_created_polled_or_converted() {
+        let created = start(|| -> std::future::Ready<()> { panic!("created") });
+        assert!(matches!(poll_once(created), Poll::Ready(Err(Panicked))));
         let polled = start(|| async { panic!("polled") });
         assert!(matches!(poll_once(polled), Poll::Ready(Err(Panicked))));
         let fine = start(|| async { 1 });
@@ -186,18 +189,18 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_that_panics_when_it_is_dropped_is_caught() {
+    fn a_panic_of_a_payloads_destructor_is_caught() {
         let drops = Arc::new(AtomicU32::new(0));
         let payload = PanicsWhenDropped(drops.clone());
         assert!(catch(|| std::panic::panic_any(payload)).is_err());
         assert_eq!(drops.load(Ordering::Relaxed), 1);
     }
 
-    /// Ends as it was told, and panics when it is dropped, once.
+    /// Returns `polled` or panics when it is polled, and panics when it is dropped.
     struct Scripted {
-        ends: Poll<()>,
+        polled: Poll<()>,
         panics: bool,
-        _held: PanicsWhenDropped,
+        _inner: PanicsWhenDropped,
     }
 
     impl Future for Scripted {
@@ -205,27 +208,27 @@ mod tests {
 
         fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
             assert!(!self.panics, "polled");
-            self.ends
+            self.polled
         }
     }
 
     #[test]
-    fn a_destructor_that_panics_runs_once_and_is_caught_whenever_it_runs() {
+    fn a_destructor_that_panics_runs_once_and_is_caught() {
         let drops = Arc::new(AtomicU32::new(0));
         let cases = [
             (Poll::Ready(()), false),
             (Poll::Ready(()), true),
             (Poll::Pending, false),
         ];
-        for (number, (ends, panics)) in (1..).zip(cases) {
+        for (number, (polled, panics)) in (1..).zip(cases) {
             let future = Scripted {
-                ends,
+                polled,
                 panics,
-                _held: PanicsWhenDropped(drops.clone()),
+                _inner: PanicsWhenDropped(drops.clone()),
             };
-            let polled = poll_once(start(|| future));
-            assert_eq!(polled.is_pending(), ends.is_pending());
-            assert!(!matches!(polled, Poll::Ready(Ok(()))), "it panicked");
+            let outcome = poll_once(start(|| future));
+            assert_eq!(outcome.is_pending(), polled.is_pending());
+            assert!(!matches!(outcome, Poll::Ready(Ok(()))), "it panicked");
             assert_eq!(drops.load(Ordering::Relaxed), number);
         }
         drop(CatchDrop::new(PanicsWhenDropped(drops.clone())));
@@ -233,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panicked_future_is_dropped_at_once() {
+    fn a_future_that_panics_is_dropped_at_once() {
         struct Panicking(#[expect(dead_code, reason = "held")] Arc<()>);
 
         impl Future for Panicking {

@@ -1,5 +1,12 @@
-//! Tools that know nothing of jobs: catching panics, and deadlines.
+//! Tools without knowledge of jobs: catching panics, deadlines, and a name for `!`.
+//!
+//! This room uses no other room. The feature `tokio` chooses the implementation of deadlines here:
+//! without it, no deadline ever passes.
 
 pub(crate) mod catch_panic;
+#[cfg(feature = "tokio")]
+pub(crate) mod deadline;
+#[cfg(not(feature = "tokio"))]
+#[path = "no_deadline.rs"]
 pub(crate) mod deadline;
 pub(crate) mod never;

@@ -1,10 +1,11 @@
-//! The type `!`, by a name that stable Rust accepts.
+//! A name for the type `!` that stable Rust accepts.
 
-/// The type of what never returns, `!`, which Rust names only as what a function returns: since
-/// edition 2024, `async { todo!() }` ends in it.
+/// The type `!`, which stable Rust accepts only as a function's return type.
+///
+/// Since edition 2024, it is the output of `async { todo!() }`.
 pub(crate) type Never = <fn() -> ! as Returns>::Output;
 
-#[allow(unreachable_pub, reason = "an impl for `Never` names it")]
+#[allow(unreachable_pub, reason = "the impl for `Never` needs it")]
 pub trait Returns {
     type Output;
 }

@@ -298,3 +298,23 @@ mod slow {
         assert!(response.as_mut().poll(context).is_pending());
     }
 }
+
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn the_extractor_takes_any_length_if_axums_limit_is_disabled() {
+    use axum::extract::DefaultBodyLimit;
+    use mx_job_webhook::JobEvent;
+    use tower::ServiceExt as _;
+
+    async fn handler(event: JobEvent) -> String {
+        event.guid.to_string()
+    }
+
+    let route = axum::routing::post(handler).layer(DefaultBodyLimit::disable());
+    let app = axum::Router::new()
+        .route(crate::support::PATH, route)
+        .with_state(crate::support::credentials());
+    let body = format!("{SAMPLE}{}", " ".repeat(3_000_000));
+    let answer = app.oneshot(delivery(body)).await.unwrap();
+    assert_eq!(answer.status(), 200);
+}

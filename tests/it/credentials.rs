@@ -473,3 +473,50 @@ fn a_request_is_checked_against_the_old_or_the_new_and_never_against_nothing() {
         done.store(true, Ordering::Relaxed);
     });
 }
+
+#[test]
+fn a_bearer_token_can_contain_the_characters_of_real_tokens() {
+    for token in ["mF_9.B5f-4.1JqM", "a+b/c==", "~!#$%&'*"] {
+        assert!(Credentials::bearer(token).is_ok(), "{token}");
+    }
+}
+
+#[test]
+fn an_error_of_credentials_names_the_mistake_and_not_the_secret() {
+    let cases = [
+        (Credentials::basic("mx", ""), "empty"),
+        (Credentials::basic("m:hunter2", "hunter2"), "colon"),
+        (Credentials::basic("mx", "hunter2\n"), "control character"),
+        (Credentials::bearer(""), "empty"),
+        (Credentials::bearer("hunter2 hunter2"), "ASCII"),
+    ];
+    for (credentials, mistake) in cases {
+        let error = credentials.unwrap_err();
+        assert!(error.to_string().contains(mistake), "{error}");
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
+fn printing_credentials_shows_how_many_there_are_of_each_kind() {
+    let anyone = Credentials::unauthenticated();
+    assert_eq!(format!("{anyone:?}"), "Credentials(unauthenticated)");
+    let all = Credentials::basic("mx", "secret")
+        .unwrap()
+        .or(Credentials::bearer("a-token").unwrap())
+        .or(Credentials::verify(|_| async { true }));
+    let printed = format!("{all:?}");
+    assert_eq!(printed, "Credentials { basic: 1, bearer: 1, closures: 1 }");
+}
+
+#[test]
+fn a_verdict_is_a_bool_or_an_error() {
+    use mx_job_webhook::credentials::Verdict;
+
+    assert!(true.into_result().unwrap());
+    assert!(!false.into_result().unwrap());
+    assert!(Ok::<_, std::fmt::Error>(true).into_result().unwrap());
+    assert!(!Ok::<_, std::fmt::Error>(false).into_result().unwrap());
+    let error = Err::<bool, _>("the key server is down").into_result();
+    assert_eq!(error.unwrap_err().to_string(), "the key server is down");
+}

@@ -613,3 +613,102 @@ fn timestamps_convert_to_system_time() {
         Some(Timestamp::from_unix_seconds(1_471_281_212))
     );
 }
+
+#[test]
+fn an_error_prints_its_kind_the_field_and_a_reason() {
+    let cases = [
+        (
+            r#"{"job": {"guid": null, "status": 6}}"#,
+            "invalid job: `guid` ",
+        ),
+        (r#"{"job": {"guid": "JOB-1"}}"#, "invalid job: `status` "),
+        ("<job/>", "not JSON: "),
+        ("[]", "not a job webhook: "),
+    ];
+    for (webhook, start) in cases {
+        let error = Job::decode(webhook.as_bytes()).unwrap_err();
+        let printed = error.to_string();
+        let reason = printed.strip_prefix(start).unwrap_or_default();
+        assert!(reason.len() > 5, "{printed}");
+    }
+    let other = Job::decode(br#"{"type": "BALANCE"}"#).unwrap_err();
+    assert_eq!(other.to_string(), "another kind of MX webhook");
+}
+
+#[test]
+fn the_undecodable_kinds_are_those_that_decoding_returns() {
+    use ErrorKind::*;
+
+    for undecodable in [NotJson, OtherWebhook, NoJob, InvalidJob] {
+        assert!(undecodable.is_undecodable(), "{undecodable:?}");
+    }
+    let others = [
+        MethodNotAllowed,
+        Unauthorized,
+        AuthenticationUnavailable,
+        UnsupportedMediaType,
+        UnsupportedContentEncoding,
+        BodyTooLarge,
+        BodyInterrupted,
+        ReadTimeout,
+        CallbackFailed,
+        CallbackPanicked,
+        CallbackCancelled,
+        Overloaded,
+        TimedOut,
+        AnswerDeadline,
+        InFlight,
+        LedgerUnavailable,
+        ShuttingDown,
+    ];
+    for other in others {
+        assert!(!other.is_undecodable(), "{other:?}");
+    }
+}
+
+#[test]
+fn a_new_job_has_the_integer_of_its_status_and_no_other_field() {
+    let job = Job::new("JOB-1".parse().unwrap(), Status::Completed);
+    assert_eq!((job.status_code, job.member_guid), (Some(6), None));
+    let job = Job::new("JOB-1".parse().unwrap(), Status::from("AUTHENTICATED"));
+    assert_eq!((job.status_code, job.updated_at), (None, None));
+}
+
+#[test]
+fn a_status_outside_of_the_table_has_a_name_or_an_integer() {
+    let (named, numbered) = (Status::from("THROTTLED"), Status::from(42));
+    assert_eq!((named.name(), named.code()), (Some("THROTTLED"), None));
+    assert_eq!((numbered.name(), numbered.code()), (None, Some(42)));
+    for (status, printed) in [(named, "THROTTLED"), (numbered, "42")] {
+        let Status::Other(other) = &status else {
+            panic!("{status} is known");
+        };
+        assert_eq!(other.to_string(), printed);
+        assert!(!status.is_actionable());
+    }
+}
+
+#[test]
+fn the_duration_of_a_job_follows_from_its_dates() {
+    let job = decode(
+        r#"{"job": {"guid": "JOB-1", "status": 6, "started_at": 100, "finished_at": 103.5}}"#,
+    );
+    let [start, end] =
+        [job.started_at, job.finished_at].map(|date| date.unwrap().to_system_time().unwrap());
+    let duration = end.duration_since(start).unwrap();
+    assert_eq!(duration, std::time::Duration::from_millis(3_500));
+}
+
+#[test]
+fn timestamps_are_compared_by_their_seconds_in_constants_too() {
+    const EPOCH: Timestamp = Timestamp::from_unix_seconds(0);
+    assert!(Timestamp::from_unix_seconds(1_471_281_212) > EPOCH);
+    assert_eq!((EPOCH.unix_seconds(), EPOCH.subsec_nanos()), (0, 0));
+    let before: Timestamp = "1969-12-31T23:59:58.500Z".parse().unwrap();
+    assert_eq!(
+        (before.unix_seconds(), before.subsec_nanos()),
+        (-2, 500_000_000)
+    );
+    let error = "2016-08-15T17:13:35".parse::<Timestamp>().unwrap_err();
+    assert!(!error.to_string().is_empty());
+}

@@ -346,6 +346,39 @@ mod memory {
         assert_eq!((ledger.settled(), ledger.in_flight()), (0, 1));
     }
 
+    #[tokio::test]
+    async fn a_window_of_zero_forgets_a_settled_event_at_once() {
+        let ledger = MemoryLedger::new().with_window(Duration::ZERO);
+        settle(&ledger, &numbered(1)).await;
+        assert!(claim(&ledger, &numbered(1)).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn an_event_is_in_flight_until_it_is_settled_or_released() {
+        let ledger = MemoryLedger::new();
+        assert_eq!((ledger.settled(), ledger.in_flight()), (0, 0));
+        let token = claim(&ledger, &numbered(1)).await.unwrap();
+        assert_eq!((ledger.settled(), ledger.in_flight()), (0, 1));
+        ledger.release(&numbered(1), token).await.unwrap();
+        assert_eq!((ledger.settled(), ledger.in_flight()), (0, 0));
+        settle(&ledger, &numbered(1)).await;
+        assert_eq!((ledger.settled(), ledger.in_flight()), (1, 0));
+    }
+
+    #[test]
+    fn printing_the_ledger_shows_its_capacity_and_its_window() {
+        let default = format!("{:?}", MemoryLedger::new());
+        assert!(
+            default.contains("capacity: 100000, window: 172800s"),
+            "{default}"
+        );
+        let set = MemoryLedger::new()
+            .with_capacity(10_000)
+            .with_window(Duration::from_secs(86_400));
+        let set = format!("{set:?}");
+        assert!(set.contains("capacity: 10000, window: 86400s"), "{set}");
+    }
+
     #[cfg(feature = "tokio")]
     #[tokio::test(start_paused = true)]
     async fn a_success_is_recorded_although_its_lease_ran_out() {
@@ -727,4 +760,76 @@ mod on_tokio {
         assert_eq!(answers, [503, 503, 204]);
         assert_eq!(log.entries(), ["finished"]);
     }
+}
+
+#[tokio::test]
+async fn an_event_without_dedupe_has_no_fencing_token() {
+    let jobs = JobRouter::new()
+        .on_completed(|event| async move { event.fencing_token().map(drop).ok_or("not claimed") });
+    assert!(jobs.clone().oneshot(completed(1)).await.is_err());
+    let jobs = DedupeLayer::new(MemoryLedger::new()).layer(jobs);
+    assert_eq!(jobs.oneshot(completed(1)).await.unwrap(), Receipt::Handled);
+}
+
+/// A ledger that records the leases it is asked for.
+struct RecordsLeases(MemoryLedger, std::sync::Mutex<Vec<Duration>>);
+
+impl Ledger for &'static RecordsLeases {
+    type Error = Infallible;
+
+    async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, Infallible> {
+        self.1.lock().unwrap().push(lease);
+        self.0.claim(event, lease).await
+    }
+
+    async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, Infallible> {
+        self.0.commit(event, token).await
+    }
+
+    async fn release(&self, event: &EventName, token: FencingToken) -> Result<(), Infallible> {
+        self.0.release(event, token).await
+    }
+}
+
+#[tokio::test]
+async fn a_claim_has_the_lease_that_is_set_and_ten_minutes_by_default() {
+    use mx_job_webhook::dedupe::Dedupe;
+
+    let ledger: &'static RecordsLeases = Box::leak(Box::new(RecordsLeases(
+        MemoryLedger::new(),
+        std::sync::Mutex::default(),
+    )));
+    let layer = DedupeLayer::new(ledger);
+    let layers = [layer.clone(), layer.with_lease(Duration::from_secs(3_600))];
+    for (date, layer) in (1..).zip(layers) {
+        let jobs: Dedupe<JobRouter, _> = layer.layer(logging(&Log::default()));
+        jobs.oneshot(completed(date)).await.unwrap();
+    }
+    let leases = ledger.1.lock().unwrap().clone();
+    assert_eq!(leases, [600, 3_600].map(Duration::from_secs));
+}
+
+#[test]
+fn printing_dedupe_shows_the_lease_and_the_service_within() {
+    let layer = DedupeLayer::new(MemoryLedger::new()).with_lease(Duration::from_secs(3_600));
+    assert_eq!(format!("{layer:?}"), "DedupeLayer { lease: 3600s, .. }");
+    let jobs = layer.layer(JobRouter::new());
+    assert!(format!("{jobs:?}").contains("JobRouter"), "{jobs:?}");
+}
+
+#[test]
+fn the_name_of_an_event_has_the_guid_and_the_status() {
+    let name = name("JOB-1", Status::Denied, None);
+    assert_eq!(name.guid(), "JOB-1");
+    assert_eq!(name.status(), &Status::Denied);
+}
+
+#[test]
+fn a_webhook_and_a_poll_with_the_same_date_are_one_event() {
+    let webhook = r#"{"job": {"guid": "JOB-1", "status": 6, "updated_at": 1655404963}}"#;
+    let polled =
+        r#"{"job": {"guid": "JOB-1", "status": 6, "updated_at": "2022-06-16T18:42:43.000Z"}}"#;
+    let [webhook, polled] =
+        [webhook, polled].map(|body| EventName::of(&JobEvent::decode(body).unwrap()));
+    assert_eq!(webhook, polled);
 }

@@ -65,3 +65,49 @@ fn a_job_that_is_kept_does_not_keep_the_body() {
     assert!(body.is_unique());
     assert_eq!(job.status, Status::Completed);
 }
+
+#[test]
+fn a_decoded_event_has_its_body_and_nothing_else() {
+    let webhook = r#"{"job": {"guid": "JOB-1", "status": 9, "error_message_code": "HIT_LIMIT"}}"#;
+    let event = JobEvent::decode(webhook).unwrap();
+    assert_eq!(event.body(), webhook.as_bytes());
+    assert!(event.headers().is_empty());
+    assert!(event.extensions().is_empty());
+    assert!(event.fencing_token().is_none());
+    assert_eq!(event.into_job().guid, "JOB-1");
+}
+
+#[tokio::test]
+async fn middleware_can_leave_an_extension_for_the_callback() {
+    use mx_job_webhook::Receipt;
+    use tower::{ServiceBuilder, ServiceExt as _};
+
+    #[derive(Clone, PartialEq)]
+    struct Attempt(u32);
+
+    let jobs = ServiceBuilder::new()
+        .map_request(|mut event: JobEvent| {
+            event.extensions_mut().insert(Attempt(2));
+            event
+        })
+        .service(JobRouter::new().on_completed(|event| async move {
+            let attempt = event.extensions().get::<Attempt>();
+            attempt
+                .filter(|&attempt| *attempt == Attempt(2))
+                .map(drop)
+                .ok_or("missing")
+        }));
+    let event = JobEvent::decode(SAMPLE).unwrap();
+    assert_eq!(jobs.oneshot(event).await.unwrap(), Receipt::Handled);
+}
+
+#[test]
+fn fencing_tokens_keep_their_number_and_are_ordered_by_it() {
+    use mx_job_webhook::event::FencingToken;
+
+    let [first, second] = [1, 2].map(FencingToken::new);
+    assert_eq!((first.get(), second.get()), (1, 2));
+    assert!(first < second);
+    assert_eq!(first, FencingToken::new(1));
+    assert_eq!(FencingToken::new(u64::MAX).get(), u64::MAX);
+}

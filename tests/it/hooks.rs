@@ -219,3 +219,112 @@ async fn with_state_the_dead_letter_hook_takes_it_too() {
     assert!(run(&jobs, event()).await.is_ok());
     assert_eq!(log.entries().len(), 1);
 }
+
+#[tokio::test]
+async fn on_error_gets_the_error_and_the_job_of_a_failed_callback() {
+    let log = Log::default();
+    let seen = log.clone();
+    let jobs = JobRouter::new().on_completed(|_| async { Err("the database is down") });
+    let endpoint = JobWebhook::new(crate::support::credentials(), jobs).on_error(move |failure| {
+        let cause = std::error::Error::source(failure.error()).unwrap();
+        let guid = failure.job().map(|job| job.guid.to_string());
+        seen.push(format!("{cause} {}", guid.unwrap()));
+    });
+    endpoint.oneshot(delivery(SAMPLE)).await.unwrap();
+    assert_eq!(
+        log.entries(),
+        ["the database is down JOB-a177e002-e5b8-0680-3427-39556fa93c6e"]
+    );
+}
+
+#[tokio::test]
+async fn on_undecodable_gets_the_error_the_body_the_headers_and_the_extensions() {
+    let cases = [
+        (
+            r#"{"type": "BALANCE", "balance": 12}"#,
+            ErrorKind::OtherWebhook,
+            None,
+        ),
+        (
+            r#"{"job": {"guid": "JOB-1"}}"#,
+            ErrorKind::InvalidJob,
+            Some("status"),
+        ),
+        ("not JSON", ErrorKind::NotJson, None),
+    ];
+    for (body, kind, field) in cases {
+        let endpoint = JobWebhook::new(crate::support::credentials(), JobRouter::new())
+            .on_undecodable(move |undecodable| async move {
+                assert_eq!(undecodable.error().kind(), kind);
+                assert_eq!(undecodable.error().field(), field);
+                assert_eq!(undecodable.body(), body.as_bytes());
+                assert_eq!(undecodable.headers()["user-agent"], "MX");
+                assert!(!undecodable.headers().contains_key("authorization"));
+                assert_eq!(undecodable.extensions().get::<u8>(), Some(&7));
+                assert_eq!(undecodable.extensions().get::<String>(), None);
+            });
+        let mut request = delivery(body);
+        let agent = "MX".parse().unwrap();
+        request.headers_mut().insert("user-agent", agent);
+        request.extensions_mut().insert(7_u8);
+        // An assertion that fails in the hook is a panic, which is answered 500.
+        let answer = endpoint.oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), 204, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn an_error_of_the_hook_for_undecodable_bodies_is_answered_500() {
+    let endpoint = JobWebhook::new(crate::support::credentials(), JobRouter::new()).on_undecodable(
+        |undecodable| async move {
+            let id = undecodable.extensions().get::<String>();
+            id.map(drop).ok_or("no request id")
+        },
+    );
+    let answer = endpoint.oneshot(delivery("not JSON")).await.unwrap();
+    assert_eq!(answer.status(), 500);
+}
+
+#[tokio::test]
+async fn a_callback_can_fail_permanently_or_for_now() {
+    async fn completed(event: JobEvent) -> Result<(), BoxError> {
+        let member = event
+            .member_guid
+            .as_ref()
+            .ok_or_else(|| Permanent::new("a job without a member"))?;
+        std::fs::write("/nonexistent/accounts", member.as_str())?;
+        Ok(())
+    }
+
+    let jobs = JobRouter::new().on_completed(completed);
+    let error = run(&jobs, event()).await.unwrap_err();
+    assert!(!error.is_permanent(), "{error}");
+    let memberless = r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#;
+    let error = run(&jobs, JobEvent::decode(memberless).unwrap())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CallbackFailed);
+    assert!(error.is_permanent(), "{error}");
+}
+
+#[test]
+fn an_error_is_permanent_if_it_contains_permanent() {
+    use mx_job_webhook::Error;
+
+    let permanent = Error::from(BoxError::from(Permanent::new("the member was deleted")));
+    let passing = Error::from(BoxError::from("the database is down"));
+    assert!(permanent.is_permanent() && !passing.is_permanent());
+}
+
+#[tokio::test]
+async fn a_dead_letter_keeps_the_whole_event_and_the_error() {
+    let jobs = JobRouter::new()
+        .on_completed(|_| async { Err(Permanent::new("the member was deleted")) })
+        .on_dead_letter(|letter: DeadLetter| async move {
+            assert!(letter.error().is_permanent());
+            assert_eq!(letter.error().kind(), ErrorKind::CallbackFailed);
+            assert_eq!(letter.event().body(), SAMPLE.as_bytes());
+            assert_eq!(letter.into_event().into_job(), event().into_job());
+        });
+    assert_eq!(run(&jobs, event()).await.unwrap(), Receipt::DeadLettered);
+}

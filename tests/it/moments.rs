@@ -181,3 +181,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_error_of_a_conversion_is_an_error_with_a_message() {
+    let milliseconds = Timestamp::from_unix_seconds(1_471_281_215_000);
+    let error = jiff::Timestamp::try_from(milliseconds).unwrap_err();
+    let error: &dyn std::error::Error = &error;
+    assert!(!error.to_string().is_empty());
+    assert!(error.source().is_none());
+}

@@ -221,13 +221,13 @@ async fn said(fault: Fault) -> Option<String> {
 async fn every_fault_is_found_in_its_case() {
     use Fault::*;
 
-    let once = "an event is claimed, settled, and then known: ";
-    let stale = "an older event of the job is stale: ";
-    let first = "what is settled or in flight is that first: ";
-    let released = "a claim that is given back is free at once: ";
-    let overtaken = "a success of who was overtaken is recorded: ";
-    let unknown = "a success is recorded whatever became of its claim: ";
-    let order = "the order of times is that of the numbers: ";
+    let once = "an event is claimed, settled and then remembered: ";
+    let stale = "an older event of the same job is stale: ";
+    let first = "an event that is settled or in flight is not stale: ";
+    let released = "a released event can be claimed again at once: ";
+    let overtaken = "a commit is recorded even if its claim was overtaken: ";
+    let unknown = "a commit is recorded even if its claim is lost: ";
+    let order = "times are ordered exactly: ";
     let cases = [
         (GrantsWhatIsInFlight, once),
         (GrantsWhatIsSettled, once),
@@ -235,15 +235,15 @@ async fn every_fault_is_found_in_its_case() {
         (EndsLeasesAtOnce, once),
         (ReleasesNothing, released),
         (GivesTheSameToken, released),
-        (ReleasesWhatIsSettled, "a settled event is not given back: "),
+        (
+            ReleasesWhatIsSettled,
+            "a release does not change a settled event: ",
+        ),
         (
             CommitsTwiceWithAnyToken,
-            "a commit may be made again, with its token: ",
+            "a commit can be repeated with its token: ",
         ),
-        (
-            CommitsOnlyOnce,
-            "a commit may be made again, with its token: ",
-        ),
+        (CommitsOnlyOnce, "a commit can be repeated with its token: "),
         (NeverSaysStale, stale),
         (SaysStaleOfTheSameTime, once),
         (SaysStaleAlthoughTheLaterOneIsInFlight, once),
@@ -257,15 +257,15 @@ async fn every_fault_is_found_in_its_case() {
         (ForgetsTheSuccessOnceItsOvertakerHasFailed, unknown),
         (
             LetsTheOvertakerReleaseWhatIsSettled,
-            "a settled event is not given back: ",
+            "a release does not change a settled event: ",
         ),
-        (CutsNamesShort, "names are told apart, however strange: "),
-        (RefusesLongLeases, "a lease may be longer than any clock: "),
-        (EndsNoLease, ": InFlight instead of a claim that is granted"),
+        (CutsNamesShort, "different names are different events: "),
+        (RefusesLongLeases, "a lease of any length is accepted: "),
+        (EndsNoLease, ": expected a granted claim, found InFlight"),
         (ReleasesWithAnyToken, overtaken),
         (
             CommitsOnlyInTime,
-            "a lease that is over costs nothing where nobody came: ",
+            "a commit is recorded even after its lease has expired: ",
         ),
     ];
     for (fault, case) in cases {

@@ -322,3 +322,31 @@ async fn what_never_returns_is_a_callback_as_todo_is_while_one_is_yet_to_be_writ
     }
     let _ = mx_job_webhook::Credentials::verify(|_| async { never() });
 }
+
+#[test]
+fn the_output_of_a_callback_is_its_outcome_with_the_error_boxed() {
+    use mx_job_webhook::callback::{CallbackFuture, CallbackOutput};
+
+    fn output<Fut: CallbackFuture>(_: &Fut) {}
+
+    assert!(().into_result().is_ok());
+    assert!(Ok::<(), String>(()).into_result().is_ok());
+    let error = Err::<(), _>("the database is down").into_result();
+    assert_eq!(error.unwrap_err().to_string(), "the database is down");
+    output(&async {});
+    output(&async { Err::<(), _>("the database is down") });
+}
+
+#[test]
+fn printing_a_router_shows_whether_unhandled_events_have_a_callback() {
+    let jobs = JobRouter::new().on_unhandled(|_| async {});
+    assert_eq!(
+        format!("{jobs:?}"),
+        "JobRouter { statuses: [], unhandled: true }"
+    );
+}
+
+#[test]
+fn unit_converts_into_the_receipt_handled() {
+    assert_eq!(Receipt::from(()), Receipt::Handled);
+}

@@ -219,3 +219,97 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_schema_of_the_webhook_has_a_title_and_requires_the_job() {
+    let schema = schemars::schema_for!(JobEvent).to_value();
+    assert_eq!(schema["title"], "MxJobWebhook");
+    assert_eq!(schema["required"], json!(["job"]));
+    let job = schemars::schema_for!(Job).to_value();
+    assert_eq!(job["properties"].as_object().unwrap().len(), 14);
+}
+
+#[test]
+fn a_status_is_a_string_and_a_timestamp_is_seconds_or_a_date() {
+    use mx_job_webhook::job::Timestamp;
+
+    let status = schemars::schema_for!(Status).to_value();
+    assert_eq!(status["type"], "string");
+    let timestamp = schemars::schema_for!(Timestamp).to_value();
+    assert_eq!(timestamp["anyOf"][1]["format"], "date-time");
+    let timestamp = validator(&timestamp);
+    for valid in [json!(1_471_281_212), json!("2016-08-15T17:13:32Z")] {
+        assert!(timestamp.is_valid(&valid), "{valid}");
+    }
+    for invalid in [json!("soon"), json!(true), json!(null)] {
+        assert!(!timestamp.is_valid(&invalid), "{invalid}");
+    }
+}
+
+#[test]
+fn the_names_of_the_schemas_start_with_mx() {
+    use mx_job_webhook::job::Timestamp;
+    use utoipa::ToSchema;
+
+    let names = [
+        <JobEvent as ToSchema>::name(),
+        <Job as ToSchema>::name(),
+        <Status as ToSchema>::name(),
+        <Timestamp as ToSchema>::name(),
+    ];
+    assert_eq!(
+        names,
+        ["MxJobWebhook", "MxJob", "MxJobStatus", "MxTimestamp"]
+    );
+}
+
+#[test]
+fn a_path_of_the_application_can_take_the_event_as_its_request_body() {
+    use utoipa::OpenApi as _;
+
+    #[utoipa::path(post, path = "/mx", request_body = JobEvent, responses((status = 204)))]
+    #[expect(dead_code, reason = "only its description is used")]
+    async fn mx(_: JobEvent) {}
+
+    #[derive(utoipa::OpenApi)]
+    #[openapi(paths(mx))]
+    struct Api;
+
+    let schemas = Api::openapi().components.unwrap_or_default().schemas;
+    assert!(schemas.contains_key("MxJobWebhook") && schemas.contains_key("MxJob"));
+}
+
+#[test]
+fn a_webhook_has_the_name_that_is_set() {
+    let document = described(OpenApiWebhook::new().with_name("jobStatus"));
+    let webhooks = document["webhooks"].as_object().unwrap();
+    assert_eq!(webhooks.keys().collect::<Vec<_>>(), ["jobStatus"]);
+    assert_eq!(webhooks["jobStatus"]["post"]["operationId"], "jobStatus");
+}
+
+#[test]
+fn a_webhook_with_two_kinds_of_credentials_accepts_either() {
+    let webhook = OpenApiWebhook::new().with_basic().with_bearer();
+    let document = described(webhook);
+    let security = &document["webhooks"]["mxJob"]["post"]["security"];
+    assert_eq!(security, &json!([{"mxBasic": []}, {"mxBearer": []}]));
+    let scheme = &document["components"]["securitySchemes"]["mxBasic"];
+    assert_eq!(scheme["scheme"], "basic");
+}
+
+#[test]
+fn the_path_item_alone_can_be_added_to_the_paths_of_a_document() {
+    use utoipa::openapi::Components;
+
+    let mut document = OpenApi::default();
+    let item = OpenApiWebhook::new().path_item();
+    let paths = &mut document.paths.paths;
+    paths.insert("/admin/webhooks".to_owned(), item);
+    document.components = Some(Components::builder().schema_from::<JobEvent>().build());
+    let item = document.paths.get_path_item("/admin/webhooks").unwrap();
+    assert!(item.post.is_some());
+    let document = serde_json::to_value(&document).unwrap();
+    let body = &document["paths"]["/admin/webhooks"]["post"]["requestBody"]["content"];
+    let reference = body["application/json"]["schema"]["$ref"].as_str().unwrap();
+    assert!(document.pointer(&reference[1..]).is_some(), "{reference}");
+}

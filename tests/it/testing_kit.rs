@@ -306,7 +306,235 @@ async fn the_reason_of_a_refusal_is_in_the_transcript() {
 }
 
 #[test]
-#[should_panic(expected = "is no URI")]
-fn an_address_that_is_none_is_told_at_once() {
+#[should_panic(expected = "is not a URI")]
+fn an_address_that_is_not_a_uri_panics() {
     let _ = Mx::new("a b");
+}
+
+#[test]
+fn the_samples_follow_the_field_table_of_mx() {
+    let event = |sample: Sample| sample.event().unwrap();
+    let completed = event(Sample::completed());
+    assert_eq!(completed.guid, "JOB-a177e002-e5b8-0680-3427-39556fa93c6e");
+    assert_eq!(completed.user_id.as_ref().unwrap(), "7834372140");
+    assert!(completed.error_message.is_none());
+    let challenged = event(Sample::challenged());
+    assert_eq!(challenged.is_authenticated, Some(false));
+    assert_eq!(challenged.finished_at, None);
+    for failed in [Sample::denied(), Sample::halted(), Sample::prevented()] {
+        let failed = event(failed);
+        assert!(failed.error_message.is_some(), "{failed:?}");
+        assert!(failed.finished_at.is_some(), "{failed:?}");
+    }
+    let cases = [
+        (Sample::completed(), Status::Completed),
+        (Sample::challenged(), Status::Challenged),
+        (Sample::denied(), Status::Denied),
+        (Sample::halted(), Status::Halted),
+        (Sample::prevented(), Status::Prevented),
+    ];
+    for (sample, status) in cases {
+        assert_eq!(event(sample.clone()).status, status);
+        assert_eq!(sample, Sample::new(status));
+    }
+    let throttled = event(Sample::new(Status::from("THROTTLED")));
+    assert_eq!(throttled.status.name(), Some("THROTTLED"));
+    assert_eq!(throttled.status_code, None);
+}
+
+#[test]
+fn of_each_status_has_another_job_for_each_status_with_a_webhook() {
+    let events = Sample::of_each_status().map(|sample| sample.event().unwrap());
+    let names = events.each_ref().map(|event| event.status.to_string());
+    assert_eq!(
+        names,
+        ["CHALLENGED", "COMPLETED", "PREVENTED", "DENIED", "HALTED"]
+    );
+    let guids: std::collections::HashSet<_> = events.iter().map(|event| &event.guid).collect();
+    assert_eq!(guids.len(), 5);
+    assert_eq!(events[0].guid, "JOB-00000000-0000-4000-8000-000000000001");
+}
+
+#[test]
+fn a_sample_can_be_varied_field_by_field() {
+    let event = |sample: Sample| sample.event().unwrap();
+    let guid = event(Sample::halted().with_guid("JOB-1")).guid.clone();
+    assert_eq!(guid, "JOB-1");
+
+    let known = event(Sample::denied().with_field("error_message", "Try again."));
+    assert_eq!(known.error_message.as_deref(), Some("Try again."));
+    let new = event(Sample::completed().with_field("new_at_mx", true));
+    let body = std::str::from_utf8(new.body()).unwrap();
+    assert!(body.contains(r#""new_at_mx":true"#), "{body}");
+    assert_eq!(new.into_job(), event(Sample::completed()).into_job());
+
+    let unnamed = event(Sample::denied().without_field("status_name"));
+    assert_eq!(unnamed.status, Status::Denied, "by its integer");
+    let error = Sample::completed().without_field("guid").event();
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidJob);
+}
+
+#[test]
+fn another_date_makes_a_sample_another_event() {
+    use mx_job_webhook::ledger::EventName;
+
+    let name = |sample: Sample| EventName::of(&sample.event().unwrap());
+    let later = Sample::challenged().with_updated_at(1_471_281_216);
+    assert_ne!(name(Sample::challenged()), name(later.clone()));
+    let updated_at = later.event().unwrap().updated_at.unwrap();
+    assert_eq!(updated_at.unix_seconds(), 1_471_281_216);
+}
+
+#[test]
+fn an_answer_equals_its_status_and_only_2xx_is_a_success() {
+    let status = |code| Answer::Status(StatusCode::from_u16(code).unwrap());
+    let failed = Answer::Failed("connection reset".to_owned());
+    let cases = [
+        (status(200), Some(200), true, "200"),
+        (status(204), Some(204), true, "204"),
+        (status(302), Some(302), false, "302"),
+        (status(503), Some(503), false, "503"),
+        (Answer::TimedOut, None, false, "no answer in time"),
+        (failed, None, false, "failed: connection reset"),
+    ];
+    for (answer, code, is_success, printed) in cases {
+        assert_eq!(answer.is_success(), is_success, "{answer}");
+        assert_eq!(answer.to_string(), printed);
+        for other in [200, 204, 302, 408, 503] {
+            assert_eq!(answer == other, code == Some(other), "{answer} {other}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_has_its_sample_its_number_its_time_its_answer_and_its_error() {
+    let sample = Sample::completed().without_field("guid");
+    let app = endpoint(JobRouter::new());
+    let transcript = mx().with_retries(0).deliver(app, sample.clone()).await;
+    let [attempt] = transcript.attempts() else {
+        panic!("{transcript}");
+    };
+    assert_eq!(attempt.sample(), &sample);
+    assert_eq!(attempt.number(), 1);
+    assert!(attempt.sent_at() < Duration::from_secs(1));
+    assert_eq!(*attempt.answer(), 422);
+    let kind = attempt.error().map(|error| error.kind());
+    assert_eq!(kind, Some(ErrorKind::InvalidJob));
+}
+
+#[tokio::test]
+async fn an_attempt_that_breaks_has_the_error_of_the_service() {
+    let breaks = service_fn(|_: Request<Full<Bytes>>| async {
+        Err::<Response<Empty<Bytes>>, _>("connection reset")
+    });
+    let transcript = mx().with_retries(0).deliver(breaks, Sample::denied()).await;
+    let [attempt] = transcript.attempts() else {
+        panic!("{transcript}");
+    };
+    let expected = Answer::Failed("connection reset".to_owned());
+    assert_eq!(*attempt.answer(), expected);
+    assert!(attempt.error().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transcript_counts_the_answers_and_prints_a_line_for_each_attempt() {
+    let jobs = JobRouter::new().on_denied(|_| async { Err("the database is down") });
+    let samples = Sample::of_each_status();
+    let transcript = mx().deliver(endpoint(jobs), samples).await;
+    assert_eq!((transcript.count(204), transcript.count(500)), (4, 13));
+    assert!(!transcript.all_acknowledged(), "{transcript}");
+    assert_eq!(transcript.to_string().lines().count(), 17);
+
+    let sample = Sample::completed().with_guid("JOB-1");
+    let transcript = mx().deliver(endpoint(JobRouter::new()), sample).await;
+    assert!(transcript.all_acknowledged());
+    assert_eq!(
+        transcript.to_string(),
+        "      0.0 s  JOB-1 COMPLETED, attempt 1: 204\n"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_that_a_retry_brings_is_acknowledged() {
+    let failed = Arc::new(AtomicU32::new(0));
+    let jobs = JobRouter::new().on_halted(move |_| {
+        let first = failed.fetch_add(1, Ordering::Relaxed) == 0;
+        async move {
+            if first {
+                Err("the database is down")
+            } else {
+                Ok(())
+            }
+        }
+    });
+    let transcript = mx().deliver(endpoint(jobs), Sample::halted()).await;
+    assert_eq!(transcript.answers(), [500, 204]);
+    assert!(transcript.all_acknowledged());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_interval_and_the_patience_are_those_that_are_set() {
+    let samples = [Sample::challenged(), Sample::completed()];
+    let transcript = mx()
+        .with_interval(Duration::from_secs(60))
+        .deliver(endpoint(JobRouter::new()), samples)
+        .await;
+    assert_eq!(sent(&transcript), ["CHALLENGED@0", "COMPLETED@60"]);
+
+    for seconds in [5, 20] {
+        let jobs = JobRouter::new().on_halted(|_| tokio::time::sleep(Duration::from_secs(10)));
+        let transcript = mx()
+            .with_retries(0)
+            .with_patience(Duration::from_secs(seconds))
+            .deliver(endpoint(jobs), Sample::halted())
+            .await;
+        let expected = match seconds {
+            5 => Answer::TimedOut,
+            _ => Answer::Status(StatusCode::NO_CONTENT),
+        };
+        assert_eq!(transcript.answers(), [expected]);
+    }
+}
+
+#[tokio::test]
+async fn requests_carry_the_credentials_and_the_body_that_are_set() {
+    use tower::ServiceExt as _;
+
+    let bearer = Mx::new(PATH)
+        .with_bearer("a-token")
+        .request(&Sample::denied());
+    assert_eq!(bearer.headers()["authorization"], "Bearer a-token");
+    let plain = Mx::new(PATH).request(&Sample::denied());
+    assert!(!plain.headers().contains_key("authorization"));
+
+    let wrong = Mx::new(PATH).with_basic("mx", "wrong");
+    let other_webhook = mx().request_with_body(r#"{"type": "BALANCE"}"#);
+    let cases = [
+        (mx().request(&Sample::completed()), 204),
+        (wrong.request(&Sample::completed()), 401),
+        (other_webhook, 422),
+    ];
+    for (request, status) in cases {
+        let answer = endpoint(JobRouter::new()).oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), status);
+    }
+}
+
+#[test]
+fn the_body_type_of_requests_can_be_set() {
+    let request: Request<Body> = mx().with_body_type::<Body>().request(&Sample::completed());
+    let length = Sample::completed().body().len().to_string();
+    assert_eq!(request.headers()["content-length"], length.as_str());
+}
+
+#[test]
+fn credentials_and_headers_that_cannot_be_sent_panic() {
+    let mistakes: [fn() -> Mx; 3] = [
+        || mx().with_bearer("a\nb"),
+        || mx().with_header("a b", "1"),
+        || mx().with_header("x-proxy", "\n"),
+    ];
+    for mistake in mistakes {
+        assert!(std::panic::catch_unwind(mistake).is_err());
+    }
 }

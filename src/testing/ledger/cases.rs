@@ -1,19 +1,19 @@
-//! The cases, each of which names what it is about.
+//! The cases of the conformance suite.
 
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::check::{Check, LONG, failed};
+use super::check::{Check, LONG, box_error};
 use crate::event::FencingToken;
 use crate::job::{Status, Timestamp};
 use crate::ledger::{Claim, Commit, Ledger};
 
-/// Long enough that nothing here takes as long, with a ledger across a network.
+/// A lease that no call here outlasts, even with a ledger across a network.
 const LEASE: Duration = Duration::from_secs(2);
 
-/// Past the end of a lease, also for a clock that is read a little late.
+/// A wait after which the lease has expired, even if the ledger's clock is a little late.
 const PAST_THE_LEASE: Duration = Duration::from_millis(2_500);
 
 const PAUSE: Duration = Duration::from_millis(20);
@@ -26,27 +26,27 @@ impl<L: Ledger> Check<L> {
         self.settles(&event, token).await;
         self.finds(&event, Claim::Settled).await;
         self.finds(&event, Claim::Settled).await;
-        // Another time, another status, another job: another event.
+        // Another time, status or job makes another event.
         self.granted(&self.event("1", Status::Completed, 11)).await;
         self.granted(&self.event("1", Status::Challenged, 10)).await;
         self.granted(&self.event("2", Status::Completed, 10)).await;
     }
 
-    pub(super) async fn gives_back(self) {
+    pub(super) async fn releases_claims(self) {
         let event = self.event("1", Status::Completed, 10);
         let mut last = self.granted(&event).await;
         for _ in 0..3 {
             self.release(&event, last).await;
-            // Twice does no harm.
+            // A repeated release does no harm.
             self.release(&event, last).await;
             let next = self.granted(&event).await;
-            self.assert(last < next, "tokens have to grow");
+            self.assert(last < next, "the token did not grow");
             last = next;
         }
         self.finds(&event, Claim::InFlight).await;
     }
 
-    pub(super) async fn records_a_success_after_its_release(self) {
+    pub(super) async fn commits_released_claims(self) {
         let event = self.event("1", Status::Completed, 10);
         let token = self.granted(&event).await;
         self.release(&event, token).await;
@@ -54,7 +54,7 @@ impl<L: Ledger> Check<L> {
         self.finds(&event, Claim::Settled).await;
     }
 
-    pub(super) async fn keeps_what_is_settled(self) {
+    pub(super) async fn keeps_settled_events(self) {
         let event = self.event("1", Status::Completed, 10);
         let token = self.granted(&event).await;
         self.settles(&event, token).await;
@@ -62,20 +62,23 @@ impl<L: Ledger> Check<L> {
         self.finds(&event, Claim::Settled).await;
     }
 
-    pub(super) async fn commits_twice(self) {
+    pub(super) async fn repeats_commits(self) {
         let event = self.event("1", Status::Completed, 10);
         let token = self.granted(&event).await;
         self.settles(&event, token).await;
         self.settles(&event, token).await;
         let other = FencingToken::new(token.get() + 1);
         let commit = self.commit(&event, other).await;
-        self.assert(commit == Commit::Overtaken, "with another token");
+        self.assert(
+            commit == Commit::Overtaken,
+            "a commit with another token was not overtaken",
+        );
         self.finds(&event, Claim::Settled).await;
     }
 
-    pub(super) async fn knows_what_is_stale(self) {
+    pub(super) async fn finds_stale_events(self) {
         let last = self.event("1", Status::Completed, 20);
-        // In flight, it makes nothing stale.
+        // While it is in flight, it makes no event stale.
         let token = self.granted(&last).await;
         let overlapping = self.event("1", Status::Challenged, 18);
         let overlaps = self.granted(&overlapping).await;
@@ -84,7 +87,7 @@ impl<L: Ledger> Check<L> {
             .await;
         self.finds(&self.event("1", Status::Completed, 10), Claim::Stale)
             .await;
-        // What was under way may still succeed, and makes the last no earlier.
+        // An event that was under way may still succeed. The last settled event stays the same.
         self.settles(&overlapping, overlaps).await;
         self.finds(&self.event("1", Status::Challenged, 19), Claim::Stale)
             .await;
@@ -93,7 +96,7 @@ impl<L: Ledger> Check<L> {
         self.granted(&self.event("2", Status::Challenged, 1)).await;
     }
 
-    pub(super) async fn puts_stale_last(self) {
+    pub(super) async fn finds_settled_and_in_flight_before_stale(self) {
         let settled = self.event("1", Status::Challenged, 10);
         let in_flight = self.event("1", Status::Challenged, 11);
         let token = self.granted(&settled).await;
@@ -106,7 +109,7 @@ impl<L: Ledger> Check<L> {
         self.finds(&in_flight, Claim::InFlight).await;
     }
 
-    pub(super) async fn orders_all_times(self) {
+    pub(super) async fn orders_times_exactly(self) {
         let times = [
             (i64::MIN, 0),
             (i64::MIN, 1),
@@ -144,15 +147,15 @@ impl<L: Ledger> Check<L> {
         }
     }
 
-    pub(super) async fn orders_nothing_by_the_future(self) {
-        // Milliseconds, and the end of time.
+    pub(super) async fn ignores_times_in_the_future(self) {
+        // A date in milliseconds, and the last date that there is.
         for (job, future) in [("1", 1_471_281_212_000), ("2", i64::MAX)] {
             let future = self.event(job, Status::Challenged, future);
             self.claims_and_settles(&future).await;
             let past = self.event(job, Status::Completed, 1_471_281_212);
             self.claims_and_settles(&past).await;
             self.finds(&future, Claim::Settled).await;
-            // Nor is it stale itself, nor does it hide how late the job was.
+            // It is not stale itself, and the last plausible date of the job still counts.
             self.granted(&self.event(job, Status::Completed, i64::MAX - 1))
                 .await;
             self.finds(
@@ -163,7 +166,7 @@ impl<L: Ledger> Check<L> {
         }
     }
 
-    pub(super) async fn has_no_before_without_a_time(self) {
+    pub(super) async fn ignores_missing_times(self) {
         let dated = self.event("1", Status::Completed, 20);
         let undated = self.event("1", Status::Completed, None);
         for event in [&dated, &undated] {
@@ -173,15 +176,15 @@ impl<L: Ledger> Check<L> {
         self.finds(&undated, Claim::Settled).await;
         self.granted(&self.event("1", Status::Challenged, None))
             .await;
-        // Told apart by what else they say.
+        // Events without a time differ by their other fields.
         self.claims_and_settles(&self.undated("1", "a")).await;
         self.claims_and_settles(&self.undated("1", "b")).await;
-        // An event without a time does not hide how late the job was.
+        // After an event without a time, the last date of the job still counts.
         self.finds(&self.event("1", Status::Challenged, 19), Claim::Stale)
             .await;
     }
 
-    pub(super) async fn tells_names_apart(self) {
+    pub(super) async fn keeps_names_apart(self) {
         let long = "x".repeat(60_000);
         let statuses = ["FAILED", "failed now", "", "{}", "a\"b\\", "статус", &long];
         for status in statuses {
@@ -199,7 +202,7 @@ impl<L: Ledger> Check<L> {
         }
         self.finds(&self.event("1", Status::from("Failed"), 1), Claim::Settled)
             .await;
-        // Of one job at one status, and told apart by a fraction of a second alone.
+        // Events of one job and status that differ only by a fraction of a second.
         for nanos in [0, 1, 100_000_000, 900_000_000] {
             let moment = Timestamp::new(1, nanos);
             let event = self.event_at("fractions", Status::Challenged, moment);
@@ -213,19 +216,19 @@ impl<L: Ledger> Check<L> {
             let mut claims = JoinSet::new();
             for _ in 0..16 {
                 let (ledger, event) = (self.ledger.clone(), event.clone());
-                claims.spawn(async move { failed(ledger.claim(&event, LONG).await) });
+                claims.spawn(async move { box_error(ledger.claim(&event, LONG).await) });
             }
             let mut granted = Vec::new();
             while let Some(claim) = claims.join_next().await {
                 match claim {
                     Ok(Ok(Claim::Granted(token))) => granted.push(token),
                     Ok(Ok(Claim::InFlight)) => {}
-                    other => self.fail(&format!("{other:?}")),
+                    other => self.fail(&format!("expected a claim, found {other:?}")),
                 }
             }
             self.assert(
                 granted.len() == 1,
-                &format!("{} were granted", granted.len()),
+                &format!("{} claims were granted", granted.len()),
             );
             self.release(&event, granted[0]).await;
         }
@@ -237,13 +240,13 @@ impl<L: Ledger> Check<L> {
             let claim = self.ledger.claim(&event, Duration::ZERO);
             let _ = timeout(Duration::from_micros(wait), claim).await;
         }
-        // Each of them may still come about in the store, and its lease is over then.
+        // The store may still grant each dropped claim, but its lease has expired by then.
         let deadline = Instant::now() + PAST_THE_LEASE;
         let token = loop {
             match self.claim(&event, LONG).await {
                 Claim::InFlight if Instant::now() < deadline => sleep(PAUSE).await,
                 Claim::Granted(token) => break token,
-                other => self.fail(&format!("{other:?} instead of a claim that is granted")),
+                other => self.fail(&format!("expected a granted claim, found {other:?}")),
             }
         };
         let _ = timeout(Duration::ZERO, self.ledger.commit(&event, token)).await;
@@ -251,29 +254,29 @@ impl<L: Ledger> Check<L> {
         self.finds(&event, Claim::Settled).await;
     }
 
-    pub(super) async fn takes_the_longest_lease(self) {
+    pub(super) async fn accepts_the_longest_lease(self) {
         let event = self.event("1", Status::Completed, 10);
         let claim = self.claim(&event, Duration::MAX).await;
         let Claim::Granted(token) = claim else {
-            self.fail(&format!("{claim:?}"));
+            self.fail(&format!("expected a granted claim, found {claim:?}"));
         };
         self.finds(&event, Claim::InFlight).await;
         self.settles(&event, token).await;
     }
 
-    pub(super) async fn ends_a_lease(self) {
+    pub(super) async fn expires_leases(self) {
         let event = self.event("1", Status::Completed, 10);
         let first = self.granted_for(&event, LEASE).await;
         self.finds(&event, Claim::InFlight).await;
         sleep(PAST_THE_LEASE).await;
         let second = self.granted_for(&event, LONG).await;
-        self.assert(first < second, "tokens have to grow");
-        // The second lease is as long as it was asked to be.
+        self.assert(first < second, "the token did not grow");
+        // The second lease holds for its own duration.
         sleep(PAST_THE_LEASE).await;
         self.finds(&event, Claim::InFlight).await;
     }
 
-    pub(super) async fn records_the_success_of_the_overtaken(self) {
+    pub(super) async fn commits_overtaken_claims(self) {
         let jobs = ["running", "released", "succeeded"];
         let events = jobs.map(|job| self.event(job, Status::Completed, 10));
         let mut slow = Vec::new();
@@ -287,10 +290,10 @@ impl<L: Ledger> Check<L> {
         }
         let [running, released, succeeded] = &events;
 
-        // A release of the claim that was overtaken changes nothing.
+        // A release of an overtaken claim changes nothing.
         self.release(running, slow[0]).await;
         self.finds(running, Claim::InFlight).await;
-        // The overtaker has not succeeded: it runs still, or has failed.
+        // The overtaking claim has not succeeded: its callback still runs, or has failed.
         self.settles(running, slow[0]).await;
         self.release(released, fast[1]).await;
         self.settles(released, slow[1]).await;
@@ -300,25 +303,31 @@ impl<L: Ledger> Check<L> {
         ] {
             self.finds(event, Claim::Settled).await;
             self.settles(event, slow).await;
-            // What the overtaker does then changes nothing.
+            // A later release or commit of the overtaking claim changes nothing.
             self.release(event, fast).await;
             self.finds(event, Claim::Settled).await;
             let commit = self.commit(event, fast).await;
-            self.assert(commit == Commit::Overtaken, "the later of two successes");
+            self.assert(
+                commit == Commit::Overtaken,
+                "the later of two commits was not overtaken",
+            );
             self.finds(event, Claim::Settled).await;
         }
         let earlier = self.event("running", Status::Challenged, 9);
         self.finds(&earlier, Claim::Stale).await;
 
-        // The overtaker has succeeded first.
+        // The overtaking claim is committed first.
         self.settles(succeeded, fast[2]).await;
         let commit = self.commit(succeeded, slow[2]).await;
-        self.assert(commit == Commit::Overtaken, "the success that came later");
+        self.assert(
+            commit == Commit::Overtaken,
+            "the later of two commits was not overtaken",
+        );
         self.settles(succeeded, fast[2]).await;
         self.finds(succeeded, Claim::Settled).await;
     }
 
-    pub(super) async fn records_a_success_it_knows_nothing_of(self) {
+    pub(super) async fn commits_lost_claims(self) {
         // The ledger lost the claim.
         let lost = self.event("1", Status::Completed, 10);
         let token = FencingToken::new(1_000);
@@ -330,19 +339,22 @@ impl<L: Ledger> Check<L> {
         let undated = self.event("1", Status::Completed, None);
         self.settles(&undated, token).await;
         self.finds(&undated, Claim::Settled).await;
-        // It lost a later claim, and has an earlier one: it was restored from a backup.
+        // The ledger lost a later claim and has an earlier one, as if it was restored from a backup.
         let restored = self.event("2", Status::Completed, 10);
         let known = self.granted(&restored).await;
         let later = FencingToken::new(known.get() + 1_000);
         self.settles(&restored, later).await;
         self.finds(&restored, Claim::Settled).await;
         let commit = self.commit(&restored, known).await;
-        self.assert(commit == Commit::Overtaken, "the later of two successes");
+        self.assert(
+            commit == Commit::Overtaken,
+            "the later of two commits was not overtaken",
+        );
         self.release(&restored, known).await;
         self.finds(&restored, Claim::Settled).await;
     }
 
-    pub(super) async fn commits_late(self) {
+    pub(super) async fn commits_after_the_lease(self) {
         let event = self.event("1", Status::Completed, 10);
         let token = self.granted_for(&event, LEASE).await;
         sleep(PAST_THE_LEASE).await;
@@ -350,7 +362,7 @@ impl<L: Ledger> Check<L> {
         self.finds(&event, Claim::Settled).await;
     }
 
-    pub(super) async fn can_be_stale_after_a_lease(self) {
+    pub(super) async fn finds_stale_events_after_the_lease(self) {
         let event = self.event("1", Status::Challenged, 10);
         let slow = self.granted_for(&event, LEASE).await;
         self.claims_and_settles(&self.event("1", Status::Completed, 20))
@@ -359,7 +371,7 @@ impl<L: Ledger> Check<L> {
         sleep(PAST_THE_LEASE).await;
         self.finds(&event, Claim::Stale).await;
         self.finds(&event, Claim::Stale).await;
-        // Its holder was only slow.
+        // Its holder was slow, and has succeeded.
         self.settles(&event, slow).await;
         self.finds(&event, Claim::Settled).await;
     }

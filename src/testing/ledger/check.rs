@@ -1,4 +1,4 @@
-//! What the cases are written in: a ledger, the case that asks it, and what it says.
+//! The steps that the cases are made of: calls to the ledger, and checks of its answers.
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
@@ -10,13 +10,13 @@ use crate::event::FencingToken;
 use crate::job::{Job, Status, Timestamp};
 use crate::ledger::{Claim, Commit, EventName, Ledger};
 
-/// How long a lease is in the cases that do not wait for its end.
+/// The lease in cases that do not wait until it expires.
 pub(super) const LONG: Duration = Duration::from_secs(600);
 
 pub(super) struct Check<L> {
     pub(super) ledger: Arc<L>,
     case: &'static str,
-    /// Its jobs are nobody else's.
+    /// A random part of the jobs' names, so that runs in the same store share no job.
     run: String,
 }
 
@@ -36,7 +36,7 @@ impl<L: Ledger> Check<L> {
         self.finds(event, Claim::Settled).await;
     }
 
-    /// An event of a job of this run.
+    /// Returns an event of a job of this run.
     pub(super) fn event(
         &self,
         job: &str,
@@ -58,7 +58,7 @@ impl<L: Ledger> Check<L> {
         EventName::of(&job.into())
     }
 
-    /// An event without a date, of which nothing else but this is known.
+    /// Returns an event without a date, with this error message.
     pub(super) fn undated(&self, job: &str, message: &str) -> EventName {
         let mut job = self.job(job, Status::Completed);
         job.error_message = Some(message.into());
@@ -68,7 +68,7 @@ impl<L: Ledger> Check<L> {
     fn job(&self, job: &str, status: Status) -> Job {
         let name = format!("JOB-{}-{}-{job}", self.run, self.case);
         let Ok(guid) = name.parse() else {
-            self.fail("its guid is blank");
+            self.fail("the GUID is blank");
         };
         Job::new(guid, status)
     }
@@ -80,7 +80,7 @@ impl<L: Ledger> Check<L> {
     pub(super) async fn granted_for(&self, event: &EventName, lease: Duration) -> FencingToken {
         match self.claim(event, lease).await {
             Claim::Granted(token) => token,
-            other => self.fail(&format!("{other:?} instead of a claim that is granted")),
+            other => self.fail(&format!("expected a granted claim, found {other:?}")),
         }
     }
 
@@ -88,47 +88,50 @@ impl<L: Ledger> Check<L> {
         let claim = self.claim(event, LONG).await;
         self.assert(
             claim == expected,
-            &format!("{claim:?} instead of {expected:?}"),
+            &format!("expected {expected:?}, found {claim:?}"),
         );
     }
 
     pub(super) async fn settles(&self, event: &EventName, token: FencingToken) {
         let commit = self.commit(event, token).await;
-        self.assert(commit == Commit::Settled, &format!("{commit:?}"));
+        self.assert(
+            commit == Commit::Settled,
+            &format!("expected Settled, found {commit:?}"),
+        );
     }
 
     pub(super) async fn claim(&self, event: &EventName, lease: Duration) -> Claim {
-        self.done(self.ledger.claim(event, lease).await)
+        self.succeeded(self.ledger.claim(event, lease).await)
     }
 
     pub(super) async fn commit(&self, event: &EventName, token: FencingToken) -> Commit {
-        self.done(self.ledger.commit(event, token).await)
+        self.succeeded(self.ledger.commit(event, token).await)
     }
 
     pub(super) async fn release(&self, event: &EventName, token: FencingToken) {
-        self.done(self.ledger.release(event, token).await);
+        self.succeeded(self.ledger.release(event, token).await);
     }
 
-    pub(super) fn done<T>(&self, outcome: Result<T, L::Error>) -> T {
-        match failed(outcome) {
-            Ok(done) => done,
+    pub(super) fn succeeded<T>(&self, outcome: Result<T, L::Error>) -> T {
+        match box_error(outcome) {
+            Ok(value) => value,
             Err(error) => self.fail(&format!("the ledger failed: {error}")),
         }
     }
 
     #[track_caller]
-    pub(super) fn assert(&self, holds: bool, what: &str) {
+    pub(super) fn assert(&self, holds: bool, message: &str) {
         if !holds {
-            self.fail(what);
+            self.fail(message);
         }
     }
 
     #[track_caller]
-    pub(super) fn fail(&self, what: &str) -> ! {
-        panic!("{}: {what}", self.case);
+    pub(super) fn fail(&self, message: &str) -> ! {
+        panic!("{}: {message}", self.case);
     }
 }
 
-pub(super) fn failed<T, E: Into<BoxError>>(outcome: Result<T, E>) -> Result<T, BoxError> {
+pub(super) fn box_error<T, E: Into<BoxError>>(outcome: Result<T, E>) -> Result<T, BoxError> {
     outcome.map_err(Into::into)
 }

@@ -1,4 +1,4 @@
-//! What every ledger has to do: the conformance suite.
+//! The conformance suite of ledgers.
 
 mod cases;
 mod check;
@@ -11,19 +11,19 @@ use tokio::task::{JoinError, JoinSet};
 use crate::ledger::Ledger;
 use check::Check;
 
-/// Checks that a ledger does what [`Ledger`] asks of it.
+/// Checks that a ledger keeps the contract of [`Ledger`].
 ///
-/// For whoever writes a ledger; the ones of this crate pass it. Call it in a test, with the
-/// store in which the application will keep its events, or one like it. It uses jobs of names
-/// that nobody else has, leaves them there, and takes some five seconds, because leases have
-/// to end by themselves. With a clock that is paused, and a ledger that goes by it, none.
+/// Call it in a test of a ledger that you wrote, with the store of the application or one like it. It
+/// uses jobs with random names, and leaves them in the store. It takes about five seconds, because it
+/// waits until leases expire. If tokio's clock is paused and the ledger uses it, it takes no time. The
+/// ledgers of this crate pass it.
 ///
-/// What it cannot see: whether an entry outlives a crash of the store, how long the ledger
-/// remembers, and what happens when the store does not answer.
+/// It cannot check whether an entry survives a crash of the store, how long the ledger remembers, and
+/// what happens when the store does not answer.
 ///
 /// # Panics
 ///
-/// If the ledger does something else, or fails; the message names the case.
+/// If the ledger breaks the contract or fails. The message names the case.
 ///
 /// # Example
 ///
@@ -41,62 +41,66 @@ use check::Check;
 pub async fn check_ledger<L: Ledger>(ledger: L) {
     let ledger = Arc::new(ledger);
     let check = |case: &'static str| Check::new(ledger.clone(), case);
-    check("an event is claimed, settled, and then known")
+    check("an event is claimed, settled and then remembered")
         .settles_once()
         .await;
-    check("a claim that is given back is free at once")
-        .gives_back()
+    check("a released event can be claimed again at once")
+        .releases_claims()
         .await;
-    check("a settled event is not given back")
-        .keeps_what_is_settled()
+    check("a release does not change a settled event")
+        .keeps_settled_events()
         .await;
-    check("a commit may be made again, with its token")
-        .commits_twice()
+    check("a commit can be repeated with its token")
+        .repeats_commits()
         .await;
-    check("an older event of the job is stale")
-        .knows_what_is_stale()
+    check("an older event of the same job is stale")
+        .finds_stale_events()
         .await;
-    check("what is settled or in flight is that first")
-        .puts_stale_last()
+    check("an event that is settled or in flight is not stale")
+        .finds_settled_and_in_flight_before_stale()
         .await;
-    check("the order of times is that of the numbers")
-        .orders_all_times()
+    check("times are ordered exactly")
+        .orders_times_exactly()
         .await;
-    check("a time in the future orders nothing")
-        .orders_nothing_by_the_future()
+    check("a time in the future makes no event stale")
+        .ignores_times_in_the_future()
         .await;
-    check("without a time there is no before")
-        .has_no_before_without_a_time()
+    check("an event without a time is not ordered")
+        .ignores_missing_times()
         .await;
-    check("a success is recorded whatever became of its claim")
-        .records_a_success_it_knows_nothing_of()
+    check("a commit is recorded even if its claim is lost")
+        .commits_lost_claims()
         .await;
-    check("a success counts although its claim was given back")
-        .records_a_success_after_its_release()
+    check("a commit is recorded even after a release of its claim")
+        .commits_released_claims()
         .await;
-    check("names are told apart, however strange")
-        .tells_names_apart()
+    check("different names are different events")
+        .keeps_names_apart()
         .await;
-    check("of many at once, one is granted")
+    check("one of many concurrent claims is granted")
         .grants_one_of_many()
         .await;
-    check("a lease may be longer than any clock")
-        .takes_the_longest_lease()
+    check("a lease of any length is accepted")
+        .accepts_the_longest_lease()
         .await;
-    // These wait for leases to end, and so do it at one time.
-    let mut waiting = JoinSet::new();
-    waiting.spawn(check("a lease ends by itself").ends_a_lease());
-    waiting.spawn(
-        check("a success of who was overtaken is recorded").records_the_success_of_the_overtaken(),
+    // These cases wait until leases expire, so they run at the same time.
+    let mut concurrent = JoinSet::new();
+    concurrent.spawn(check("a lease expires").expires_leases());
+    concurrent.spawn(
+        check("a commit is recorded even if its claim was overtaken").commits_overtaken_claims(),
     );
-    waiting.spawn(check("a lease that is over costs nothing where nobody came").commits_late());
-    waiting.spawn(check("what is claimed no more can be stale").can_be_stale_after_a_lease());
-    while let Some(checked) = waiting.join_next().await {
+    concurrent.spawn(
+        check("a commit is recorded even after its lease has expired").commits_after_the_lease(),
+    );
+    concurrent.spawn(
+        check("an event whose lease has expired can be stale").finds_stale_events_after_the_lease(),
+    );
+    while let Some(checked) = concurrent.join_next().await {
         if let Err(Ok(panic)) = checked.map_err(JoinError::try_into_panic) {
             resume_unwind(panic);
         }
     }
-    check("a call that is dropped does no harm")
+    check("a dropped call does no harm")
         .survives_dropped_calls()
         .await;
 }

@@ -1,4 +1,4 @@
-//! A stand-in for MX: what it sends, and to whom.
+//! A stand-in for MX.
 
 mod request;
 mod send;
@@ -17,19 +17,19 @@ use super::{Sample, Transcript};
 
 /// A stand-in for MX, which delivers to an application as MX does.
 ///
-/// It posts samples to any `Service<Request<B>>`: a router, the layer around one, a mock. What
-/// is not answered 2xx it sends again, as MX does up to 12 times in 24 hours, each wait twice
-/// the one before (MX's page on webhooks, *best practices*, says no more of its schedule than
-/// that). On demand it sends everything several times, or in another order.
+/// It posts samples to any `Service<Request<B>>`: a router, the layer around one, or a mock. A
+/// delivery that is not answered 2xx is retried, up to 12 times in 24 hours, and each wait is twice as
+/// long as the one before. MX's page on webhooks (*best practices*) describes its schedule no further
+/// than that. `Mx` can also send everything several times, or in another order.
 ///
-/// **Use it with tokio's clock paused** (`#[tokio::test(start_paused = true)]`, of tokio's
-/// feature `test-util`): a day of retries then takes no time. With a clock that runs, a retry
-/// that had to be waited for panics and says so.
+/// **Use it with tokio's clock paused**, by `#[tokio::test(start_paused = true)]` of tokio's feature
+/// `test-util`. A day of retries then takes no time. If the clock is not paused, a retry that has to
+/// wait panics.
 ///
-/// `B` is the body of its requests: `Full<Bytes>`, which a router of axum takes, or what
-/// [`with_body_type`](Self::with_body_type) sets.
+/// `B` is the body of its requests. It defaults to `Full<Bytes>`, which axum's router takes;
+/// [`with_body_type`](Self::with_body_type) sets another.
 ///
-/// `Debug` shows no credential.
+/// `Debug` prints no credential.
 ///
 /// # Example
 ///
@@ -64,16 +64,16 @@ pub struct Mx<B = Full<Bytes>> {
 }
 
 impl Mx {
-    /// A sender to this path or URL, without credentials.
+    /// Returns a sender to this path or URL, without credentials.
     ///
     /// # Panics
     ///
-    /// If it is no URI.
+    /// If `uri` is not a URI.
     #[must_use]
     #[track_caller]
     pub fn new(uri: &str) -> Self {
         let Ok(uri) = uri.parse() else {
-            panic!("{uri:?} is no URI");
+            panic!("{uri:?} is not a URI");
         };
         Self {
             uri,
@@ -89,20 +89,20 @@ impl Mx {
 }
 
 impl<B: From<Bytes>> Mx<B> {
-    /// Delivers one sample or several to an application, and tells what came of it.
+    /// Delivers samples to an application, and returns a transcript of all attempts.
     ///
-    /// It returns when each was answered 2xx or given up. Each attempt is made on a clone of
-    /// `app`, made ready before it is called. An attempt that is not answered in time is
-    /// dropped, as a web server drops the response of a sender that hangs up; an error of the
-    /// service counts as a connection that broke.
+    /// It returns when each sample was answered 2xx or given up. Each attempt calls a clone of `app`,
+    /// which is made ready first. An attempt that is not answered in time is dropped, as a web server
+    /// drops the response future when a sender hangs up. An error of the service counts as a broken
+    /// connection.
     ///
     /// # Panics
     ///
-    /// If a retry had to be waited for, and tokio's clock was not paused. If the service does.
+    /// If a retry has to wait and tokio's clock is not paused, or if the service panics.
     ///
     /// # Cancellation
     ///
-    /// Dropping it hangs up whatever is under way.
+    /// Dropping the future hangs up all requests that are under way.
     pub async fn deliver<S, R, I>(&self, app: S, samples: I) -> Transcript
     where
         S: Service<Request<B>, Response = Response<R>> + Clone,
@@ -113,7 +113,7 @@ impl<B: From<Bytes>> Mx<B> {
     }
 }
 
-// By hand, because `derive` would ask `B: Clone`.
+// By hand, because `derive` would require `B: Clone`.
 impl<B> Clone for Mx<B> {
     fn clone(&self) -> Self {
         Self {

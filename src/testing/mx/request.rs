@@ -1,4 +1,4 @@
-//! One request: the head that MX sends, and who it says it is.
+//! The requests that the stand-in sends: their head, and their credentials.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,20 +8,20 @@ use http::{HeaderValue, Method, Request};
 
 use super::{Mx, Sample};
 
-/// Who it says it is.
+/// Credentials and headers.
 impl<B> Mx<B> {
-    /// Sends this user and password, by HTTP Basic.
+    /// Sets the user and password that it sends, by HTTP Basic.
     #[must_use]
     pub fn with_basic(self, user: &str, password: &str) -> Self {
         let token = STANDARD.encode(format!("{user}:{password}"));
         self.with_authorization(&format!("Basic {token}"))
     }
 
-    /// Sends this bearer token.
+    /// Sets the bearer token that it sends.
     ///
     /// # Panics
     ///
-    /// If no header can hold it.
+    /// If the token is not a valid header value.
     #[must_use]
     #[track_caller]
     pub fn with_bearer(self, token: &str) -> Self {
@@ -31,38 +31,38 @@ impl<B> Mx<B> {
     #[track_caller]
     fn with_authorization(mut self, value: &str) -> Self {
         let Ok(mut value) = HeaderValue::from_str(value) else {
-            panic!("no header can hold the credentials");
+            panic!("the credentials are not a valid header value");
         };
         value.set_sensitive(true);
         self.headers.insert(AUTHORIZATION, value);
         self
     }
 
-    /// Sends a header besides, such as one that a proxy would set.
+    /// Adds a header, such as one that a proxy would set.
     ///
     /// # Panics
     ///
-    /// If that is no header.
+    /// If the name or the value is not valid in a header.
     #[must_use]
     #[track_caller]
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
         let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse()) else {
-            panic!("{name:?} and its value are no header");
+            panic!("{name:?} and its value are not a valid header");
         };
         self.headers.insert(name, value);
         self
     }
 }
 
-/// Requests for an application that the test calls by itself.
+/// Requests for tests that call the application themselves.
 impl<B: From<Bytes>> Mx<B> {
-    /// The request that brings a sample, credentials and all.
+    /// Returns the request that delivers a sample, with the credentials.
     #[must_use]
     pub fn request(&self, sample: &Sample) -> Request<B> {
         self.request_with_body(sample.body())
     }
 
-    /// The request with any other body, such as one of MX's other webhooks.
+    /// Returns the request with another body, such as one of MX's other webhooks.
     #[must_use]
     pub fn request_with_body(&self, body: impl Into<Bytes>) -> Request<B> {
         let body = body.into();

@@ -1,4 +1,4 @@
-//! The sending: who is sent what and when, until it is answered 2xx or given up.
+//! The schedule of deliveries: each sample is sent until it is answered 2xx or given up.
 
 use std::future::poll_fn;
 use std::time::{Duration, Instant as RealInstant};
@@ -15,7 +15,7 @@ use super::Mx;
 use crate::error::Error;
 use crate::testing::{Answer, Attempt, Sample, Transcript};
 
-/// Doubled for each, twelve waits take 24 hours.
+/// The wait before the first retry. Each wait is doubled, so that twelve of them take 24 hours.
 const FIRST_WAIT: Duration = Duration::from_millis(21_099);
 
 pub(super) async fn deliver<B, S, R>(mx: &Mx<B>, app: S, samples: Vec<Sample>) -> Transcript
@@ -27,8 +27,8 @@ where
     let start = Instant::now();
     let mut send_at = start;
     let mut deliveries = FuturesUnordered::new();
-    for place in order(mx, samples.len()) {
-        deliveries.push(deliver_one(mx, &app, &samples[place], start, send_at));
+    for index in order(mx, samples.len()) {
+        deliveries.push(deliver_one(mx, &app, &samples[index], start, send_at));
         send_at += mx.interval;
     }
     let mut attempts = Vec::new();
@@ -39,7 +39,7 @@ where
     Transcript::new(attempts)
 }
 
-/// The places of the samples, in the order in which they are sent.
+/// Returns the indices of the samples, in the order in which they are sent.
 fn order<B>(mx: &Mx<B>, samples: usize) -> Vec<usize> {
     let mut random = mx.reordering.map(Rng::with_seed);
     let mut order = Vec::new();
@@ -53,7 +53,7 @@ fn order<B>(mx: &Mx<B>, samples: usize) -> Vec<usize> {
     order
 }
 
-/// One sample, until it is answered 2xx or given up.
+/// Sends one sample until it is answered 2xx or given up.
 async fn deliver_one<B, S, R>(
     mx: &Mx<B>,
     app: &S,
@@ -104,18 +104,19 @@ where
     app.call(request).await.map_err(Into::into)
 }
 
-async fn wait(how_long: Duration) {
-    let really = RealInstant::now();
-    sleep(how_long).await;
-    assert_paused(how_long, really.elapsed());
+async fn wait(duration: Duration) {
+    let start = RealInstant::now();
+    sleep(duration).await;
+    assert_paused(duration, start.elapsed());
 }
 
-/// Nobody means to wait for a day: where the clock runs, the first wait is the last.
-fn assert_paused(waited: Duration, really: Duration) {
+/// Panics if the wait took real time, so that a test without a paused clock fails at its first retry
+/// and does not run for a day.
+fn assert_paused(waited: Duration, real_time: Duration) {
     assert!(
-        really < waited,
-        "a retry had to be waited for, and the clock is not paused: write \
-         `#[tokio::test(start_paused = true)]`, or have no retries by `with_retries(0)`"
+        real_time < waited,
+        "a retry had to wait, but tokio's clock is not paused: use \
+         `#[tokio::test(start_paused = true)]`, or disable retries with `with_retries(0)`"
     );
 }
 
@@ -124,15 +125,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_twelve_waits_take_a_day() {
+    fn twelve_waits_take_24_hours() {
         let day: Duration = (0..12).map(|retry| FIRST_WAIT * 2_u32.pow(retry)).sum();
         assert_eq!(day.as_secs_f64().round() / 100.0, 864.0);
     }
 
     #[test]
-    fn a_clock_that_runs_is_told_from_one_that_is_paused() {
-        let paused = |really| {
-            crate::util::catch_panic::catch(|| assert_paused(Duration::from_secs(21), really))
+    fn a_wait_that_takes_real_time_panics() {
+        let paused = |real_time| {
+            crate::util::catch_panic::catch(|| assert_paused(Duration::from_secs(21), real_time))
                 .is_ok()
         };
         assert!(paused(Duration::from_millis(5)));

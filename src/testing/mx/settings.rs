@@ -1,4 +1,4 @@
-//! How it delivers: how often, how fast, and in which order.
+//! The settings of the stand-in: how often, how fast, and in which order it delivers.
 
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -7,55 +7,56 @@ use bytes::Bytes;
 
 use super::Mx;
 
-/// How it delivers.
+/// Settings.
 impl<B> Mx<B> {
-    /// Sets how often it sends what is not answered 2xx again; 12 times unless set.
+    /// Sets how often it retries a delivery that is not answered 2xx. Defaults to 12.
     ///
-    /// With 0 it never waits for a day to pass, and needs no clock that is paused.
+    /// With 0 it never waits for a retry, so the clock need not be paused.
     #[must_use]
     pub fn with_retries(mut self, retries: u32) -> Self {
         self.retries = retries;
         self
     }
 
-    /// Sets how long it waits for an answer before it hangs up; 30 s unless set.
+    /// Sets how long it waits for an answer before it hangs up. Defaults to 30 s.
     ///
-    /// MX does not publish its own.
+    /// MX does not publish its timeout.
     #[must_use]
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// Sets how long after one sample it sends the next; 1 s unless set.
+    /// Sets the interval between the first attempts of two samples. Defaults to 1 s.
     ///
-    /// It does not wait for an answer before: what takes longer overlaps.
+    /// It does not wait for the answer to the earlier sample, so deliveries that take longer overlap.
     #[must_use]
     pub fn with_interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
     }
 
-    /// Sends everything so many times more, though it was answered 2xx.
+    /// Sets how many duplicates of each sample it sends. Defaults to 0.
     ///
-    /// When all samples were sent they are sent once more from the first, and so on. For
-    /// copies that overlap, deliver twice at once (`tokio::join!`).
+    /// Duplicates are sent even if the sample was answered 2xx. Once all samples are sent, they are
+    /// sent again from the first, and so on. For duplicates that overlap, call `deliver` twice at once
+    /// (`tokio::join!`).
     #[must_use]
     pub fn with_duplicates(mut self, duplicates: u32) -> Self {
         self.duplicates = duplicates;
         self
     }
 
-    /// Sends in an order that it draws from this seed: one seed, one order.
+    /// Sets a seed for the order of the samples. Defaults to the order that is given.
     ///
-    /// Each round of copies has an order of its own. To choose the order, give the samples in it.
+    /// The same seed results in the same order. Each round of duplicates has an order of its own.
     #[must_use]
     pub fn with_reordering(mut self, seed: u64) -> Self {
         self.reordering = Some(seed);
         self
     }
 
-    /// Sets the type of the requests' bodies, for services that take only one.
+    /// Sets the type of the requests' bodies, for services that take one type only.
     #[must_use]
     pub fn with_body_type<Body: From<Bytes>>(self) -> Mx<Body> {
         Mx {

@@ -1,4 +1,4 @@
-//! The fourteen fields of a job at a status.
+//! The fourteen fields of a job with a status.
 
 use serde_json::{Map, Value};
 

@@ -1,4 +1,4 @@
-//! Payloads as MX would send them.
+//! Payloads as MX sends them.
 
 mod job;
 
@@ -12,15 +12,14 @@ use crate::error::Error;
 use crate::event::JobEvent;
 use crate::job::Status;
 
-/// A job webhook as MX would send it, to deliver as it is or to vary.
+/// A job webhook as MX sends it, to deliver unchanged or varied.
 ///
-/// `completed` is the sample on MX's *Job Status* page to the letter. That is the only one MX
-/// publishes; in the others the dates, `error_message` and `is_authenticated` are what the
-/// page's field table leads to expect. All of them are of one job and one user, and the later
-/// statuses have later dates, so that a few in a row are one job's story;
-/// [`numbered`](Self::numbered) makes other jobs.
+/// `completed` equals the sample on MX's *Job Status* page, the only one that MX publishes. In the
+/// others, the dates, `error_message` and `is_authenticated` follow the field table of that page. All
+/// samples are of one job and one user, and later statuses have later dates, so that several in a row
+/// are the course of one job. [`numbered`](Self::numbered) returns samples of other jobs.
 ///
-/// A clone is cheap enough for a test. `Debug` shows the job's GUID and status.
+/// `Debug` prints the job's GUID and status.
 ///
 /// # Example
 ///
@@ -44,37 +43,37 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// A job that completed: MX's own sample.
+    /// Returns a completed job, which is MX's own sample.
     #[must_use]
     pub fn completed() -> Self {
         Self::new(Status::Completed)
     }
 
-    /// A job whose bank asks the user something.
+    /// Returns a job whose bank asks the user a question.
     #[must_use]
     pub fn challenged() -> Self {
         Self::new(Status::Challenged)
     }
 
-    /// A job whose bank refused the credentials.
+    /// Returns a job whose bank refused the credentials.
     #[must_use]
     pub fn denied() -> Self {
         Self::new(Status::Denied)
     }
 
-    /// A job that failed for another reason than the credentials.
+    /// Returns a job that failed for a reason other than the credentials.
     #[must_use]
     pub fn halted() -> Self {
         Self::new(Status::Halted)
     }
 
-    /// A job that MX did not start, after too many failed logins.
+    /// Returns a job that MX did not start, after too many failed logins.
     #[must_use]
     pub fn prevented() -> Self {
         Self::new(Status::Prevented)
     }
 
-    /// The five statuses that MX sends webhooks for, each of another job.
+    /// Returns five jobs, one for each status that MX sends webhooks for.
     #[must_use]
     pub fn of_each_status() -> [Self; 5] {
         [
@@ -86,9 +85,9 @@ impl Sample {
         ]
     }
 
-    /// A job with any status, one that MX sends no webhook for or may invent included.
+    /// Returns a job with any status, including statuses that MX sends no webhook for.
     ///
-    /// A status with a name outside the table has no integer, and the other way round.
+    /// A status outside of MX's table has either a name or an integer, and the sample has only that.
     #[must_use]
     pub fn new(status: Status) -> Self {
         Self {
@@ -96,7 +95,7 @@ impl Sample {
         }
     }
 
-    /// The same of another job, of another member and another user: one for each number.
+    /// Sets the job, the member and the user to others, which are different for each number.
     #[must_use]
     pub fn numbered(self, number: u32) -> Self {
         let guid = |kind| format!("{kind}-00000000-0000-4000-8000-{number:012}");
@@ -114,43 +113,44 @@ impl Sample {
 
     /// Sets when the job was last updated, in Unix seconds.
     ///
-    /// It is part of what names an event: the same status with another date is another one.
+    /// The date is part of an event's name, so the same status with another date is another event.
     #[must_use]
     pub fn with_updated_at(self, unix_seconds: i64) -> Self {
         self.with_field("updated_at", unix_seconds)
     }
 
-    /// Sets a field of the job, documented or not, to any JSON.
+    /// Sets a field of the job to any JSON. The field need not be documented.
     #[must_use]
     pub fn with_field(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.job.insert(name.to_owned(), value.into());
         self
     }
 
-    /// Leaves a field of the job out.
+    /// Removes a field of the job.
     #[must_use]
     pub fn without_field(mut self, name: &str) -> Self {
         self.job.remove(name);
         self
     }
 
-    /// The body of the webhook: `{"job": {…}}` in JSON.
+    /// Returns the body of the webhook: `{"job": {…}}` in JSON.
     #[must_use]
     pub fn body(&self) -> Bytes {
         let job = Value::Object(self.job.clone());
         Bytes::from(format!(r#"{{"job":{job}}}"#))
     }
 
-    /// What a callback gets of it, for calling one without HTTP.
+    /// Returns the event that a callback receives, to call one without HTTP.
     ///
     /// # Errors
     ///
-    /// As [`Job::decode`](crate::Job::decode), if it was varied until it is no job any more.
+    /// Returns the error of [`Job::decode`](crate::Job::decode), if the sample was varied so that it is
+    /// not a job.
     pub fn event(&self) -> Result<JobEvent, Error> {
         JobEvent::decode(self.body())
     }
 
-    /// A field, if it is text.
+    /// Returns a field, if it is text.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         self.job.get(name)?.as_str()
     }
@@ -166,7 +166,7 @@ impl fmt::Debug for Sample {
     }
 }
 
-/// Itself, once: for [`Mx::deliver`](super::Mx::deliver), which takes any number.
+/// Returns the sample itself, once, because [`Mx::deliver`](super::Mx::deliver) takes any number.
 impl IntoIterator for Sample {
     type Item = Self;
     type IntoIter = Once<Self>;

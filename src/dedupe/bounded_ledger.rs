@@ -1,4 +1,4 @@
-//! Calls to the ledger that end in time, and in an error instead of a panic.
+//! Calls to the ledger with a timeout, whose panics become errors.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use crate::ledger::{Claim, Commit, EventName, Ledger};
 use crate::util::catch_panic::{CatchPanic, Panicked};
 use crate::util::deadline::{Deadline, Instant, Timeout};
 
-/// How long a commit is retried if calls have no timeout.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The time for retries of a commit, and for each of its attempts, if calls have no timeout.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A ledger whose calls have a timeout, and whose panics are errors.
-pub(super) struct Bounded<L> {
+/// A ledger whose calls have a timeout, and whose panics become errors.
+pub(super) struct BoundedLedger<L> {
     ledger: Arc<L>,
     pub(super) timeout: Timeout,
 }
 
-impl<L: Ledger> Bounded<L> {
+impl<L: Ledger> BoundedLedger<L> {
     pub(super) fn new(ledger: L) -> Self {
         Self {
             ledger: Arc::new(ledger),
@@ -48,8 +48,9 @@ impl<L: Ledger> Bounded<L> {
         self.bound(async move { self.ledger.commit(event, token).await })
     }
 
-    /// Retries a commit that failed, with backoff, for as long as one call may take: a restart of
-    /// the server must not let a callback run again that has succeeded.
+    /// Retries a failed commit with backoff, until the time for one call has passed since `started`.
+    ///
+    /// Otherwise a restart of the server could make a callback run again that has succeeded.
     pub(super) async fn commit_again(
         &self,
         event: &EventName,
@@ -59,7 +60,7 @@ impl<L: Ledger> Bounded<L> {
         let left = self
             .timeout
             .limit()
-            .unwrap_or(PATIENCE)
+            .unwrap_or(COMMIT_TIMEOUT)
             .saturating_sub(started.elapsed());
         let attempts = async {
             let mut backoff = Backoff::new();
@@ -68,26 +69,26 @@ impl<L: Ledger> Bounded<L> {
                     return Ok(commit);
                 }
             }
-            // There is no timer. The connection may have been at fault, so try once more.
+            // Without a timer, retry once: the connection may have been at fault.
             self.ledger.commit(event, token).await
         };
         bound(attempts, Timeout::of(left)).await
     }
 
-    /// Retries a commit until the ledger has it or the time is up.
+    /// Retries a commit until it succeeds or the limit passes.
     pub(super) async fn commit_until(
         &self,
         event: &EventName,
         token: FencingToken,
         limit: Duration,
     ) {
-        // A call that hangs must not prevent the next one.
-        let patience = Timeout::of(self.timeout.limit().unwrap_or(PATIENCE));
+        // Each attempt has a timeout, so that one that hangs does not prevent the next.
+        let attempt_timeout = Timeout::of(self.timeout.limit().unwrap_or(COMMIT_TIMEOUT));
         let attempts = async {
             let mut backoff = Backoff::new();
             loop {
                 let attempt = async { self.ledger.commit(event, token).await };
-                let committed = bound(attempt, patience).await;
+                let committed = bound(attempt, attempt_timeout).await;
                 if committed.is_ok() || !backoff.wait().await {
                     return committed;
                 }
@@ -104,31 +105,33 @@ impl<L: Ledger> Bounded<L> {
         self.bound(async move { self.ledger.release(event, token).await })
     }
 
-    /// Bounds a call. The call is made within the future, because a method may panic before it
-    /// returns its own.
-    fn bound<F, T, E>(&self, asked: F) -> Call<F, T>
+    /// Bounds a call.
+    ///
+    /// `call` is an `async` block that calls the method, because the method itself may panic before
+    /// it returns a future.
+    fn bound<F, T, E>(&self, call: F) -> BoundedCall<F, T>
     where
         F: Future<Output = Result<T, E>>,
         E: Into<BoxError>,
     {
-        bound(asked, self.timeout)
+        bound(call, self.timeout)
     }
 }
 
-fn bound<F, T, E>(asked: F, timeout: Timeout) -> Call<F, T>
+fn bound<F, T, E>(call: F, timeout: Timeout) -> BoundedCall<F, T>
 where
     F: Future<Output = Result<T, E>>,
     E: Into<BoxError>,
 {
-    Call {
-        asked: CatchPanic::start(|| asked, |answer| answer.map_err(unavailable)),
+    BoundedCall {
+        call: CatchPanic::start(|| call, |answer| answer.map_err(unavailable)),
         timeout,
         deadline: Deadline::default(),
     }
 }
 
-// By hand, because `derive` would ask `L: Clone` for the `Arc`.
-impl<L> Clone for Bounded<L> {
+// By hand, because `derive` would require `L: Clone`, although the ledger is in an `Arc`.
+impl<L> Clone for BoundedLedger<L> {
     fn clone(&self) -> Self {
         Self {
             ledger: self.ledger.clone(),
@@ -138,25 +141,25 @@ impl<L> Clone for Bounded<L> {
 }
 
 pin_project! {
-    /// One call. Drop it once it has ended.
-    struct Call<F, T>
+    /// One call to the ledger. It is not polled again once it has ended.
+    struct BoundedCall<F, T>
     where
         F: Future,
     {
         #[pin]
-        asked: CatchPanic<F, Result<T, Error>>,
+        call: CatchPanic<F, Result<T, Error>>,
         timeout: Timeout,
         deadline: Deadline,
     }
 }
 
-impl<F: Future, T> Future for Call<F, T> {
+impl<F: Future, T> Future for BoundedCall<F, T> {
     type Output = Result<T, Error>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        // The answer is polled before the deadline, so that one that has arrived counts.
-        match this.asked.poll(context) {
+        // The call is polled before the deadline, so that an answer that has arrived counts.
+        match this.call.poll(context) {
             Poll::Ready(Ok(answer)) => Poll::Ready(answer),
             Poll::Ready(Err(Panicked)) => Poll::Ready(Err(unavailable("the ledger panicked"))),
             Poll::Pending => {
