@@ -13,7 +13,7 @@
 //! It tells the events of one job apart, no more: anyone who can make two bodies collide has the
 //! credentials, and could as well not send the second.
 
-use crate::job::json::{Cursor, Kind, Piece};
+use crate::job::json::{Container, Cursor, Token};
 
 /// FNV-1a of 128 bits.
 pub(super) fn fnv1a(bytes: &[u8]) -> u128 {
@@ -65,20 +65,20 @@ enum Open<'a> {
 }
 
 impl<'a> Tree<'a> {
-    fn take(&mut self, piece: Piece<'a>) {
+    fn take(&mut self, piece: Token<'a>) {
         match piece {
-            Piece::Open(Kind::Array) => self.open.push(Open::Array(Fnv::default().with(b"a"))),
-            Piece::Open(Kind::Object) => self.open.push(Open::Object {
+            Token::Open(Container::Array) => self.open.push(Open::Array(Fnv::default().with(b"a"))),
+            Token::Open(Container::Object) => self.open.push(Open::Object {
                 key: "",
                 first: self.entries.len(),
             }),
-            Piece::Key(name) => {
+            Token::Key(name) => {
                 if let Some(Open::Object { key, .. }) = self.open.last_mut() {
                     *key = name;
                 }
             }
-            Piece::Scalar(text) => self.add(Fnv::default().with(b"s").with(text.as_bytes()).0),
-            Piece::Close => match self.open.pop() {
+            Token::Scalar(text) => self.add(Fnv::default().with(b"s").with(text.as_bytes()).0),
+            Token::Close => match self.open.pop() {
                 Some(Open::Array(values)) => self.add(values.0),
                 Some(Open::Object { first, .. }) => {
                     let object = self.close_object(first);
