@@ -134,8 +134,8 @@ fn is_malformed(authorization: &[u8]) -> bool {
     }
 }
 
-/// Returns true as soon as one closure accepts. Otherwise waits for all of them, and returns an error
-/// if one failed.
+/// Returns true as soon as one closure accepts. Otherwise waits for all of them, and returns an
+/// error if one failed.
 async fn any_of(mut pending: Vec<Verification>) -> Result<bool, Error> {
     let mut outcome = Ok(false);
     poll_fn(|context| {

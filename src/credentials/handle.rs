@@ -64,8 +64,8 @@ impl Credentials {
 
 /// A handle that replaces [`Credentials`] while the application runs.
 ///
-/// [`Credentials::replaceable`] makes it. It replaces the credentials in all of their clones. Clones of
-/// the handle are equivalent.
+/// [`Credentials::replaceable`] makes it. It replaces the credentials in all of their clones.
+/// Clones of the handle are equivalent.
 #[derive(Clone)]
 pub struct CredentialsHandle(Arc<ArcSwap<Accepted>>);
 

@@ -23,14 +23,14 @@ pub use verdict::Verdict;
 
 /// The credentials that a sender needs. They are checked before the body is read.
 ///
-/// MX offers HTTP Basic, bearer tokens of OAuth 2's client-credentials flow, and mutual TLS (MX's page
-/// on webhooks, *security*). It does not sign its requests. [`basic`](Credentials::basic) and
-/// [`bearer`](Credentials::bearer) compare in constant time: the time of a refusal reveals at most the
-/// length of the secret. For everything else, [`verify`](Credentials::verify) takes a closure.
+/// MX offers HTTP Basic, bearer tokens of OAuth 2's client-credentials flow, and mutual TLS (MX's
+/// page on webhooks, *security*). It does not sign its requests. [`basic`](Credentials::basic) and
+/// [`bearer`](Credentials::bearer) compare in constant time: the time of a refusal reveals at most
+/// the length of the secret. For everything else, [`verify`](Credentials::verify) takes a closure.
 ///
 /// A request with two `Authorization` headers is always refused. A request with a malformed one is
-/// refused unless the credentials are [`unauthenticated`](Credentials::unauthenticated). A header is
-/// malformed if it is not ASCII, or if it is Basic and its token is not Base64 or has no colon.
+/// refused unless the credentials are [`unauthenticated`](Credentials::unauthenticated). A header
+/// is malformed if it is not ASCII, or if it is Basic and its token is not Base64 or has no colon.
 ///
 /// Clones are cheap. `Debug` shows how many secrets and closures there are, but no secret.
 ///
@@ -63,8 +63,8 @@ impl Credentials {
     ///
     /// # Errors
     ///
-    /// If the user or the password is empty or has a control character, or if the user has a colon. A
-    /// client cannot send such credentials (RFC 7617), or they protect nothing.
+    /// If the user or the password is empty or has a control character, or if the user has a colon.
+    /// A client cannot send such credentials (RFC 7617), or they protect nothing.
     pub fn basic(user: &str, password: &str) -> Result<Self, CredentialsError> {
         if user.is_empty() || password.is_empty() {
             return Err(CredentialsError(

@@ -21,15 +21,15 @@ pub use receipt::Receipt;
 
 /// The reason why a delivery was not acknowledged.
 ///
-/// All stages, from the credentials to the callback, share this opaque type. Its [kind](Error::kind)
-/// decides the answer.
+/// All stages, from the credentials to the callback, share this opaque type. Its
+/// [kind](Error::kind) decides the answer.
 ///
-/// The error is in the extensions of each refusal's response, where outer layers can log or count it.
-/// It is also the extractor's rejection, and the error of a [`JobRouter`](crate::JobRouter). The
-/// sender sees none of it.
+/// The error is in the extensions of each refusal's response, where outer layers can log or count
+/// it. It is also the extractor's rejection, and the error of a [`JobRouter`](crate::JobRouter).
+/// The sender sees none of it.
 ///
-/// `Display` names the reason and, for an invalid job, the field. It contains nothing of the payload,
-/// the headers or the credentials. The error that a callback returned is its
+/// `Display` names the reason and, for an invalid job, the field. It contains nothing of the
+/// payload, the headers or the credentials. The error that a callback returned is its
 /// [`source`](StdError::source), and prints whatever the application made it print.
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
@@ -158,10 +158,11 @@ impl From<NoPermit> for Error {
 ///
 /// The chain of sources is searched for an [`Error`] of a callback, and for two errors of tower:
 /// `Overloaded` of `load_shed` and, with the feature `tokio`, `Elapsed` of `timeout`. The first of
-/// these determines the kind. Without one, the kind is [`CallbackFailed`](ErrorKind::CallbackFailed).
+/// these determines the kind. Without one, the kind is
+/// [`CallbackFailed`](ErrorKind::CallbackFailed).
 ///
-/// An [`Error`] of this crate that is not wrapped stays as it is. Otherwise the whole chain becomes the
-/// source, so that a [`Permanent`] around an [`Error`] counts.
+/// An [`Error`] of this crate that is not wrapped stays as it is. Otherwise the whole chain becomes
+/// the source, so that a [`Permanent`] around an [`Error`] counts.
 impl From<BoxError> for Error {
     fn from(error: BoxError) -> Self {
         Self::recognize(error, ErrorKind::CallbackFailed)
@@ -171,8 +172,8 @@ impl From<BoxError> for Error {
 impl Error {
     /// Converts the error of a `Service<JobEvent>` that did not become ready.
     ///
-    /// No callback has started, and the service may be ready for the next attempt. The kind therefore
-    /// defaults to `Overloaded`.
+    /// No callback has started, and the service may be ready for the next attempt. The kind
+    /// therefore defaults to `Overloaded`.
     pub(crate) fn from_readiness(error: BoxError) -> Self {
         Self::recognize(error, ErrorKind::Overloaded)
     }

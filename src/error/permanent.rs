@@ -6,13 +6,13 @@ use tower::BoxError;
 
 /// The error of a callback that would fail again at every retry.
 ///
-/// If a callback fails, the delivery is answered 500, and MX delivers the event again, up to 12 times
-/// in about 24 hours. If retries cannot help, for example because the application has deleted the
-/// member, return this error. The hook [`on_dead_letter`](crate::JobRouter::on_dead_letter) then
-/// receives the event. If the hook succeeds, the delivery is acknowledged.
+/// If a callback fails, the delivery is answered 500, and MX delivers the event again, up to 12
+/// times in about 24 hours. If retries cannot help, for example because the application has deleted
+/// the member, return this error. The hook [`on_dead_letter`](crate::JobRouter::on_dead_letter)
+/// then receives the event. If the hook succeeds, the delivery is acknowledged.
 ///
-/// Without the hook, this is an ordinary error: an event that is neither handled nor kept must not be
-/// acknowledged. The error may be anywhere in the chain of sources of the callback's error.
+/// Without the hook, this is an ordinary error: an event that is neither handled nor kept must not
+/// be acknowledged. The error may be anywhere in the chain of sources of the callback's error.
 ///
 /// # Example
 ///

@@ -3,9 +3,10 @@
 /// A number that orders the claims on an event: a later claim has a larger token.
 ///
 /// A callback reads the token of its claim from
-/// [`JobEvent::fencing_token`](crate::JobEvent::fencing_token). A slow callback can continue after its
-/// lease has expired and another delivery has claimed the event. To make it harmless, write the token
-/// beside the effect, and refuse a smaller one. Tokens of different events cannot be compared.
+/// [`JobEvent::fencing_token`](crate::JobEvent::fencing_token). A slow callback can continue after
+/// its lease has expired and another delivery has claimed the event. To make it harmless, write the
+/// token beside the effect, and refuse a smaller one. Tokens of different events cannot be
+/// compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FencingToken(u64);
 

@@ -20,8 +20,9 @@ pub use undecodable::Undecodable;
 
 /// A delivered webhook: its job and raw body, and the request's headers and extensions.
 ///
-/// Callbacks take it as their argument, and services of events as their request: `Service<JobEvent>`.
-/// It dereferences to its [`Job`], so a callback can read `event.guid` or `event.member_guid`.
+/// Callbacks take it as their argument, and services of events as their request:
+/// `Service<JobEvent>`. It dereferences to its [`Job`], so a callback can read `event.guid` or
+/// `event.member_guid`.
 ///
 /// The header `Authorization` is removed, so that applications can log and store the headers. All
 /// other headers are kept.

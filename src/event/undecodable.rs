@@ -10,8 +10,8 @@ use crate::util::catch_panic::CatchDrop;
 
 /// A body that could not be decoded, with the reason, the headers and the extensions.
 ///
-/// The hook `on_undecodable` takes it as its argument, and the extractor's rejection contains it. The
-/// request was authenticated.
+/// The hook `on_undecodable` takes it as its argument, and the extractor's rejection contains it.
+/// The request was authenticated.
 ///
 /// `Debug` shows the reason and the length of the body.
 #[derive(Clone)]

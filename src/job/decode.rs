@@ -51,7 +51,7 @@ struct Root {
     other_webhook: bool,
 }
 
-/// What was found under the key `job`.
+/// The value under the key `job`.
 #[derive(Default)]
 enum JobKey {
     #[default]

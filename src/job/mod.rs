@@ -29,8 +29,8 @@ pub use timestamp::{ParseTimestampError, Timestamp};
 /// One run of MX against a bank for a member, as a webhook describes it.
 ///
 /// The fields are the fourteen of MX's *Job Status* page: `status` is the page's `status_name`, and
-/// `status_code` is its `status`. MX reserves the right to add fields and to send null for any field
-/// (MX's page on webhooks, *best practices*), so only `guid` and `status` are required.
+/// `status_code` is its `status`. MX reserves the right to add fields and to send null for any
+/// field (MX's page on webhooks, *best practices*), so only `guid` and `status` are required.
 ///
 /// A field is `None` if it is absent or null, if it is a blank id, or if its value cannot be read.
 /// Such values include those that JSON's grammar allows and no Rust type can hold: half a surrogate
@@ -40,7 +40,8 @@ pub use timestamp::{ParseTimestampError, Timestamp};
 /// `Serialize` writes the documented object, and `Deserialize` reads it, so a job can be stored or
 /// queued in any self-describing format, such as JSON. `Deserialize` reads the object under `job`,
 /// and only values that the format accepts: `serde_json` refuses half a surrogate pair, and numbers
-/// that are out of range for a float. [`Job::decode`] reads a whole webhook, by JSON's grammar alone.
+/// that are out of range for a float. [`Job::decode`] reads a whole webhook, by JSON's grammar
+/// alone.
 ///
 /// `Debug` leaves out the ids of the user and the error message, which is free text.
 ///
@@ -127,8 +128,8 @@ impl Job {
     /// - [`NotJson`](crate::ErrorKind::NotJson): the bytes are not UTF-8, or not one JSON document.
     /// - [`OtherWebhook`](crate::ErrorKind::OtherWebhook): it is another of MX's webhooks.
     /// - [`NoJob`](crate::ErrorKind::NoJob): the root has no object `job`.
-    /// - [`InvalidJob`](crate::ErrorKind::InvalidJob): the job has no usable `guid` or no status, or
-    ///   has a documented field twice. [`Error::field`] names the field.
+    /// - [`InvalidJob`](crate::ErrorKind::InvalidJob): the job has no usable `guid` or no status,
+    ///   or has a documented field twice. [`Error::field`] names the field.
     ///
     /// The error contains nothing of the payload.
     pub fn decode(webhook: &[u8]) -> Result<Self, Error> {

@@ -19,8 +19,8 @@ impl Number {
 
     /// Reads a number in any of JSON's notations: `1.5e3` is 1500.
     ///
-    /// Returns `None` if this type cannot hold the number exactly. It never rounds, because a rounded
-    /// number is another number.
+    /// Returns `None` if this type cannot hold the number exactly. It never rounds, because a
+    /// rounded number is another number.
     pub(crate) fn read(text: &str) -> Option<Self> {
         let (negative, unsigned) = match text.strip_prefix('-') {
             Some(unsigned) => (true, unsigned),
@@ -99,7 +99,7 @@ impl<'a> Digits<'a> {
         })
     }
 
-    /// Returns the digit at a position. Outside of the written digits, every digit is zero.
+    /// Returns the digit at a position. Outside the written digits, every digit is zero.
     fn digit(&self, position: i64) -> u8 {
         let Ok(position) = usize::try_from(position) else {
             return 0;

@@ -6,19 +6,19 @@ use crate::job::white_space::trim;
 
 /// The status of a job: one of MX's ten known statuses, or another.
 ///
-/// MX sends a webhook for five of them, the [actionable](Status::is_actionable) ones (MX's
-/// *Job Status* page). It sends the status as a name, `status_name`, and as an integer, `status`.
-/// **The name decides.** The integer is used only if there is no usable name: MX's documentation
-/// prints four of the ten integers (0, 1, 2 and 6), and the others are inferred from public code. Names
+/// MX sends a webhook for five of them, the [actionable](Status::is_actionable) ones (MX's *Job
+/// Status* page). It sends the status as a name, `status_name`, and as an integer, `status`. **The
+/// name decides.** The integer is used only if there is no usable name: MX's documentation prints
+/// four of the ten integers (0, 1, 2 and 6), and the others are inferred from public code. Names
 /// are compared without regard to ASCII case.
 ///
-/// A name or integer outside of the table becomes [`Status::Other`], which keeps it. MX may add
-/// statuses, and has sent some that are in no table, such as `AUTHENTICATED`. Such a name is kept in
-/// ASCII upper case, without surrounding white space: names that differ only in these are the same
-/// status.
+/// A name or integer outside the table becomes [`Status::Other`], which keeps it. MX may add
+/// statuses, and has sent some that are in no table, such as `AUTHENTICATED`. Such a name is kept
+/// in ASCII upper case, without surrounding white space: names that differ only in these are the
+/// same status.
 ///
-/// Do not confuse these with MX's *connection* statuses. There, 1 is PREVENTED, 2 is DENIED and 3 is
-/// CHALLENGED.
+/// Do not confuse these with MX's *connection* statuses. There, 1 is PREVENTED, 2 is DENIED and 3
+/// is CHALLENGED.
 ///
 /// # Example
 ///
@@ -53,7 +53,7 @@ pub enum Status {
     Denied,
     /// `HALTED`, 9: the job failed for another reason. Try later with the same credentials.
     Halted,
-    /// A status outside of the table. Keeps the name, or the integer if there is no name.
+    /// A status outside the table. Keeps the name, or the integer if there is no name.
     Other(OtherStatus),
 }
 
@@ -77,8 +77,8 @@ impl Status {
 
     /// Returns whether MX sends a webhook for the status, because the application has to act.
     ///
-    /// Returns true for CHALLENGED, COMPLETED, PREVENTED, DENIED and HALTED (MX's *Job Status* page).
-    /// Returns false for [`Status::Other`], because its meaning is unknown.
+    /// Returns true for CHALLENGED, COMPLETED, PREVENTED, DENIED and HALTED (MX's *Job Status*
+    /// page). Returns false for [`Status::Other`], because its meaning is unknown.
     #[must_use]
     pub fn is_actionable(&self) -> bool {
         matches!(
@@ -89,7 +89,7 @@ impl Status {
 
     /// Returns the name, such as `COMPLETED`.
     ///
-    /// Returns `None` only for a status that has no name: an integer outside of the table.
+    /// Returns `None` only for a status that has no name: an integer outside the table.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         match self {
@@ -101,7 +101,7 @@ impl Status {
 
     /// Returns the integer from the table above, such as 6 for COMPLETED.
     ///
-    /// Returns `None` for a name outside of the table. The integer that MX sent for a job is in
+    /// Returns `None` for a name outside the table. The integer that MX sent for a job is in
     /// [`Job::status_code`](crate::Job::status_code).
     #[must_use]
     pub fn code(&self) -> Option<i64> {
@@ -137,8 +137,8 @@ impl Status {
 
 /// Returns the status with this name.
 ///
-/// ASCII case and surrounding white space are ignored. A blank name becomes an empty one. (Decoding a
-/// job treats a blank name as missing.)
+/// ASCII case and surrounding white space are ignored. A blank name becomes an empty one. (Decoding
+/// a job treats a blank name as missing.)
 impl From<&str> for Status {
     fn from(name: &str) -> Self {
         let known = |name: &str| KNOWN.iter().find(|(known, _)| *known == name);
@@ -154,7 +154,7 @@ impl From<&str> for Status {
     }
 }
 
-/// Returns the status with this integer. An integer outside of the table is kept.
+/// Returns the status with this integer. An integer outside the table is kept.
 impl From<i64> for Status {
     fn from(code: i64) -> Self {
         usize::try_from(code)
@@ -175,7 +175,7 @@ impl fmt::Display for Status {
     }
 }
 
-/// A status outside of the table: its name, or its integer if there is no name.
+/// A status outside the table: its name, or its integer if there is no name.
 ///
 /// Only [`Status::from`] makes one, and never for a status in the table. Two equal statuses
 /// therefore always go to the same callback.

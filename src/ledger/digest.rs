@@ -1,19 +1,21 @@
 //! A digest of a JSON text that does not depend on its layout.
 //!
-//! White space between values and the order of an object's entries are ignored. Every other difference
-//! changes the digest, including how a number or a character is written.
+//! White space between values and the order of an object's entries are ignored. Every other
+//! difference changes the digest, including how a number or a character is written.
 //!
-//! Ledgers store the names of events, so the digest of a text must never change. It is a 128-bit FNV-1a
-//! hash:
+//! Ledgers store the names of events, so the digest of a text must never change. It is a 128-bit
+//! FNV-1a hash:
 //!
 //! - A scalar is hashed as `s` and its text. The text of a string includes the quotes.
-//! - An array is hashed as `a` and the digests of its values, each as sixteen bytes in big-endian order.
-//! - An object is hashed as `o` and, for each entry, the hash of the key's text without the quotes and
-//!   the digest of the value. The entries are sorted by the bytes of their keys. Entries with the same
-//!   key keep their order.
+//! - An array is hashed as `a` and the digests of its values, each as sixteen bytes in big-endian
+//!   order.
+//! - An object is hashed as `o` and, for each entry, the hash of the key's text without the quotes
+//!   and the digest of the value. The entries are sorted by the bytes of their keys. Entries with
+//!   the same key keep their order.
 //!
-//! The digest distinguishes the events of one job. It need not be cryptographic: a sender who can make
-//! two bodies collide has the credentials, and gains no more than by leaving out the second body.
+//! The digest distinguishes the events of one job. It need not be cryptographic: a sender who can
+//! make two bodies collide has the credentials, and gains no more than by leaving out the second
+//! body.
 
 use crate::job::json::{Container, Cursor, Token};
 
@@ -56,7 +58,8 @@ impl Fnv {
 
 /// Computes a digest token by token.
 ///
-/// It keeps a stack of its own, because a body can be nested more deeply than the thread's stack allows.
+/// It keeps a stack of its own, because a body can be nested more deeply than the thread's stack
+/// allows.
 #[derive(Default)]
 struct Digester<'a> {
     open: Vec<Open<'a>>,

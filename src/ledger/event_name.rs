@@ -10,31 +10,33 @@ use crate::job::{JobGuid, Status, Timestamp};
 
 /// The name of an event. Two deliveries with the same name are the same event.
 ///
-/// MX's deliveries have no id, and one job has several events: it goes from CHALLENGED to COMPLETED,
-/// and it can be CHALLENGED several times (MX's page on aggregating data). The name of an event
-/// therefore consists of the job's `guid`, its status and a version. The version is
+/// MX's deliveries have no id, and one job has several events: it goes from CHALLENGED to
+/// COMPLETED, and it can be CHALLENGED several times (MX's page on aggregating data). The name of
+/// an event therefore consists of the job's `guid`, its status and a version. The version is
 ///
 /// - **`updated_at`**, if [`Timestamp`] can read it exactly, including a fraction of a second. The
 ///   webhook and a poll of the same state of a job then have the same name.
-/// - **a digest of the body**, if `updated_at` is absent, null or not readable. The digest ignores white
-///   space between values and the order of an object's entries. Every other difference changes it, also
-///   in fields that this crate does not read. The webhook and a poll of the same job are then two events.
+/// - **a digest of the body**, if `updated_at` is absent, null or not readable. The digest ignores
+///   white space between values and the order of an object's entries. Every other difference
+///   changes it, also in fields that this crate does not read. The webhook and a poll of the same
+///   job are then two events.
 ///
-/// Two deliveries that differ in anything that MX sent are two events, unless both have the same job,
-/// status and readable date. So in case of doubt a callback runs twice, and no event is lost. Two
-/// deliveries of the same bytes are one event, because the second cannot be distinguished from a retry.
+/// Two deliveries that differ in anything that MX sent are two events, unless both have the same
+/// job, status and readable date. So in case of doubt a callback runs twice, and no event is lost.
+/// Two deliveries of the same bytes are one event, because the second cannot be distinguished from
+/// a retry.
 ///
 /// # As text
 ///
-/// `Display` writes the guid, the status and the version, separated by spaces. Only the guid can contain
-/// spaces, so different names have different texts. Use the text as a key of a store, or as an
-/// idempotency key. It is the same on every machine and in every release:
+/// `Display` writes the guid, the status and the version, separated by spaces. Only the guid can
+/// contain spaces, so different names have different texts. Use the text as a key of a store, or as
+/// an idempotency key. It is the same on every machine and in every release:
 ///
-/// - The status is its name in ASCII upper case. Each byte of its UTF-8 other than `A` to `Z`, `0` to
-///   `9`, `_` and `-` is written as `%` and two hexadecimal digits. A status without a name is written
-///   as `#` and its integer.
-/// - The version is a decimal number of Unix seconds, without trailing zeros of a fraction, or `#` and
-///   32 hexadecimal digits.
+/// - The status is its name in ASCII upper case. Each byte of its UTF-8 other than `A` to `Z`, `0`
+///   to `9`, `_` and `-` is written as `%` and two hexadecimal digits. A status without a name is
+///   written as `#` and its integer.
+/// - The version is a decimal number of Unix seconds, without trailing zeros of a fraction, or `#`
+///   and 32 hexadecimal digits.
 ///
 /// # Example
 ///
@@ -79,9 +81,9 @@ const MAX_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 impl EventName {
     /// Returns the name of an event.
     ///
-    /// For a job that you kept without its body, use `JobEvent::from(job)`. Equal jobs have equal names.
-    /// If the job has no readable date, that name differs from the name of the delivery, which had
-    /// another body. In that case get the name first, or keep the body.
+    /// For a job that you kept without its body, use `JobEvent::from(job)`. Equal jobs have equal
+    /// names. If the job has no readable date, that name differs from the name of the delivery,
+    /// which had another body. In that case get the name first, or keep the body.
     #[must_use]
     pub fn of(event: &JobEvent) -> Self {
         Self {
@@ -110,15 +112,15 @@ impl EventName {
 
     /// Returns the time that orders this event among the events of its job.
     ///
-    /// It is the `updated_at` of the job. Returns `None` if `updated_at` could not be read, or if it was
-    /// more than five minutes ahead of this machine's clock when the event was named. An event without
-    /// an ordering time is never stale, and makes no other event stale.
+    /// It is the `updated_at` of the job. Returns `None` if `updated_at` could not be read, or if
+    /// it was more than five minutes ahead of this machine's clock when the event was named. An
+    /// event without an ordering time is never stale, and makes no other event stale.
     ///
     /// A date in the future is ignored because it would make all later events of the job stale, for
     /// example if it is in milliseconds. It is nevertheless part of the name.
     ///
-    /// If you implement a [`Ledger`](crate::ledger::Ledger), order events by this time alone, including
-    /// its fraction.
+    /// If you implement a [`Ledger`](crate::ledger::Ledger), order events by this time alone,
+    /// including its fraction.
     ///
     /// # Example
     ///
@@ -267,8 +269,8 @@ mod tests {
         }
     }
 
-    /// Events without a readable date differ if anything in their bodies does, including how the date is
-    /// written.
+    /// Events without a readable date differ if anything in their bodies does, including how the
+    /// date is written.
     #[test]
     fn without_a_readable_date_every_difference_makes_another_event() {
         let dates = [

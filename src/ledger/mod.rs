@@ -35,29 +35,30 @@ pub use postgres::{CommitInError, PostgresLedger};
 
 /// A store that remembers which events are in flight and which are settled.
 ///
-/// It works in two phases. An event is *claimed* before its callback runs. If the callback succeeds, the
-/// event is *committed*, which settles it; if the callback fails, the claim is *released*. A claim is a
-/// lease, which expires if its holder dies.
+/// It works in two phases. An event is *claimed* before its callback runs. If the callback
+/// succeeds, the event is *committed*, which settles it; if the callback fails, the claim is
+/// *released*. A claim is a lease, which expires if its holder dies.
 ///
-/// Each claim has a [`FencingToken`], which is larger than all earlier tokens of the same event, also
-/// across restarts. If a ledger has lost an event, its next token comes from the clock. That token is
-/// larger too, unless the clock was set back.
+/// Each claim has a [`FencingToken`], which is larger than all earlier tokens of the same event,
+/// also across restarts. If a ledger has lost an event, its next token comes from the clock. That
+/// token is larger too, unless the clock was set back.
 ///
-/// **A success is never forgotten.** If a slow holder succeeds after its lease has expired, its commit
-/// settles the event, even if another holder has claimed it. A release with an outdated token changes
-/// nothing.
+/// **A success is never forgotten.** If a slow holder succeeds after its lease has expired, its
+/// commit settles the event, even if another holder has claimed it. A release with an outdated
+/// token changes nothing.
 ///
-/// [`MemoryLedger`] serves one process. Implement this trait for a store that several processes share.
-/// Each method must be atomic: if several holders claim an event at once, one of them is granted it.
+/// [`MemoryLedger`] serves one process. Implement this trait for a store that several processes
+/// share. Each method must be atomic: if several holders claim an event at once, one of them is
+/// granted it.
 ///
-/// If a method fails, the delivery is answered 503. So is a delivery whose ledger panics, or does not
-/// answer within the layer's `with_ledger_timeout`. An event is acknowledged only if it is known to be
-/// settled. The methods must not block their thread.
+/// If a method fails, the delivery is answered 503. So is a delivery whose ledger panics, or does
+/// not answer within the layer's `with_ledger_timeout`. An event is acknowledged only if it is
+/// known to be settled. The methods must not block their thread.
 ///
 /// # Cancellation
 ///
-/// A future is dropped if it takes too long, or if the delivery is. The call may or may not have had its
-/// effect. A claim that was granted expires with its lease.
+/// A future is dropped if it takes too long, or if the delivery is. The call may or may not have
+/// had its effect. A claim that was granted expires with its lease.
 ///
 /// # Example
 ///
@@ -92,9 +93,10 @@ pub trait Ledger: Send + Sync + 'static {
     ///    [`ordering_time`](EventName::ordering_time).
     /// 4. [`Claim::Granted`] otherwise.
     ///
-    /// An event with the same time as the latest settled one is not stale. An event without an ordering
-    /// time is never stale, and makes no other event stale. The latest time is a maximum: settling an
-    /// older event later does not lower it. The lease may be any duration, from zero to `Duration::MAX`.
+    /// An event with the same time as the latest settled one is not stale. An event without an
+    /// ordering time is never stale, and makes no other event stale. The latest time is a maximum:
+    /// settling an older event later does not lower it. The lease may be any duration, from zero to
+    /// `Duration::MAX`.
     ///
     /// # Errors
     ///
@@ -126,14 +128,14 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Settles an event whose callback has succeeded.
     ///
-    /// The success is recorded whatever has happened to the claim. The lease may have expired, another
-    /// holder may have claimed or released the event, and a store that was restored from a backup may
-    /// have lost this claim or later ones. In all these cases, this token settles the event. Only if
-    /// another token has already settled it, the result is [`Commit::Overtaken`].
+    /// The success is recorded whatever has happened to the claim. The lease may have expired,
+    /// another holder may have claimed or released the event, and a store that was restored from a
+    /// backup may have lost this claim or later ones. In all these cases, this token settles the
+    /// event. Only if another token has already settled it, the result is [`Commit::Overtaken`].
     ///
-    /// A commit with the token that settled the event returns [`Commit::Settled`] again. This happens if
-    /// the answer to a commit was lost and the commit is retried, or if the application has committed
-    /// within its own transaction.
+    /// A commit with the token that settled the event returns [`Commit::Settled`] again. This
+    /// happens if the answer to a commit was lost and the commit is retried, or if the application
+    /// has committed within its own transaction.
     ///
     /// # Errors
     ///

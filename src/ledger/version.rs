@@ -10,8 +10,8 @@ use crate::job::Timestamp;
 pub(super) enum Version {
     /// The `updated_at` of the job, if it is readable.
     UpdatedAt(Timestamp),
-    /// A digest of the body. It is stored as bytes because a `u128` would increase the alignment, and so
-    /// the size, of every future that contains a name.
+    /// A digest of the body. It is stored as bytes because a `u128` would increase the alignment,
+    /// and so the size, of every future that contains a name.
     Digest([u8; 16]),
 }
 

@@ -56,8 +56,8 @@ pub(super) const ISO_8601: &str = "ISO 8601 with an offset.";
 
 /// Matches text that is not blank, as ids and names must be.
 ///
-/// In the regular expressions of JSON Schema, a byte-order mark is white space and U+0085 is not. In
-/// this crate it is the other way round.
+/// In the regular expressions of JSON Schema, a byte-order mark is white space and U+0085 is not.
+/// In this crate it is the other way round.
 pub(super) const NOT_BLANK: &str = r"[^\s\u0085]|\uFEFF";
 
 /// Calls a macro with each id type, its name in a schema, and its description.

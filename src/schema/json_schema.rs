@@ -34,8 +34,8 @@ impl JsonSchema for JobEvent {
 
 /// The object under `job`, with the documented fields.
 ///
-/// It requires a `guid` that is not blank, and a status by name or by integer. It allows null where MX
-/// may send it, and additional fields.
+/// It requires a `guid` that is not blank, and a status by name or by integer. It allows null where
+/// MX may send it, and additional fields.
 impl JsonSchema for Job {
     fn schema_name() -> Cow<'static, str> {
         "MxJob".into()

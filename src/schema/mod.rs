@@ -1,9 +1,9 @@
 //! Schemas of the webhook, for API descriptions with schemars or utoipa.
 //!
 //! The schemas contain what MX documents, and allow null wherever MX may send it. Decoding accepts
-//! more, such as MX's misspelling `insitution_guid` and a partner's id that is a number. Everything that
-//! a schema allows can be read, except what a schema cannot express: a field that appears twice, or a
-//! text that is not a date.
+//! more, such as MX's misspelling `insitution_guid` and a partner's id that is a number. Everything
+//! that a schema allows can be read, except what a schema cannot express: a field that appears
+//! twice, or a text that is not a date.
 //!
 //! All schemas are made from one table. This module uses `job` and `event`.
 

@@ -62,8 +62,8 @@ impl PartialSchema for Job {
 
 /// The object under `job`, with the documented fields.
 ///
-/// It requires a `guid` that is not blank, and a status by name or by integer. It allows null where MX
-/// may send it, and additional fields.
+/// It requires a `guid` that is not blank, and a status by name or by integer. It allows null where
+/// MX may send it, and additional fields.
 impl ToSchema for Job {
     fn name() -> Cow<'static, str> {
         "MxJob".into()

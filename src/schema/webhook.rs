@@ -15,9 +15,11 @@ use crate::event::JobEvent;
 ///
 /// It implements utoipa's `Modify`, and adds to a document:
 ///
-/// - the entry under `webhooks`, which is `OpenAPI` 3.1's place for incoming requests without a path;
+/// - the entry under `webhooks`, which is `OpenAPI` 3.1's place for incoming requests without a
+///   path;
 /// - the schemas that the entry refers to, whose names begin with `Mx`;
-/// - the security schemes of [`with_basic`](Self::with_basic) and [`with_bearer`](Self::with_bearer).
+/// - the security schemes of [`with_basic`](Self::with_basic) and
+///   [`with_bearer`](Self::with_bearer).
 ///
 /// The rest of the document stays as it is.
 ///

@@ -2,7 +2,8 @@
 
 use arrayvec::ArrayString;
 
-/// How many bytes are stored inline: one of MX's GUIDs, which are a prefix of four bytes and a UUID.
+/// How many bytes are stored inline: one of MX's GUIDs, which are a prefix of four bytes and a
+/// UUID.
 const INLINE: usize = 40;
 
 /// A string that allocates only if it is longer than [`INLINE`] bytes.

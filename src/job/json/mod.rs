@@ -1,11 +1,11 @@
 //! Reads JSON text by its grammar alone.
 //!
-//! Strings keep their escapes and numbers their digits. So every value of the grammar can be read, and
-//! unknown values are skipped at any depth of nesting.
+//! Strings keep their escapes and numbers their digits. So every value of the grammar can be read,
+//! and unknown values are skipped at any depth of nesting.
 //!
 //! `serde_json` does not offer this: it accepts only strings that are valid text, and some of its
-//! features, which an application may enable for every crate, change how numbers and objects reach a
-//! visitor. The tests compare this grammar with that of `serde_json`.
+//! features, which an application may enable for every crate, change how numbers and objects reach
+//! a visitor. The tests compare this grammar with that of `serde_json`.
 
 mod scan;
 
@@ -94,8 +94,8 @@ impl<'a> Cursor<'a> {
         is_object
     }
 
-    /// Moves to the value of the object's next entry, and returns its key. Without another entry, leaves
-    /// the object and returns `None`.
+    /// Moves to the value of the object's next entry, and returns its key. Without another entry,
+    /// leaves the object and returns `None`.
     #[inline]
     pub(crate) fn next_key(&mut self, is_first: bool) -> Result<Option<RawString<'a>>> {
         match (self.next_byte(), is_first) {
@@ -143,7 +143,8 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Reads a scalar or an empty container, or opens a container. Returns whether the value has ended.
+    /// Reads a scalar or an empty container, or opens a container. Returns whether the value has
+    /// ended.
     #[inline]
     fn begin_value(
         &mut self,
@@ -180,8 +181,8 @@ impl<'a> Cursor<'a> {
         Ok(true)
     }
 
-    /// After a value, moves to the next one of the innermost container, and closes the containers that
-    /// end. Returns whether there is a next value.
+    /// After a value, moves to the next one of the innermost container, and closes the containers
+    /// that end. Returns whether there is a next value.
     #[inline]
     fn end_value(
         &mut self,
@@ -295,7 +296,8 @@ mod tests {
         assert_eq!(json.end(), Err(Malformed));
     }
 
-    /// Returns whether `serde_json` accepts the text. Into `IgnoredAny` it checks the grammar alone.
+    /// Returns whether `serde_json` accepts the text. Into `IgnoredAny` it checks the grammar
+    /// alone.
     fn is_json(text: &str) -> bool {
         serde_json::from_str::<IgnoredAny>(text).is_ok()
     }

@@ -1,7 +1,7 @@
 //! Conversions from and to the timestamps of jiff, chrono and time.
 //!
-//! Converting to another type fails if the timestamp is out of its range. Converting from one always
-//! succeeds, because 64 bits of seconds cover the range of all of them.
+//! Converting to another type fails if the timestamp is out of its range. Converting from one
+//! always succeeds, because 64 bits of seconds cover the range of all of them.
 
 // Each item has its own `cfg`. If the module had one, rustdoc would show both at each item.
 #![cfg_attr(
@@ -16,8 +16,8 @@ use crate::job::Timestamp;
 
 /// The error of converting a timestamp that is out of the other type's range.
 ///
-/// jiff and `time` end with the year 9999, chrono with the year 262142. No real job has a later date,
-/// but a payload can: a date in milliseconds, for example, is read as seconds.
+/// jiff and `time` end with the year 9999, chrono with the year 262142. No real job has a later
+/// date, but a payload can: a date in milliseconds, for example, is read as seconds.
 #[cfg(any(feature = "jiff", feature = "chrono", feature = "time"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimestampRangeError(());
@@ -36,7 +36,8 @@ impl std::error::Error for TimestampRangeError {}
 #[cfg(feature = "jiff")]
 impl From<jiff::Timestamp> for Timestamp {
     fn from(moment: jiff::Timestamp) -> Self {
-        // jiff counts the nanoseconds away from the epoch; this type counts them towards the future.
+        // jiff counts the nanoseconds away from the epoch; this type counts them towards the
+        // future.
         match u32::try_from(moment.subsec_nanosecond()) {
             Ok(nanos) => Self::new(moment.as_second(), nanos),
             Err(_) => Self::new(
@@ -62,7 +63,8 @@ impl TryFrom<Timestamp> for jiff::Timestamp {
 
 /// Converts from any time zone, including the fraction of a second.
 ///
-/// Unix time has no leap seconds. A leap second becomes the last nanosecond of the second before it.
+/// Unix time has no leap seconds. A leap second becomes the last nanosecond of the second before
+/// it.
 #[cfg(feature = "chrono")]
 impl<Tz: chrono::TimeZone> From<chrono::DateTime<Tz>> for Timestamp {
     fn from(moment: chrono::DateTime<Tz>) -> Self {
@@ -72,7 +74,7 @@ impl<Tz: chrono::TimeZone> From<chrono::DateTime<Tz>> for Timestamp {
     }
 }
 
-/// Converts exactly. Fails outside of chrono's range, about 262,000 years around the year 0.
+/// Converts exactly. Fails outside chrono's range, about 262,000 years around the year 0.
 #[cfg(feature = "chrono")]
 impl TryFrom<Timestamp> for chrono::DateTime<chrono::Utc> {
     type Error = TimestampRangeError;

@@ -23,8 +23,8 @@ impl FromStr for Timestamp {
 
 /// The error of parsing a text that is not an ISO 8601 date and time with an offset.
 ///
-/// A date without an offset is refused, because its time zone would be a guess. So are a leap second,
-/// which Unix time does not have, and a fraction with more than nine digits.
+/// A date without an offset is refused, because its time zone would be a guess. So are a leap
+/// second, which Unix time does not have, and a fraction with more than nine digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParseTimestampError(());
 
@@ -53,8 +53,8 @@ pub(super) fn to_utc(moment: Timestamp) -> Option<DateTime> {
 /// Reads dates such as `2016-08-15T17:13:35.25+02:00`, exactly.
 ///
 /// Other forms of ISO 8601, and extensions that jiff reads, are refused. Some would have to be
-/// rounded, such as an offset with a fraction, and some can contradict themselves, such as an offset
-/// with a time zone in brackets.
+/// rounded, such as an offset with a fraction, and some can contradict themselves, such as an
+/// offset with a time zone in brackets.
 fn read(text: &str) -> Option<Timestamp> {
     const SHAPE: &[u8; 19] = b"0000-00-00T00:00:00";
     let (date_time, rest) = text.split_at_checked(SHAPE.len())?;

@@ -20,9 +20,9 @@ pub use iso_8601::ParseTimestampError;
 /// A moment of Unix time, with a fraction of a second if one was sent.
 ///
 /// MX's webhooks have dates as integers, in seconds since 1970-01-01T00:00:00Z (MX's *Job Status*
-/// page). The Nexus "read job" endpoint has the same dates as ISO 8601. This type reads both, and keeps
-/// a fraction down to the nanosecond. A number always counts seconds, never milliseconds. A date that
-/// it cannot keep exactly is not read: it never rounds.
+/// page). The Nexus "read job" endpoint has the same dates as ISO 8601. This type reads both, and
+/// keeps a fraction down to the nanosecond. A number always counts seconds, never milliseconds. A
+/// date that it cannot keep exactly is not read: it never rounds.
 ///
 /// The features `jiff`, `chrono` and `time` add conversions from and to the types of those crates.
 /// [`to_system_time`](Self::to_system_time) needs no feature.
@@ -30,14 +30,14 @@ pub use iso_8601::ParseTimestampError;
 /// `FromStr` reads dates such as `2016-08-15T17:13:35+00:00`, with an offset and with at most nine
 /// digits after a point.
 ///
-/// `Deserialize` reads the value that the format passes. `serde_json` passes a number with a fraction
-/// as a float, which has lost some digits if there were many, so a float is read only if it has at most
-/// 15 digits. [`Job::decode`](crate::Job::decode) and [`JobEvent::decode`](crate::JobEvent::decode)
-/// read the text itself.
+/// `Deserialize` reads the value that the format passes. `serde_json` passes a number with a
+/// fraction as a float, which has lost some digits if there were many, so a float is read only if
+/// it has at most 15 digits. [`Job::decode`](crate::Job::decode) and
+/// [`JobEvent::decode`](crate::JobEvent::decode) read the text itself.
 ///
-/// `Serialize` writes whole seconds as an integer, and a timestamp with a fraction as ISO 8601 in UTC.
-/// Both read back as the same timestamp. RFC 3339 ends with the years 0 and 9999: outside of these, a
-/// fraction is not read, and the fraction of a converted timestamp is not written.
+/// `Serialize` writes whole seconds as an integer, and a timestamp with a fraction as ISO 8601 in
+/// UTC. Both read back as the same timestamp. RFC 3339 ends with the years 0 and 9999: outside
+/// these, a fraction is not read, and the fraction of a converted timestamp is not written.
 ///
 /// # Example
 ///
@@ -67,7 +67,8 @@ impl Timestamp {
         Self::new(seconds, 0)
     }
 
-    /// Returns the moment `seconds` and `nanos` after the Unix epoch. `nanos` is less than a second.
+    /// Returns the moment `seconds` and `nanos` after the Unix epoch. `nanos` is less than a
+    /// second.
     pub(crate) const fn new(seconds: i64, nanos: u32) -> Self {
         Self {
             seconds,
@@ -93,8 +94,8 @@ impl Timestamp {
 
     /// Returns the moment as the standard library's type.
     ///
-    /// Returns `None` if the platform's type cannot express it, which happens only for dates that no
-    /// real job has.
+    /// Returns `None` if the platform's type cannot express it, which happens only for dates that
+    /// no real job has.
     #[must_use]
     pub fn to_system_time(self) -> Option<SystemTime> {
         let distance = Duration::from_secs(self.seconds.unsigned_abs());

@@ -8,11 +8,11 @@ use crate::job::{JobGuid, Status};
 use crate::ledger::EventName;
 use crate::ledger::version::Version;
 
-/// Identifies an event, in a third of the memory of its name: a hash of the job's guid, and a number for
-/// the status and the version.
+/// Identifies an event, in a third of the memory of its name: a hash of the job's guid, and a
+/// number for the status and the version.
 ///
-/// The hash (`SipHash`) has a secret key, so a sender cannot choose guids that collide. By chance, two
-/// of 100,000 jobs collide in one of three billion processes.
+/// The hash (`SipHash`) has a secret key, so a sender cannot choose guids that collide. By chance,
+/// two of 100,000 jobs collide in one of three billion processes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::ledger) struct Fingerprint {
     pub(super) job: JobFingerprint,

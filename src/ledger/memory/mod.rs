@@ -15,8 +15,8 @@ use crate::util::deadline::Instant;
 pub(super) use fingerprint::Fingerprint;
 use state::State;
 
-/// How long settled events are remembered by default: twice as long as MX retries (12 times in about
-/// 24 hours; MX's page on webhooks).
+/// How long settled events are remembered by default: twice as long as MX retries (12 times in
+/// about 24 hours; MX's page on webhooks).
 const WINDOW: Duration = Duration::from_secs(48 * 60 * 60);
 
 /// How many settled events are remembered by default.
@@ -24,13 +24,14 @@ const CAPACITY: usize = 100_000;
 
 /// A [`Ledger`] in the memory of this process, bounded in time and number.
 ///
-/// By default it remembers settled events for 48 hours, and at most 100,000 of them. Beyond these limits
-/// it forgets the oldest events first. A duplicate of a forgotten event runs its callback again. Claims
-/// are never forgotten while their events are in flight. A restart forgets everything.
+/// By default it remembers settled events for 48 hours, and at most 100,000 of them. Beyond these
+/// limits it forgets the oldest events first. A duplicate of a forgotten event runs its callback
+/// again. Claims are never forgotten while their events are in flight. A restart forgets
+/// everything.
 ///
-/// Clones share the ledger. No method waits: each holds a lock for a few lookups. On a shared machine
-/// with two cores, claiming and committing an event took 0.1 µs among 1,000 remembered events, and
-/// 0.2 µs among 100,000. A remembered event takes 138 bytes, so 100,000 take 14 MB
+/// Clones share the ledger. No method waits: each holds a lock for a few lookups. On a shared
+/// machine with two cores, claiming and committing an event took 0.1 µs among 1,000 remembered
+/// events, and 0.2 µs among 100,000. A remembered event takes 138 bytes, so 100,000 take 14 MB
 /// (`benches/times.rs`, `tests/it/allocations.rs`).
 ///
 /// A claim that is neither committed nor released stays in memory until its event is claimed again.
@@ -65,8 +66,8 @@ impl MemoryLedger {
     /// Sets how long settled events are remembered. Defaults to 48 hours.
     ///
     /// If the window is shorter than the time for which MX retries, a late retry runs the callback
-    /// again. With the feature `tokio`, the time is that of tokio's clock. Clones that were made before
-    /// keep their own window.
+    /// again. With the feature `tokio`, the time is that of tokio's clock. Clones that were made
+    /// before keep their own window.
     #[must_use]
     pub fn with_window(mut self, window: Duration) -> Self {
         self.window = window;

@@ -5,7 +5,8 @@ use std::fmt;
 /// The reason why [`PostgresLedger::commit_in`](crate::ledger::PostgresLedger::commit_in) failed.
 ///
 /// Roll the transaction back, which dropping it does, and let the callback fail. If the callback
-/// succeeded, the event would be acknowledged, although the delivery that has it now can still fail.
+/// succeeded, the event would be acknowledged, although the delivery that has it now can still
+/// fail.
 pub struct CommitInError(Reason);
 
 #[derive(Debug)]

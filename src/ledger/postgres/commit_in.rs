@@ -13,23 +13,24 @@ use crate::ledger::key::Key;
 impl PostgresLedger {
     /// Settles the event within a transaction of the application.
     ///
-    /// Use it in callbacks whose effect is in the ledger's database. The event must have a claim from a
-    /// [`DedupeLayer`](crate::DedupeLayer) with this ledger or a clone of it. Call this method last,
-    /// because it locks the event until the transaction ends.
+    /// Use it in callbacks whose effect is in the ledger's database. The event must have a claim
+    /// from a [`DedupeLayer`](crate::DedupeLayer) with this ledger or a clone of it. Call this
+    /// method last, because it locks the event until the transaction ends.
     ///
-    /// When the transaction is committed, the effect and the ledger's entry become durable together. If
-    /// the callback fails after that, or if its answer is lost, the next delivery is a duplicate.
+    /// When the transaction is committed, the effect and the ledger's entry become durable
+    /// together. If the callback fails after that, or if its answer is lost, the next delivery is a
+    /// duplicate.
     ///
-    /// It is stricter than [`Ledger::commit`](crate::ledger::Ledger::commit), which records a success
-    /// whatever has happened to the claim. Here the effect can still be undone. If another delivery has
-    /// overtaken the claim, this method fails, the transaction rolls back, and only the effect of the
-    /// other delivery stands.
+    /// It is stricter than [`Ledger::commit`](crate::ledger::Ledger::commit), which records a
+    /// success whatever has happened to the claim. Here the effect can still be undone. If another
+    /// delivery has overtaken the claim, this method fails, the transaction rolls back, and only
+    /// the effect of the other delivery stands.
     ///
     /// # Errors
     ///
-    /// - An error that [is overtaken](CommitInError::is_overtaken), if the lease has expired and another
-    ///   delivery has claimed the event, or if the event is settled. Let the transaction roll back, as
-    ///   `?` does.
+    /// - An error that [is overtaken](CommitInError::is_overtaken), if the lease has expired and
+    ///   another delivery has claimed the event, or if the event is settled. Let the transaction
+    ///   roll back, as `?` does.
     /// - An error without a source, if the event has no claim.
     /// - Otherwise the database's error.
     ///
@@ -39,9 +40,9 @@ impl PostgresLedger {
     ///
     /// # Settings
     ///
-    /// The method changes two settings for this transaction. It raises `synchronous_commit` to `on` if it
-    /// is `off` or `local`. It sets `idle_in_transaction_session_timeout` to 60 s if there is no timeout:
-    /// see [`with_idle_in_transaction`](Self::with_idle_in_transaction).
+    /// The method changes two settings for this transaction. It raises `synchronous_commit` to `on`
+    /// if it is `off` or `local`. It sets `idle_in_transaction_session_timeout` to 60 s if there is
+    /// no timeout: see [`with_idle_in_transaction`](Self::with_idle_in_transaction).
     ///
     /// # Example
     ///

@@ -1,8 +1,8 @@
 //! The ledger's own connections, and making calls on them.
 //!
-//! A call goes into a queue, from which workers take calls. While all workers are busy, calls wait, and
-//! the next statement takes several of them. So many deliveries at once need few round trips, and few
-//! flushes of the database's disk.
+//! A call goes into a queue, from which workers take calls. While all workers are busy, calls wait,
+//! and the next statement takes several of them. So many deliveries at once need few round trips,
+//! and few flushes of the database's disk.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -109,8 +109,8 @@ impl Shared {
 
 /// A worker to wake or to start once the queue is unlocked.
 ///
-/// Both run foreign code, which must not run under the lock: a waker can do anything, and a runtime that
-/// shuts down drops a new worker at once, which then locks the queue to leave it.
+/// Both run foreign code, which must not run under the lock: a waker can do anything, and a runtime
+/// that shuts down drops a new worker at once, which then locks the queue to leave it.
 #[must_use]
 pub(super) enum WakeUp {
     None,
@@ -129,7 +129,8 @@ impl WakeUp {
         match self {
             Self::None => {}
             Self::Idle(worker) => drop(worker.send(())),
-            // Without a runtime, the worker is dropped and leaves the queue, so the caller gets an error.
+            // Without a runtime, the worker is dropped and leaves the queue, so the caller gets an
+            // error.
             Self::New(worker) => {
                 if let Ok(runtime) = Handle::try_current() {
                     runtime.spawn(worker.run());

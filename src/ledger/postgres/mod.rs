@@ -25,8 +25,8 @@ use connections::Connections;
 
 /// How many connections a ledger has at most by default.
 ///
-/// Each statement takes the calls of many deliveries, so a few connections are enough. More of them would
-/// only compete.
+/// Each statement takes the calls of many deliveries, so a few connections are enough. More of them
+/// would only compete.
 const CONNECTIONS: u32 = 3;
 
 /// How long a transaction may be idle by default, after an event was settled in it.
@@ -35,16 +35,17 @@ const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
 /// A [`Ledger`] on Postgres, in the database of the application's pool.
 ///
 /// Make one ledger for an application, and clone it. Clones share their connections. The table
-/// `mx_job_webhook_events` holds all events: [`create_table`](Self::create_table) makes it. Rows stay
-/// until you call [`prune`](Self::prune), for example once an hour.
+/// `mx_job_webhook_events` holds all events: [`create_table`](Self::create_table) makes it. Rows
+/// stay until you call [`prune`](Self::prune), for example once an hour.
 ///
-/// A callback can commit the event [in its own transaction](Self::commit_in), which only this ledger
-/// offers. Its effect and the ledger's entry then become durable together. An effect in that database
-/// stands exactly once, whichever process or server fails.
+/// A callback can commit the event [in its own transaction](Self::commit_in), which only this
+/// ledger offers. Its effect and the ledger's entry then become durable together. An effect in that
+/// database stands exactly once, whichever process or server fails.
 ///
-/// Leases expire by the server's clock, so the clocks of the replicas do not matter. The next delivery
-/// takes over an expired lease. The server confirms a commit when it is on its disk and on its
-/// synchronous standbys, even if the application has set `synchronous_commit` to `off` or `local`.
+/// Leases expire by the server's clock, so the clocks of the replicas do not matter. The next
+/// delivery takes over an expired lease. The server confirms a commit when it is on its disk and on
+/// its synchronous standbys, even if the application has set `synchronous_commit` to `off` or
+/// `local`.
 ///
 /// [`replicas`](crate::guide::replicas) lists the tested versions, and the settings that the server
 /// needs.
@@ -52,22 +53,22 @@ const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
 /// # Connections
 ///
 /// The ledger has **connections of its own**, at most three by default, in addition to those of the
-/// pool. It therefore works even if callbacks hold all connections of the pool. It opens them as the pool
-/// does, with the same options and `after_connect`. Concurrent deliveries share statements: a claim, a
-/// commit and a release each take at most one round trip. If the database's default isolation is stricter
-/// than `READ COMMITTED`, each statement takes two more.
+/// pool. It therefore works even if callbacks hold all connections of the pool. It opens them as
+/// the pool does, with the same options and `after_connect`. Concurrent deliveries share
+/// statements: a claim, a commit and a release each take at most one round trip. If the database's
+/// default isolation is stricter than `READ COMMITTED`, each statement takes two more.
 ///
 /// If the callers of a statement give up, the ledger opens another connection, and the server may
-/// continue the statement. Set the role's `statement_timeout`, so that such statements do not accumulate
-/// while the table is locked.
+/// continue the statement. Set the role's `statement_timeout`, so that such statements do not
+/// accumulate while the table is locked.
 ///
-/// The ledger needs tokio. A connection belongs to the runtime on which it was opened. If each thread has
-/// a runtime of its own, make a ledger for each thread. Otherwise a blocked thread would delay the calls
-/// of the others.
+/// The ledger needs tokio. A connection belongs to the runtime on which it was opened. If each
+/// thread has a runtime of its own, make a ledger for each thread. Otherwise a blocked thread would
+/// delay the calls of the others.
 ///
-/// Each statement passes its name as a parameter, and each answer begins with it. If a pooler mixes up
-/// prepared statements (`PgBouncer` before 1.21 in transaction mode), deliveries are answered 503 and no
-/// event is lost.
+/// Each statement passes its name as a parameter, and each answer begins with it. If a pooler mixes
+/// up prepared statements (`PgBouncer` before 1.21 in transaction mode), deliveries are answered
+/// 503 and no event is lost.
 ///
 /// # Example
 ///
@@ -113,9 +114,10 @@ impl PostgresLedger {
 
     /// Sets how many connections the ledger opens at most. Defaults to 3.
     ///
-    /// The ledger opens a connection if a call arrives while all others are busy, and closes a connection
-    /// after ten seconds without a call. Commits leave one connection free for claims, which wait for
-    /// neither the disk nor a standby. With a single connection, claims and commits wait for each other.
+    /// The ledger opens a connection if a call arrives while all others are busy, and closes a
+    /// connection after ten seconds without a call. Commits leave one connection free for claims,
+    /// which wait for neither the disk nor a standby. With a single connection, claims and commits
+    /// wait for each other.
     ///
     /// Clones that were made before keep their own connections.
     ///
@@ -132,10 +134,11 @@ impl PostgresLedger {
 
     /// Sets how long a transaction may be idle after [`commit_in`](Self::commit_in).
     ///
-    /// Defaults to 60 s. The server ends a transaction whose client has sent nothing for this time, and
-    /// releases its locks. Without the limit, the locks of a replica that lost its network or power would
-    /// remain. The method sets `idle_in_transaction_session_timeout` for its transaction only. A timeout
-    /// that the session, the role or the database has set takes precedence. `None` sets no timeout.
+    /// Defaults to 60 s. The server ends a transaction whose client has sent nothing for this time,
+    /// and releases its locks. Without the limit, the locks of a replica that lost its network or
+    /// power would remain. The method sets `idle_in_transaction_session_timeout` for its
+    /// transaction only. A timeout that the session, the role or the database has set takes
+    /// precedence. `None` sets no timeout.
     #[must_use]
     pub fn with_idle_in_transaction(mut self, limit: Option<Duration>) -> Self {
         self.idle_in_transaction = limit;

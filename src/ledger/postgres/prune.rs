@@ -12,8 +12,8 @@ impl PostgresLedger {
     /// Deletes events that are older than this, and returns how many it deleted.
     ///
     /// The age counts from when the event was settled, or else from when its claim expired or was
-    /// released. Call it regularly, on one replica or on all. 48 hours are twice the time for which MX
-    /// retries. With less than these 24 hours, an event can be handled again.
+    /// released. Call it regularly, on one replica or on all. 48 hours are twice the time for which
+    /// MX retries. With less than these 24 hours, an event can be handled again.
     ///
     /// It deletes up to 10,000 rows at a time, and skips locked rows.
     ///
@@ -56,8 +56,8 @@ impl PostgresLedger {
     pub async fn prune(&self, older_than: Duration) -> Result<u64, sqlx::Error> {
         // Batches keep the transactions short.
         const BATCH: u32 = 10_000;
-        // The statement is not prepared, so that the server plans it each time. A plan that was made for a
-        // small table would read the whole table.
+        // The statement is not prepared, so that the server plans it each time. A plan that was
+        // made for a small table would read the whole table.
         let statement = include_str!("sql/prune.sql")
             .replace("$1", "'prune'")
             .replace("$2", &micros(older_than).to_string())

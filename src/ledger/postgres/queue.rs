@@ -12,7 +12,8 @@ use super::call::{Answer, Call, Kind};
 /// The maximum number of calls in a statement, which take the server some milliseconds.
 const MAX_CALLS: usize = 128;
 
-/// The time from a connection that was refused to the next attempt, while another worker is connected.
+/// The time from a connection that was refused to the next attempt, while another worker is
+/// connected.
 const DIAL_INTERVAL: Duration = Duration::from_millis(200);
 
 pub(super) type Outcome = Result<Answer, Arc<sqlx::Error>>;
@@ -41,7 +42,7 @@ pub(super) struct Queue {
     pub(super) is_closed: bool,
 }
 
-/// What a worker leaves behind. Pass it to `WakeUp::after` once the queue is unlocked.
+/// The remains of a worker that has left. Pass them to `WakeUp::after` once the queue is unlocked.
 #[must_use]
 pub(super) struct Departure {
     /// The calls, if this was the last worker. Their callers learn that no worker is left.
@@ -75,8 +76,8 @@ impl Queue {
 
     /// Returns whether one more worker may commit.
     ///
-    /// A commit waits for the disk and for standbys. Claims wait for neither, so the last connection is
-    /// left to them.
+    /// A commit waits for the disk and for standbys. Claims wait for neither, so the last
+    /// connection is left to them.
     fn may_commit(&self, max_workers: usize) -> bool {
         self.committing + 1 < max_workers.max(2)
     }
@@ -98,8 +99,8 @@ impl Queue {
 
     /// Takes the first call, and the later ones that fit into the same statement.
     ///
-    /// These are calls of the same kind, each for another event, because a statement does not see its
-    /// own changes.
+    /// These are calls of the same kind, each for another event, because a statement does not see
+    /// its own changes.
     pub(super) fn take(&mut self, max_workers: usize) -> Vec<PendingCall> {
         let may_commit = self.may_commit(max_workers);
         let mut taken: Vec<PendingCall> = Vec::new();

@@ -14,8 +14,8 @@ use super::queue::Outcome;
 
 /// How long the server uses a plan, in time and at first in calls.
 ///
-/// The server plans by the size of the table. For a small table it plans to read all rows, and it would
-/// still do so when there are a million.
+/// The server plans by the size of the table. For a small table it plans to read all rows, and it
+/// would still do so when there are a million.
 const PLAN_LIFETIME: Duration = Duration::from_secs(10);
 const PLAN_CALLS: usize = 256;
 
@@ -35,8 +35,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Session {
     connection: PgConnection,
     since: Instant,
-    /// Whether each statement runs in a `READ COMMITTED` transaction. This is needed if the database's
-    /// default isolation is stricter, which reports races that do no harm.
+    /// Whether each statement runs in a `READ COMMITTED` transaction. This is needed if the
+    /// database's default isolation is stricter, which reports races that do no harm.
     sets_isolation: bool,
     /// When the statements were planned, and how many calls there were since then and before.
     planned: Instant,
@@ -46,8 +46,8 @@ pub(super) struct Session {
 
 /// Makes these calls with one statement, and returns an outcome for each.
 ///
-/// If the connection in the slot turns out to be broken, the calls are repeated on a new one: every call
-/// is idempotent. While this future runs, and if it is dropped, the slot is empty.
+/// If the connection in the slot turns out to be broken, the calls are repeated on a new one: every
+/// call is idempotent. While this future runs, and if it is dropped, the slot is empty.
 pub(super) async fn execute(
     slot: &mut Option<Session>,
     pool: &Pool,
@@ -179,8 +179,8 @@ impl Session {
 
     /// Makes the server plan the statements again, because the table may have grown.
     ///
-    /// It does so after some hundred calls, then each time their total has doubled, and at the latest
-    /// after [`PLAN_LIFETIME`].
+    /// It does so after some hundred calls, then each time their total has doubled, and at the
+    /// latest after [`PLAN_LIFETIME`].
     async fn replan_if_due(&mut self) -> Result<(), sqlx::Error> {
         let calls = self.calls_before.max(PLAN_CALLS);
         if self.calls_since < calls && self.planned.elapsed() < PLAN_LIFETIME {

@@ -13,38 +13,38 @@ const VERSION: &str = "1";
 impl PostgresLedger {
     /// The SQL that [`create_table`](Self::create_table) applies.
     ///
-    /// Use it in migrations of your own, and if the application's role may not create tables. The owner
-    /// of the schema applies it, with the `search_path` of the application. Then grant the application's
-    /// role `USAGE` on the schema, `SELECT`, `INSERT` and `UPDATE` on the table, and `DELETE` if the
-    /// application calls `prune`.
+    /// Use it in migrations of your own, and if the application's role may not create tables. The
+    /// owner of the schema applies it, with the `search_path` of the application. Then grant the
+    /// application's role `USAGE` on the schema, `SELECT`, `INSERT` and `UPDATE` on the table, and
+    /// `DELETE` if the application calls `prune`.
     ///
-    /// The SQL also migrates a table of an earlier version. Applying it again changes nothing, but it
-    /// waits for open transactions, and new ones wait for it. Apply it once.
+    /// The SQL also migrates a table of an earlier version. Applying it again changes nothing, but
+    /// it waits for open transactions, and new ones wait for it. Apply it once.
     pub const TABLE: &str = include_str!("sql/table.sql");
 
     /// Creates the table, or migrates a table of an earlier version.
     ///
-    /// Several replicas may call it at the same time, and at every start. If the table already has this
-    /// version, the method locks nothing, and needs no permission to create or alter tables. The table's
-    /// comment contains its version.
+    /// Several replicas may call it at the same time, and at every start. If the table already has
+    /// this version, the method locks nothing, and needs no permission to create or alter tables.
+    /// The table's comment contains its version.
     ///
-    /// The migration of a table from before version 1 (`updated_at bigint`) rewrites the table, and blocks
-    /// all other access: some seconds for a million rows. Replicas of the earlier release continue to
-    /// work with the new table, so a rolling deployment loses nothing.
+    /// The migration of a table from before version 1 (`updated_at bigint`) rewrites the table, and
+    /// blocks all other access: some seconds for a million rows. Replicas of the earlier release
+    /// continue to work with the new table, so a rolling deployment loses nothing.
     ///
     /// # Errors
     ///
-    /// If the database cannot be reached, or its user may not create or alter the table. The error is
-    /// `Configuration`
+    /// If the database cannot be reached, or its user may not create or alter the table. The error
+    /// is `Configuration`
     ///
-    /// - if the encoding of the database is neither UTF-8 nor `SQL_ASCII`. An event whose guid it cannot
-    ///   encode would always be answered 503;
+    /// - if the encoding of the database is neither UTF-8 nor `SQL_ASCII`. An event whose guid it
+    ///   cannot encode would always be answered 503;
     /// - if the table has a later version, or columns that this release does not know;
     /// - if the role may not read and write the table.
     pub async fn create_table(&self) -> Result<(), sqlx::Error> {
-        // `IF NOT EXISTS` can fail if two replicas create the table at the same time, so they take a
-        // lock, with a number that only this ledger uses. The statements have no parameters and are not
-        // prepared, because a pooler may mix up prepared statements.
+        // `IF NOT EXISTS` can fail if two replicas create the table at the same time, so they take
+        // a lock, with a number that only this ledger uses. The statements have no parameters and
+        // are not prepared, because a pooler may mix up prepared statements.
         const LOCK: &str = "SELECT pg_advisory_xact_lock(7888171773965329762)";
         let mut transaction = self.pool.begin().await?;
         sqlx::raw_sql(LOCK).execute(&mut *transaction).await?;

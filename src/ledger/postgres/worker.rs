@@ -45,8 +45,8 @@ impl Worker {
     pub(super) async fn run(mut self) {
         let mut session = None;
         while self.wait_for_calls(IDLE_TIMEOUT).await {
-            // The session comes first: other workers may take the calls while it is opened, and opening
-            // it may take longer than their callers wait.
+            // The session comes first: other workers may take the calls while it is opened, and
+            // opening it may take longer than their callers wait.
             if session.is_none() {
                 self.wake_another();
                 match Session::connect(&self.shared.pool).await {
@@ -74,8 +74,8 @@ impl Worker {
 
     /// Waits until there is a call to take.
     ///
-    /// Returns false if there is none within the timeout, or if the ledger was dropped. The worker has
-    /// then left the queue.
+    /// Returns false if there is none within the timeout, or if the ledger was dropped. The worker
+    /// has then left the queue.
     async fn wait_for_calls(&mut self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         loop {
@@ -180,7 +180,8 @@ async fn serve(session: &mut Option<Session>, pool: &Pool, pending: Vec<PendingC
             _ => None,
         })
         .collect();
-    // These claims were granted after their callers had given up. If the release fails, they expire.
+    // These claims were granted after their callers had given up. If the release fails, they
+    // expire.
     if !abandoned.is_empty() {
         let _ = timeout(RELEASE_TIMEOUT, execute(session, pool, &abandoned)).await;
     }

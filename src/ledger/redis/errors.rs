@@ -29,9 +29,10 @@ pub(super) fn is_from_replica(error: &RedisError) -> bool {
 
 /// Returns whether a new connection can fix this error.
 ///
-/// It can if the connection broke or stalled, or if something other than Redis answered. It also can if
-/// the server is read-only, because the address may lead to another server by now. The other errors of
-/// a server (`BUSY`, `LOADING`, `NOAUTH`, `NOREPLICAS`, `OOM`) would be the same on a new connection.
+/// It can if the connection broke or stalled, or if something other than Redis answered. It also
+/// can if the server is read-only, because the address may lead to another server by now. The other
+/// errors of a server (`BUSY`, `LOADING`, `NOAUTH`, `NOREPLICAS`, `OOM`) would be the same on a new
+/// connection.
 fn is_of_connection(error: &RedisError) -> bool {
     match error.kind() {
         ErrorKind::Server(_) => is_from_replica(error),

@@ -21,8 +21,8 @@ use super::sentinels::{Master, Sentinels};
 /// ledger has by default.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The minimum time from one attempt to connect to the next. While a server is down, this allows five
-/// attempts a second, for any number of calls.
+/// The minimum time from one attempt to connect to the next. While a server is down, this allows
+/// five attempts a second, for any number of calls.
 const DIAL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How often the Sentinels are asked for the current master.
@@ -36,13 +36,14 @@ const MASTER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// - if it breaks,
 /// - if an answer takes longer than a second,
 /// - if something other than Redis answers, or
-/// - if the server answers that it is a replica or has lost its master, because the address may lead to
-///   another server by now.
+/// - if the server answers that it is a replica or has lost its master, because the address may
+///   lead to another server by now.
 ///
-/// After other errors of the server, such as `BUSY`, `NOAUTH`, `NOREPLICAS` and `OOM`, the connection is
-/// kept. It is replaced at most every 200 ms, and calls wait for the new one.
+/// After other errors of the server, such as `BUSY`, `NOAUTH`, `NOREPLICAS` and `OOM`, the
+/// connection is kept. It is replaced at most every 200 ms, and calls wait for the new one.
 ///
-/// With Sentinels, it also moves to a new master, within about a second after the Sentinels name it.
+/// With Sentinels, it also moves to a new master, within about a second after the Sentinels name
+/// it.
 #[derive(Clone)]
 pub struct Reconnecting(Arc<Inner>);
 
@@ -118,8 +119,8 @@ impl Reconnecting {
 
     /// Returns the current attempt, or starts one.
     ///
-    /// The attempt runs in a task of its own. It continues if a call is dropped, and all calls that wait
-    /// for it receive its outcome.
+    /// The attempt runs in a task of its own. It continues if a call is dropped, and all calls that
+    /// wait for it receive its outcome.
     fn attempt(&self) -> (Attempt, u64) {
         let mut current = self.0.current();
         if let Some(attempt) = &current.attempt {
@@ -181,8 +182,8 @@ impl Inner {
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {
-        // Only `tokio::spawn` can panic while the lock is held, if there is no runtime. The attempt is
-        // then reported as failed to the next call.
+        // Only `tokio::spawn` can panic while the lock is held, if there is no runtime. The attempt
+        // is then reported as failed to the next call.
         let current = self.current.lock();
         current.unwrap_or_else(PoisonError::into_inner)
     }
@@ -214,8 +215,8 @@ async fn dial_master(
                 "the server that the Sentinels name is not a master yet",
             )))
         }
-        // An error with a code is the server's, which may refuse `ROLE` to this user. If the server is
-        // no master, the first write fails.
+        // An error with a code is the server's, which may refuse `ROLE` to this user. If the server
+        // is no master, the first write fails.
         Err(error) if error.code().is_none() => Err(error),
         _ => Ok((connection, master)),
     }
@@ -223,7 +224,8 @@ async fn dial_master(
 
 /// Discards this connection once the Sentinels name another master.
 ///
-/// The old master may continue to answer for ten seconds, and everything that it acknowledges is lost.
+/// The old master may continue to answer for ten seconds, and everything that it acknowledges is
+/// lost.
 async fn follow(sentinels: Sentinels, connected: Master, inner: Weak<Inner>, number: u64) {
     loop {
         tokio::time::sleep(MASTER_CHECK_INTERVAL).await;

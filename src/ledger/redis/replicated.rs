@@ -11,8 +11,9 @@ use crate::ledger::lease::millis;
 
 /// A connection on which each command waits until the replicas have its writes.
 ///
-/// It is a separate connection, because the server answers nothing else on a connection that waits. The
-/// command and its `WAIT`, which covers only the writes of its own connection, take one round trip.
+/// It is a separate connection, because the server answers nothing else on a connection that waits.
+/// The command and its `WAIT`, which covers only the writes of its own connection, take one round
+/// trip.
 #[derive(Clone)]
 pub(super) struct ReplicatedConnection {
     connection: Reconnecting,

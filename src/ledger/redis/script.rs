@@ -55,8 +55,8 @@ impl Script {
 
     /// Calls the script, and retries if that can help. Every script is idempotent.
     ///
-    /// The reply repeats the script's name and the id of this call. A reply to another call is an error:
-    /// something between this process and the server has mixed up the replies.
+    /// The reply repeats the script's name and the id of this call. A reply to another call is an
+    /// error: something between this process and the server has mixed up the replies.
     pub(super) async fn call<C>(
         &self,
         connection: &C,
@@ -104,9 +104,10 @@ impl Script {
 
     /// Runs the script again after a replica has answered.
     ///
-    /// If a connection to a cluster may read from replicas, a node that is no longer the master answers a
-    /// script with READONLY. It answers a write with MOVED, from which the client learns the new master
-    /// after a moment. The write here deletes a field that does not exist, so it changes nothing.
+    /// If a connection to a cluster may read from replicas, a node that is no longer the master
+    /// answers a script with READONLY. It answers a write with MOVED, from which the client learns
+    /// the new master after a moment. The write here deletes a field that does not exist, so it
+    /// changes nothing.
     async fn retry_on_master<C>(
         &self,
         connection: &mut C,

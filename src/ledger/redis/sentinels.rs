@@ -19,9 +19,9 @@ const QUERY_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The Sentinels of a Redis master, and the login for that master.
 ///
-/// Use it with [`RedisLedger::from_sentinels`](crate::ledger::RedisLedger::from_sentinels). All Sentinels
-/// are asked at the same time, and one that answers is enough. If their answers differ, the one from the
-/// latest failover counts.
+/// Use it with [`RedisLedger::from_sentinels`](crate::ledger::RedisLedger::from_sentinels). All
+/// Sentinels are asked at the same time, and one that answers is enough. If their answers differ,
+/// the one from the latest failover counts.
 #[derive(Clone)]
 pub struct Sentinels {
     nodes: Arc<[Reconnecting]>,
@@ -32,8 +32,8 @@ pub struct Sentinels {
 impl Sentinels {
     /// Returns the settings for these Sentinels' addresses and the master's name.
     ///
-    /// An address is anything that `redis::Client::open` accepts. It includes the user, the password and
-    /// the TLS of the connection to that Sentinel.
+    /// An address is anything that `redis::Client::open` accepts. It includes the user, the
+    /// password and the TLS of the connection to that Sentinel.
     ///
     /// # Errors
     ///
@@ -66,8 +66,8 @@ impl Sentinels {
 
     /// Sets the user, password, database and TLS of the connection to the master.
     ///
-    /// Write them as an address, as for [`new`](Self::new). Its host and port are ignored, because the
-    /// Sentinels name these. Defaults to no password, database 0 and no TLS.
+    /// Write them as an address, as for [`new`](Self::new). Its host and port are ignored, because
+    /// the Sentinels name these. Defaults to no password, database 0 and no TLS.
     ///
     /// # Errors
     ///
@@ -94,7 +94,8 @@ impl Sentinels {
 
     /// Returns the master by the answers of all Sentinels.
     ///
-    /// A majority is not enough here: the Sentinel that leads a failover knows the new master first.
+    /// A majority is not enough here: the Sentinel that leads a failover knows the new master
+    /// first.
     pub(super) async fn latest_master(&self) -> RedisResult<Master> {
         let named = self.query(self.nodes.len()).await?;
         self.log_in(named)
