@@ -1,4 +1,4 @@
-//! What is accepted, and whether a request's head shows it.
+//! Accepted credentials, and checking a request's head against them.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -22,7 +22,7 @@ pub(super) enum Accepted {
     },
 }
 
-/// What follows the scheme in an `Authorization` header.
+/// A scheme and token of an `Authorization` header.
 #[derive(Clone)]
 pub(super) struct Secret {
     pub(super) scheme: Scheme,
@@ -37,11 +37,11 @@ pub(super) enum Scheme {
 
 pub(super) type Verify = Arc<dyn Fn(&Parts) -> Verification + Send + Sync>;
 
-/// A closure's verdict on its way.
+/// The future of a closure that checks credentials.
 pub(crate) type Verification = std::pin::Pin<Box<dyn Future<Output = Result<bool, Error>> + Send>>;
 
 impl Accepted {
-    /// What the head alone decides.
+    /// Checks the head of a request.
     pub(super) fn check(&self, head: &Parts) -> Check {
         let Ok(authorization) = single_authorization(&head.headers) else {
             return Check::Refused(self.challenges());
@@ -55,14 +55,14 @@ impl Accepted {
         if closures.is_empty() || authorization.is_some_and(is_malformed) {
             return Check::Refused(self.challenges());
         }
-        let verdicts: Vec<_> = closures.iter().map(|verify| verify(head)).collect();
-        Check::Undecided(Box::pin(any_of(verdicts)), self.challenges())
+        let verifications: Vec<_> = closures.iter().map(|verify| verify(head)).collect();
+        Check::Undecided(Box::pin(any_of(verifications)), self.challenges())
     }
 
-    /// What a refusal offers the sender to try.
+    /// Returns the schemes that a refusal offers.
     fn challenges(&self) -> Challenges {
         let Accepted::AnyOf { secrets, closures } = self else {
-            // There is nothing to try, and a 401 has to name something.
+            // No scheme is needed, but a 401 has to name one.
             return Challenges {
                 basic: true,
                 bearer: false,
@@ -76,16 +76,18 @@ impl Accepted {
     }
 }
 
-/// The verdict, and what a refusal offers the sender to try: both of the same credentials, which may
-/// be replaced at any time.
+/// The result of a check, with the schemes that a refusal offers.
+///
+/// Both come from the same credentials, although these can be replaced at any time.
 pub(crate) enum Check {
     Accepted,
     Refused(Challenges),
     Undecided(Verification, Challenges),
 }
 
-/// The one `Authorization` header, if there is one. Which of two would count is a guess that two
-/// programs on the way may make differently, so two are an error.
+/// Returns the `Authorization` header, if there is one.
+///
+/// Two headers are an error: a proxy and this crate could each choose another one.
 fn single_authorization(headers: &HeaderMap) -> Result<Option<&[u8]>, ()> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     match (values.next(), values.next()) {
@@ -94,7 +96,7 @@ fn single_authorization(headers: &HeaderMap) -> Result<Option<&[u8]>, ()> {
     }
 }
 
-/// Compares with every secret, whichever matched, so that the time tells nothing of the order.
+/// Compares a header with all secrets, even after a match, so that the time reveals nothing.
 fn matches_any(secrets: &[Secret], authorization: &[u8]) -> bool {
     let Some((scheme, token)) = split_scheme(authorization) else {
         return false;
@@ -117,8 +119,9 @@ fn split_scheme(authorization: &[u8]) -> Option<(Scheme, &[u8])> {
     Some((scheme, token.trim_ascii()))
 }
 
-/// Whether a header cannot be what any scheme that is known here sends; no secret is like that, so
-/// it is asked only before the closures are.
+/// Returns whether a header is not ASCII, or is malformed for its scheme.
+///
+/// No secret matches such a header. The check keeps it from the closures.
 fn is_malformed(authorization: &[u8]) -> bool {
     if !authorization.is_ascii() {
         return true;
@@ -131,30 +134,32 @@ fn is_malformed(authorization: &[u8]) -> bool {
     }
 }
 
-/// True as soon as one is, whatever the others do; an error only if none is.
-async fn any_of(mut verdicts: Vec<Verification>) -> Result<bool, Error> {
-    let mut refused = Ok(false);
+/// Returns true as soon as one closure accepts. Otherwise waits for all of them, and returns an
+/// error if one failed.
+async fn any_of(mut pending: Vec<Verification>) -> Result<bool, Error> {
+    let mut outcome = Ok(false);
     poll_fn(|context| {
-        let mut yes = false;
-        verdicts.retain_mut(|verdict| match verdict.as_mut().poll(context) {
+        let mut is_accepted = false;
+        pending.retain_mut(|verification| match verification.as_mut().poll(context) {
             Poll::Pending => true,
-            Poll::Ready(said) => {
-                match said {
-                    Ok(said) => yes |= said,
-                    Err(error) => refused = Err(error),
-                }
+            Poll::Ready(Ok(accepts)) => {
+                is_accepted |= accepts;
+                false
+            }
+            Poll::Ready(Err(error)) => {
+                outcome = Err(error);
                 false
             }
         });
-        if yes {
-            refused = Ok(true);
-        } else if !verdicts.is_empty() {
+        if is_accepted {
+            outcome = Ok(true);
+        } else if !pending.is_empty() {
             return Poll::Pending;
         }
         Poll::Ready(())
     })
     .await;
-    refused
+    outcome
 }
 
 impl fmt::Debug for Accepted {

@@ -1,4 +1,4 @@
-//! Credentials that are replaced while the application runs.
+//! Credentials that can be replaced while the application runs.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use super::Credentials;
 use super::accepted::Accepted;
 
-/// Where credentials are read from.
+/// The current credentials: fixed, or replaceable.
 #[derive(Clone)]
 pub(super) enum Source {
     Fixed(Arc<Accepted>),
@@ -16,7 +16,7 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// No lock is taken, and whoever replaces them waits for nobody.
+    /// Reads the current credentials. Neither reading nor replacing them takes a lock.
     pub(super) fn with<T>(&self, read: impl FnOnce(&Accepted) -> T) -> T {
         match self {
             Self::Fixed(accepted) => read(accepted),
@@ -26,11 +26,11 @@ impl Source {
 }
 
 impl Credentials {
-    /// Makes them replaceable while the application runs, through the handle.
+    /// Returns the credentials, and a handle that replaces them while the application runs.
     ///
     /// # Panics
     ///
-    /// If they are replaceable already.
+    /// If the credentials are already replaceable.
     ///
     /// # Example
     ///
@@ -62,29 +62,29 @@ impl Credentials {
     }
 }
 
-/// Replaces [`Credentials`] while the application runs.
+/// A handle that replaces [`Credentials`] while the application runs.
 ///
-/// Made by [`Credentials::replaceable`]. It replaces them wherever they were given to, in
-/// every clone. A clone of the handle is the same handle.
+/// [`Credentials::replaceable`] makes it. It replaces the credentials in all of their clones.
+/// Clones of the handle are equivalent.
 #[derive(Clone)]
 pub struct CredentialsHandle(Arc<ArcSwap<Accepted>>);
 
 impl CredentialsHandle {
-    /// Accepts these from now on, and no others.
+    /// Replaces the credentials with these.
     ///
-    /// Atomically: a request is checked against the old ones or the new ones, never a
-    /// mixture. Requests that were accepted before go on.
+    /// The change is atomic: each request is checked against either the old or the new credentials.
+    /// Requests that have already been accepted continue.
     ///
     /// # Panics
     ///
-    /// If these are replaceable themselves.
+    /// If the new credentials are themselves replaceable.
     #[track_caller]
     pub fn replace(&self, credentials: Credentials) {
         self.0.store(credentials.into_fixed());
     }
 }
 
-/// Shows how many there are, and no secret.
+/// Shows how many secrets and closures there are, but no secret.
 impl fmt::Debug for CredentialsHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.load().fmt(f)

@@ -1,4 +1,6 @@
-//! Who may deliver: Basic, bearer, several at once, or a closure.
+//! Credentials: HTTP Basic, bearer tokens, closures, and combinations of them.
+//!
+//! This module decides which senders may deliver. It uses `util` and `error`.
 
 mod accepted;
 mod handle;
@@ -19,42 +21,50 @@ pub use handle::CredentialsHandle;
 use handle::Source;
 pub use verdict::Verdict;
 
-/// What a sender has to show before a byte of its body is read.
+/// The credentials that a sender needs. They are checked before the body is read.
 ///
-/// MX offers HTTP Basic, bearer tokens of OAuth 2's client-credentials flow, and mutual
-/// TLS (MX's page on webhooks, *security*). There is no signature to check. `basic` and
-/// `bearer` compare in constant time: how long a refusal takes tells nothing about the
-/// secret but its length. [`verify`](Credentials::verify) takes a closure for the rest.
+/// MX offers HTTP Basic, bearer tokens of OAuth 2's client-credentials flow, and mutual TLS (MX's
+/// page on webhooks, *security*). It does not sign its requests. [`basic`](Credentials::basic) and
+/// [`bearer`](Credentials::bearer) compare in constant time: the time of a refusal reveals at most
+/// the length of the secret. For everything else, [`verify`](Credentials::verify) takes a closure.
 ///
-/// Two `Authorization` headers are refused, whatever else is accepted. One that is
-/// malformed (not ASCII, or Basic that is not Base64 or has no colon) is refused unless the
-/// credentials are [`unauthenticated`](Credentials::unauthenticated).
+/// A request with two `Authorization` headers is always refused. A request with a malformed one is
+/// refused unless the credentials are [`unauthenticated`](Credentials::unauthenticated). A header
+/// is malformed if it is not ASCII, or if it is Basic and its token is not Base64 or has no colon.
 ///
-/// Cloning is cheap. `Debug` shows how many there are, and no secret.
+/// Clones are cheap. `Debug` shows how many secrets and closures there are, but no secret.
 ///
 /// # Example
 ///
-/// Rotation: both passwords are good until MX's side has been changed.
+/// To rotate a password, accept both until MX uses the new one:
 ///
 /// ```
-/// use mx_job_webhook::Credentials;
+/// use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
+/// # use axum::body::Body; use http::Request; use tower::ServiceExt;
 ///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let credentials = Credentials::basic("mx", "new secret")?
-///     .or(Credentials::basic("mx", "old secret")?)
-///     .or(Credentials::bearer("a-token")?);
-/// assert_eq!(format!("{credentials:?}"), "Credentials { basic: 2, bearer: 1, closures: 0 }");
-/// # Ok::<(), mx_job_webhook::credentials::CredentialsError>(())
+///     .or(Credentials::basic("mx", "secret")?);
+/// let webhooks = JobWebhook::new(credentials, JobRouter::new());
+///
+/// let delivery = Request::post("/")
+///     .header("authorization", "Basic bXg6c2VjcmV0") // mx:secret
+///     .header("content-type", "application/json")
+///     .body(Body::from(r#"{"job": {"guid": "JOB-1", "status": 6}}"#))?;
+/// assert_eq!(webhooks.oneshot(delivery).await?.status(), 204);
+/// # Ok(()) }
 /// ```
 #[derive(Clone)]
 pub struct Credentials(Source);
 
 impl Credentials {
-    /// Accepts HTTP Basic with this user and password, both in UTF-8.
+    /// Returns credentials that accept HTTP Basic with this user and password, in UTF-8.
     ///
     /// # Errors
     ///
-    /// If either is empty or has a control character, or the user has a colon: such
-    /// credentials cannot be sent (RFC 7617), or protect nothing.
+    /// If the user or the password is empty or has a control character, or if the user has a colon.
+    /// A client cannot send such credentials (RFC 7617), or they protect nothing.
     pub fn basic(user: &str, password: &str) -> Result<Self, CredentialsError> {
         if user.is_empty() || password.is_empty() {
             return Err(CredentialsError(
@@ -66,56 +76,61 @@ impl Credentials {
         }
         if user.chars().chain(password.chars()).any(char::is_control) {
             return Err(CredentialsError(
-                "user and password must not contain control characters",
+                "the user and the password must not contain control characters",
             ));
         }
         let token = STANDARD.encode(format!("{user}:{password}"));
         Ok(Self::secret(Scheme::Basic, token))
     }
 
-    /// Accepts this bearer token.
+    /// Returns credentials that accept this bearer token.
     ///
     /// # Errors
     ///
-    /// If it is empty, or has anything but visible ASCII characters: such a token cannot
-    /// be sent.
+    /// If the token is empty, or has characters other than visible ASCII. A client cannot send it.
     pub fn bearer(token: &str) -> Result<Self, CredentialsError> {
         if token.is_empty() {
             return Err(CredentialsError("the token must not be empty"));
         }
         if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(CredentialsError(
-                "the token must be visible ASCII characters",
+                "the token must consist of visible ASCII characters",
             ));
         }
         Ok(Self::secret(Scheme::Bearer, token.to_owned()))
     }
 
-    /// Accepts what an async closure over the request's head accepts.
+    /// Returns credentials that an async closure checks, by the request's head.
     ///
-    /// For mutual TLS that a proxy reports in a header, or a token that has to be
-    /// checked by its signature. The closure takes what it needs out of the head and
-    /// returns a future, which ends in `bool` or in `Result<bool, E>`:
+    /// Use it for mutual TLS that a proxy reports in a header, or for tokens with a signature. The
+    /// closure copies what it needs from the head, and returns a future of `bool` or
+    /// `Result<bool, E>`:
     ///
-    /// - `true` accepts, `false` refuses with 401;
-    /// - `Err`, a panic, and a future that outlasts the read timeout are answered 503: it
-    ///   could not be told, and the sender should come again.
+    /// - `true` accepts the request, and `false` refuses it with 401.
+    /// - `Err` and a panic are answered 503, because the credentials could not be checked. So is a
+    ///   future that takes longer than the read timeout. MX then delivers the event again.
     ///
-    /// It runs after the secrets, and only if none of them matched.
+    /// The closure runs only if no secret of these credentials matches.
     ///
     /// # Example
     ///
-    /// Only the proxy may say what the client's certificate was, so the application must
-    /// be reachable through the proxy alone.
+    /// The application trusts the proxy's header, so it must be reachable only through the proxy.
     ///
     /// ```
-    /// use mx_job_webhook::Credentials;
+    /// use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
+    /// # use axum::body::Body; use http::Request; use tower::ServiceExt;
     ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let credentials = Credentials::verify(|head| {
     ///     let subject = head.headers.get("x-client-cert-dn").cloned();
     ///     async move { subject.is_some_and(|subject| subject == "CN=webhooks.mx.com") }
     /// });
-    /// assert_eq!(format!("{credentials:?}"), "Credentials { basic: 0, bearer: 0, closures: 1 }");
+    /// let webhooks = JobWebhook::new(credentials, JobRouter::new());
+    ///
+    /// let delivery = Request::post("/").header("x-client-cert-dn", "CN=example.com");
+    /// assert_eq!(webhooks.oneshot(delivery.body(Body::empty())?).await?.status(), 401);
+    /// # Ok(()) }
     /// ```
     #[must_use]
     pub fn verify<F, Fut>(verify: F) -> Self
@@ -141,22 +156,21 @@ impl Credentials {
         })
     }
 
-    /// Accepts everybody: anyone who finds the URL can post job events.
+    /// Returns credentials that accept every sender: anyone can post events.
     ///
-    /// For tests, and where something in front has authenticated already and nothing
-    /// else can reach the application.
+    /// Use them for tests, or if a proxy authenticates all requests and the application cannot be
+    /// reached in another way.
     #[must_use]
     pub fn unauthenticated() -> Self {
         Self::fixed(Accepted::Anyone)
     }
 
-    /// Accepts what either accepts.
+    /// Returns credentials that accept a request if either of the two does.
     ///
     /// # Panics
     ///
-    /// If either is [`unauthenticated`](Self::unauthenticated): the other would be
-    /// without meaning, and whoever wrote it meant something. If either is
-    /// [`replaceable`](Self::replaceable): combine them first.
+    /// If either is [`unauthenticated`](Self::unauthenticated), because the other would have no
+    /// effect. If either is [`replaceable`](Self::replaceable): combine them before.
     #[must_use]
     #[track_caller]
     pub fn or(self, other: Self) -> Self {
@@ -184,7 +198,9 @@ impl Credentials {
     fn into_fixed(self) -> Arc<Accepted> {
         match self.0 {
             Source::Fixed(accepted) => accepted,
-            Source::Replaceable(_) => panic!("replaceable credentials cannot be combined"),
+            Source::Replaceable(_) => {
+                panic!("replaceable credentials cannot be combined or replaced by others")
+            }
         }
     }
 
@@ -199,7 +215,7 @@ impl Credentials {
         })
     }
 
-    /// What the head alone decides.
+    /// Checks the head of a request.
     pub(crate) fn check(&self, head: &Parts) -> Check {
         self.0.with(|accepted| accepted.check(head))
     }
@@ -211,7 +227,7 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Credentials that cannot be sent, or protect nothing.
+/// The error of credentials that a client cannot send, or that protect nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CredentialsError(&'static str);
 
@@ -222,3 +238,24 @@ impl fmt::Display for CredentialsError {
 }
 
 impl std::error::Error for CredentialsError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_counts_but_no_secret() {
+        let credentials = Credentials::basic("mx", "new secret")
+            .and_then(|new| Ok(new.or(Credentials::basic("mx", "secret")?)))
+            .and_then(|basic| Ok(basic.or(Credentials::bearer("a-token")?)))
+            .unwrap()
+            .or(Credentials::verify(|_| async { true }));
+        let shown = "Credentials { basic: 2, bearer: 1, closures: 1 }";
+        assert_eq!(format!("{credentials:?}"), shown);
+        let (credentials, handle) = credentials.replaceable();
+        assert_eq!(format!("{credentials:?}"), shown);
+        assert_eq!(format!("{handle:?}"), shown);
+        let shown = format!("{:?}", Credentials::unauthenticated());
+        assert_eq!(shown, "Credentials(unauthenticated)");
+    }
+}

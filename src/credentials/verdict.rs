@@ -1,22 +1,22 @@
-//! What a closure that checks credentials says.
+//! The results of closures that check credentials.
 
 use tower::BoxError;
 
 use crate::util::never::Never;
 
-/// What a closure given to [`Credentials::verify`](crate::Credentials::verify) may end in.
+/// The output of a closure's future, for [`Credentials::verify`](crate::Credentials::verify).
 ///
-/// `bool`, or `Result<bool, E>` where `E` says why it could not be told.
+/// It is a `bool`, or a `Result<bool, E>` whose `E` says why the credentials could not be checked.
 #[diagnostic::on_unimplemented(
-    message = "a closure that checks credentials ends in `bool` or `Result<bool, E>`, not `{Self}`",
-    label = "this closure ends in `{Self}`"
+    message = "a closure that checks credentials must return a future of `bool` or `Result<bool, E>`, not of `{Self}`",
+    label = "this closure's future returns `{Self}`"
 )]
 pub trait Verdict {
-    /// Whether the sender is accepted.
+    /// Returns whether the sender is accepted.
     ///
     /// # Errors
     ///
-    /// The closure's own: it could not be told.
+    /// The closure's own error: the credentials could not be checked.
     fn into_result(self) -> Result<bool, BoxError>;
 }
 

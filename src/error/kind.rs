@@ -1,10 +1,10 @@
-//! The kinds of errors, each of which has an answer.
+//! The kinds of errors, each with its answer.
 
-/// What kind of thing went wrong, and so what the answer is.
+/// The kind of an [`Error`](crate::Error), which decides the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// Another method than POST came to the terminal service. Answered 405.
+    /// The request to the terminal service was not a POST. Answered 405.
     MethodNotAllowed,
     /// The credentials are missing, malformed or wrong. Answered 401.
     Unauthorized,
@@ -12,48 +12,48 @@ pub enum ErrorKind {
     AuthenticationUnavailable,
     /// The content type is not JSON. Answered 415.
     UnsupportedMediaType,
-    /// A content coding was applied, such as gzip. Answered 415.
+    /// The body has a content coding, such as gzip. Answered 415.
     UnsupportedContentEncoding,
-    /// The body is longer than the limit, or says it will be. Answered 413.
+    /// The body, or its announced length, exceeds the limit. Answered 413.
     BodyTooLarge,
     /// The body broke off. Answered 400.
     BodyInterrupted,
-    /// The body came too slowly. Answered 408.
+    /// The body arrived too slowly. Answered 408.
     ReadTimeout,
     /// The body is not UTF-8, or not one JSON document. Answered 422.
     NotJson,
-    /// Another kind of MX webhook, which has no `job`. Answered 422.
+    /// The body is another of MX's webhooks, which have no `job`. Answered 422.
     OtherWebhook,
-    /// JSON without an object `job` at its root. Answered 422.
+    /// The body is JSON without an object `job` at its root. Answered 422.
     NoJob,
-    /// A job without a usable `guid` or status, or with a field twice. Answered 422.
+    /// The job lacks a usable `guid` or status, or has a field twice. Answered 422.
     InvalidJob,
     /// The callback returned an error. Answered 500.
     CallbackFailed,
-    /// The callback panicked, or other code of the application did. Answered 500.
+    /// The callback, or other code of the application, panicked. Answered 500.
     CallbackPanicked,
-    /// The callback was cut short before its end. If the sender still waits, answered 500.
+    /// The callback was cut short. Answered 500, if the sender is still waiting.
     CallbackCancelled,
-    /// The service around the callbacks refused, for now. Answered 503.
+    /// All permits are taken, or a service around the callbacks refused. Answered 503.
     Overloaded,
     /// A timeout around the callbacks passed. Answered 503.
     TimedOut,
-    /// The answer deadline passed; a callback that started runs on. Answered 503.
+    /// The answer deadline passed. A running callback continues. Answered 503.
     AnswerDeadline,
-    /// An earlier delivery of the same event is still under way. Answered 503.
+    /// An earlier delivery of the same event is in flight. Answered 503.
     InFlight,
-    /// The ledger could not be asked or told, or gave no answer in time. Answered 503.
+    /// The ledger failed, or did not answer in time. Answered 503.
     LedgerUnavailable,
     /// The application is shutting down. Answered 503.
     ShuttingDown,
 }
 
 impl ErrorKind {
-    /// Whether the body was at fault, so that the same bytes would fail again.
+    /// Returns whether the body could not be decoded. The same bytes would fail again.
     ///
-    /// True for [`NotJson`](Self::NotJson), [`OtherWebhook`](Self::OtherWebhook),
-    /// [`NoJob`](Self::NoJob) and [`InvalidJob`](Self::InvalidJob): what the hook
-    /// `on_undecodable` is called for.
+    /// Returns true for [`NotJson`](Self::NotJson), [`OtherWebhook`](Self::OtherWebhook),
+    /// [`NoJob`](Self::NoJob) and [`InvalidJob`](Self::InvalidJob). The hook `on_undecodable` is
+    /// called for these.
     #[must_use]
     pub fn is_undecodable(self) -> bool {
         matches!(
@@ -62,7 +62,7 @@ impl ErrorKind {
         )
     }
 
-    /// A name for logs, metrics and alerts, which stays as it is: `callback_failed`.
+    /// Returns a stable name for logs, metrics and alerts, such as `callback_failed`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -90,8 +90,10 @@ impl ErrorKind {
         }
     }
 
-    /// Whether it says how callbacks went. The other kinds say that none was called, which from
-    /// within one is something that the application did, and no reason to answer by.
+    /// Returns whether a service of events can fail with this kind.
+    ///
+    /// The other kinds mean that a request was refused before any callback ran. A callback that
+    /// returns such an error got it from elsewhere, and has simply failed.
     pub(super) fn is_of_callbacks(self) -> bool {
         matches!(
             self,
@@ -113,7 +115,7 @@ impl ErrorKind {
             Self::Unauthorized => "unauthorized",
             Self::AuthenticationUnavailable => "the credentials could not be checked",
             Self::UnsupportedMediaType => "the content type is not JSON",
-            Self::UnsupportedContentEncoding => "the content is encoded",
+            Self::UnsupportedContentEncoding => "the content coding is not supported",
             Self::BodyTooLarge => "the body is too large",
             Self::BodyInterrupted => "the body broke off",
             Self::ReadTimeout => "the body came too slowly",
@@ -139,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_name_is_the_variants_in_snake_case() {
+    fn each_name_is_its_variant_in_snake_case() {
         let every = [
             ErrorKind::MethodNotAllowed,
             ErrorKind::Unauthorized,

@@ -1,4 +1,6 @@
-//! What can go wrong with a delivery: one opaque error with a kind.
+//! The results of a delivery: [`Error`] if it was refused, [`Receipt`] if it was acknowledged.
+//!
+//! There is one opaque error type, with a kind. This module uses `util` and `background`.
 
 mod kind;
 mod permanent;
@@ -17,19 +19,18 @@ pub use kind::ErrorKind;
 pub use permanent::Permanent;
 pub use receipt::Receipt;
 
-/// Why a delivery was not acknowledged.
+/// The reason why a delivery was not acknowledged.
 ///
-/// One opaque type for every stage, from the credentials to the callback: what differs
-/// is its [kind](Error::kind), which decides the answer. It is no enum, so that a stage
-/// can say more later without breaking anyone who matches on it.
+/// All stages, from the credentials to the callback, share this opaque type. Its
+/// [kind](Error::kind) decides the answer.
 ///
-/// It is found in the extensions of every refusal's response, for outer layers that log or
-/// count, as the extractor's rejection, and as the error of a
-/// [`JobRouter`](crate::JobRouter). The sender is told none of it.
+/// The error is in the extensions of each refusal's response, where outer layers can log or count
+/// it. It is also the extractor's rejection, and the error of a [`JobRouter`](crate::JobRouter).
+/// The sender sees none of it.
 ///
-/// What it prints names the stage, the field and the reason. It never repeats any of the
-/// payload, a header or a credential. The error that a callback returned is kept as
-/// [`source`](StdError::source) and prints what the application made it print.
+/// `Display` names the reason and, for an invalid job, the field. It contains nothing of the
+/// payload, the headers or the credentials. The error that a callback returned is its
+/// [`source`](StdError::source), and prints whatever the application made it print.
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
@@ -43,22 +44,22 @@ struct Inner {
 }
 
 impl Error {
-    /// What kind of thing went wrong.
+    /// Returns the kind of error, which decides the answer.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The documented field at fault, for [`ErrorKind::InvalidJob`].
+    /// Returns the documented field at fault, for [`ErrorKind::InvalidJob`].
     #[must_use]
     pub fn field(&self) -> Option<&'static str> {
         self.0.field
     }
 
-    /// Whether the callback said that no retry will mend it, by [`Permanent`].
+    /// Returns whether the callback failed permanently, by [`Permanent`].
     #[must_use]
     pub fn is_permanent(&self) -> bool {
-        // An error of the application's that panics over its source has not said so.
+        // If `source()` of an application's error panics, the failure is not permanent.
         catch(|| chain(self).any(Permanent::is)).unwrap_or(false)
     }
 
@@ -74,7 +75,7 @@ impl Error {
         Self::build(ErrorKind::NotJson, None, Some(reason.into()), None)
     }
 
-    /// Only the place: what `serde_json` prints can repeat what it read.
+    /// Keeps only the position, because the error of `serde_json` may repeat the payload.
     pub(crate) fn not_json_at(line: usize, column: usize) -> Self {
         let reason = format!("syntax error at line {line} column {column}");
         Self::build(ErrorKind::NotJson, None, Some(reason.into()), None)
@@ -104,7 +105,7 @@ impl Error {
         }))
     }
 
-    /// Says that the answer closes the connection. Call it before the error is cloned.
+    /// Makes the answer close the connection. Call it before the error is cloned.
     pub(crate) fn that_closes(mut self) -> Self {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
             inner.closes = true;
@@ -153,41 +154,44 @@ impl From<NoPermit> for Error {
     }
 }
 
-/// Reads what a `Service<JobEvent>` failed with.
+/// Converts the error of a `Service<JobEvent>`.
 ///
-/// Finds, however deep in the chain of sources, an [`Error`] of this crate that says how
-/// callbacks went, and tower's own refusals: `Overloaded` of `load_shed` and, with the
-/// feature `tokio`, `Elapsed` of `timeout`. Anything else is a callback that failed.
+/// The chain of sources is searched for an [`Error`] of a callback, and for two errors of tower:
+/// `Overloaded` of `load_shed` and, with the feature `tokio`, `Elapsed` of `timeout`. The first of
+/// these determines the kind. Without one, the kind is
+/// [`CallbackFailed`](ErrorKind::CallbackFailed).
 ///
-/// An [`Error`] of this crate stays as it is. One that was wrapped in another error gives the
-/// new one its kind, and the whole chain is its source: a [`Permanent`] around it counts.
+/// An [`Error`] of this crate that is not wrapped stays as it is. Otherwise the whole chain becomes
+/// the source, so that a [`Permanent`] around an [`Error`] counts.
 impl From<BoxError> for Error {
     fn from(error: BoxError) -> Self {
-        Self::read(error, ErrorKind::CallbackFailed)
+        Self::recognize(error, ErrorKind::CallbackFailed)
     }
 }
 
 impl Error {
-    /// Reads what a `Service<JobEvent>` failed with before it took the event: whatever
-    /// the reason, no callback started, and another attempt may find it ready.
+    /// Converts the error of a `Service<JobEvent>` that did not become ready.
+    ///
+    /// No callback has started, and the service may be ready for the next attempt. The kind
+    /// therefore defaults to `Overloaded`.
     pub(crate) fn from_readiness(error: BoxError) -> Self {
-        Self::read(error, ErrorKind::Overloaded)
+        Self::recognize(error, ErrorKind::Overloaded)
     }
 
-    fn read(error: BoxError, unless_recognised: ErrorKind) -> Self {
+    fn recognize(error: BoxError, default: ErrorKind) -> Self {
         let error = match error.downcast::<Self>() {
             Ok(own) if own.kind().is_of_callbacks() => return *own,
             Ok(other) => other,
             Err(error) => error,
         };
-        // The application's errors say what their sources are, and may panic over it.
-        let kind = catch(|| chain(&*error).find_map(recognise)).unwrap_or_default();
-        Self::with_source(kind.unwrap_or(unless_recognised), error)
+        // `source()` is code of the application, which may panic.
+        let kind = catch(|| chain(&*error).find_map(known_kind)).unwrap_or_default();
+        Self::with_source(kind.unwrap_or(default), error)
     }
 }
 
-/// The kind of an error of ours, or of one of tower's.
-fn recognise(error: &(dyn StdError + 'static)) -> Option<ErrorKind> {
+/// Returns the kind of this crate's own errors, and of tower's.
+fn known_kind(error: &(dyn StdError + 'static)) -> Option<ErrorKind> {
     if let Some(own) = error.downcast_ref::<Error>() {
         return Some(own.kind()).filter(|kind| kind.is_of_callbacks());
     }
@@ -201,13 +205,13 @@ fn recognise(error: &(dyn StdError + 'static)) -> Option<ErrorKind> {
     None
 }
 
-/// An error, its source, the source's source, and so on.
+/// Returns an error and its chain of sources.
 pub(crate) fn chain<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    /// Deeper than real chains are; it ends one that leads back to itself.
-    const DEEPEST: usize = 128;
-    std::iter::successors(Some(error), |&error| error.source()).take(DEEPEST)
+    /// Longer than real chains. It ends a chain that leads back to itself.
+    const MAX_LENGTH: usize = 128;
+    std::iter::successors(Some(error), |&error| error.source()).take(MAX_LENGTH)
 }
 
 impl fmt::Display for Error {
@@ -266,13 +270,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_service_failed_with_is_recognised_however_deep() {
+    fn known_errors_are_recognized_at_any_depth() {
         let overloaded = || BoxError::from(tower::load_shed::error::Overloaded::new());
         let own = || BoxError::from(Error::new(ErrorKind::CallbackPanicked));
         let refused = BoxError::from(Error::new(ErrorKind::Unauthorized));
         let cases: [(&str, BoxError, ErrorKind); 6] = [
             (
-                "no outcome of a callback",
+                "a kind that is not of callbacks",
                 refused,
                 ErrorKind::CallbackFailed,
             ),
@@ -296,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_never_became_ready_is_overloaded_unless_it_says_otherwise() {
+    fn an_unknown_error_of_readiness_means_overloaded() {
         assert_eq!(
             Error::from_readiness("worker gone".into()).kind(),
             ErrorKind::Overloaded

@@ -1,19 +1,18 @@
-//! Errors that no retry will mend.
+//! Permanent failures of callbacks.
 
 use std::fmt;
 
 use tower::BoxError;
 
-/// An error that no retry will mend: acknowledge the event once it is dead-lettered.
+/// The error of a callback that would fail again at every retry.
 ///
-/// A callback that fails is answered 500, and MX delivers the event again, up to 12 times
-/// in about 24 hours. Where that is of no use, say a member that the application has
-/// deleted, the callback returns this error instead. Then the hook
-/// [`on_dead_letter`](crate::JobRouter::on_dead_letter) gets the event, and if it succeeds
-/// the delivery is acknowledged.
+/// If a callback fails, the delivery is answered 500, and MX delivers the event again, up to 12
+/// times in about 24 hours. If retries cannot help, for example because the application has deleted
+/// the member, return this error. The hook [`on_dead_letter`](crate::JobRouter::on_dead_letter)
+/// then receives the event. If the hook succeeds, the delivery is acknowledged.
 ///
-/// Without that hook it is an error like any other: an event that nobody keeps must not be
-/// acknowledged. It is found wherever it is in the chain of sources of a callback's error.
+/// Without the hook, this is an ordinary error: an event that is neither handled nor kept must not
+/// be acknowledged. The error may be anywhere in the chain of sources of the callback's error.
 ///
 /// # Example
 ///
@@ -25,7 +24,7 @@ use tower::BoxError;
 /// let jobs = JobRouter::new()
 ///     .on_completed(|_| async { Err(Permanent::new("the member was deleted")) })
 ///     .on_dead_letter(|letter| async move {
-///         println!("kept for somebody to look at: {letter:?}");
+///         println!("keep for inspection: {letter:?}");
 ///     });
 /// let event = JobEvent::from(Job::new("JOB-1".parse()?, Status::Completed));
 /// assert_eq!(Background::new().run(jobs, event).await?, Receipt::DeadLettered);
@@ -34,18 +33,20 @@ use tower::BoxError;
 #[derive(Debug)]
 pub struct Permanent(Mark);
 
-/// What `Permanent` is known by. It is a source of its own because `anyhow::Error` shows of the
-/// error that it was made from no more than the sources.
+/// Marks a chain of sources as permanent.
+///
+/// It is a separate error because an `anyhow::Error` that is made from a `Permanent` shows only the
+/// sources.
 #[derive(Debug)]
 struct Mark(BoxError);
 
 impl Permanent {
-    /// Says of an error that it is permanent.
+    /// Marks an error as permanent.
     pub fn new(error: impl Into<BoxError>) -> Self {
         Self(Mark(error.into()))
     }
 
-    /// Whether this is one, or what one is known by.
+    /// Returns whether this error is a `Permanent` or its mark.
     pub(crate) fn is(error: &(dyn std::error::Error + 'static)) -> bool {
         error.is::<Self>() || error.is::<Mark>()
     }
@@ -65,7 +66,7 @@ impl std::error::Error for Permanent {
 
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no retry will mend it")
+        f.write_str("no retry will help")
     }
 }
 

@@ -1,32 +1,32 @@
-//! What an acknowledged delivery came to.
+//! Receipts of acknowledged deliveries.
 
-/// Why a delivery is acknowledged: the answer 204 is a receipt.
+/// The reason why a delivery was acknowledged. Answered 204.
 ///
-/// The response of every `Service<JobEvent>` in this crate. A service of your own may
-/// respond with `()`, which becomes [`Receipt::Handled`].
+/// It is the response of every `Service<JobEvent>` in this crate. A service of your own may respond
+/// with `()`, which becomes [`Receipt::Handled`].
 ///
-/// With the feature `axum` it is `IntoResponse`: 204 with an empty body, for each.
+/// With the feature `axum`, it implements `IntoResponse`: 204 with an empty body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Receipt {
     /// The callback registered for the status returned success.
     Handled,
-    /// There was no callback for the status, or `on_unhandled` took it.
+    /// No callback is registered for the status, or `on_unhandled` took the event.
     Unhandled,
     /// The hook `on_undecodable` took the body.
     Undecodable,
-    /// The callback failed for good, and the hook `on_dead_letter` took the event.
+    /// The callback failed permanently, and the hook `on_dead_letter` took the event.
     DeadLettered,
     /// An earlier delivery of the same event was acknowledged: see `DedupeLayer`.
     Duplicate,
     /// A later event of the same job was acknowledged: see `DedupeLayer`.
     Stale,
-    /// The callback is under way; nobody knows yet: see `AcknowledgeFirstLayer`.
+    /// The callback is running, and can still fail: see `AcknowledgeFirstLayer`.
     Accepted,
 }
 
 impl Receipt {
-    /// A name for logs, metrics and alerts, which stays as it is: `dead_lettered`.
+    /// Returns a stable name for logs, metrics and alerts, such as `dead_lettered`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_name_is_the_variants_in_snake_case() {
+    fn each_name_is_its_variant_in_snake_case() {
         let every = [
             (Receipt::Handled, "handled"),
             (Receipt::Unhandled, "unhandled"),

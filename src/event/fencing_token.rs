@@ -1,22 +1,23 @@
-//! The order of claims on one event.
+//! Fencing tokens, which order the claims on an event.
 
-/// Says which of two claims on one event is the later one.
+/// A number that orders the claims on an event: a later claim has a larger token.
 ///
-/// The callback finds its own in
-/// [`JobEvent::fencing_token`](crate::JobEvent::fencing_token). An application that writes it
-/// beside its effect, and refuses a smaller one, is safe even from a callback that was thought
-/// dead and was only slow. Tokens of different events say nothing about each other.
+/// A callback reads the token of its claim from
+/// [`JobEvent::fencing_token`](crate::JobEvent::fencing_token). A slow callback can continue after
+/// its lease has expired and another delivery has claimed the event. To make it harmless, write the
+/// token beside the effect, and refuse a smaller one. Tokens of different events cannot be
+/// compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FencingToken(u64);
 
 impl FencingToken {
-    /// A token; for those who write a ledger.
+    /// Returns the token with this number. Ledgers make tokens.
     #[must_use]
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// The number, to be stored and compared.
+    /// Returns the number, to store and compare.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0

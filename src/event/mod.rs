@@ -1,4 +1,6 @@
-//! One delivery: the job, and all that came with it.
+//! Events: a delivered job, with the body, headers and extensions of its request.
+//!
+//! This module uses `util`, `background`, `error` and `job`.
 
 mod fencing_token;
 mod undecodable;
@@ -16,20 +18,20 @@ use crate::util::catch_panic::CatchDrop;
 pub use fencing_token::FencingToken;
 pub use undecodable::Undecodable;
 
-/// One delivered webhook: the job, the raw body, the request's headers and extensions.
+/// A delivered webhook: its job and raw body, and the request's headers and extensions.
 ///
-/// It derefs to its [`Job`], so a callback reads `event.guid` or `event.member_guid`. It
-/// is what callbacks take, and the request type of the inner tower:
-/// `Service<JobEvent>`.
+/// Callbacks take it as their argument, and services of events as their request:
+/// `Service<JobEvent>`. It dereferences to its [`Job`], so a callback can read `event.guid` or
+/// `event.member_guid`.
 ///
-/// The header `Authorization` is taken out before a callback sees the event: whoever
-/// logs or stores the headers stores no credential. Nothing else is.
+/// The header `Authorization` is removed, so that applications can log and store the headers. All
+/// other headers are kept.
 ///
-/// To keep a job, keep [`into_job`](Self::into_job): the body shares its memory with the
-/// server's read buffer, which lives as long as the event does.
+/// To keep a job for long, call [`into_job`](Self::into_job). The body shares its memory with the
+/// server's read buffer, which stays allocated as long as the event exists.
 ///
-/// `Debug` shows the job as [`Job`]'s `Debug` does, and the size of the body. With the
-/// feature `axum` it is an extractor; see its `FromRequest` below.
+/// `Debug` shows what the `Debug` of [`Job`] shows, and the length of the body. With the feature
+/// `axum`, a `JobEvent` is an extractor: see its `FromRequest` below.
 ///
 /// # Example
 ///
@@ -44,7 +46,7 @@ pub use undecodable::Undecodable;
 #[derive(Clone)]
 pub struct JobEvent {
     job: Job,
-    // These are the application's, and can panic when they are dropped, wherever that is.
+    // These can contain values of the application, whose destructors can panic.
     body: CatchDrop<Bytes>,
     headers: CatchDrop<HeaderMap>,
     extensions: CatchDrop<Extensions>,
@@ -54,13 +56,13 @@ pub struct JobEvent {
 }
 
 impl JobEvent {
-    /// Reads a whole webhook that was kept, such as one from a queue.
+    /// Decodes a whole webhook that was stored, for example in a queue.
     ///
     /// The event has no headers and no extensions.
     ///
     /// # Errors
     ///
-    /// As [`Job::decode`].
+    /// The same as for [`Job::decode`].
     pub fn decode(webhook: impl Into<Bytes>) -> Result<Self, Error> {
         let body = webhook.into();
         Ok(Self::new(
@@ -83,45 +85,45 @@ impl JobEvent {
         }
     }
 
-    /// The job; `event.job()` where deref is not explicit enough.
+    /// Returns the job, to which the event also dereferences.
     #[must_use]
     pub fn job(&self) -> &Job {
         &self.job
     }
 
-    /// The job alone, which owns all it refers to.
+    /// Returns the job alone, and drops the body, headers and extensions.
     ///
-    /// Without a readable `updated_at`, an event's name is that of its body: take the
-    /// [`EventName`](crate::ledger::EventName) first.
+    /// If you need the [`EventName`](crate::ledger::EventName), get it before. Without a readable
+    /// `updated_at`, it depends on the body.
     #[must_use]
     pub fn into_job(self) -> Job {
         self.job
     }
 
-    /// The body as it was received, with every field that [`Job`] does not read.
+    /// Returns the body as it was received, including the fields that [`Job`] does not read.
     #[must_use]
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// The headers of the request, without `Authorization`.
+    /// Returns the headers of the request, without `Authorization`.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.headers
     }
 
-    /// The extensions of the request, such as axum's `ConnectInfo`.
+    /// Returns the extensions of the request, such as axum's `ConnectInfo`.
     #[must_use]
     pub fn extensions(&self) -> &Extensions {
         &self.extensions
     }
 
-    /// The same, to leave something for the services further in.
+    /// Returns the extensions, so that middleware can add values for inner services.
     pub fn extensions_mut(&mut self) -> &mut Extensions {
         &mut self.extensions
     }
 
-    /// The token of the claim that this delivery holds, within a [`DedupeLayer`](crate::DedupeLayer).
+    /// Returns the token of this delivery's claim, within a [`DedupeLayer`](crate::DedupeLayer).
     #[must_use]
     pub fn fencing_token(&self) -> Option<FencingToken> {
         self.fencing_token
@@ -140,8 +142,9 @@ impl JobEvent {
         self.background = Some(background.clone());
     }
 
-    /// Marks the event as observed, so that logs and metrics report its delivery once. Returns
-    /// whether it was marked before.
+    /// Marks the event as observed, so that logs and metrics report its delivery once.
+    ///
+    /// Returns whether it was marked before.
     #[cfg_attr(
         not(any(feature = "metrics", feature = "tracing")),
         allow(dead_code, reason = "there are no logs and metrics")
@@ -151,13 +154,13 @@ impl JobEvent {
     }
 }
 
-/// The event of a job that did not come by HTTP: stored, queued or polled.
+/// Makes an event of a job that did not arrive by HTTP: a stored, queued or polled one.
 ///
-/// Its body is the webhook that would have brought the job.
+/// The body is the webhook for this job, written as `Serialize` writes it.
 impl From<Job> for JobEvent {
     fn from(job: Job) -> Self {
         let mut body = br#"{"job":"#.to_vec();
-        // Fails for keys that are not strings, which a job does not have.
+        // This fails only for keys that are not strings, which a job does not have.
         let _ = serde_json::to_writer(&mut body, &job);
         body.push(b'}');
         Self::new(job, body.into(), HeaderMap::new(), Extensions::new())

@@ -1,4 +1,4 @@
-//! A body that is no job.
+//! Bodies that cannot be decoded.
 
 use std::fmt;
 
@@ -8,16 +8,16 @@ use http::{Extensions, HeaderMap};
 use crate::error::Error;
 use crate::util::catch_panic::CatchDrop;
 
-/// A body that could not be decoded, with the reason and all that came with it.
+/// A body that could not be decoded, with the reason, the headers and the extensions.
 ///
-/// What the hook `on_undecodable` is given, and the extractor's rejection holds. It is
-/// authenticated: the sender's credentials were right.
+/// The hook `on_undecodable` takes it as its argument, and the extractor's rejection contains it.
+/// The request was authenticated.
 ///
-/// `Debug` shows the reason and the size of the body, not the body.
+/// `Debug` shows the reason and the length of the body.
 #[derive(Clone)]
 pub struct Undecodable {
     error: Error,
-    // These are the application's, and can panic when they are dropped, wherever that is.
+    // These can contain values of the application, whose destructors can panic.
     body: CatchDrop<Bytes>,
     headers: CatchDrop<HeaderMap>,
     extensions: CatchDrop<Extensions>,
@@ -38,25 +38,25 @@ impl Undecodable {
         }
     }
 
-    /// Why it could not be decoded; names the field and repeats none of the payload.
+    /// Returns the reason. It names the field at fault, and contains nothing of the payload.
     #[must_use]
     pub fn error(&self) -> &Error {
         &self.error
     }
 
-    /// The body as it was received.
+    /// Returns the body as it was received.
     #[must_use]
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// The headers of the request, without `Authorization`.
+    /// Returns the headers of the request, without `Authorization`.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.headers
     }
 
-    /// The extensions of the request.
+    /// Returns the extensions of the request.
     #[must_use]
     pub fn extensions(&self) -> &Extensions {
         &self.extensions

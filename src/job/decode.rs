@@ -1,13 +1,13 @@
-//! Decode: the bytes of a body become a job.
+//! Decodes the bytes of a body into a job.
 //!
-//! What fails, in the order in which it is looked at:
-//! 1. bytes that are not UTF-8, or not exactly one JSON document;
-//! 2. a root that is not an object, or has no object `job`; a root with `type` or `action`
-//!    instead is one of MX's other webhooks and is told apart;
-//! 3. a job in which a documented field appears twice, or without a usable `guid`, or without
-//!    any status.
+//! Decoding fails for these reasons, checked in this order:
 //!
-//! Everything else is novelty, and novelty is read around.
+//! 1. The bytes are not UTF-8, or not exactly one JSON document.
+//! 2. The root is not an object, or has no object `job`. If it has no `job` but has `type` or
+//!    `action`, it is reported as one of MX's other webhooks.
+//! 3. A documented field of the job appears twice, or there is no usable `guid` or no status.
+//!
+//! Everything else that is unknown is skipped.
 
 use serde::de::IgnoredAny;
 
@@ -26,37 +26,38 @@ pub(crate) fn decode(body: &[u8]) -> Result<Job, Error> {
         return Err(Error::no_job("the root is not an object"));
     }
     match root.job {
-        Found::Repeated => Err(Error::invalid_job("job", "appears more than once")),
-        Found::Object => root.partial.finish(),
-        Found::AnotherType => Err(Error::no_job("`job` is not an object")),
-        Found::Missing if root.other_webhook => Err(Error::new(ErrorKind::OtherWebhook)),
-        Found::Missing => Err(Error::no_job("the root has no `job`")),
+        JobKey::Repeated => Err(Error::invalid_job("job", "appears more than once")),
+        JobKey::Object => root.partial.finish(),
+        JobKey::NotAnObject => Err(Error::no_job("`job` is not an object")),
+        JobKey::Missing if root.other_webhook => Err(Error::new(ErrorKind::OtherWebhook)),
+        JobKey::Missing => Err(Error::no_job("the root has no `job`")),
     }
 }
 
-/// Says where it is no JSON, which `serde_json` counts in lines.
+/// Returns the error for a text that is not JSON. `serde_json` finds its line and column.
 fn not_json(text: &str) -> Error {
     match serde_json::from_str::<IgnoredAny>(text) {
         Err(error) => Error::not_json_at(error.line(), error.column()),
-        Ok(IgnoredAny) => Error::not_json("its grammar is broken"),
+        Ok(IgnoredAny) => Error::not_json("syntax error"),
     }
 }
 
 #[derive(Default)]
 struct Root {
-    job: Found,
+    job: JobKey,
     partial: PartialJob,
-    /// Every other webhook of MX has one of these keys at its root, and no job webhook has.
+    /// Whether there is a root key `type` or `action`. Each of MX's other webhooks has one of them,
+    /// and no job webhook does.
     other_webhook: bool,
 }
 
-/// What stands behind the key `job`.
+/// The value under the key `job`.
 #[derive(Default)]
-enum Found {
+enum JobKey {
     #[default]
     Missing,
     Object,
-    AnotherType,
+    NotAnObject,
     Repeated,
 }
 
@@ -98,9 +99,9 @@ impl Root {
             json.next_value()?;
         }
         self.job = match (&self.job, is_object) {
-            (Found::Missing, true) => Found::Object,
-            (Found::Missing, false) => Found::AnotherType,
-            _ => Found::Repeated,
+            (JobKey::Missing, true) => JobKey::Object,
+            (JobKey::Missing, false) => JobKey::NotAnObject,
+            _ => JobKey::Repeated,
         };
         Ok(())
     }

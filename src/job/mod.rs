@@ -1,6 +1,6 @@
 //! Jobs: the fourteen fields that MX documents, and decoding them.
 //!
-//! Pure data, without HTTP and without async code.
+//! This module is pure data, without HTTP and without async code. It uses `error` alone.
 
 mod decode;
 pub mod id;
@@ -28,21 +28,22 @@ pub use timestamp::{ParseTimestampError, Timestamp};
 
 /// One run of MX against a bank for a member, as a webhook describes it.
 ///
-/// The fourteen fields of MX's *Job Status* page, one to one: `status` is the page's
-/// `status_name`, and `status_code` its `status`. MX reserves the right to add fields
-/// and to send null for any (MX's page on webhooks, *best practices*), so everything
-/// but `guid` and `status` is optional. A field that is absent, null, blank (an id)
-/// or of a value that it cannot be read from is `None`; the payload itself stays in
-/// [`JobEvent::body`](crate::JobEvent::body). So are values that JSON's grammar has and
-/// no Rust type does: half a surrogate pair (`"\ud83d"`), a number beyond every range.
+/// The fields are the fourteen of MX's *Job Status* page: `status` is the page's `status_name`, and
+/// `status_code` is its `status`. MX reserves the right to add fields and to send null for any
+/// field (MX's page on webhooks, *best practices*), so only `guid` and `status` are required.
 ///
-/// `Serialize` writes the documented shape and `Deserialize` reads it, so a job can be
-/// stored as JSON or queued, and read again. The formats have to be self-describing,
-/// as JSON is. `Deserialize` reads the object that stands under `job`, and what the format
-/// hands over: `serde_json` itself refuses half a surrogate pair and numbers beyond every
-/// float. [`Job::decode`] reads a whole webhook, by JSON's grammar alone.
+/// A field is `None` if it is absent or null, if it is a blank id, or if its value cannot be read.
+/// Such values include those that JSON's grammar allows and no Rust type can hold: half a surrogate
+/// pair (`"\ud83d"`), or a number out of range. The payload itself is in
+/// [`JobEvent::body`](crate::JobEvent::body).
 ///
-/// `Debug` shows neither the ids of the user nor the error message, which is free text.
+/// `Serialize` writes the documented object, and `Deserialize` reads it, so a job can be stored or
+/// queued in any self-describing format, such as JSON. `Deserialize` reads the object under `job`,
+/// and only values that the format accepts: `serde_json` refuses half a surrogate pair, and numbers
+/// that are out of range for a float. [`Job::decode`] reads a whole webhook, by JSON's grammar
+/// alone.
+///
+/// `Debug` leaves out the ids of the user and the error message, which is free text.
 ///
 /// # Example
 ///
@@ -62,19 +63,19 @@ pub use timestamp::{ParseTimestampError, Timestamp};
 pub struct Job {
     /// MX's id of the job.
     pub guid: JobGuid,
-    /// What the job is at: `status_name`, or `status` where the name is missing.
+    /// The status: `status_name`, or `status` if there is no usable name.
     pub status: Status,
-    /// The integer that MX sent as `status`; kept, never consulted when a name is there.
+    /// The integer that MX sent as `status`. If there is a name, the name decides.
     pub status_code: Option<i64>,
     /// When the job was created.
     pub created_at: Option<Timestamp>,
     /// When the job started.
     pub started_at: Option<Timestamp>,
-    /// When the job finished; most likely null while CHALLENGED.
+    /// When the job finished; most likely null for a CHALLENGED job.
     pub finished_at: Option<Timestamp>,
-    /// When the job was last updated; tells one CHALLENGED from the next.
+    /// When the job was last updated; distinguishes one CHALLENGED from the next.
     pub updated_at: Option<Timestamp>,
-    /// The error's message, if the job failed: text, not markup.
+    /// The error message, if the job failed; plain text without markup.
     pub error_message: Option<String>,
     /// MX's id of the bank; also read from MX's misspelling `insitution_guid`.
     pub institution_guid: Option<InstitutionGuid>,
@@ -91,9 +92,9 @@ pub struct Job {
 }
 
 impl Job {
-    /// A job with the two fields that every job has, and `None` everywhere else.
+    /// Returns a job with this GUID and status.
     ///
-    /// `status_code` is the integer that belongs to the status.
+    /// `status_code` is the integer of the status. All other fields are `None`.
     #[must_use]
     pub fn new(guid: JobGuid, status: Status) -> Self {
         Self {
@@ -114,23 +115,23 @@ impl Job {
         }
     }
 
-    /// Reads a whole webhook, `{"job": {…}}`.
+    /// Decodes a whole webhook, `{"job": {…}}`.
     ///
-    /// The one way in which this crate decodes a delivery, here for those who keep
-    /// bodies and read them elsewhere. Any order of fields, unknown fields, nulls,
-    /// ISO 8601 dates, a byte-order mark and white space around the document are fine.
-    /// Nothing in a payload makes it panic or recurse without bound.
+    /// Deliveries are decoded by this function; call it for bodies that you stored. It accepts any
+    /// order of fields, unknown fields, nulls, ISO 8601 dates, a byte-order mark, and white space
+    /// around the document. It neither panics nor recurses, whatever the payload.
     ///
     /// # Errors
     ///
-    /// An [`Error`] whose [kind](Error::kind) is
-    /// - [`NotJson`](crate::ErrorKind::NotJson): not UTF-8, or not one JSON document;
-    /// - [`OtherWebhook`](crate::ErrorKind::OtherWebhook): another kind of MX webhook;
-    /// - [`NoJob`](crate::ErrorKind::NoJob): no object `job` at the root;
-    /// - [`InvalidJob`](crate::ErrorKind::InvalidJob): no usable `guid`, no status, or a
-    ///   documented field twice; [`Error::field`] names it.
+    /// An [`Error`] of one of these [kinds](Error::kind):
     ///
-    /// No error repeats any of the payload.
+    /// - [`NotJson`](crate::ErrorKind::NotJson): the bytes are not UTF-8, or not one JSON document.
+    /// - [`OtherWebhook`](crate::ErrorKind::OtherWebhook): it is another of MX's webhooks.
+    /// - [`NoJob`](crate::ErrorKind::NoJob): the root has no object `job`.
+    /// - [`InvalidJob`](crate::ErrorKind::InvalidJob): the job has no usable `guid` or no status,
+    ///   or has a documented field twice. [`Error::field`] names the field.
+    ///
+    /// The error contains nothing of the payload.
     pub fn decode(webhook: &[u8]) -> Result<Self, Error> {
         decode::decode(webhook)
     }
@@ -158,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn debug_shows_no_person_and_no_free_text() {
+    fn debug_leaves_out_personal_ids_and_free_text() {
         let mut job = Job::new("JOB-1".parse().unwrap(), Status::Denied);
         job.user_guid = Some("USR-secret".parse().unwrap());
         job.user_id = Some("secret-user".parse().unwrap());
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_is_kept_stays_under_a_kilobyte() {
+    fn a_job_takes_at_most_half_a_kilobyte() {
         assert!(size_of::<Job>() <= 512, "{}", size_of::<Job>());
     }
 }

@@ -1,14 +1,15 @@
-//! Numbers as JSON writes them, read exactly: by decimal arithmetic on their text.
+//! Reads JSON numbers exactly, by decimal arithmetic on their text.
 
-/// A number with nine digits after its point at most: `whole` and so many billionths more, towards
-/// the future.
+/// A number with at most nine digits after the point: `whole` plus `nanos` billionths.
+///
+/// The billionths always count upwards: -0.5 is -1 plus 500,000,000 billionths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Number {
     pub(crate) whole: i64,
     pub(crate) nanos: u32,
 }
 
-/// The billionths of one.
+/// How many billionths one has.
 const BILLION: u32 = 1_000_000_000;
 
 impl Number {
@@ -16,10 +17,10 @@ impl Number {
         Self { whole, nanos: 0 }
     }
 
-    /// Reads a number, in whichever of JSON's ways it is written: `1.5e3` is 1500.
+    /// Reads a number in any of JSON's notations: `1.5e3` is 1500.
     ///
-    /// Returns nothing where it has more digits than this type, because a number that is rounded is
-    /// another number.
+    /// Returns `None` if this type cannot hold the number exactly. It never rounds, because a
+    /// rounded number is another number.
     pub(crate) fn read(text: &str) -> Option<Self> {
         let (negative, unsigned) = match text.strip_prefix('-') {
             Some(unsigned) => (true, unsigned),
@@ -44,7 +45,7 @@ impl Number {
     }
 }
 
-/// The exponent; one beyond 64 bits is as good as endless.
+/// Reads the exponent. An exponent beyond 64 bits saturates, which no mantissa can balance.
 fn read_exponent(text: &str) -> Option<i64> {
     let (negative, digits) = match text.as_bytes() {
         [b'-', digits @ ..] => (true, digits),
@@ -60,14 +61,15 @@ fn read_exponent(text: &str) -> Option<i64> {
     Some(if negative { -exponent } else { exponent })
 }
 
-/// The digits of a number, and where the point stands among them.
+/// The digits of a number, and the position of the point among them.
 struct Digits<'a> {
     before: &'a [u8],
     after: &'a [u8],
-    /// The first digit that is not zero, and one past the last; both 0 for zero itself.
+    /// The position of the first digit that is not zero; 0 for the number zero.
     first: i64,
+    /// The position after the last digit that is not zero; 0 for the number zero.
     end: i64,
-    /// How many digits stand before the point, the exponent counted in; fewer than none for 0.01.
+    /// The position of the point, moved by the exponent. It is negative for `1e-2`.
     point: i64,
 }
 
@@ -97,35 +99,35 @@ impl<'a> Digits<'a> {
         })
     }
 
-    /// The digit at a place; zeros stand on both sides of those that were written.
-    fn at(&self, place: i64) -> u8 {
-        let Ok(place) = usize::try_from(place) else {
+    /// Returns the digit at a position. Outside the written digits, every digit is zero.
+    fn digit(&self, position: i64) -> u8 {
+        let Ok(position) = usize::try_from(position) else {
             return 0;
         };
-        let written = match place.checked_sub(self.before.len()) {
-            None => self.before.get(place),
-            Some(place) => self.after.get(place),
+        let written = match position.checked_sub(self.before.len()) {
+            None => self.before.get(position),
+            Some(position) => self.after.get(position),
         };
         written.map_or(0, |digit| digit.wrapping_sub(b'0'))
     }
 
     fn whole(&self) -> Option<i128> {
-        /// Of the largest integer.
-        const LONGEST: i64 = 19;
-        if self.point.saturating_sub(self.first) > LONGEST {
+        /// How many digits the largest 64-bit integer has.
+        const MAX_DIGITS: i64 = 19;
+        if self.point.saturating_sub(self.first) > MAX_DIGITS {
             return None;
         }
-        let digits = (self.first..self.point).map(|place| i128::from(self.at(place)));
+        let digits = (self.first..self.point).map(|position| i128::from(self.digit(position)));
         Some(digits.fold(0, |number, digit| number * 10 + digit))
     }
 
     fn billionths(&self) -> Option<u32> {
-        const PLACES: i64 = 9;
-        if self.end.saturating_sub(self.point) > PLACES {
+        const DIGITS: i64 = 9;
+        if self.end.saturating_sub(self.point) > DIGITS {
             return None;
         }
-        let places = (0..PLACES).map(|place| self.at(self.point.saturating_add(place)));
-        Some(places.fold(0, |number, digit| number * 10 + u32::from(digit)))
+        let digits = (0..DIGITS).map(|offset| self.digit(self.point.saturating_add(offset)));
+        Some(digits.fold(0, |number, digit| number * 10 + u32::from(digit)))
     }
 }
 
@@ -164,7 +166,7 @@ mod tests {
             ("1e400", None),
             ("1e99999999999999999999", None),
             ("1e-99999999999999999999", None),
-            // Two to the power of 53 and one more: as floats they would be one number.
+            // 2^53 and 2^53 + 1 are equal as floats.
             ("9007199254740992.0", Some((9_007_199_254_740_992, 0))),
             ("9007199254740993.0", Some((9_007_199_254_740_993, 0))),
             ("9223372036854775807", Some((i64::MAX, 0))),
@@ -175,7 +177,7 @@ mod tests {
             ("-9223372036854775809", None),
             ("18446744073709551616", None),
             (nines.as_str(), None),
-            // No numbers.
+            // These are not numbers.
             ("", None),
             ("-", None),
             (".5", None),

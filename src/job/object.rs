@@ -1,4 +1,4 @@
-//! Reading an object key by key into what is there already, from any format.
+//! Reads an object of any serde format entry by entry, into an existing value.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -7,18 +7,19 @@ use serde::de::{
     Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
 
-/// What the entries of an object are read into.
+/// A value that reads the entries of an object into itself.
 ///
-/// Into, because a job is half a kilobyte: built and returned, it would be copied at each level.
-pub(super) trait Fill<'de> {
-    fn fill<A: MapAccess<'de>>(&mut self, map: A) -> Result<(), A::Error>;
+/// A job takes half a kilobyte. If it were built and returned, it would be copied at each level.
+pub(super) trait ReadEntries<'de> {
+    fn read_entries<A: MapAccess<'de>>(&mut self, map: A) -> Result<(), A::Error>;
 }
 
-/// Reads an object into this, and says whether it was one: a value of another type is no error of
-/// syntax.
-pub(super) struct Object<'a, T>(pub(super) &'a mut T);
+/// Reads an object into the value, and returns whether there was an object.
+///
+/// A value of another type is skipped: it is valid syntax.
+pub(super) struct ReadObject<'a, T>(pub(super) &'a mut T);
 
-impl<'de, T: Fill<'de>> DeserializeSeed<'de> for Object<'_, T> {
+impl<'de, T: ReadEntries<'de>> DeserializeSeed<'de> for ReadObject<'_, T> {
     type Value = bool;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
@@ -26,7 +27,7 @@ impl<'de, T: Fill<'de>> DeserializeSeed<'de> for Object<'_, T> {
     }
 }
 
-impl<'de, T: Fill<'de>> Visitor<'de> for Object<'_, T> {
+impl<'de, T: ReadEntries<'de>> Visitor<'de> for ReadObject<'_, T> {
     type Value = bool;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -34,7 +35,7 @@ impl<'de, T: Fill<'de>> Visitor<'de> for Object<'_, T> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<bool, A::Error> {
-        self.0.fill(map)?;
+        self.0.read_entries(map)?;
         Ok(true)
     }
 
@@ -76,12 +77,12 @@ impl<'de, T: Fill<'de>> Visitor<'de> for Object<'_, T> {
     }
 }
 
-/// What a key can be recognised as.
+/// A type that is made from the name of a field.
 pub(super) trait FromKey {
     fn from_key(key: &str) -> Self;
 }
 
-/// A key, compared where it stands: no allocation unless it is written with escapes.
+/// A key of an object. It is compared in place, and allocates only if it has escapes.
 pub(super) struct Key<K>(pub(super) K);
 
 impl<'de, K: FromKey> Deserialize<'de> for Key<K> {

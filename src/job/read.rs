@@ -1,4 +1,4 @@
-//! Reading a job, from JSON text or any self-describing format, failing on as little as possible.
+//! Reads a job from JSON text, or from any self-describing format through serde.
 
 use serde::de::{
     Deserialize, DeserializeSeed as _, Deserializer, Error as _, IgnoredAny, MapAccess,
@@ -10,24 +10,24 @@ use crate::job::{
 };
 
 use super::Scalar;
-use super::object::{Fill, FromKey, Key, Object};
+use super::object::{FromKey, Key, ReadEntries, ReadObject};
 use crate::job::json::{Cursor, Malformed};
 use crate::job::white_space::is_blank;
 
 impl<'de> Deserialize<'de> for Job {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut partial = PartialJob::default();
-        if !Object(&mut partial).deserialize(deserializer)? {
+        if !ReadObject(&mut partial).deserialize(deserializer)? {
             return Err(D::Error::custom("a job must be an object"));
         }
         partial.finish().map_err(D::Error::custom)
     }
 }
 
-/// What was found in a job object, before anyone asked whether it is enough.
+/// The fields of a job object that have been read so far.
 #[derive(Default)]
 pub(crate) struct PartialJob {
-    /// One bit a documented field that was read.
+    /// The documented fields that have been read, one bit for each.
     seen: u16,
     repeated: Option<&'static str>,
     guid: Option<JobGuid>,
@@ -48,9 +48,9 @@ pub(crate) struct PartialJob {
 }
 
 impl PartialJob {
-    /// The job, if nothing is missing that a job cannot be without.
+    /// Returns the job, if it has a GUID and a status and no field twice.
     pub(crate) fn finish(self) -> Result<Job, Error> {
-        // Two values for one field: acting on either could be acting on the wrong one.
+        // If a field has two values, either could be the wrong one to act on.
         if let Some(field) = self.repeated {
             return Err(Error::invalid_job(field, "appears more than once"));
         }
@@ -59,7 +59,7 @@ impl PartialJob {
                 "guid",
                 match self.seen & Field::Guid.bit() {
                     0 => "is missing",
-                    _ => "is not a string that names something",
+                    _ => "is not a string, or is blank",
                 },
             )
         })?;
@@ -67,7 +67,7 @@ impl PartialJob {
             .status_name
             .or_else(|| self.status_code.map(Status::from))
             .ok_or_else(|| {
-                Error::invalid_job("status", "is missing or unusable, and so is `status_name`")
+                Error::invalid_job("status", "and `status_name` are both missing or unusable")
             })?;
         Ok(Job {
             guid,
@@ -87,7 +87,7 @@ impl PartialJob {
         })
     }
 
-    /// Reads the entries of the object that was entered, and goes out of it.
+    /// Reads the remaining entries of the object that the cursor has entered, and leaves it.
     #[inline]
     pub(crate) fn read(&mut self, json: &mut Cursor<'_>) -> Result<(), Malformed> {
         let mut first = true;
@@ -145,7 +145,7 @@ fn text<'a>(value: &'a Scalar<'_>) -> Option<&'a str> {
     }
 }
 
-/// A partner's own ids are often numbers; should MX ever send one as such, it is the same id.
+/// Reads a partner's own id. Many partners use numbers: `7` and `"7"` are the same id.
 fn partner_id<T>(value: &Scalar<'_>, from_text: fn(&str) -> Option<T>) -> Option<T> {
     match value {
         Scalar::Text(text) => from_text(text),
@@ -153,8 +153,8 @@ fn partner_id<T>(value: &Scalar<'_>, from_text: fn(&str) -> Option<T>) -> Option
     }
 }
 
-impl<'de> Fill<'de> for PartialJob {
-    fn fill<A: MapAccess<'de>>(&mut self, mut map: A) -> Result<(), A::Error> {
+impl<'de> ReadEntries<'de> for PartialJob {
+    fn read_entries<A: MapAccess<'de>>(&mut self, mut map: A) -> Result<(), A::Error> {
         while let Some(Key(field)) = map.next_key::<Key<Option<Field>>>()? {
             match field {
                 Some(field) => self.set(field, &map.next_value::<Scalar<'_>>()?),
@@ -165,7 +165,7 @@ impl<'de> Fill<'de> for PartialJob {
     }
 }
 
-/// The keys that are read, and what each is called.
+/// Defines the fields that are read, and their names.
 macro_rules! fields {
     ($($field:ident = $name:literal),+ $(,)?) => {
         #[derive(Clone, Copy)]
@@ -206,7 +206,7 @@ fields! {
     UpdatedAt = "updated_at",
     ErrorMessage = "error_message",
     InstitutionGuid = "institution_guid",
-    // The spelling of the field table on MX's page; its sample spells the word in full.
+    // The field table on MX's page misspells the name; its sample does not.
     InsitutionGuid = "insitution_guid",
     IsAuthenticated = "is_authenticated",
     MemberGuid = "member_guid",

@@ -1,4 +1,4 @@
-//! A value of any type, of which only what a job's field can hold is kept.
+//! A value of a job's field.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,16 +9,18 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 use super::Number;
 use crate::job::json::Value;
 
-/// What stands behind a field's name. No value fails, so a field that MX changes the type of costs
-/// that field and not the event.
+/// A value of a job's field, whatever its type.
+///
+/// Every value can be read. If MX changes the type of a field, that field is lost and the event is
+/// not.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Scalar<'de> {
     Null,
     Bool(bool),
     Number(Number),
     Text(Cow<'de, str>),
-    /// An array, an object, a number that is larger or more exact than ours, or a string that is no
-    /// text: half a surrogate pair.
+    /// A value that no field can hold: an array, an object, a number that [`Number`] cannot hold
+    /// exactly, or a string with half a surrogate pair.
     Other,
 }
 
@@ -37,7 +39,7 @@ impl<'de> From<Value<'de>> for Scalar<'de> {
 }
 
 impl Scalar<'_> {
-    /// The integer that it is, also when it is written as `6.0`; never one that it is near.
+    /// Returns the integer, also if it is written as `6.0`. Never rounds.
     pub(crate) fn integer(&self) -> Option<i64> {
         match self {
             Self::Number(Number { whole, nanos: 0 }) => Some(*whole),
@@ -87,8 +89,9 @@ impl<'de> Visitor<'de> for ScalarVisitor {
         }))
     }
 
-    /// The shortest decimal number that is this float. If it has more digits than a float holds for
-    /// certain, another number may have been written. What the format rounded before cannot be told.
+    /// Keeps a float only if its shortest decimal form has at most 15 digits, which a float holds
+    /// exactly. With more digits, the payload may have had another number. A number that the format
+    /// itself rounded to a shorter one cannot be detected.
     fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
         const DIGITS: usize = f64::DIGITS as usize;
         let text = value.to_string();
@@ -117,11 +120,11 @@ impl<'de> Visitor<'de> for ScalarVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let Some(IsNumber(first)) = map.next_key()? else {
+        let Some(IsNumberKey(is_number_key)) = map.next_key()? else {
             return Ok(Scalar::Other);
         };
         let mut number = None;
-        if first && *NUMBERS_ARE_MAPS {
+        if is_number_key && *NUMBERS_ARE_MAPS {
             NumberText(number) = map.next_value()?;
         } else {
             map.next_value::<IgnoredAny>()?;
@@ -133,11 +136,14 @@ impl<'de> Visitor<'de> for ScalarVisitor {
     }
 }
 
-/// An application that turns on `serde_json`'s feature `arbitrary_precision` turns it on for us, and
-/// then its deserializer gives numbers with a fraction as maps with one key, of this name. Without
-/// the feature, such a map is nothing but an object that somebody sent.
-const NUMBER: &str = "$serde_json::private::Number";
+/// The only key of the maps as which `serde_json` passes numbers with a fraction, if its feature
+/// `arbitrary_precision` is on.
+///
+/// An application that enables the feature enables it for this crate too. Without the feature, such
+/// a map is an object of the payload.
+const NUMBER_KEY: &str = "$serde_json::private::Number";
 
+/// Whether `serde_json` passes numbers as maps in this build.
 static NUMBERS_ARE_MAPS: LazyLock<bool> =
     LazyLock::new(|| serde_json::from_str("0.5").is_ok_and(|IsMap(is_map)| is_map));
 
@@ -167,17 +173,17 @@ impl<'de> Visitor<'de> for IsMapVisitor {
     }
 }
 
-/// Whether a key says that its map is a number.
-struct IsNumber(bool);
+/// Whether a key is [`NUMBER_KEY`].
+struct IsNumberKey(bool);
 
-impl<'de> Deserialize<'de> for IsNumber {
+impl<'de> Deserialize<'de> for IsNumberKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let key = deserializer.deserialize_any(ScalarVisitor)?;
-        Ok(Self(matches!(key, Scalar::Text(key) if key == NUMBER)))
+        Ok(Self(matches!(key, Scalar::Text(key) if key == NUMBER_KEY)))
     }
 }
 
-/// The number that a text is, if there is a text.
+/// The number that a text contains, or `None` for any other value.
 struct NumberText(Option<Number>);
 
 impl<'de> Deserialize<'de> for NumberText {
@@ -186,7 +192,7 @@ impl<'de> Deserialize<'de> for NumberText {
     }
 }
 
-/// By hand, because to read any value here as a [`Scalar`] would be to read maps within maps.
+/// Ignores all values but texts. A [`Scalar`] would recurse into nested maps.
 struct NumberTextVisitor;
 
 impl<'de> Visitor<'de> for NumberTextVisitor {
@@ -260,9 +266,9 @@ mod tests {
         Scalar::Number(Number { whole, nanos })
     }
 
-    /// As JSON text, and as any format gives it.
+    /// Each value is read from JSON text, and through serde.
     #[test]
-    fn every_type_is_read_and_none_fails() {
+    fn values_of_every_type_are_read() {
         let cases = [
             ("null", Scalar::Null),
             ("true", Scalar::Bool(true)),
@@ -296,15 +302,15 @@ mod tests {
     }
 
     #[test]
-    fn what_no_rust_type_can_hold_is_no_value() {
+    fn values_that_no_rust_type_can_hold_are_other() {
         for json in [r#""\ud83d""#, r#""a\udd11b""#, "1e400", "0.0000000001"] {
             assert_eq!(written(json), Scalar::Other, "{json}");
         }
     }
 
-    /// With `arbitrary_precision` an object of one text cannot be told from a number.
+    /// With `arbitrary_precision`, an object with this key and a text looks like a number.
     #[test]
-    fn an_object_that_looks_like_a_number_of_serde_json_never_fails() {
+    fn an_object_that_looks_like_a_number_of_serde_json_is_read() {
         let cases = [
             (r#"{"$serde_json::private::Number":"6"}"#, *NUMBERS_ARE_MAPS),
             (r#"{"$serde_json::private::Number":"six"}"#, false),

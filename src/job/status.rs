@@ -4,21 +4,21 @@ use std::fmt;
 
 use crate::job::white_space::trim;
 
-/// What a job is at: one of MX's ten known statuses, or another.
+/// The status of a job: one of MX's ten known statuses, or another.
 ///
-/// MX sends a webhook for five of them, the [actionable](Status::is_actionable) ones
-/// (MX's *Job Status* page). It sends the status twice, as the name `status_name` and
-/// as the integer `status`. **The name decides**; the integer serves where the name is
-/// missing, because six of the ten integers are inferred from public code and not
-/// printed by MX (3, 4, 5, 7, 8 and 9). ASCII case makes no difference in a name.
+/// MX sends a webhook for five of them, the [actionable](Status::is_actionable) ones (MX's *Job
+/// Status* page). It sends the status as a name, `status_name`, and as an integer, `status`. **The
+/// name decides.** The integer is used only if there is no usable name: MX's documentation prints
+/// four of the ten integers (0, 1, 2 and 6), and the others are inferred from public code. Names
+/// are compared without regard to ASCII case.
 ///
-/// A name or integer outside the table becomes [`Status::Other`], which keeps it: MX
-/// may invent statuses, and has shown some that are in no table (`AUTHENTICATED`). Such a
-/// name is kept in ASCII upper case and without the white space around it, so two that
-/// differ in nothing else are one status.
+/// A name or integer outside the table becomes [`Status::Other`], which keeps it. MX may add
+/// statuses, and has sent some that are in no table, such as `AUTHENTICATED`. Such a name is kept
+/// in ASCII upper case, without surrounding white space: names that differ only in these are the
+/// same status.
 ///
-/// Do not confuse these with MX's *connection* statuses: there, 1 is PREVENTED, 2 is
-/// DENIED and 3 is CHALLENGED.
+/// Do not confuse these with MX's *connection* statuses. There, 1 is PREVENTED, 2 is DENIED and 3
+/// is CHALLENGED.
 ///
 /// # Example
 ///
@@ -33,31 +33,31 @@ use crate::job::white_space::trim;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Status {
-    /// `INITIATED`, 0: the job exists. Nothing to do but wait.
+    /// `INITIATED`, 0: the job exists. No action needed.
     Initiated,
-    /// `REQUESTED`, 1: MX asked the bank. Nothing to do but wait.
+    /// `REQUESTED`, 1: MX has asked the bank. No action needed.
     Requested,
-    /// `CHALLENGED`, 2: the bank asks the user something. Recurs within one job.
+    /// `CHALLENGED`, 2: the bank asks the user a question. It can recur within a job.
     Challenged,
-    /// `RECEIVED`, 3: the bank answered. Nothing to do but wait.
+    /// `RECEIVED`, 3: the bank has answered. No action needed.
     Received,
-    /// `TRANSFERRED`, 4: the data is on its way. Nothing to do but wait.
+    /// `TRANSFERRED`, 4: the data is being transferred. No action needed.
     Transferred,
-    /// `PROCESSED`, 5: the data is being stored. Nothing to do but wait.
+    /// `PROCESSED`, 5: the data is being stored. No action needed.
     Processed,
     /// `COMPLETED`, 6: accounts and transactions can be read.
     Completed,
-    /// `PREVENTED`, 7: too many failed logins; blocked until credentials change.
+    /// `PREVENTED`, 7: too many failed logins. Blocked until the credentials change.
     Prevented,
-    /// `DENIED`, 8: the bank refused the credentials; ask the user for new ones.
+    /// `DENIED`, 8: the bank refused the credentials. Ask the user for new ones.
     Denied,
-    /// `HALTED`, 9: failed for another reason. Try later, ask for no credentials.
+    /// `HALTED`, 9: the job failed for another reason. Try later with the same credentials.
     Halted,
-    /// A status that is not in the table; keeps the name, or else the integer.
+    /// A status outside the table. Keeps the name, or the integer if there is no name.
     Other(OtherStatus),
 }
 
-/// The ten known statuses; a status stands at the index that is its integer.
+/// The ten known statuses. The index of each is its integer.
 static KNOWN: [(&str, Status); Status::KNOWN] = [
     ("INITIATED", Status::Initiated),
     ("REQUESTED", Status::Requested),
@@ -75,10 +75,10 @@ impl Status {
     /// How many statuses are known.
     pub(crate) const KNOWN: usize = 10;
 
-    /// Whether MX sends a webhook for it, because the application has to act.
+    /// Returns whether MX sends a webhook for the status, because the application has to act.
     ///
-    /// True for CHALLENGED, COMPLETED, PREVENTED, DENIED and HALTED (MX's *Job Status*
-    /// page). False for [`Status::Other`]: whether it wants action is not known.
+    /// Returns true for CHALLENGED, COMPLETED, PREVENTED, DENIED and HALTED (MX's *Job Status*
+    /// page). Returns false for [`Status::Other`], because its meaning is unknown.
     #[must_use]
     pub fn is_actionable(&self) -> bool {
         matches!(
@@ -87,10 +87,9 @@ impl Status {
         )
     }
 
-    /// The name, such as `COMPLETED`.
+    /// Returns the name, such as `COMPLETED`.
     ///
-    /// `None` only for a status of which MX sent nothing but an integer that is not
-    /// in the table.
+    /// Returns `None` only for a status that has no name: an integer outside the table.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         match self {
@@ -100,10 +99,10 @@ impl Status {
         }
     }
 
-    /// The integer, such as 6 for COMPLETED, by the table above.
+    /// Returns the integer from the table above, such as 6 for COMPLETED.
     ///
-    /// `None` for a status that is known by a name outside the table. The integer
-    /// that MX sent for a job is in [`Job::status_code`](crate::Job::status_code).
+    /// Returns `None` for a name outside the table. The integer that MX sent for a job is in
+    /// [`Job::status_code`](crate::Job::status_code).
     #[must_use]
     pub fn code(&self) -> Option<i64> {
         match self {
@@ -113,7 +112,7 @@ impl Status {
         }
     }
 
-    /// A known status's place in [`KNOWN`].
+    /// Returns the index of a known status in [`KNOWN`].
     pub(crate) fn index(&self) -> Option<usize> {
         Some(match self {
             Self::Initiated => 0,
@@ -130,20 +129,20 @@ impl Status {
         })
     }
 
-    /// The known status at a place in [`KNOWN`].
+    /// Returns the status at an index of [`KNOWN`].
     pub(crate) fn at(index: usize) -> Option<Self> {
         KNOWN.get(index).map(|(_, status)| status.clone())
     }
 }
 
-/// The status of that name.
+/// Returns the status with this name.
 ///
-/// ASCII case and white space around a name make no difference. A blank name becomes the
-/// empty one, but no job can be read from a payload that has no other.
+/// ASCII case and surrounding white space are ignored. A blank name becomes an empty one. (Decoding
+/// a job treats a blank name as missing.)
 impl From<&str> for Status {
     fn from(name: &str) -> Self {
         let known = |name: &str| KNOWN.iter().find(|(known, _)| *known == name);
-        // As MX sends them, before any other way to write them.
+        // The fast path: names written as MX sends them.
         if let Some((_, status)) = known(name) {
             return status.clone();
         }
@@ -155,7 +154,7 @@ impl From<&str> for Status {
     }
 }
 
-/// The status of that integer; one that is not in the table keeps the integer.
+/// Returns the status with this integer. An integer outside the table is kept.
 impl From<i64> for Status {
     fn from(code: i64) -> Self {
         usize::try_from(code)
@@ -165,7 +164,7 @@ impl From<i64> for Status {
     }
 }
 
-/// The name, or where there is none, the integer.
+/// Prints the name, or the integer if there is no name.
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.name(), self.code()) {
@@ -176,10 +175,10 @@ impl fmt::Display for Status {
     }
 }
 
-/// A status outside the table: its name, or where MX sent none, its integer.
+/// A status outside the table: its name, or its integer if there is no name.
 ///
-/// Made only by [`Status::from`], which keeps what is in the table out of it; so two
-/// statuses are equal exactly if they route alike.
+/// Only [`Status::from`] makes one, and never for a status in the table. Two equal statuses
+/// therefore always go to the same callback.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OtherStatus(Unknown);
 
@@ -204,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ten_known_statuses_are_found_by_name_and_by_integer() {
+    fn known_statuses_are_found_by_name_and_by_integer() {
         for (index, (name, status)) in KNOWN.iter().enumerate() {
             let code = i64::try_from(index).unwrap();
             assert_eq!(Status::from(*name), *status);
@@ -218,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn mx_sends_webhooks_for_five() {
+    fn five_statuses_are_actionable() {
         let actionable: Vec<&str> = KNOWN
             .iter()
             .filter(|(_, status)| status.is_actionable())
@@ -239,7 +238,7 @@ mod tests {
             ("\u{3000}Authenticated", "AUTHENTICATED", true),
             ("AUTHENTICATED", "THROTTLED", false),
             ("NEW STATUS", "NEWSTATUS", false),
-            // Beyond ASCII, case is a question of the Unicode tables that a build has.
+            // Beyond ASCII, case depends on the Unicode version of `std`.
             ("É", "é", false),
             (" ", "", true),
         ];
@@ -253,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_the_table_keeps_its_name_or_integer() {
+    fn a_status_outside_of_the_table_keeps_its_name_or_integer() {
         let names = [
             ("AUTHENTICATED", "AUTHENTICATED"),
             ("failed", "FAILED"),

@@ -1,18 +1,19 @@
-//! White space, by a list of our own: the same in every build, whichever Unicode its `std` has.
+//! White space by a fixed list, which does not depend on the Unicode version of `std`.
 
 /// Removes white space from both ends.
 pub(crate) fn trim(text: &str) -> &str {
     text.trim_matches(is_white_space)
 }
 
-/// Returns whether a text names nothing: it is empty, or white space alone.
+/// Returns whether a text is empty or only white space.
 pub(crate) fn is_blank(text: &str) -> bool {
-    // Nearly every text begins with a visible character.
+    // Most texts begin with a visible ASCII character, so that they need no trimming.
     !text.as_bytes().first().is_some_and(u8::is_ascii_graphic) && trim(text).is_empty()
 }
 
-/// Unicode's `White_Space`, as of version 16. An event is stored under a name that depends on it, so
-/// it does not follow later versions.
+/// Returns whether a character is `White_Space` in Unicode 16.
+///
+/// The names of stored events depend on this list, so it does not follow later versions.
 fn is_white_space(character: char) -> bool {
     matches!(
         character,
@@ -51,13 +52,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_trimmed_and_what_is_blank() {
+    fn texts_are_trimmed_and_blank_texts_are_recognized() {
         let cases = [
             ("NEW", "NEW", false),
             (" N EW\u{3000}\n", "N EW", false),
             ("\u{85}\u{a0}", "", true),
             ("", "", true),
-            // They are invisible, and no white space.
+            // These characters are invisible, but not white space.
             ("\u{200b}", "\u{200b}", false),
             ("\u{feff}", "\u{feff}", false),
             ("\0", "\0", false),

@@ -1,4 +1,4 @@
-//! Writing a job in the shape that MX documents.
+//! Writes a job as the object that MX documents.
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
@@ -6,7 +6,7 @@ use crate::job::Job;
 
 /// Writes the fourteen documented fields, in the order of MX's sample.
 ///
-/// As a map, because some formats keep the names of a map and not those of a struct.
+/// It writes a map, because some formats drop the names of a struct's fields.
 impl Serialize for Job {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut job = serializer.serialize_map(Some(14))?;
@@ -29,8 +29,8 @@ impl Serialize for Job {
 }
 
 impl Job {
-    /// The integer as it was sent. A status without a name is nothing but its integer, which
-    /// must then be written whatever `status_code` says.
+    /// Returns the integer to write. A status without a name consists of its integer alone, which
+    /// takes precedence over `status_code`.
     fn written_code(&self) -> Option<i64> {
         match self.status.name() {
             Some(_) => self.status_code,

@@ -1,4 +1,4 @@
-//! A ledger without its type.
+//! A boxed ledger, without the type of the ledger in it.
 
 use std::fmt;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use crate::event::FencingToken;
 
 /// A boxed ledger, for applications that choose one by configuration. Clones share the ledger.
 ///
-/// Each call costs one allocation more than a call of the ledger itself.
+/// A call allocates once more than a call of the ledger itself.
 ///
 /// # Example
 ///
@@ -65,7 +65,7 @@ impl fmt::Debug for BoxLedger {
 
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send + 'a>>;
 
-/// [`Ledger`] in a form that can be boxed.
+/// The dyn-compatible form of [`Ledger`].
 trait DynLedger: Send + Sync {
     fn claim<'a>(&'a self, event: &'a EventName, lease: Duration) -> Answer<'a, Claim>;
     fn commit<'a>(&'a self, event: &'a EventName, token: FencingToken) -> Answer<'a, Commit>;

@@ -1,32 +1,38 @@
-//! A digest of what was sent: of a JSON text, however it is laid out.
+//! A digest of a JSON text that does not depend on its layout.
 //!
-//! White space between its pieces makes no difference, nor does the order of an object's entries;
-//! anything else does, down to the way in which a number or a character is written. Names of events
-//! are stored, so the digest of a text may never change:
+//! White space between values and the order of an object's entries are ignored. Every other
+//! difference changes the digest, including how a number or a character is written.
 //!
-//! - a scalar is hashed as `s` and its text, a string with its quotes;
-//! - an array as `a` and the digests of its values, sixteen bytes each, the highest first;
-//! - an object as `o` and, for each entry, the hash of its key's text without the quotes and the
-//!   digest of its value; the entries in the order of their keys' bytes, those of one key as they
-//!   came.
+//! Ledgers store the names of events, so the digest of a text must never change. It is a 128-bit
+//! FNV-1a hash:
 //!
-//! It tells the events of one job apart, no more: anyone who can make two bodies collide has the
-//! credentials, and could as well not send the second.
+//! - A scalar is hashed as `s` and its text. The text of a string includes the quotes.
+//! - An array is hashed as `a` and the digests of its values, each as sixteen bytes in big-endian
+//!   order.
+//! - An object is hashed as `o` and, for each entry, the hash of the key's text without the quotes
+//!   and the digest of the value. The entries are sorted by the bytes of their keys. Entries with
+//!   the same key keep their order.
+//!
+//! The digest distinguishes the events of one job. It need not be cryptographic: a sender who can
+//! make two bodies collide has the credentials, and gains no more than by leaving out the second
+//! body.
 
-use crate::job::json::{Cursor, Kind, Piece};
+use crate::job::json::{Container, Cursor, Token};
 
-/// FNV-1a of 128 bits.
+/// Returns the 128-bit FNV-1a hash.
 pub(super) fn fnv1a(bytes: &[u8]) -> u128 {
     Fnv::default().with(bytes).0
 }
 
-/// The digest of a body; of one that is no JSON, which an event does not have, any.
+/// Returns the digest of a body.
+///
+/// An event's body is always JSON. The result for other bodies is unspecified.
 pub(super) fn of(body: &[u8]) -> u128 {
     let text = std::str::from_utf8(body).unwrap_or_default();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut tree = Tree::default();
-    match Cursor::new(text).walk(|piece| tree.take(piece)) {
-        Ok(()) => tree.root,
+    let mut digester = Digester::default();
+    match Cursor::new(text).walk(|token| digester.push(token)) {
+        Ok(()) => digester.root,
         Err(_) => fnv1a(body),
     }
 }
@@ -50,35 +56,39 @@ impl Fnv {
     }
 }
 
-/// What is open, and what it has so far. Its own stack: a body may be deeper than that of a thread.
+/// Computes a digest token by token.
+///
+/// It keeps a stack of its own, because a body can be nested more deeply than the thread's stack
+/// allows.
 #[derive(Default)]
-struct Tree<'a> {
+struct Digester<'a> {
     open: Vec<Open<'a>>,
-    /// Of all objects that are open, one after the other.
+    /// The entries of all open objects, those of inner objects last.
     entries: Vec<(&'a str, u128)>,
     root: u128,
 }
 
+/// An open container, with the hash of an array so far, or the index of an object's first entry.
 enum Open<'a> {
     Array(Fnv),
     Object { key: &'a str, first: usize },
 }
 
-impl<'a> Tree<'a> {
-    fn take(&mut self, piece: Piece<'a>) {
-        match piece {
-            Piece::Open(Kind::Array) => self.open.push(Open::Array(Fnv::default().with(b"a"))),
-            Piece::Open(Kind::Object) => self.open.push(Open::Object {
+impl<'a> Digester<'a> {
+    fn push(&mut self, token: Token<'a>) {
+        match token {
+            Token::Open(Container::Array) => self.open.push(Open::Array(Fnv::default().with(b"a"))),
+            Token::Open(Container::Object) => self.open.push(Open::Object {
                 key: "",
                 first: self.entries.len(),
             }),
-            Piece::Key(name) => {
+            Token::Key(name) => {
                 if let Some(Open::Object { key, .. }) = self.open.last_mut() {
                     *key = name;
                 }
             }
-            Piece::Scalar(text) => self.add(Fnv::default().with(b"s").with(text.as_bytes()).0),
-            Piece::Close => match self.open.pop() {
+            Token::Scalar(text) => self.add(Fnv::default().with(b"s").with(text.as_bytes()).0),
+            Token::Close => match self.open.pop() {
                 Some(Open::Array(values)) => self.add(values.0),
                 Some(Open::Object { first, .. }) => {
                     let object = self.close_object(first);
@@ -89,7 +99,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// Adds a value to what it stands in.
+    /// Adds a value to the innermost open container.
     fn add(&mut self, value: u128) {
         match self.open.last_mut() {
             Some(Open::Array(values)) => *values = values.with(&value.to_be_bytes()),
@@ -116,16 +126,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hash_is_the_published_one() {
+    fn the_hash_matches_published_vectors() {
         assert_eq!(fnv1a(b""), 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d);
         assert_eq!(fnv1a(b"a"), 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964);
         assert_eq!(fnv1a(b"foobar"), 0x343e_1662_793c_64bf_6f0d_3597_ba44_6f18);
     }
 
-    /// Stored names must stay good: none of these may ever change. They were computed by another
-    /// program, from the description above.
+    /// Stored names depend on these digests, which must never change. Another program computed them
+    /// from the description above.
     #[test]
-    fn the_digests_of_these_texts_stay_as_they_are() {
+    fn digests_never_change() {
         let vectors = [
             (r#"null"#, "0622356dd783d94f708178f3ca839dc3"),
             (r#""""#, "a68db5209d8b5822836dbc7999f43e7e"),
@@ -152,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn layout_and_order_make_no_difference() {
+    fn layout_and_order_of_entries_are_ignored() {
         let alike = [
             r#"{"job":{"a":[1,"x y",{}],"b":null,"c":{"d":[],"e":1.5e3}},"n":true}"#,
             "\u{feff} { \"n\" :true ,\"job\": {\"c\":{\"e\":1.5e3, \"d\":[\n]},\t\"b\":null,\r\n\
@@ -162,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_does() {
+    fn every_other_difference_changes_the_digest() {
         let different = [
             "0",
             "-0",
@@ -211,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn no_depth_is_too_deep_and_nothing_panics() {
+    fn deep_wide_and_malformed_bodies_have_a_digest() {
         let deep = |end: &str| {
             let (open, close) = ("[{\"a\":".repeat(50_000), "}]".repeat(50_000));
             of(format!("{open}{end}{close}").as_bytes())

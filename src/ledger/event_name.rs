@@ -1,4 +1,4 @@
-//! What makes two deliveries the same event.
+//! Names of events, by which a ledger recognizes duplicates.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -9,34 +9,35 @@ use super::version::Version;
 use crate::event::JobEvent;
 use crate::job::{JobGuid, Status, Timestamp};
 
-/// The name of an event: two deliveries with one name are one event.
+/// The name of an event. Two deliveries with the same name are the same event.
 ///
-/// MX gives a delivery no id, and one job is delivered several times: as it goes from
-/// CHALLENGED to COMPLETED, and once for each time it is CHALLENGED (MX's page on
-/// aggregating data). So an event is named by its job's `guid`, its status and a version:
+/// MX's deliveries have no id, and one job has several events: it goes from CHALLENGED to
+/// COMPLETED, and it can be CHALLENGED several times (MX's page on aggregating data). The name of
+/// an event therefore consists of the job's `guid`, its status and a version. The version is
 ///
-/// - **its `updated_at`**, if that was understood in full, with its fraction of a second if
-///   one was sent. A webhook and a poll of the same state of a job then have one name.
-/// - **a digest of its body**, if `updated_at` is absent, null, or written in a way that
-///   [`Timestamp`] does not read. White space between values and the order of an object's
-///   entries make no difference; anything else does, in fields that this crate does not know
-///   too. So a job that is polled and one that is delivered are two events without a date.
+/// - **`updated_at`**, if [`Timestamp`] can read it exactly, including a fraction of a second. The
+///   webhook and a poll of the same state of a job then have the same name.
+/// - **a digest of the body**, if `updated_at` is absent, null or not readable. The digest ignores
+///   white space between values and the order of an object's entries. Every other difference
+///   changes it, also in fields that this crate does not read. The webhook and a poll of the same
+///   job are then two events.
 ///
-/// Two deliveries that differ in anything MX sent are two events, unless both have the same
-/// readable date: if in doubt a callback runs twice, and no event is lost. Two deliveries of the
-/// same bytes are one event, because nothing tells the second from a retry.
+/// Two deliveries that differ in anything that MX sent are two events, unless both have the same
+/// job, status and readable date. So in case of doubt a callback runs twice, and no event is lost.
+/// Two deliveries of the same bytes are one event, because the second cannot be distinguished from
+/// a retry.
 ///
 /// # As text
 ///
-/// `Display` writes the guid, the status and the version, separated by a space. Only the guid can
-/// have spaces in it, so no two names have one text: it is a key for a store, and an idempotency
-/// key. It is the same on every machine and in every release:
+/// `Display` writes the guid, the status and the version, separated by spaces. Only the guid can
+/// contain spaces, so different names have different texts. Use the text as a key of a store, or as
+/// an idempotency key. It is the same on every machine and in every release:
 ///
-/// - a status is its name in ASCII upper case, in which each byte of UTF-8 other than `A` to
-///   `Z`, `0` to `9`, `_` and `-` is written as `%` and two hexadecimal digits; a status that has
-///   no name is `#` and its integer;
-/// - a version is a decimal number of Unix seconds, without zeros at the end of a fraction, or
-///   `#` and 32 hexadecimal digits.
+/// - The status is its name in ASCII upper case. Each byte of its UTF-8 other than `A` to `Z`, `0`
+///   to `9`, `_` and `-` is written as `%` and two hexadecimal digits. A status without a name is
+///   written as `#` and its integer.
+/// - The version is a decimal number of Unix seconds, without trailing zeros of a fraction, or `#`
+///   and 32 hexadecimal digits.
 ///
 /// # Example
 ///
@@ -49,7 +50,7 @@ use crate::job::{JobGuid, Status, Timestamp};
 /// )?;
 /// assert_eq!(EventName::of(&event).to_string(), "JOB-1 CHALLENGED 1471281212");
 ///
-/// // The crate does not read a date in words, but it still tells two events apart.
+/// // The crate cannot read these dates, but their digests still distinguish the two events.
 /// let [monday, tuesday] = ["Monday", "Tuesday"].map(|day| {
 ///     let body = format!(r#"{{"job": {{"guid": "JOB-1", "status": 2, "updated_at": "{day}"}}}}"#);
 ///     JobEvent::decode(body).map(|event| EventName::of(&event))
@@ -62,13 +63,13 @@ pub struct EventName {
     guid: JobGuid,
     status: Status,
     version: Version,
-    /// Whether its date was plausible when it was named. No part of the name.
+    /// Whether the date was plausible when the event was named. This is not part of the name.
     is_plausible: bool,
     /// Filled by the memory ledger only.
     job_hash: CachedHash,
 }
 
-/// As its text.
+/// Shows the text of the name.
 impl fmt::Debug for EventName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("EventName")
@@ -78,14 +79,14 @@ impl fmt::Debug for EventName {
 }
 
 /// How far MX's clock may be ahead of this machine's.
-const CLOCKS_APART: Duration = Duration::from_secs(5 * 60);
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 
 impl EventName {
-    /// Returns the name of this event.
+    /// Returns the name of an event.
     ///
-    /// A job that is kept without its body is named by `JobEvent::from(job)`: equal jobs have
-    /// equal names. Without a readable date that is another name than its delivery's, because the
-    /// body is gone: take the name first, or keep the body.
+    /// For a job that you kept without its body, use `JobEvent::from(job)`. Equal jobs have equal
+    /// names. If the job has no readable date, that name differs from the name of the delivery,
+    /// which had another body. In that case get the name first, or keep the body.
     #[must_use]
     pub fn of(event: &JobEvent) -> Self {
         Self {
@@ -97,13 +98,13 @@ impl EventName {
         }
     }
 
-    /// The job.
+    /// Returns the id of the job.
     #[must_use]
     pub fn guid(&self) -> &JobGuid {
         &self.guid
     }
 
-    /// What the job was at.
+    /// Returns the status of the job.
     #[must_use]
     pub fn status(&self) -> &Status {
         &self.status
@@ -114,16 +115,17 @@ impl EventName {
         Fingerprint::of(&self.guid, &self.status, self.version, &self.job_hash)
     }
 
-    /// Returns the time that orders this event among those of its job, if it has one.
+    /// Returns the time that orders this event among the events of its job.
     ///
-    /// It is the `updated_at` of the job. `None` says that the event makes no other stale, and
-    /// never is: its date was not understood, or was later than this machine's clock by more than
-    /// five minutes when the event was named. An order by such a date (milliseconds, say, that
-    /// read as seconds) would make every later event of the job stale. The date is part of the
-    /// name all the same.
+    /// It is the `updated_at` of the job. Returns `None` if `updated_at` could not be read, or if
+    /// it was more than five minutes ahead of this machine's clock when the event was named. An
+    /// event without an ordering time is never stale, and makes no other event stale.
     ///
-    /// A [`Ledger`](crate::ledger::Ledger) of your own orders by this, fraction included, and by nothing
-    /// else.
+    /// A date in the future is ignored because it would make all later events of the job stale, for
+    /// example if it is in milliseconds. It is nevertheless part of the name.
+    ///
+    /// If you implement a [`Ledger`](crate::ledger::Ledger), order events by this time alone,
+    /// including its fraction.
     ///
     /// # Example
     ///
@@ -151,18 +153,18 @@ impl EventName {
     }
 }
 
-/// Whether a job can have been updated then: not in the future, by this machine's clock.
+/// Returns whether a job can have been updated at this time, by this machine's clock.
 fn is_plausible(updated_at: Timestamp) -> bool {
     let Ok(seconds) = u64::try_from(updated_at.unix_seconds()) else {
         return true;
     };
-    let earliest_now = Duration::from_secs(seconds).saturating_sub(CLOCKS_APART);
+    let earliest_now = Duration::from_secs(seconds).saturating_sub(MAX_CLOCK_SKEW);
     let earliest_now = SystemTime::UNIX_EPOCH.checked_add(earliest_now);
-    // What the clock cannot express is further in the future than anything.
+    // A time that the clock cannot express is in the future.
     earliest_now.is_some_and(|earliest_now| earliest_now <= SystemTime::now())
 }
 
-// By hand, because whether a date is plausible depends on when it was asked.
+// By hand, because `is_plausible` depends on when the event was named.
 impl PartialEq for EventName {
     fn eq(&self, other: &Self) -> bool {
         (&self.guid, &self.status, self.version) == (&other.guid, &other.status, other.version)
@@ -177,7 +179,7 @@ impl Hash for EventName {
     }
 }
 
-/// The guid, the status and the version, as said [above](#as-text).
+/// Writes the guid, the status and the version, as described [above](#as-text).
 impl fmt::Display for EventName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ", self.guid)?;
@@ -191,7 +193,7 @@ impl fmt::Display for EventName {
     }
 }
 
-/// Writes a status so that it has neither a space nor a `#`, whatever MX may call it.
+/// Writes the name of a status with escapes, so that it contains neither a space nor a `#`.
 fn write_name(name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let is_plain = |byte: u8| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-');
     if name.bytes().all(is_plain) {
@@ -218,7 +220,7 @@ mod tests {
         EventName::of(&JobEvent::decode(body.to_owned()).unwrap())
     }
 
-    /// A job that is CHALLENGED, with these fields.
+    /// Returns the name of a CHALLENGED job with these fields.
     fn challenged(fields: &str) -> EventName {
         decoded(&format!(
             r#"{{"job":{{"guid":"JOB-1","status_name":"CHALLENGED",{fields}}}}}"#
@@ -238,10 +240,10 @@ mod tests {
     }
 
     #[test]
-    fn one_event_is_a_job_at_a_status_at_a_time() {
+    fn a_name_consists_of_job_status_and_time() {
         let first = challenged(r#""updated_at":1471281212"#);
         let same = [
-            challenged(r#""updated_at":1471281212,"error_message":"told apart by nothing else""#),
+            challenged(r#""updated_at":1471281212,"error_message":"another body""#),
             challenged(r#""new":true,"updated_at":1471281212.000"#),
             challenged(r#""updated_at":"2016-08-15T19:13:32.000+02:00""#),
             decoded(r#"{"job":{"updated_at":14712812120e-1,"guid":"JOB-1","status":2}}"#),
@@ -271,10 +273,10 @@ mod tests {
         }
     }
 
-    /// A date that is not understood tells two events apart by how it is written, and so does any
-    /// other difference where there is no date.
+    /// Events without a readable date differ if anything in their bodies does, including how the
+    /// date is written.
     #[test]
-    fn without_a_time_that_is_understood_anything_tells_two_events_apart() {
+    fn without_a_readable_date_every_difference_makes_another_event() {
         let dates = [
             r#""1471281212""#,
             r#""1471281213""#,
@@ -336,9 +338,9 @@ mod tests {
         assert_ne!(named("AUTHENTICATED"), named("THROTTLED"));
     }
 
-    /// Names are stored: none of these texts may ever change.
+    /// Ledgers store these texts, which must never change.
     #[test]
-    fn the_texts_of_these_names_stay_as_they_are() {
+    fn texts_of_names_never_change() {
         let texts = [
             (
                 r#""status_name":"CHALLENGED","updated_at":1471281212"#,
@@ -413,23 +415,23 @@ mod tests {
     }
 
     #[test]
-    fn the_text_is_unique_however_strange_the_parts_are() {
-        let strange = |guid: &str, status: Status| {
+    fn different_names_have_different_texts() {
+        let text = |guid: &str, status: Status| {
             let mut job = Job::new(guid.parse().unwrap(), status);
             job.updated_at = Some(Timestamp::from_unix_seconds(1));
             EventName::of(&job.into()).to_string()
         };
         let texts = [
-            strange("a b", "c".into()),
-            strange("a", "b c".into()),
-            strange("a", "\"b c\"".into()),
-            strange("a", "b%20c".into()),
-            strange("a", "42".into()),
-            strange("a", 42.into()),
-            strange("a", "#42".into()),
-            strange("a", "".into()),
-            strange("a ", "".into()),
-            strange("a #42", "".into()),
+            text("a b", "c".into()),
+            text("a", "b c".into()),
+            text("a", "\"b c\"".into()),
+            text("a", "b%20c".into()),
+            text("a", "42".into()),
+            text("a", 42.into()),
+            text("a", "#42".into()),
+            text("a", "".into()),
+            text("a ", "".into()),
+            text("a #42", "".into()),
         ];
         for (index, text) in texts.iter().enumerate() {
             assert!(!texts[..index].contains(text), "{text}");
@@ -437,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_in_the_future_orders_nothing_and_is_a_name_all_the_same() {
+    fn a_date_in_the_future_is_part_of_the_name_but_orders_nothing() {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now = i64::try_from(now.unwrap().as_secs()).unwrap();
         let cases = [
@@ -449,7 +451,7 @@ mod tests {
             ("before the epoch", Timestamp::from_unix_seconds(-1), true),
             ("now", Timestamp::from_unix_seconds(now), true),
             (
-                "clocks apart",
+                "within the clock skew",
                 Timestamp::from_unix_seconds(now + 4 * 60),
                 true,
             ),
@@ -463,8 +465,8 @@ mod tests {
                 Timestamp::from_unix_seconds(now * 1_000),
                 false,
             ),
-            ("the last", Timestamp::new(i64::MAX, 999_999_999), false),
-            ("the first", Timestamp::from_unix_seconds(i64::MIN), true),
+            ("the latest", Timestamp::new(i64::MAX, 999_999_999), false),
+            ("the earliest", Timestamp::from_unix_seconds(i64::MIN), true),
         ];
         for (case, updated_at, orders) in cases {
             let name = dated(updated_at);
@@ -475,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_the_same_before_and_after_its_date() {
+    fn plausibility_is_not_part_of_the_name() {
         let after = dated(Timestamp::from_unix_seconds(1_471_281_212));
         let before = EventName {
             is_plausible: false,

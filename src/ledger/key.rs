@@ -1,12 +1,14 @@
-//! How the shared ledgers write an event's name: two texts that any store can index.
+//! Keys of events in the shared ledgers: two texts that every store can index.
 
 use super::EventName;
 use super::digest::fnv1a;
 
-/// Longer than any name that MX gives, and short enough for a key of every store.
-const LONGEST: usize = 200;
+/// The maximum length of a key's text, in bytes.
+///
+/// MX's names are shorter, and every store accepts a key of this length.
+const MAX_LENGTH: usize = 200;
 
-/// The name of an event in a store: its job, and what tells it from the job's other events.
+/// The key of an event: the job's guid, and the rest of the event's name.
 pub(crate) struct Key {
     pub(crate) job: String,
     pub(crate) event: String,
@@ -15,7 +17,7 @@ pub(crate) struct Key {
 impl Key {
     pub(crate) fn of(name: &EventName) -> Self {
         let job = name.guid().as_str();
-        // What `Display` puts behind the guid and a space.
+        // The text begins with the guid and a space.
         let text = name.to_string();
         Self {
             job: storable(job),
@@ -24,11 +26,13 @@ impl Key {
     }
 }
 
-/// The text itself. If it is longer than a key may be, or has a NUL, which Postgres cannot
-/// store, a digest of it; and so for a text that could be taken for such a digest.
+/// Returns the text itself, or a digest of it if it cannot be stored.
+///
+/// A text is replaced if it is too long, or contains a NUL, which Postgres cannot store. A text
+/// that looks like a digest is replaced too, so that it cannot collide with one.
 fn storable(text: &str) -> String {
-    let plain = text.len() <= LONGEST && !text.contains('\0') && !text.starts_with("digest:");
-    if plain {
+    let is_plain = text.len() <= MAX_LENGTH && !text.contains('\0') && !text.starts_with("digest:");
+    if is_plain {
         text.to_owned()
     } else {
         format!("digest:{:032x}:{}", fnv1a(text.as_bytes()), text.len())
@@ -41,15 +45,15 @@ mod tests {
     use crate::job::{Job, Status, Timestamp};
 
     #[test]
-    fn names_are_stored_as_they_are_unless_a_store_could_not_take_them() {
-        let long = "x".repeat(LONGEST + 1);
+    fn texts_that_cannot_be_stored_are_replaced_by_a_digest() {
+        let long = "x".repeat(MAX_LENGTH + 1);
         let cases = [
-            ("as MX sends them", "JOB-1", "JOB-1"),
-            ("strange", "a} {b'c\"\\", "a} {b'c\"\\"),
+            ("plain", "JOB-1", "JOB-1"),
+            ("with special characters", "a} {b'c\"\\", "a} {b'c\"\\"),
             ("a NUL", "a\0b", "digest:a68d6315038b5822836dbc79783ec15a:3"),
             ("long", &long, "digest:e7b5f423d4969ef3666fee9b430c6717:201"),
             (
-                "what looks like a digest",
+                "like a digest",
                 "digest:a68d6315038b5822836dbc79783ec15a:3",
                 "digest:4cd1dfeb5ccd81baad27e5a1ea80a15f:41",
             ),

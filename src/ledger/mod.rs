@@ -1,7 +1,9 @@
-//! Ledgers: they remember which events were handled.
+//! Ledgers, which remember the events that were handled.
 //!
-//! A [`Ledger`] knows events by their [`EventName`]. [`MemoryLedger`] is for one process; the ledgers
-//! on Redis and PostgreSQL are for several.
+//! A [`Ledger`] identifies events by their [`EventName`]. [`MemoryLedger`] serves one process; the
+//! ledgers on Redis and Postgres are shared by several.
+//!
+//! This module uses `util`, `job` and `event`.
 
 mod boxed;
 mod digest;
@@ -31,30 +33,32 @@ pub use memory::MemoryLedger;
 #[cfg(feature = "postgres")]
 pub use postgres::{CommitInError, PostgresLedger};
 
-/// Remembers which events are under way and which are settled.
+/// A store that remembers which events are in flight and which are settled.
 ///
-/// Two phases: an event is *claimed* before its callback runs, and *committed* once it has
-/// succeeded; if it fails, the claim is *released*. A claim is a lease: it expires if its
-/// holder dies. Each has a [`FencingToken`], larger than every earlier one of the same
-/// event, also over restarts. (Where a ledger has lost an event, its tokens go by the clock,
-/// and are larger unless that was set back.)
+/// It works in two phases. An event is *claimed* before its callback runs. If the callback
+/// succeeds, the event is *committed*, which settles it; if the callback fails, the claim is
+/// *released*. A claim is a lease, which expires if its holder dies.
 ///
-/// **A success is never forgotten.** A holder whose lease ran out while it was slow may still
-/// succeed: its commit settles the event, even if another holder has claimed it since. A release
-/// with an overtaken token changes nothing.
+/// Each claim has a [`FencingToken`], which is larger than all earlier tokens of the same event,
+/// also across restarts. If a ledger has lost an event, its next token comes from the clock. That
+/// token is larger too, unless the clock was set back.
 ///
-/// [`MemoryLedger`] is one for a single process. Implement it for a
-/// store that several share. Each method has to be atomic: of several that claim one event
-/// at once, one is granted it.
+/// **A success is never forgotten.** If a slow holder succeeds after its lease has expired, its
+/// commit settles the event, even if another holder has claimed it. A release with an outdated
+/// token changes nothing.
 ///
-/// An error of any of the three means that the ledger could not be asked, and is answered
-/// 503: nothing is acknowledged that is not known to be settled. So is a panic, and no answer
-/// within the layer's `with_ledger_timeout`; a method must not block its thread.
+/// [`MemoryLedger`] serves one process. Implement this trait for a store that several processes
+/// share. Each method must be atomic: if several holders claim an event at once, one of them is
+/// granted it.
+///
+/// If a method fails, the delivery is answered 503. So is a delivery whose ledger panics, or does
+/// not answer within the layer's `with_ledger_timeout`. An event is acknowledged only if it is
+/// known to be settled. The methods must not block their thread.
 ///
 /// # Cancellation
 ///
-/// The futures may be dropped, and are when they take too long. What then happened to the
-/// claim is unknown, and the lease settles it.
+/// A future is dropped if it takes too long, or if the delivery is. The call may or may not have
+/// had its effect. A claim that was granted expires with its lease.
 ///
 /// # Example
 ///
@@ -76,23 +80,27 @@ pub use postgres::{CommitInError, PostgresLedger};
 /// # Ok(()) }
 /// ```
 pub trait Ledger: Send + Sync + 'static {
-    /// What goes wrong when the ledger cannot be asked.
+    /// The error of a ledger that cannot answer.
     type Error: Into<BoxError>;
 
-    /// Claims an event for as long as the lease, if nobody else has.
+    /// Claims an event for the duration of the lease, unless it is claimed or settled.
     ///
-    /// In this order: an event that is settled is [`Claim::Settled`]; one whose claim has not
-    /// ended is [`Claim::InFlight`]; one that is older, by its
-    /// [`ordering_time`](EventName::ordering_time), than another of the same job that is settled
-    /// is [`Claim::Stale`]; any other is [`Claim::Granted`].
+    /// The first of these that applies is returned:
     ///
-    /// An event of the same time as the latest settled one is not stale, and one without an
-    /// ordering time neither is stale nor makes another so. The latest is a maximum: an older
-    /// event may be settled after it. The lease may be zero, and `Duration::MAX`.
+    /// 1. [`Claim::Settled`], if the event is settled.
+    /// 2. [`Claim::InFlight`], if the event is claimed and the lease has not expired.
+    /// 3. [`Claim::Stale`], if a later event of the same job is settled, by their
+    ///    [`ordering_time`](EventName::ordering_time).
+    /// 4. [`Claim::Granted`] otherwise.
+    ///
+    /// An event with the same time as the latest settled one is not stale. An event without an
+    /// ordering time is never stale, and makes no other event stale. The latest time is a maximum:
+    /// settling an older event later does not lower it. The lease may be any duration, from zero to
+    /// `Duration::MAX`.
     ///
     /// # Errors
     ///
-    /// If the ledger cannot be asked; nothing may be claimed then, or for a lease at most.
+    /// If the ledger cannot answer. The event may then be claimed until the lease expires.
     ///
     /// # Example
     ///
@@ -106,7 +114,7 @@ pub trait Ledger: Send + Sync + 'static {
     /// let ledger = MemoryLedger::new();
     /// let event = EventName::of(&Job::new("JOB-1".parse()?, Status::Completed).into());
     ///
-    /// // The holder of the first claim died; its lease is over at once.
+    /// // The first lease expires at once, as if its holder had died.
     /// let Claim::Granted(first) = ledger.claim(&event, Duration::ZERO).await? else { unreachable!() };
     /// let Claim::Granted(second) = ledger.claim(&event, Duration::MAX).await? else { unreachable!() };
     /// assert!(second > first);
@@ -120,32 +128,31 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Settles an event whose callback has succeeded.
     ///
-    /// It records the success whatever became of the claim: its lease may have run out, another
-    /// holder may have claimed the event since or given it back, and the ledger may have lost
-    /// this claim, or claims made after the one it knows (a store that was restored from a
-    /// backup). The event is settled by this token then. Only if another token has settled it
-    /// before is the answer [`Commit::Overtaken`].
+    /// The success is recorded whatever has happened to the claim. The lease may have expired,
+    /// another holder may have claimed or released the event, and a store that was restored from a
+    /// backup may have lost this claim or later ones. In all these cases, this token settles the
+    /// event. Only if another token has already settled it, the result is [`Commit::Overtaken`].
     ///
-    /// To commit again with the token that settled the event is [`Commit::Settled`] too: a
-    /// commit whose answer was lost is tried once more, and an application may commit inside
-    /// its own transaction.
+    /// A commit with the token that settled the event returns [`Commit::Settled`] again. This
+    /// happens if the answer to a commit was lost and the commit is retried, or if the application
+    /// has committed within its own transaction.
     ///
     /// # Errors
     ///
-    /// If the ledger cannot be told. The event is then delivered again.
+    /// If the ledger cannot answer. MX then delivers the event again.
     fn commit(
         &self,
         event: &EventName,
         token: FencingToken,
     ) -> impl Future<Output = Result<Commit, Self::Error>> + Send;
 
-    /// Gives a claim back, so that the next delivery need not wait for the lease.
+    /// Releases a claim, so that the next delivery need not wait for the lease to expire.
     ///
-    /// Nothing happens if somebody else has claimed the event since, or it is settled.
+    /// If another holder has claimed the event, or if the event is settled, nothing changes.
     ///
     /// # Errors
     ///
-    /// If the ledger cannot be told. The lease then ends by itself.
+    /// If the ledger cannot answer. The claim then expires with its lease.
     fn release(
         &self,
         event: &EventName,
@@ -153,7 +160,7 @@ pub trait Ledger: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }
 
-/// A shared ledger is a ledger.
+/// Forwards to the shared ledger.
 impl<L: Ledger> Ledger for Arc<L> {
     type Error = L::Error;
 
@@ -182,21 +189,21 @@ impl<L: Ledger> Ledger for Arc<L> {
     }
 }
 
-/// The answer of [`Ledger::claim`].
+/// The result of [`Ledger::claim`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Claim {
-    /// Nobody else has it: run the callback, then commit or release.
+    /// The event is claimed: run the callback, then commit or release.
     Granted(FencingToken),
-    /// Somebody has it, and may yet fail.
+    /// Another delivery has claimed the event.
     InFlight,
-    /// It was handled.
+    /// The event is settled.
     Settled,
-    /// A later event of its job was handled.
+    /// A later event of the same job is settled.
     Stale,
 }
 
-/// What became of a commit.
+/// The result of [`Ledger::commit`].
 ///
 /// # Example
 ///
@@ -220,8 +227,8 @@ pub enum Claim {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Commit {
-    /// The event is settled, by this token.
+    /// This token has settled the event.
     Settled,
-    /// Another holder's success was recorded first.
+    /// Another token had already settled the event.
     Overtaken,
 }

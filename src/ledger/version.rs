@@ -1,4 +1,4 @@
-//! The part of an event's name that tells it from other events of its job at the same status.
+//! The version: the part of a name that distinguishes events of the same job and status.
 
 use std::fmt;
 
@@ -8,9 +8,10 @@ use crate::job::Timestamp;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Version {
-    /// The `updated_at` of the job, if it was understood in full.
+    /// The `updated_at` of the job, if it is readable.
     UpdatedAt(Timestamp),
-    /// A digest of the body. As bytes, because a `u128` would align every future that has a name.
+    /// A digest of the body. It is stored as bytes because a `u128` would increase the alignment,
+    /// and so the size, of every future that contains a name.
     Digest([u8; 16]),
 }
 

@@ -1,4 +1,4 @@
-//! `JsonSchema`, for who describes an API with schemars.
+//! `JsonSchema`, for API descriptions with schemars.
 
 use std::borrow::Cow;
 
@@ -6,13 +6,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value};
 
 use super::fields::{
-    FIELDS, Field, Holds, ISO_8601, JOB, NOT_BLANK, STATUS, STATUSES, TIMESTAMP, UNIX_SECONDS,
+    FIELDS, Field, FieldType, ISO_8601, JOB, NOT_BLANK, STATUS, STATUSES, TIMESTAMP, UNIX_SECONDS,
     WEBHOOK, for_each_id,
 };
 use crate::event::JobEvent;
 use crate::job::{Job, JobGuid, Status, Timestamp};
 
-/// The whole webhook, `{"job": {…}}`, as the event's body has it.
+/// The whole webhook, `{"job": {…}}`, as in the event's body.
 impl JsonSchema for JobEvent {
     fn schema_name() -> Cow<'static, str> {
         "MxJobWebhook".into()
@@ -32,9 +32,10 @@ impl JsonSchema for JobEvent {
     }
 }
 
-/// The object under `job`: what MX documents, null where MX may send it, more fields allowed.
+/// The object under `job`, with the documented fields.
 ///
-/// It requires a `guid` that is not blank, and a status: by name, or else by integer.
+/// It requires a `guid` that is not blank, and a status by name or by integer. It allows null where
+/// MX may send it, and additional fields.
 impl JsonSchema for Job {
     fn schema_name() -> Cow<'static, str> {
         "MxJob".into()
@@ -66,19 +67,19 @@ impl JsonSchema for Job {
 }
 
 fn property(field: &Field, generator: &mut SchemaGenerator) -> Schema {
-    let mut schema = match field.holds {
-        Holds::JobGuid => generator.subschema_for::<JobGuid>(),
-        Holds::StatusName => generator.subschema_for::<Option<String>>(),
-        Holds::Date => generator.subschema_for::<Option<Timestamp>>(),
-        Holds::Integer => json_schema!({ "type": ["integer", "null"] }),
-        Holds::Boolean => generator.subschema_for::<Option<bool>>(),
-        Holds::Text => generator.subschema_for::<Option<String>>(),
+    let mut schema = match field.field_type {
+        FieldType::JobGuid => generator.subschema_for::<JobGuid>(),
+        FieldType::StatusName => generator.subschema_for::<Option<String>>(),
+        FieldType::Date => generator.subschema_for::<Option<Timestamp>>(),
+        FieldType::Integer => json_schema!({ "type": ["integer", "null"] }),
+        FieldType::Boolean => generator.subschema_for::<Option<bool>>(),
+        FieldType::Text => generator.subschema_for::<Option<String>>(),
     };
     schema.insert("description".to_owned(), field.text.into());
     schema
 }
 
-/// The name of a status, open to those that MX may invent.
+/// The name of a status. Any name that is not blank is allowed.
 impl JsonSchema for Status {
     fn schema_name() -> Cow<'static, str> {
         "MxJobStatus".into()
@@ -98,7 +99,7 @@ impl JsonSchema for Status {
     }
 }
 
-/// An integer in Unix seconds, or ISO 8601.
+/// An integer in Unix seconds, or a string in ISO 8601.
 impl JsonSchema for Timestamp {
     fn schema_name() -> Cow<'static, str> {
         "MxTimestamp".into()
@@ -121,7 +122,7 @@ impl JsonSchema for Timestamp {
 
 macro_rules! id_schema {
     ($id:ty, $name:literal, $text:literal) => {
-        /// A string that is not blank, in place: no definition of its own.
+        /// A string that is not blank. The schema is inlined.
         impl JsonSchema for $id {
             fn inline_schema() -> bool {
                 true

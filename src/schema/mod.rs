@@ -1,9 +1,11 @@
-//! What a job webhook looks like, for descriptions of an API: one table, and an impl for each crate
-//! that asks for it.
+//! Schemas of the webhook, for API descriptions with schemars or utoipa.
 //!
-//! The schemas say what MX documents, with null wherever MX may send it. Decoding takes more than
-//! that (MX's misspelling `insitution_guid`, a partner's id that is a number), but nothing that a
-//! schema allows is refused, except what no schema can say: a field twice, a text that is no date.
+//! The schemas contain what MX documents, and allow null wherever MX may send it. Decoding accepts
+//! more, such as MX's misspelling `insitution_guid` and a partner's id that is a number. Everything
+//! that a schema allows can be read, except what a schema cannot express: a field that appears
+//! twice, or a text that is not a date.
+//!
+//! All schemas are made from one table. This module uses `job` and `event`.
 
 #[cfg(any(feature = "schemars", feature = "utoipa"))]
 mod fields;

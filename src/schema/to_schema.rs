@@ -1,4 +1,4 @@
-//! `ToSchema`, for who describes an API with utoipa.
+//! `ToSchema`, for API descriptions with utoipa.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use utoipa::openapi::{Ref, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::fields::{
-    FIELDS, Field, Holds, ISO_8601, JOB, NOT_BLANK, STATUS, STATUSES, TIMESTAMP, UNIX_SECONDS,
+    FIELDS, Field, FieldType, ISO_8601, JOB, NOT_BLANK, STATUS, STATUSES, TIMESTAMP, UNIX_SECONDS,
     WEBHOOK, for_each_id,
 };
 use crate::event::JobEvent;
@@ -27,9 +27,9 @@ impl PartialSchema for JobEvent {
     }
 }
 
-/// The whole webhook, `{"job": {…}}`, as the event's body has it.
+/// The whole webhook, `{"job": {…}}`, as in the event's body.
 ///
-/// A handler that takes the extractor is described with it, `request_body = JobEvent`.
+/// To describe a handler that takes the extractor, write `request_body = JobEvent`.
 impl ToSchema for JobEvent {
     fn name() -> Cow<'static, str> {
         "MxJobWebhook".into()
@@ -60,9 +60,10 @@ impl PartialSchema for Job {
     }
 }
 
-/// The object under `job`: what MX documents, null where MX may send it, more fields allowed.
+/// The object under `job`, with the documented fields.
 ///
-/// It requires a `guid` that is not blank, and a status: by name, or else by integer.
+/// It requires a `guid` that is not blank, and a status by name or by integer. It allows null where
+/// MX may send it, and additional fields.
 impl ToSchema for Job {
     fn name() -> Cow<'static, str> {
         "MxJob".into()
@@ -76,22 +77,22 @@ impl ToSchema for Job {
 }
 
 fn property(field: &Field) -> RefOr<Schema> {
-    let nullable = |holds| {
+    let nullable = |value_type| {
         Object::builder()
-            .schema_type(SchemaType::from_iter([holds, Type::Null]))
+            .schema_type(SchemaType::from_iter([value_type, Type::Null]))
             .description(Some(field.text))
             .into()
     };
-    match field.holds {
-        Holds::JobGuid => JobGuid::schema(),
-        Holds::Date => AnyOfBuilder::new()
+    match field.field_type {
+        FieldType::JobGuid => JobGuid::schema(),
+        FieldType::Date => AnyOfBuilder::new()
             .item(reference::<Timestamp>())
             .item(Object::with_type(Type::Null))
             .description(Some(field.text))
             .into(),
-        Holds::Integer => nullable(Type::Integer),
-        Holds::Boolean => nullable(Type::Boolean),
-        Holds::StatusName | Holds::Text => nullable(Type::String),
+        FieldType::Integer => nullable(Type::Integer),
+        FieldType::Boolean => nullable(Type::Boolean),
+        FieldType::StatusName | FieldType::Text => nullable(Type::String),
     }
 }
 
@@ -105,7 +106,7 @@ impl PartialSchema for Status {
     }
 }
 
-/// The name of a status, open to those that MX may invent.
+/// The name of a status. Any name that is not blank is allowed.
 impl ToSchema for Status {
     fn name() -> Cow<'static, str> {
         "MxJobStatus".into()
@@ -128,7 +129,7 @@ impl PartialSchema for Timestamp {
     }
 }
 
-/// An integer in Unix seconds, or ISO 8601.
+/// An integer in Unix seconds, or a string in ISO 8601.
 impl ToSchema for Timestamp {
     fn name() -> Cow<'static, str> {
         "MxTimestamp".into()

@@ -1,5 +1,4 @@
-//! The webhook as an `OpenAPI` document tells of it: what comes, with which credentials, and what
-//! it is answered.
+//! The webhook in an `OpenAPI` document: its body, its credentials and its answers.
 
 use serde_json::{Value, json};
 use utoipa::openapi::extensions::Extensions;
@@ -12,15 +11,20 @@ use utoipa::{Modify, PartialSchema as _, ToSchema as _};
 
 use crate::event::JobEvent;
 
-/// Puts the job webhook into an application's `OpenAPI` document.
+/// A modifier that adds the job webhook to an application's `OpenAPI` document.
 ///
-/// As utoipa's `Modify` it adds to the document the entry under `webhooks` (`OpenAPI` 3.1's place
-/// for requests that others send, without a path), the schemas that it refers to, under names
-/// that begin with `Mx`, and the credentials that it was told of. What is in the document
-/// already stays.
+/// It implements utoipa's `Modify`, and adds to a document:
 ///
-/// utoipa 5 has no field for `webhooks`. The entry stands among the document's extensions, is
-/// written where it belongs, and is lost where a document is read again with utoipa.
+/// - the entry under `webhooks`, which is `OpenAPI` 3.1's place for incoming requests without a
+///   path;
+/// - the schemas that the entry refers to, whose names begin with `Mx`;
+/// - the security schemes of [`with_basic`](Self::with_basic) and
+///   [`with_bearer`](Self::with_bearer).
+///
+/// The rest of the document stays as it is.
+///
+/// utoipa 5 has no field for `webhooks`, so the entry is one of the document's extensions. It is
+/// serialized in the right place. It is lost if utoipa deserializes the document.
 ///
 /// # Example
 ///
@@ -48,10 +52,10 @@ pub struct OpenApiWebhook {
 }
 
 impl OpenApiWebhook {
-    /// The webhook under the name `mxJob`, without credentials.
+    /// Returns a modifier for an entry with the name `mxJob` and without credentials.
     ///
-    /// For [`Credentials::unauthenticated`](crate::Credentials::unauthenticated), which a
-    /// proxy or mutual TLS may stand before; else say which there are.
+    /// This describes [`Credentials::unauthenticated`](crate::Credentials::unauthenticated), for
+    /// example behind a proxy or mutual TLS. Otherwise add the schemes that you accept.
     pub const fn new() -> Self {
         Self {
             name: "mxJob",
@@ -60,31 +64,33 @@ impl OpenApiWebhook {
         }
     }
 
-    /// Another name for the entry, which no request ever contains.
+    /// Sets the name of the entry. Defaults to `mxJob`. No request contains it.
     pub const fn with_name(mut self, name: &'static str) -> Self {
         self.name = name;
         self
     }
 
-    /// A user and a password are taken, as by [`Credentials::basic`](crate::Credentials::basic).
+    /// Adds HTTP Basic, for [`Credentials::basic`](crate::Credentials::basic).
     ///
-    /// The scheme is called `mxBasic`. With [`with_bearer`](Self::with_bearer) too, either will do.
+    /// The scheme is called `mxBasic`. Together with [`with_bearer`](Self::with_bearer), either is
+    /// accepted.
     pub const fn with_basic(mut self) -> Self {
         self.basic = true;
         self
     }
 
-    /// A token is taken, as by [`Credentials::bearer`](crate::Credentials::bearer).
+    /// Adds a bearer token, for [`Credentials::bearer`](crate::Credentials::bearer).
     ///
-    /// The scheme is called `mxBearer`. With [`with_basic`](Self::with_basic) too, either will do.
+    /// The scheme is called `mxBearer`. Together with [`with_basic`](Self::with_basic), either is
+    /// accepted.
     pub const fn with_bearer(mut self) -> Self {
         self.bearer = true;
         self
     }
 
-    /// The entry alone, to change it or to have it elsewhere, such as under `paths`.
+    /// Returns the entry, to change it or to add it elsewhere, for example under `paths`.
     ///
-    /// It refers to the schema of [`JobEvent`] and the schemes by name.
+    /// It refers to the schema of [`JobEvent`] and to the security schemes by name.
     #[must_use]
     pub fn path_item(&self) -> PathItem {
         let body = Content::builder()
@@ -97,7 +103,7 @@ impl OpenApiWebhook {
             .build();
         let operation = Operation::builder()
             .operation_id(Some(self.name))
-            .summary(Some("MX tells of a job's status"))
+            .summary(Some("MX reports a job's status"))
             .description(Some(DESCRIPTION))
             .request_body(Some(body))
             .responses(responses())
@@ -130,7 +136,7 @@ impl Modify for OpenApiWebhook {
         for (name, scheme) in self.schemes() {
             components.add_security_scheme(name, SecurityScheme::Http(Http::new(scheme)));
         }
-        // Fails for keys that are not strings, which a description does not have.
+        // This fails only for keys that are not strings, which an entry does not have.
         let item = serde_json::to_value(self.path_item()).unwrap_or_default();
         let extensions = openapi.extensions.get_or_insert_with(Extensions::default);
         let webhooks = extensions.entry("webhooks".to_owned()).or_insert(json!({}));
@@ -141,9 +147,9 @@ impl Modify for OpenApiWebhook {
 }
 
 const DESCRIPTION: &str = "Sent when a job is CHALLENGED, COMPLETED, PREVENTED, DENIED or HALTED. \
-    An answer that is not 2xx has it sent again, up to 12 times in about 24 hours.";
+    If the answer is not 2xx, MX sends it again, up to 12 times in about 24 hours.";
 
-/// A status, when it is answered, and the header that comes with it.
+/// A status code, its description, and its header with a description.
 type Answer = (
     &'static str,
     &'static str,
@@ -154,14 +160,14 @@ type Answer = (
 const ANSWERS: [Answer; 10] = [
     ("204", "Handled, or nothing to do.", None),
     ("400", "The body broke off.", None),
-    ("401", "The credentials are missing or wrong.", Some(("WWW-Authenticate", "The schemes that are taken."))),
-    ("405", "Another method, on a route of its own.", Some(("Allow", "POST"))),
-    ("408", "The body came too slowly.", None),
+    ("401", "The credentials are missing or wrong.", Some(("WWW-Authenticate", "The schemes that are accepted."))),
+    ("405", "The method is not POST.", Some(("Allow", "POST"))),
+    ("408", "The body arrived too slowly.", None),
     ("413", "The body is too large.", None),
-    ("415", "The content type is not JSON.", None),
-    ("422", "The body is no job webhook.", None),
-    ("500", "Handling it failed.", None),
-    ("503", "Not now: under way already, overloaded, too slow, or shutting down.", Some(("Retry-After", "In seconds."))),
+    ("415", "The content type is not JSON, or the body has a content coding.", None),
+    ("422", "The body is not a job webhook.", None),
+    ("500", "The callback failed.", None),
+    ("503", "Try again later: the event is in flight, or the server is overloaded, too slow or shutting down.", Some(("Retry-After", "In seconds."))),
 ];
 
 fn responses() -> Responses {
@@ -180,7 +186,7 @@ fn responses() -> Responses {
     })
 }
 
-/// The sample of MX's *Job Status* page.
+/// Returns the sample of MX's *Job Status* page.
 fn example() -> Value {
     json!({ "job": {
         "created_at": 1_471_281_212,

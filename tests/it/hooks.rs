@@ -169,7 +169,7 @@ async fn a_dead_letter_has_the_event_and_what_the_callback_said() {
     assert_eq!(
         log.entries(),
         [
-            "JOB-a177e002-e5b8-0680-3427-39556fa93c6e, wrapped, a permanent error, no retry will mend it, \
+            "JOB-a177e002-e5b8-0680-3427-39556fa93c6e, wrapped, a permanent error, no retry will help, \
           the member was deleted"
         ]
     );

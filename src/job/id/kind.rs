@@ -1,6 +1,6 @@
-//! The kinds of ids, which only name types.
+//! The kinds of ids: type parameters of [`Id`](super::Id), without values.
 
-/// The kind of an [`Id`](super::Id).
+/// A kind of [`Id`](super::Id).
 pub trait IdKind: 'static {
     /// The name of the id's type, for `Debug`.
     const NAME: &str;

@@ -1,4 +1,4 @@
-//! The ids of a webhook: one type for each, so that they cannot be mixed up.
+//! The ids of a webhook, each of its own type so that they cannot be mixed up.
 
 pub mod kind;
 mod short_text;
@@ -41,10 +41,10 @@ pub type UserId = Id<kind::UserId>;
 /// page).
 pub type MemberId = Id<kind::MemberId>;
 
-/// An id: a text that is not blank.
+/// An id: any text that is not blank.
 ///
-/// Any other text is accepted and kept to the letter, because MX promises no format (field table of
-/// MX's *Job Status* page). Up to 40 bytes are stored inline, longer ids on the heap.
+/// The text is kept exactly as MX sent it, because MX promises no format (field table of MX's
+/// *Job Status* page). Ids of up to 40 bytes are stored inline, longer ones on the heap.
 ///
 /// `Debug` redacts the ids of people. `Display` and [`as_str`](Self::as_str) return every id.
 ///
@@ -81,7 +81,7 @@ impl<K> Id<K> {
     }
 }
 
-/// The error of parsing an id that is empty, or only white space.
+/// The error of parsing a text that is empty or only white space as an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlankIdError(());
 
@@ -122,7 +122,7 @@ impl<K: IdKind> fmt::Debug for Id<K> {
     }
 }
 
-// These are written by hand, because `derive` would ask them of `K`.
+// These are written by hand, because `derive` would require them of `K`.
 impl<K> Clone for Id<K> {
     fn clone(&self) -> Self {
         Self {
@@ -191,11 +191,10 @@ impl<K> Serialize for Id<K> {
 
 impl<'de, K> Deserialize<'de> for Id<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // A format's own message repeats a number that it does not expect, which may identify a
-        // person.
+        // A format's own error message repeats an unexpected number, which may identify a person.
         deserializer
             .deserialize_str(IdVisitor(PhantomData))
-            .map_err(|_| D::Error::custom("an id is a string that is not blank"))
+            .map_err(|_| D::Error::custom("an id must be a string that is not blank"))
     }
 }
 
@@ -220,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_and_strange_ids_are_kept_to_the_letter() {
+    fn long_and_unusual_ids_are_kept_exactly() {
         let forty = "JOB-a177e002-e5b8-0680-3427-39556fa93c6e";
         assert_eq!(forty.len(), 40);
         let cases = [
@@ -254,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_is_no_string_is_not_repeated() {
+    fn the_error_for_an_id_that_is_not_a_string_does_not_repeat_it() {
         for json in ["7834372140", "-7834372140", "7834372140.5", "[7834372140]"] {
             let error = serde_json::from_str::<UserId>(json).unwrap_err();
             assert!(!error.to_string().contains("7834372140"), "{error}");
@@ -262,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_finds_an_id_by_its_text_wherever_it_is_stored() {
+    fn a_map_finds_inline_and_heap_ids_by_their_text() {
         let long = "y".repeat(99);
         let map: HashMap<UserGuid, i32> =
             HashMap::from([("short".parse().unwrap(), 1), (long.parse().unwrap(), 2)]);

@@ -2,10 +2,11 @@
 
 use arrayvec::ArrayString;
 
-/// In bytes: MX's GUIDs are a prefix of four bytes and a UUID.
+/// How many bytes are stored inline: one of MX's GUIDs, which are a prefix of four bytes and a
+/// UUID.
 const INLINE: usize = 40;
 
-/// A short string that allocates only when it is longer than [`INLINE`] bytes.
+/// A string that allocates only if it is longer than [`INLINE`] bytes.
 #[derive(Clone)]
 pub(super) enum ShortText {
     Inline(ArrayString<INLINE>),

@@ -1,22 +1,23 @@
-//! From and to the types of moments that other crates have.
+//! Conversions from and to the timestamps of jiff, chrono and time.
 //!
-//! Outwards a moment may be out of range, which is an error. Inwards none is: all of those types
-//! end before 64 bits of seconds do.
+//! Converting to another type fails if the timestamp is out of its range. Converting from one
+//! always succeeds, because 64 bits of seconds cover the range of all of them.
 
-// Each item names its own feature, not the module: documentation adds up what it finds on the way.
+// Each item has its own `cfg`. If the module had one, rustdoc would show both at each item.
 #![cfg_attr(
     not(any(feature = "jiff", feature = "chrono", feature = "time")),
-    allow(unused_imports, reason = "no type is asked for")
+    allow(unused_imports, reason = "no conversion is compiled")
 )]
 
 use std::fmt;
 
+use super::NANOS_PER_SECOND;
 use crate::job::Timestamp;
 
-/// A moment lies outside of what the other crate's type can express.
+/// The error of converting a timestamp that is out of the other type's range.
 ///
-/// jiff and `time` end with the year 9999, chrono with the year 262142. No job has such
-/// a date; a payload may, and a date in milliseconds reads as one.
+/// jiff and `time` end with the year 9999, chrono with the year 262142. No real job has a later
+/// date, but a payload can: a date in milliseconds, for example, is read as seconds.
 #[cfg(any(feature = "jiff", feature = "chrono", feature = "time"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimestampRangeError(());
@@ -24,48 +25,56 @@ pub struct TimestampRangeError(());
 #[cfg(any(feature = "jiff", feature = "chrono", feature = "time"))]
 impl fmt::Display for TimestampRangeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a moment beyond what the other type can express")
+        f.write_str("the timestamp is out of range")
     }
 }
 
 #[cfg(any(feature = "jiff", feature = "chrono", feature = "time"))]
 impl std::error::Error for TimestampRangeError {}
 
-/// The same moment, with its fraction of a second.
+/// Converts exactly, including the fraction of a second.
 #[cfg(feature = "jiff")]
 impl From<jiff::Timestamp> for Timestamp {
     fn from(moment: jiff::Timestamp) -> Self {
-        Self::from_jiff(moment)
+        // jiff counts the nanoseconds away from the epoch; this type counts them towards the
+        // future.
+        match u32::try_from(moment.subsec_nanosecond()) {
+            Ok(nanos) => Self::new(moment.as_second(), nanos),
+            Err(_) => Self::new(
+                moment.as_second() - 1,
+                NANOS_PER_SECOND - moment.subsec_nanosecond().unsigned_abs(),
+            ),
+        }
     }
 }
 
-/// The same moment.
-///
-/// Fails before the year -9999 and after the year 9999.
+/// Converts exactly. Fails before the year -9999 and after the year 9999.
 #[cfg(feature = "jiff")]
 impl TryFrom<Timestamp> for jiff::Timestamp {
     type Error = TimestampRangeError;
 
     fn try_from(moment: Timestamp) -> Result<Self, Self::Error> {
-        moment.to_jiff().ok_or(TimestampRangeError(()))
+        i32::try_from(moment.subsec_nanos())
+            .ok()
+            .and_then(|nanos| Self::new(moment.unix_seconds(), nanos).ok())
+            .ok_or(TimestampRangeError(()))
     }
 }
 
-/// The same moment, in any zone, with its fraction of a second.
+/// Converts from any time zone, including the fraction of a second.
 ///
-/// A leap second is the end of the second before it, as Unix time has none.
+/// Unix time has no leap seconds. A leap second becomes the last nanosecond of the second before
+/// it.
 #[cfg(feature = "chrono")]
 impl<Tz: chrono::TimeZone> From<chrono::DateTime<Tz>> for Timestamp {
     fn from(moment: chrono::DateTime<Tz>) -> Self {
-        // Past a second's end chrono counts the leap second after it.
+        // chrono counts a leap second as nanoseconds past the end of the second before it.
         let nanos = moment.timestamp_subsec_nanos().min(999_999_999);
         Self::new(moment.timestamp(), nanos)
     }
 }
 
-/// The same moment.
-///
-/// Fails outside of chrono's calendar, about 262,000 years around the year 0.
+/// Converts exactly. Fails outside chrono's range, about 262,000 years around the year 0.
 #[cfg(feature = "chrono")]
 impl TryFrom<Timestamp> for chrono::DateTime<chrono::Utc> {
     type Error = TimestampRangeError;
@@ -76,20 +85,20 @@ impl TryFrom<Timestamp> for chrono::DateTime<chrono::Utc> {
     }
 }
 
-/// The same moment, at any offset, with its fraction of a second.
+/// Converts from any offset, including the fraction of a second.
 #[cfg(feature = "time")]
 impl From<time::OffsetDateTime> for Timestamp {
     fn from(moment: time::OffsetDateTime) -> Self {
-        // Both parts of the number, so that the fraction counts towards the future.
+        // The remainder is never negative, so the fraction counts towards the future.
         let nanos = moment.unix_timestamp_nanos().rem_euclid(1_000_000_000);
         Self::new(moment.unix_timestamp(), nanos as u32)
     }
 }
 
-/// The same moment, in UTC.
+/// Converts exactly, to UTC.
 ///
-/// Fails before the year -9999 and after the year 9999; with `time`'s feature
-/// `large-dates`, with the year 999,999.
+/// Fails before the year -9999 and after the year 9999. With `time`'s feature `large-dates`, the
+/// limits are the years -999,999 and 999,999.
 #[cfg(feature = "time")]
 impl TryFrom<Timestamp> for time::OffsetDateTime {
     type Error = TimestampRangeError;

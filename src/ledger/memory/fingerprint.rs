@@ -1,4 +1,4 @@
-//! An event's name in two numbers, for tables in memory.
+//! Fingerprints: events' names as two numbers, for tables in memory.
 
 use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
@@ -8,36 +8,36 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::job::{JobGuid, Status};
 use crate::ledger::version::Version;
 
-/// Stands for an event, in a third of the memory that its name takes: a hash of its job's guid, and
-/// what tells it from the others of that job.
+/// Identifies an event, in a third of the memory of its name: a hash of the job's guid, and a
+/// number for the status and the version.
 ///
-/// The hash is keyed (`SipHash`) with what nobody else knows, so that nobody who chooses guids can
-/// make two collide. By chance, two of 100,000 jobs do once in three billion processes.
+/// The hash (`SipHash`) has a secret key, so a sender cannot choose guids that collide. By chance,
+/// two of 100,000 jobs collide in one of three billion processes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::ledger) struct Fingerprint {
-    pub(super) job: JobPrint,
+    pub(super) job: JobFingerprint,
     event: u64,
 }
 
-/// Stands for a job: a hash of its guid.
+/// Identifies a job: a hash of its guid.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct JobPrint(u64);
+pub(super) struct JobFingerprint(u64);
 
-/// What nobody else knows; of this process, as the tables are.
+/// The secret keys of this process.
 struct Secret {
     guids: RandomState,
-    spread: u128,
+    multiplier: u128,
 }
 
 static SECRET: LazyLock<Secret> = LazyLock::new(|| {
     let [high, low] = [(); 2].map(|()| u128::from(RandomState::new().hash_one(())));
     Secret {
         guids: RandomState::new(),
-        spread: high << 64 | low,
+        multiplier: high << 64 | low,
     }
 });
 
-/// The hash of a job's guid, which is computed once for the calls that a delivery makes.
+/// The hash of a job's guid, computed once for the several calls of one delivery.
 #[derive(Default)]
 pub(in crate::ledger) struct CachedHash(AtomicU64);
 
@@ -68,12 +68,12 @@ impl Fingerprint {
     ) -> Self {
         let event = packed(status, version).unwrap_or_else(|| {
             let mut hasher = hasher(guid);
-            // A name and an integer can have one hash.
+            // A name and an integer can have the same hash, so the hash also says which it is.
             (status.name().is_some(), status, version).hash(&mut hasher);
             hasher.finish() | HASHED
         });
         Self {
-            job: JobPrint(cached.get_or_compute(guid)),
+            job: JobFingerprint(cached.get_or_compute(guid)),
             event,
         }
     }
@@ -85,11 +85,12 @@ fn hasher(guid: &JobGuid) -> impl Hasher + use<> {
     hasher
 }
 
-/// Marks a hash; what is packed ends in the index of a status.
+/// The lowest byte of a hash. A packed number has the index of a status there, which is smaller.
 const HASHED: u64 = 0xff;
 
-/// The time and the status themselves, for every event of a status that MX documents, dated in whole
-/// seconds.
+/// Returns the time and the status as one number, without hashing.
+///
+/// This works for all events with a documented status and a date in whole seconds.
 fn packed(status: &Status, version: Version) -> Option<u64> {
     let Version::UpdatedAt(timestamp) = version else {
         return None;
@@ -102,43 +103,45 @@ fn packed(status: &Status, version: Version) -> Option<u64> {
     (seconds < 1 << 56).then_some(seconds << 8 | status)
 }
 
-/// Nothing of a hash whose key is a secret.
+/// Shows nothing of the hash, because its key is secret.
 impl fmt::Debug for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Fingerprint").finish_non_exhaustive()
     }
 }
 
-/// Whoever chooses times chooses no places in a table: a multiplication by a secret spreads those of
-/// one job (multiply-shift, a universal hash), so that any two share a place no more than by chance.
+/// Multiplies the event's number by a secret (multiply-shift, a universal hash).
+///
+/// A sender who chooses the times of a job therefore cannot choose their buckets: two times share a
+/// bucket only by chance.
 impl Hash for Fingerprint {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let spread = SECRET.spread.wrapping_mul(u128::from(self.event)) >> 64;
-        let hash = self.job.0 ^ spread as u64;
-        // Spread alone, times at equal distances can fall into few places; mixed, they do not.
+        let product = SECRET.multiplier.wrapping_mul(u128::from(self.event)) >> 64;
+        let hash = self.job.0 ^ product as u64;
+        // Without this step, times at equal intervals can share a few buckets.
         let mixed = (hash ^ hash >> 32).wrapping_mul(GOLDEN_RATIO);
         state.write_u64(mixed ^ mixed >> 32);
     }
 }
 
-/// 2⁶⁴ over the golden ratio: odd, and without a pattern in its bits.
+/// 2⁶⁴ divided by the golden ratio: an odd number whose bits have no pattern.
 const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
 
-impl Hash for JobPrint {
+impl Hash for JobFingerprint {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.0);
     }
 }
 
-/// For tables by fingerprint, which is a hash already.
-pub(super) type Hashed = BuildHasherDefault<Taken>;
+/// The hasher of tables whose keys are fingerprints, which are already hashed.
+pub(super) type BuildIdentityHasher = BuildHasherDefault<IdentityHasher>;
 
 #[derive(Default)]
-pub(super) struct Taken(u64);
+pub(super) struct IdentityHasher(u64);
 
-impl Hasher for Taken {
+impl Hasher for IdentityHasher {
     fn write(&mut self, _: &[u8]) {
-        unreachable!("a fingerprint is written as one number");
+        unreachable!("a fingerprint is hashed as one number");
     }
 
     fn write_u64(&mut self, hash: u64) {
@@ -171,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_told_apart_however_strange_their_parts_are() {
+    fn different_events_have_different_fingerprints() {
         let job: JobGuid = "JOB-1".parse().unwrap();
         let prints = [
             print("JOB-1", 6, 1),
@@ -180,14 +183,14 @@ mod tests {
             print("JOB-1", 6, 2),
             print("JOB-1", 6, -1),
             print("JOB-1", 6, i64::MAX),
-            // It has the bits of the first, 56 of them further up.
+            // This has the bits of the first one, and bit 56.
             print("JOB-1", 6, 1 << 56 | 1),
             print_at("JOB-1", 6, Timestamp::new(1, 1)),
             print_at("JOB-1", 6, Timestamp::new(1, 2)),
             print_at("JOB-1", 7, Timestamp::new(1, 2)),
             print("JOB-1", 255, 1),
             print("JOB-1", "ARCHIVED", 1),
-            // These two statuses have one hash.
+            // These two statuses have the same hash.
             print("JOB-1", "ABCDEFG", 1),
             print("JOB-1", i64::from_ne_bytes(*b"ABCDEFG\xff"), 1),
             of(&job, &Status::Completed, Version::Digest([1; 16])),
@@ -198,13 +201,13 @@ mod tests {
     }
 
     #[test]
-    fn chosen_times_of_one_job_do_not_share_a_place() {
-        let table = BuildHasherDefault::<Taken>::default();
-        let place = |time| table.hash_one(print("JOB-1", 6, time)) % 1024;
-        for apart in [1, 1 << 10, 1 << 20, 1 << 40] {
-            let places: HashSet<u64> = (0..1024).map(|n| place(n * apart)).collect();
-            // By chance they take 647, give or take 15.
-            assert!(places.len() > 500, "{apart} s apart: {}", places.len());
+    fn times_at_equal_intervals_use_many_buckets() {
+        let table = BuildIdentityHasher::default();
+        let bucket = |time| table.hash_one(print("JOB-1", 6, time)) % 1024;
+        for interval in [1, 1 << 10, 1 << 20, 1 << 40] {
+            let buckets: HashSet<u64> = (0..1024).map(|n| bucket(n * interval)).collect();
+            // Random times use about 647 buckets, with a deviation of 15.
+            assert!(buckets.len() > 500, "{interval} s: {}", buckets.len());
         }
     }
 }

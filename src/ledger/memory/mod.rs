@@ -1,4 +1,4 @@
-//! The ledger of a single process.
+//! The ledger for one process.
 
 mod fingerprint;
 mod state;
@@ -14,25 +14,27 @@ use crate::util::deadline::Instant;
 pub(super) use fingerprint::{CachedHash, Fingerprint};
 use state::State;
 
-/// Twice as long as MX retries (12 times in about 24 hours; MX's page on webhooks).
+/// How long settled events are remembered by default: twice as long as MX retries (12 times in
+/// about 24 hours; MX's page on webhooks).
 const WINDOW: Duration = Duration::from_secs(48 * 60 * 60);
 
+/// How many settled events are remembered by default.
 const CAPACITY: usize = 100_000;
 
-/// A [`Ledger`] in this process's memory, bounded in time and number.
+/// A [`Ledger`] in the memory of this process, bounded in time and number.
 ///
-/// It remembers settled events for 48 hours, and 100,000 of them at most: past that the
-/// oldest go first, and a duplicate of one that is gone runs its callback again. A claim
-/// under way is never dropped. A restart forgets everything.
+/// By default it remembers settled events for 48 hours, and at most 100,000 of them. Beyond these
+/// limits it forgets the oldest events first. A duplicate of a forgotten event runs its callback
+/// again. Claims are never forgotten while their events are in flight. A restart forgets
+/// everything.
 ///
-/// A clone is the same ledger. No method waits: a lock is held for the time of a few
-/// lookups. Measured on a shared 2-core machine, an event claimed and committed took 0.1 µs
-/// among 1,000 that were remembered, and 0.2 µs among 100,000. An event that is remembered
-/// takes 138 bytes, so that 100,000 of them take 14 MB (`benches/times.rs`,
-/// `tests/it/allocations.rs`).
+/// Clones share the ledger. No method waits: each holds a lock for a few lookups. On a shared
+/// machine with two cores, claiming and committing an event took 0.1 µs among 1,000 remembered
+/// events, and 0.2 µs among 100,000. A remembered event takes 138 bytes, so 100,000 take 14 MB
+/// (`benches/times.rs`, `tests/it/allocations.rs`).
 ///
-/// A claim that is neither committed nor released stays until its event is claimed again;
-/// [`DedupeLayer`](crate::DedupeLayer) always does one or the other.
+/// A claim that is neither committed nor released stays in memory until its event is claimed again.
+/// [`DedupeLayer`](crate::DedupeLayer) always commits or releases.
 #[derive(Clone)]
 pub struct MemoryLedger {
     capacity: usize,
@@ -41,7 +43,7 @@ pub struct MemoryLedger {
 }
 
 impl MemoryLedger {
-    /// A ledger for 100,000 events and 48 hours.
+    /// Returns a ledger that remembers 100,000 events for 48 hours.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -51,39 +53,40 @@ impl MemoryLedger {
         }
     }
 
-    /// Sets how many settled events are remembered at most.
+    /// Sets how many settled events are remembered at most. Defaults to 100,000.
     ///
-    /// The capacity is not shared with clones that were made before.
+    /// Clones that were made before keep their own capacity.
     #[must_use]
     pub fn with_capacity(mut self, events: usize) -> Self {
         self.capacity = events;
         self
     }
 
-    /// Sets how long settled events are remembered, by tokio's clock where there is one.
+    /// Sets how long settled events are remembered. Defaults to 48 hours.
     ///
-    /// Shorter than the sender retries, and a late retry runs the callback again. The window
-    /// is not shared with clones that were made before.
+    /// If the window is shorter than the time for which MX retries, a late retry runs the callback
+    /// again. With the feature `tokio`, the time is that of tokio's clock. Clones that were made
+    /// before keep their own window.
     #[must_use]
     pub fn with_window(mut self, window: Duration) -> Self {
         self.window = window;
         self
     }
 
-    /// How many settled events are remembered.
+    /// Returns how many settled events are remembered.
     #[must_use]
     pub fn settled(&self) -> usize {
         self.state().settled()
     }
 
-    /// How many events are claimed and neither settled nor released.
+    /// Returns how many events are claimed, and neither settled nor released.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.state().in_flight()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held.
+        // No code panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -94,7 +97,7 @@ impl Ledger for MemoryLedger {
     async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, Infallible> {
         let now = Instant::now();
         let mut state = self.state();
-        state.forget_what_is_old(now, self.window);
+        state.forget_expired(now, self.window);
         Ok(state.claim(event, now, lease))
     }
 
@@ -102,7 +105,7 @@ impl Ledger for MemoryLedger {
         let now = Instant::now();
         let mut state = self.state();
         let commit = state.commit(event, token, now);
-        state.forget_what_is_too_much(self.capacity);
+        state.forget_excess(self.capacity);
         Ok(commit)
     }
 

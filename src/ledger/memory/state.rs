@@ -1,20 +1,20 @@
-//! What is remembered, in three tables that fit each other.
+//! The state of the ledger: three tables that are kept consistent.
 
 use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap};
 use std::time::{Duration, SystemTime};
 
-use super::fingerprint::{Fingerprint, Hashed, JobPrint};
+use super::fingerprint::{BuildIdentityHasher, Fingerprint, JobFingerprint};
 use super::{Claim, Commit, EventName};
 use crate::event::FencingToken;
 use crate::job::Timestamp;
 use crate::util::deadline::Instant;
 
 pub(super) struct State {
-    events: HashMap<Fingerprint, Event, Hashed>,
-    /// Those jobs of which an event is settled.
-    jobs: HashMap<JobPrint, SettledJob, Hashed>,
-    /// Oldest first.
+    events: HashMap<Fingerprint, Event, BuildIdentityHasher>,
+    /// The jobs that have a settled event.
+    jobs: HashMap<JobFingerprint, SettledJob, BuildIdentityHasher>,
+    /// The settled events, oldest first.
     settled: VecDeque<Settled>,
     last_token: u64,
 }
@@ -31,7 +31,9 @@ impl Event {
 }
 
 struct SettledJob {
-    last: Option<Timestamp>,
+    /// The latest time of its settled events.
+    latest: Option<Timestamp>,
+    /// How many of its events are settled.
     events: u32,
 }
 
@@ -69,17 +71,20 @@ impl State {
             }
         }
         let job = self.jobs.get(&key.job);
-        let last = job.and_then(|job| job.last);
-        // Without a time, on either side, there is no before: `None` is less than any `Some`.
-        if event.ordering_time().is_some_and(|this| Some(this) < last) {
-            if let Entry::Occupied(over) = entry {
-                over.remove();
+        let latest = job.and_then(|job| job.latest);
+        // If either has no time, the event is not stale: `None` is less than any `Some`.
+        if event
+            .ordering_time()
+            .is_some_and(|this| Some(this) < latest)
+        {
+            if let Entry::Occupied(expired) = entry {
+                expired.remove();
             }
             return Claim::Stale;
         }
         self.last_token = self.last_token.saturating_add(1);
         let token = FencingToken::new(self.last_token);
-        // A lease beyond what the clock can tell ends never, or in this case in a year.
+        // If the clock cannot express the end of the lease, it ends after a year.
         let until = now
             .checked_add(lease)
             .unwrap_or_else(|| now + Duration::from_secs(31_536_000));
@@ -98,16 +103,16 @@ impl State {
         match self.events.get_mut(&key) {
             Some(Event::Settled { by }) if *by == token => return Commit::Settled,
             Some(Event::Settled { .. }) => return Commit::Overtaken,
-            // Whatever became of the claim, its holder has succeeded.
+            // The holder has succeeded, even if another delivery has claimed the event.
             Some(in_flight) => *in_flight = settled,
             None => _ = self.events.insert(key, settled),
         }
         self.last_token = self.last_token.max(token.get());
         let job = self.jobs.entry(key.job).or_insert(SettledJob {
-            last: None,
+            latest: None,
             events: 0,
         });
-        job.last = job.last.max(event.ordering_time());
+        job.latest = job.latest.max(event.ordering_time());
         job.events += 1;
         self.settled.push_back(Settled {
             at: now,
@@ -124,23 +129,24 @@ impl State {
         }
     }
 
-    /// Drops settled events that are older than the window.
-    pub(super) fn forget_what_is_old(&mut self, now: Instant, window: Duration) {
-        // A window whose end no clock can tell is never over.
-        let over = |oldest: &Settled| oldest.at.checked_add(window).is_some_and(|end| end <= now);
-        while self.settled.front().is_some_and(over) {
-            self.forget_the_oldest();
+    /// Forgets the settled events that are older than the window.
+    pub(super) fn forget_expired(&mut self, now: Instant, window: Duration) {
+        // If the clock cannot express the end of the window, the event does not expire.
+        let is_expired =
+            |settled: &Settled| settled.at.checked_add(window).is_some_and(|end| end <= now);
+        while self.settled.front().is_some_and(is_expired) {
+            self.forget_oldest();
         }
     }
 
-    /// Drops settled events that are more than the capacity.
-    pub(super) fn forget_what_is_too_much(&mut self, capacity: usize) {
+    /// Forgets the oldest settled events until the capacity is not exceeded.
+    pub(super) fn forget_excess(&mut self, capacity: usize) {
         while self.settled.len() > capacity {
-            self.forget_the_oldest();
+            self.forget_oldest();
         }
     }
 
-    fn forget_the_oldest(&mut self) {
+    fn forget_oldest(&mut self) {
         let Some(Settled { event, .. }) = self.settled.pop_front() else {
             return;
         };
@@ -154,8 +160,9 @@ impl State {
     }
 }
 
-/// The microseconds since 1970: more tokens than that no process gives in the time between two
-/// starts, so they go on growing over a restart.
+/// Returns the token before the first one: the microseconds since 1970.
+///
+/// A process makes less than one token a microsecond, so tokens also grow across restarts.
 fn first_token() -> u64 {
     let since_epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     u64::try_from(since_epoch.as_micros()).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! What the ledger asks of the database, and how it reads the answer.
+//! Calls of the ledger, and the answers of the database.
 
 use std::time::Duration;
 
@@ -9,19 +9,19 @@ use crate::ledger::EventName;
 use crate::ledger::key::Key;
 use crate::ledger::lease::micros;
 
-/// One call of the ledger. A statement takes many of the same kind.
+/// One call of the ledger. A statement makes many calls of the same kind.
 #[derive(Clone)]
 pub(super) struct Call {
     pub(super) kind: Kind,
     pub(super) job: String,
     pub(super) event: String,
-    /// The time that orders the event, as text: a type that the table's is cast from.
+    /// The time that orders the event, as text that the statement casts to the table's type.
     pub(super) time: Option<String>,
     /// The lease of a claim in µs, or the token of a commit or a release.
     pub(super) number: i64,
 }
 
-/// Which statement it is. Its name stands in the statement's first parameter and in its answers.
+/// The kind of a call. Its name is the statement's first parameter, and begins each of its answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Claim,
@@ -48,32 +48,32 @@ impl Call {
             kind,
             job: key.job,
             event: key.event,
-            time: time(event),
+            time: ordering_time(event),
             number,
         }
     }
 
-    /// The release of the claim that this call was granted.
+    /// Returns the call that releases the claim which this call was granted.
     pub(super) fn release_of(&self, token: FencingToken) -> Option<Self> {
         Some(Self {
             kind: Kind::Release,
-            number: number(token)?,
+            number: to_bigint(token)?,
             ..self.clone()
         })
     }
 
-    pub(super) fn is_of_the_same_event_as(&self, other: &Self) -> bool {
+    pub(super) fn is_for_same_event(&self, other: &Self) -> bool {
         self.job == other.job && self.event == other.event
     }
 }
 
-/// The time that orders the event, as the statements take it.
-pub(super) fn time(event: &EventName) -> Option<String> {
+/// Returns the time that orders the event, as a parameter of the statements.
+pub(super) fn ordering_time(event: &EventName) -> Option<String> {
     Some(event.ordering_time()?.decimal().to_string())
 }
 
-/// A token as the table has it. `None` for one that no table can have.
-pub(super) fn number(token: FencingToken) -> Option<i64> {
+/// Returns the token as a `bigint`, or `None` if it is too large, so that no table has it.
+pub(super) fn to_bigint(token: FencingToken) -> Option<i64> {
     i64::try_from(token.get()).ok()
 }
 
@@ -86,8 +86,8 @@ impl Kind {
         }
     }
 
-    /// If another transaction has the event locked, or has just inserted it.
-    pub(super) fn answer_of_a_locked_event(self) -> Answer {
+    /// Returns the answer if another transaction has locked the event, or has just inserted it.
+    pub(super) fn answer_for_locked_event(self) -> Answer {
         match self {
             Self::Claim => Answer::InFlight,
             Self::Commit | Self::Release => Answer::Busy,
@@ -111,18 +111,18 @@ pub(super) enum Answer {
     Stale,
     Overtaken,
     Released,
-    /// Another transaction has the event locked.
+    /// Another transaction has locked the event.
     Busy,
 }
 
 impl Answer {
-    /// Reads a row of the statement's answer: which of its calls it answers, counted from 0, and how.
+    /// Reads a row of a statement's result: the index of the call, counted from 0, and its answer.
     ///
     /// # Errors
     ///
-    /// If another statement gave it.
-    pub(super) fn read(kind: Kind, row: &str) -> Result<(usize, Self), NotItsAnswer> {
-        Self::parse(kind, row).ok_or(NotItsAnswer(kind.name()))
+    /// If the row is from another statement.
+    pub(super) fn read(kind: Kind, row: &str) -> Result<(usize, Self), UnexpectedAnswer> {
+        Self::parse(kind, row).ok_or(UnexpectedAnswer(kind.name()))
     }
 
     fn parse(kind: Kind, row: &str) -> Option<(usize, Self)> {
@@ -148,24 +148,24 @@ impl Answer {
     }
 }
 
-/// Another statement answered: between the ledger and the database, a pooler has mixed prepared statements up.
+/// The answer of another statement: a pooler has mixed up prepared statements.
 #[derive(Debug)]
-pub(super) struct NotItsAnswer(pub(super) &'static str);
+pub(super) struct UnexpectedAnswer(pub(super) &'static str);
 
-impl std::fmt::Display for NotItsAnswer {
+impl std::fmt::Display for UnexpectedAnswer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "the ledger's {} was answered by another statement: a pooler has mixed prepared statements up",
+            "another statement answered the ledger's {}: a pooler has mixed up prepared statements",
             self.0
         )
     }
 }
 
-impl std::error::Error for NotItsAnswer {}
+impl std::error::Error for UnexpectedAnswer {}
 
-impl From<NotItsAnswer> for sqlx::Error {
-    fn from(error: NotItsAnswer) -> Self {
+impl From<UnexpectedAnswer> for sqlx::Error {
+    fn from(error: UnexpectedAnswer) -> Self {
         Self::Decode(BoxDynError::from(error))
     }
 }
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_is_read_if_it_is_the_statements_own() {
+    fn only_rows_of_the_same_statement_are_read() {
         let token = FencingToken::new(17);
         let cases = [
             (

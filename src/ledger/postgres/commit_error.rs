@@ -1,12 +1,12 @@
-//! Why an event was not settled within a transaction.
+//! The error of `commit_in`.
 
 use std::fmt;
 
-/// Why [`PostgresLedger::commit_in`](crate::ledger::PostgresLedger::commit_in) did not settle an event.
+/// The reason why [`PostgresLedger::commit_in`](crate::ledger::PostgresLedger::commit_in) failed.
 ///
-/// The transaction has to be rolled back, which dropping it does, and the callback has to fail:
-/// whoever has the event now may yet fail too, and what a callback calls a success is
-/// acknowledged.
+/// Roll the transaction back, which dropping it does, and let the callback fail. If the callback
+/// succeeded, the event would be acknowledged, although the delivery that has it now can still
+/// fail.
 pub struct CommitInError(Reason);
 
 #[derive(Debug)]
@@ -17,9 +17,9 @@ enum Reason {
 }
 
 impl CommitInError {
-    /// Whether the claim is no longer this delivery's, or was used already.
+    /// Returns whether this delivery has lost its claim, or the event is already settled.
     ///
-    /// The delivery that has the event now decides what becomes of it.
+    /// If another delivery has claimed the event, that delivery settles it.
     #[must_use]
     pub fn is_overtaken(&self) -> bool {
         matches!(self.0, Reason::Overtaken)
@@ -43,8 +43,8 @@ impl From<sqlx::Error> for CommitInError {
 impl fmt::Display for CommitInError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
-            Reason::NotClaimed => "the event was not claimed: no `DedupeLayer` is around",
-            Reason::Overtaken => "the event is settled, or another delivery has claimed it since",
+            Reason::NotClaimed => "the event has no claim: there is no `DedupeLayer`",
+            Reason::Overtaken => "the event is settled, or another delivery has claimed it",
             Reason::Database(_) => "the database could not settle the event",
         })
     }

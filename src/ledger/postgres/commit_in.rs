@@ -1,43 +1,48 @@
-//! Settling an event within a transaction of the application's own.
+//! Settling an event within a transaction of the application.
 
 use std::time::Duration;
 
 use sqlx::{Postgres, Row as _, Transaction};
 
-use super::call::{NotItsAnswer, number, time};
+use super::call::{UnexpectedAnswer, ordering_time, to_bigint};
 use super::{CommitInError, PostgresLedger};
 use crate::event::JobEvent;
 use crate::ledger::EventName;
 use crate::ledger::key::Key;
 
 impl PostgresLedger {
-    /// Settles the event within a transaction of the application's own.
+    /// Settles the event within a transaction of the application.
     ///
-    /// For callbacks whose effect is in the same database. The claim is that of the delivery,
-    /// which a [`DedupeLayer`](crate::DedupeLayer) with this ledger, or a clone of it, has made. Call it last: the
-    /// event is locked from here to the end of the transaction. The effect and the entry are
-    /// there once the transaction is committed, or neither is. If the callback then fails all
-    /// the same, or its answer is lost, the next delivery is a duplicate.
+    /// Use it in callbacks whose effect is in the ledger's database. The event must have a claim
+    /// from a [`DedupeLayer`](crate::DedupeLayer) with this ledger or a clone of it. Call this
+    /// method last, because it locks the event until the transaction ends.
     ///
-    /// It is stricter than [`Ledger::commit`](crate::ledger::Ledger::commit), which records a success whatever became of the
-    /// claim. Here the effect does not stand yet: a claim that was overtaken is refused, its
-    /// transaction rolls back, and the effect of the delivery that overtook it stands once.
+    /// When the transaction is committed, the effect and the ledger's entry become durable
+    /// together. If the callback fails after that, or if its answer is lost, the next delivery is a
+    /// duplicate.
+    ///
+    /// It is stricter than [`Ledger::commit`](crate::ledger::Ledger::commit), which records a
+    /// success whatever has happened to the claim. Here the effect can still be undone. If another
+    /// delivery has overtaken the claim, this method fails, the transaction rolls back, and only
+    /// the effect of the other delivery stands.
     ///
     /// # Errors
     ///
-    /// [`is_overtaken`](CommitInError::is_overtaken), if the claim is no longer this delivery's:
-    /// its lease expired and another delivery claimed the event, or the event is settled. Let the
-    /// transaction roll back, which `?` does. Otherwise the database's error.
+    /// - An error that [is overtaken](CommitInError::is_overtaken), if the lease has expired and
+    ///   another delivery has claimed the event, or if the event is settled. Let the transaction
+    ///   roll back, as `?` does.
+    /// - An error without a source, if the event has no claim.
+    /// - Otherwise the database's error.
     ///
     /// # Cancellation
     ///
-    /// Dropped half-way, the transaction has to be rolled back, which dropping it does.
+    /// If the future is dropped, roll the transaction back, which dropping it does.
     ///
     /// # Settings
     ///
-    /// For this transaction only: `synchronous_commit` is raised to `on` if it is `off` or `local`, and
-    /// `idle_in_transaction_session_timeout` is set to 60 s if there is none; see
-    /// [`with_idle_in_transaction`](Self::with_idle_in_transaction).
+    /// The method changes two settings for this transaction. It raises `synchronous_commit` to `on`
+    /// if it is `off` or `local`. It sets `idle_in_transaction_session_timeout` to 60 s if there is
+    /// no timeout: see [`with_idle_in_transaction`](Self::with_idle_in_transaction).
     ///
     /// # Example
     ///
@@ -76,7 +81,7 @@ impl PostgresLedger {
         let Some(token) = event.fencing_token() else {
             return Err(CommitInError::not_claimed());
         };
-        let Some(token) = number(token) else {
+        let Some(token) = to_bigint(token) else {
             return Err(CommitInError::overtaken());
         };
         let name = EventName::of(event);
@@ -85,9 +90,9 @@ impl PostgresLedger {
             .bind("commit_in")
             .bind(key.job)
             .bind(key.event)
-            .bind(time(&name))
+            .bind(ordering_time(&name))
             .bind(token)
-            .bind(self.idle_in_transaction.map(as_the_server_counts))
+            .bind(self.idle_in_transaction.map(timeout_millis))
             .fetch_optional(&mut **transaction)
             .await?;
         let answer: Option<&str> = match &answer {
@@ -97,13 +102,15 @@ impl PostgresLedger {
         match answer {
             Some("commit_in settled") => Ok(()),
             Some("commit_in overtaken") => Err(CommitInError::overtaken()),
-            _ => Err(sqlx::Error::from(NotItsAnswer("commit_in")).into()),
+            _ => Err(sqlx::Error::from(UnexpectedAnswer("commit_in")).into()),
         }
     }
 }
 
-/// Milliseconds, of which the server takes 24 days at most, and none as no limit.
-fn as_the_server_counts(limit: Duration) -> i64 {
+/// Returns a timeout in milliseconds.
+///
+/// The server accepts at most 24 days. It takes 0 as no timeout, so the result is at least 1.
+fn timeout_millis(limit: Duration) -> i64 {
     i32::try_from(limit.as_millis())
         .unwrap_or(i32::MAX)
         .max(1)

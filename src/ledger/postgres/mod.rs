@@ -1,12 +1,15 @@
-//! The ledger of several replicas that share a Postgres database.
+//! The ledger on Postgres, which several processes share.
 
 mod call;
 mod commit_error;
 mod commit_in;
-mod connection;
 mod connections;
+mod pool;
 mod prune;
+mod queue;
+mod session;
 mod table;
+mod worker;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,52 +19,56 @@ use sqlx::PgPool;
 
 use super::{Claim, Commit, EventName, Ledger};
 use crate::event::FencingToken;
-use call::{Answer, Call, NotItsAnswer, number};
+use call::{Answer, Call, UnexpectedAnswer, to_bigint};
 pub use commit_error::CommitInError;
 use connections::Connections;
 
-/// How many connections a ledger has at most. Each statement takes the calls of many deliveries, so a few are
-/// enough, and more only compete.
+/// How many connections a ledger has at most by default.
+///
+/// Each statement takes the calls of many deliveries, so a few connections are enough. More of them
+/// would only compete.
 const CONNECTIONS: u32 = 3;
 
-/// How long a transaction in which an event was settled may be idle.
+/// How long a transaction may be idle by default, after an event was settled in it.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
 
 /// A [`Ledger`] on Postgres, in the database of the application's pool.
 ///
-/// The ledger has **connections of its own**, at most three by default, which are opened as the pool
-/// opens its connections (options and `after_connect` included) and count in addition to the pool's. So callbacks that
-/// hold all of the pool's connections do not keep the ledger from its work. Make one ledger for an application: its
-/// clones share the connections. Deliveries at the same time share statements: a claim, a commit and a release are a
-/// round trip each, or a part of one.
+/// Make one ledger for an application, and clone it. Clones share their connections. The table
+/// `mx_job_webhook_events` holds all events: [`create_table`](Self::create_table) makes it. Rows
+/// stay until you call [`prune`](Self::prune), for example once an hour.
 ///
-/// A statement that is given up is left to the server, which may work on it; the ledger opens another connection. Limit
-/// statements by the role's `statement_timeout`, so that a table that is locked does not fill the server with them.
+/// A callback can commit the event [in its own transaction](Self::commit_in), which only this
+/// ledger offers. Its effect and the ledger's entry then become durable together. An effect in that
+/// database stands exactly once, whichever process or server fails.
 ///
-/// Needs tokio. A connection belongs to the runtime on which it was opened. Where each thread has a runtime of its own,
-/// make a ledger for each thread: a thread that is blocked would hold up the calls of the others.
+/// Leases expire by the server's clock, so the clocks of the replicas do not matter. The next
+/// delivery takes over an expired lease. The server confirms a commit when it is on its disk and on
+/// its synchronous standbys, even if the application has set `synchronous_commit` to `off` or
+/// `local`.
 ///
-/// Leases end by the server's clock, so the replicas' clocks do not matter; the next delivery takes over a lease
-/// that has expired. Everything is in the table `mx_job_webhook_events`, which
-/// [`create_table`](Self::create_table) makes.
+/// [`replicas`](crate::guide::replicas) lists the tested versions, and the settings that the server
+/// needs.
 ///
-/// Only this ledger lets a callback commit [in its own transaction](Self::commit_in). Then its effect and the
-/// ledger's entry become durable together, and an effect in that database stands exactly once, whatever dies.
+/// # Connections
 ///
-/// Rows stay until [`prune`](Self::prune) is called, once an hour, say.
+/// The ledger has **connections of its own**, at most three by default, in addition to those of the
+/// pool. It therefore works even if callbacks hold all connections of the pool. It opens them as
+/// the pool does, with the same options and `after_connect`. Concurrent deliveries share
+/// statements: a claim, a commit and a release each take at most one round trip. If the database's
+/// default isolation is stricter than `READ COMMITTED`, each statement takes two more.
 ///
-/// The server confirms a commit when it is on its disk and on its synchronous standbys, even if the application
-/// has set `synchronous_commit` to `off` or `local`. The ledger works at every isolation level that the database
-/// may have as its default; at levels above `READ COMMITTED` it takes two round trips more a statement.
+/// If the callers of a statement give up, the ledger opens another connection, and the server may
+/// continue the statement. Set the role's `statement_timeout`, so that such statements do not
+/// accumulate while the table is locked.
 ///
-/// Each statement names itself in a parameter, and the database names the statement in each answer. So a pooler
-/// that mixes prepared statements up (`PgBouncer` before 1.21 in transaction mode) costs errors, answered 503, and no
-/// event.
+/// The ledger needs tokio. A connection belongs to the runtime on which it was opened. If each
+/// thread has a runtime of its own, make a ledger for each thread. Otherwise a blocked thread would
+/// delay the calls of the others.
 ///
-/// The settings of the server that it needs, and the versions that are tested, are on the page
-/// [`replicas`](crate::guide::replicas).
-///
-/// A clone is the same ledger.
+/// Each statement passes its name as a parameter, and each answer begins with it. If a pooler mixes
+/// up prepared statements (`PgBouncer` before 1.21 in transaction mode), deliveries are answered
+/// 503 and no event is lost.
 ///
 /// # Example
 ///
@@ -81,8 +88,8 @@ const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
 /// let once = DedupeLayer::new(ledger).layer(jobs);
 ///
 /// let event = JobEvent::decode(r#"{"job": {"guid": "JOB-1", "status_name": "COMPLETED"}}"#)?;
-/// let outcome = once.oneshot(event).await; // 503 until the database can be reached
-/// assert_eq!(outcome.unwrap_err().to_string(), "the ledger is unavailable");
+/// let outcome = once.oneshot(event).await; // Answered 503 until the database can be reached.
+/// assert_eq!(outcome.unwrap_err().kind(), mx_job_webhook::ErrorKind::LedgerUnavailable);
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
@@ -93,9 +100,9 @@ pub struct PostgresLedger {
 }
 
 impl PostgresLedger {
-    /// A ledger in the database of this pool.
+    /// Returns a ledger in the database of this pool.
     ///
-    /// The table is looked for in the `search_path` of the pool's connections.
+    /// The `search_path` of the pool's connections determines the schema of the table.
     #[must_use]
     pub fn new(pool: PgPool) -> Self {
         Self {
@@ -107,27 +114,31 @@ impl PostgresLedger {
 
     /// Sets how many connections the ledger opens at most. Defaults to 3.
     ///
-    /// It opens one when a call comes and all others are busy, and closes one that had no call for ten seconds.
-    /// Commits never use the last one: it is left for claims, which wait for neither the disk nor a standby. With one
-    /// connection in all, claims and commits wait for each other.
+    /// The ledger opens a connection if a call arrives while all others are busy, and closes a
+    /// connection after ten seconds without a call. Commits leave one connection free for claims,
+    /// which wait for neither the disk nor a standby. With a single connection, claims and commits
+    /// wait for each other.
+    ///
+    /// Clones that were made before keep their own connections.
     ///
     /// # Panics
     ///
-    /// If it is 0.
+    /// If the number is 0.
     #[must_use]
     #[track_caller]
     pub fn with_max_connections(mut self, connections: u32) -> Self {
-        assert!(connections > 0, "a ledger needs a connection");
+        assert!(connections > 0, "a ledger needs at least one connection");
         self.connections = Arc::new(Connections::new(&self.pool, connections));
         self
     }
 
-    /// Sets how long a transaction may be idle after [`commit_in`](Self::commit_in). Defaults to 60 s.
+    /// Sets how long a transaction may be idle after [`commit_in`](Self::commit_in).
     ///
-    /// If a replica dies without a word, its transaction holds the locks of its effect until then: the server
-    /// ends a transaction whose client has sent nothing for so long
-    /// (`idle_in_transaction_session_timeout`, for this transaction only). A limit that the session, the role or
-    /// the database has set stays as it is. `None` sets no limit.
+    /// Defaults to 60 s. The server ends a transaction whose client has sent nothing for this time,
+    /// and releases its locks. Without the limit, the locks of a replica that lost its network or
+    /// power would remain. The method sets `idle_in_transaction_session_timeout` for its
+    /// transaction only. A timeout that the session, the role or the database has set takes
+    /// precedence. `None` sets no timeout.
     #[must_use]
     pub fn with_idle_in_transaction(mut self, limit: Option<Duration>) -> Self {
         self.idle_in_transaction = limit;
@@ -136,7 +147,7 @@ impl PostgresLedger {
 }
 
 impl Ledger for PostgresLedger {
-    /// Shared by the calls of the statement that failed.
+    /// The error is shared by all calls of a failed statement.
     type Error = Arc<sqlx::Error>;
 
     async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, Self::Error> {
@@ -145,33 +156,33 @@ impl Ledger for PostgresLedger {
             Answer::InFlight => Ok(Claim::InFlight),
             Answer::Settled => Ok(Claim::Settled),
             Answer::Stale => Ok(Claim::Stale),
-            _ => Err(Arc::new(NotItsAnswer("claim").into())),
+            _ => Err(Arc::new(UnexpectedAnswer("claim").into())),
         }
     }
 
     async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, Self::Error> {
-        // A token that no table can have was never granted. Its holder has succeeded all the same.
-        let commit = Call::commit(event, number(token).unwrap_or(i64::MAX));
-        match self.connections.call_until_it_is_free(commit).await? {
+        // This ledger never granted a token that is too large, but its holder has succeeded.
+        let commit = Call::commit(event, to_bigint(token).unwrap_or(i64::MAX));
+        match self.connections.call_until_unlocked(commit).await? {
             Answer::Settled => Ok(Commit::Settled),
             Answer::Overtaken => Ok(Commit::Overtaken),
-            _ => Err(Arc::new(NotItsAnswer("commit").into())),
+            _ => Err(Arc::new(UnexpectedAnswer("commit").into())),
         }
     }
 
     async fn release(&self, event: &EventName, token: FencingToken) -> Result<(), Self::Error> {
-        let Some(token) = number(token) else {
+        let Some(token) = to_bigint(token) else {
             return Ok(());
         };
         let release = Call::release(event, token);
-        match self.connections.call_until_it_is_free(release).await? {
+        match self.connections.call_until_unlocked(release).await? {
             Answer::Released => Ok(()),
-            _ => Err(Arc::new(NotItsAnswer("release").into())),
+            _ => Err(Arc::new(UnexpectedAnswer("release").into())),
         }
     }
 }
 
-// By hand, because a pool's shows where it leads.
+// By hand, because the `Debug` of a pool shows the server's address.
 impl fmt::Debug for PostgresLedger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresLedger").finish_non_exhaustive()

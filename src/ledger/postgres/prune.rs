@@ -1,28 +1,29 @@
-//! Forgetting: rows stay until the application has them deleted.
+//! Deleting old events.
 
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::PostgresLedger;
-use super::call::NotItsAnswer;
+use super::call::UnexpectedAnswer;
 use crate::ledger::lease::micros;
 
 impl PostgresLedger {
-    /// Drops what was settled, or given up, longer ago than this; gives how many events.
+    /// Deletes events that are older than this, and returns how many it deleted.
     ///
-    /// Schedule it, on one replica or on all: 48 hours are twice the time for which MX
-    /// retries. Shorter than those 24 hours, an event can be handled again.
+    /// The age counts from when the event was settled, or else from when its claim expired or was
+    /// released. Call it regularly, on one replica or on all. 48 hours are twice the time for which
+    /// MX retries. With less than these 24 hours, an event can be handled again.
     ///
-    /// It deletes 10,000 at a time, and skips rows that are locked.
+    /// It deletes up to 10,000 rows at a time, and skips locked rows.
     ///
     /// # Errors
     ///
-    /// The database's error. Batches that were deleted before stay deleted.
+    /// The database's error. Rows that were deleted before stay deleted.
     ///
     /// # Cancellation
     ///
-    /// Dropped, it stops after the batch that is under way.
+    /// If the future is dropped, it stops after the current batch.
     ///
     /// # Example
     ///
@@ -32,14 +33,14 @@ impl PostgresLedger {
     /// use sqlx::postgres::PgPoolOptions;
     /// use tokio::time::{interval, timeout};
     ///
-    /// /// A task of the application, which continues after errors.
+    /// /// A task of the application. It continues after errors.
     /// async fn prune_hourly(ledger: PostgresLedger) {
     ///     let mut hourly = interval(Duration::from_secs(60 * 60));
     ///     loop {
     ///         hourly.tick().await;
     ///         match ledger.prune(Duration::from_secs(48 * 60 * 60)).await {
-    ///             Ok(gone) => println!("{gone} events are forgotten"),
-    ///             Err(error) => eprintln!("no events could be forgotten: {error}"),
+    ///             Ok(deleted) => println!("deleted {deleted} events"),
+    ///             Err(error) => eprintln!("cannot delete old events: {error}"),
     ///         }
     ///     }
     /// }
@@ -53,33 +54,34 @@ impl PostgresLedger {
     /// # Ok(()) }
     /// ```
     pub async fn prune(&self, older_than: Duration) -> Result<u64, sqlx::Error> {
-        // So that no transaction is a long one.
-        const AT_A_TIME: u32 = 10_000;
-        // Not prepared, but planned anew each time: a plan from when the table was small would read all of it.
+        // Batches keep the transactions short.
+        const BATCH: u32 = 10_000;
+        // The statement is not prepared, so that the server plans it each time. A plan that was
+        // made for a small table would read the whole table.
         let statement = include_str!("sql/prune.sql")
             .replace("$1", "'prune'")
             .replace("$2", &micros(older_than).to_string())
-            .replace("$3", &AT_A_TIME.to_string());
-        let mut gone = 0;
+            .replace("$3", &BATCH.to_string());
+        let mut total = 0;
         loop {
-            // Isolated more strictly, it would fail where others write.
+            // With a stricter isolation, concurrent writes would make it fail.
             let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
             let mut transaction = self.pool.begin_with(begin).await?;
             let answer = sqlx::raw_sql(AssertSqlSafe(statement.clone()))
                 .fetch_optional(&mut *transaction)
                 .await?;
             transaction.commit().await?;
-            let some: Option<u64> = match &answer {
+            let deleted: Option<u64> = match &answer {
                 Some(row) => row
                     .try_get::<&str, _>(0)?
                     .strip_prefix("prune ")
-                    .and_then(|some| some.parse().ok()),
+                    .and_then(|deleted| deleted.parse().ok()),
                 None => None,
             };
-            let some = some.ok_or(NotItsAnswer("prune"))?;
-            gone += some;
-            if some < u64::from(AT_A_TIME) {
-                return Ok(gone);
+            let deleted = deleted.ok_or(UnexpectedAnswer("prune"))?;
+            total += deleted;
+            if deleted < u64::from(BATCH) {
+                return Ok(total);
             }
         }
     }

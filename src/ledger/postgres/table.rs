@@ -1,4 +1,4 @@
-//! The table, and which version of it is there.
+//! Creating the table, and migrating earlier versions of it.
 
 use sqlx::error::BoxDynError;
 use sqlx::postgres::PgRow;
@@ -6,37 +6,45 @@ use sqlx::{Postgres, Row as _, Transaction};
 
 use super::PostgresLedger;
 
-/// Stands in the table's comment, before the version.
+/// The prefix of the table's comment. The version follows.
 const SCHEMA: &str = "mx-job-webhook schema ";
 const VERSION: &str = "1";
 
 impl PostgresLedger {
     /// The SQL that [`create_table`](Self::create_table) applies.
     ///
-    /// For migrations of your own, and for roles that may not create tables: print it, and have the owner of the
-    /// schema apply it, with the `search_path` of the application. Then grant the application's role `SELECT`,
-    /// `INSERT` and `UPDATE` on the table, `DELETE` where it calls `prune`, and `USAGE` on the schema. It also brings a table of an earlier version to this one. Applied twice it changes nothing,
-    /// but it waits for open transactions, and all others wait for it: once is enough.
+    /// Use it in migrations of your own, and if the application's role may not create tables. The
+    /// owner of the schema applies it, with the `search_path` of the application. Then grant the
+    /// application's role `USAGE` on the schema, `SELECT`, `INSERT` and `UPDATE` on the table, and
+    /// `DELETE` if the application calls `prune`.
+    ///
+    /// The SQL also migrates a table of an earlier version. Applying it again changes nothing, but
+    /// it waits for open transactions, and new ones wait for it. Apply it once.
     pub const TABLE: &str = include_str!("sql/table.sql");
 
-    /// Creates the table if it is not there, and brings one of an earlier version to this one.
+    /// Creates the table, or migrates a table of an earlier version.
     ///
-    /// Several replicas may call it at once, and at every start: if the table exists in this version, it takes no
-    /// lock on it and needs no right to create or alter tables. The table's version stands in its comment.
+    /// Several replicas may call it at the same time, and at every start. If the table already has
+    /// this version, the method locks nothing, and needs no permission to create or alter tables.
+    /// The table's comment contains its version.
     ///
-    /// The migration from the shape before version 1 (`updated_at bigint`) rewrites the table while all others wait:
-    /// some seconds for a million rows. Replicas of the earlier version work on with the new table, so a rolling
-    /// deployment loses nothing.
+    /// The migration of a table from before version 1 (`updated_at bigint`) rewrites the table, and
+    /// blocks all other access: some seconds for a million rows. Replicas of the earlier release
+    /// continue to work with the new table, so a rolling deployment loses nothing.
     ///
     /// # Errors
     ///
-    /// If the database cannot be reached, or its user may not create or alter the table. `Configuration`, if
-    /// the database's encoding is neither UTF-8 nor `SQL_ASCII` (a guid that it cannot encode would be
-    /// always answered 503), the table is of a later version or of a shape that this version does not know, or
-    /// the role may not read and write it.
+    /// If the database cannot be reached, or its user may not create or alter the table. The error
+    /// is `Configuration`
+    ///
+    /// - if the encoding of the database is neither UTF-8 nor `SQL_ASCII`. An event whose guid it
+    ///   cannot encode would always be answered 503;
+    /// - if the table has a later version, or columns that this release does not know;
+    /// - if the role may not read and write the table.
     pub async fn create_table(&self) -> Result<(), sqlx::Error> {
-        // Without parameters, so nothing is prepared: a pooler may mix prepared statements up. The number is the
-        // ledger's alone; `IF NOT EXISTS` fails where two do it at once.
+        // `IF NOT EXISTS` can fail if two replicas create the table at the same time, so they take
+        // a lock, with a number that only this ledger uses. The statements have no parameters and
+        // are not prepared, because a pooler may mix up prepared statements.
         const LOCK: &str = "SELECT pg_advisory_xact_lock(7888171773965329762)";
         let mut transaction = self.pool.begin().await?;
         sqlx::raw_sql(LOCK).execute(&mut *transaction).await?;
@@ -48,8 +56,10 @@ impl PostgresLedger {
     }
 }
 
-/// Applies what is missing. If the table is there, not even `IF NOT EXISTS` is asked: an index waits for every
-/// transaction that has written to the table, and all others then wait for the index.
+/// Creates or migrates the table if necessary.
+///
+/// If the table exists, not even `CREATE INDEX IF NOT EXISTS` is executed. It would wait for all
+/// transactions that have written to the table, and new ones would wait for it.
 async fn apply(
     found: &PgRow,
     transaction: &mut Transaction<'_, Postgres>,
@@ -57,7 +67,7 @@ async fn apply(
     let encoding: String = found.try_get("encoding")?;
     if !["UTF8", "SQL_ASCII"].contains(&encoding.as_str()) {
         return Err(refused(format!(
-            "the database's encoding is {encoding}: the ledger needs UTF8, in which every guid can be stored"
+            "the database's encoding is {encoding}, but the ledger needs UTF8 to store every guid"
         )));
     }
     let Some(columns) = found.try_get::<Option<String>, _>("columns")? else {
@@ -68,7 +78,7 @@ async fn apply(
         .as_deref()
         .and_then(|comment| comment.strip_prefix(SCHEMA));
     let is_owner: bool = found.try_get("is_owner")?;
-    let are_those_with = |updated_at| {
+    let has_columns = |updated_at| {
         [
             "job text",
             "event text",
@@ -82,13 +92,14 @@ async fn apply(
     };
     match version {
         Some(version) if version != VERSION => Err(refused(format!(
-            "the table mx_job_webhook_events is of version {version}, and this is version {VERSION}"
+            "the table mx_job_webhook_events has version {version}, but this release needs version {VERSION}"
         ))),
-        None if are_those_with("updated_at bigint") => {
+        None if has_columns("updated_at bigint") => {
             execute(PostgresLedger::TABLE, transaction).await
         }
-        _ if !are_those_with("updated_at numeric") => Err(refused(
-            "the table mx_job_webhook_events has another shape than `PostgresLedger::TABLE`".into(),
+        _ if !has_columns("updated_at numeric") => Err(refused(
+            "the columns of the table mx_job_webhook_events differ from `PostgresLedger::TABLE`"
+                .into(),
         )),
         _ if !found.try_get::<bool, _>("has_privileges")? => Err(refused(
             "the role lacks a privilege on the table mx_job_webhook_events: \

@@ -1,13 +1,13 @@
--- Claims an event. The hash at KEYS[1] is its job:
---   a field for each event: "claimed <token> <until, µs> <claim>", "released <token> <claim>" or
---           "settled <token>"
---   "token"    the last token that was given
---   "last"     the greatest time of the settled events, as 29 digits
---   "version"  1, the shape of all this. The first releases wrote none, and mean 1. They read and
---              write the rest as it is here, so both can run side by side.
--- No event's field has one of these names: each event has a space or a colon in its own.
--- ARGV: event, its time or '', lease in µs, time-to-live in ms, what names this very claim
--- Each script answers: its own name, what names the call, the answer, a number.
+-- Claims an event. KEYS[1] is the key of the job, a hash with these fields:
+--   one for each event: "claimed <token> <until, µs> <id of the claim>",
+--           "released <token> <id of the claim>" or "settled <token>"
+--   "token"    the latest token
+--   "last"     the latest time of the settled events, as 29 digits
+--   "version"  the version of this format, 1. The first releases wrote no version, and otherwise the
+--              same fields, so both can run side by side.
+-- An event's field contains a space or a colon, so it cannot have one of these names.
+-- ARGV: the event, its time or '', the lease in µs, the time-to-live in ms, the id of this claim
+-- Each script replies with its name, the id of the call, the answer, and a token or 0.
 local event, at, lease, ttl, claim = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
@@ -23,15 +23,15 @@ end
 if state == 'claimed' then
     local token, ends, by = string.match(held[1], '^claimed (%d+) (%d+) (%x+)$')
     if tonumber(ends) > now then
-        -- Asked a second time, because the first answer was lost.
+        -- The call is repeated because its first answer was lost.
         if by == claim then
             return {'claim', claim, 'granted', tonumber(token)}
         end
         return {'claim', claim, 'in flight', 0}
     end
 end
--- It was asked a second time, and has been given back: this is the first, which comes late, and
--- nobody waits for it any more.
+-- This claim was repeated, and then released. The call is the first one, which arrives late and has no
+-- caller any more.
 if state == 'released' and string.match(held[1], '^released %d+ (%x+)$') == claim then
     return {'claim', claim, 'in flight', 0}
 end
@@ -39,7 +39,7 @@ if held[2] and at ~= '' and at < held[2] then
     return {'claim', claim, 'stale', 0}
 end
 
--- By the clock, and so it goes on growing when the job has been forgotten.
+-- The token comes from the clock, so it also grows after the job has been forgotten.
 local token = now
 if held[3] and tonumber(held[3]) >= token then
     token = held[3] + 1

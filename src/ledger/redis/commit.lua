@@ -1,5 +1,5 @@
--- Settles an event. The hash at KEYS[1], and the answer, are as `claim.lua` says.
--- ARGV: event, its time or '', the token of the claim, time-to-live in ms, what names this call
+-- Settles an event. `claim.lua` describes the hash at KEYS[1] and the reply.
+-- ARGV: the event, its time or '', the token of the claim, the time-to-live in ms, the id of this call
 local event, at, token, ttl, call = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
 local held = redis.call('HMGET', KEYS[1], event, 'last', 'token', 'version')
@@ -8,12 +8,12 @@ if held[4] and held[4] ~= '1' then
 end
 local first = string.match(held[1] or '', '^settled (%d+)')
 if first and first ~= token then
-    -- The same once more: a WAIT waits for what its own connection has written.
+    -- Writes the same value again, because WAIT covers only the writes of its own connection.
     redis.call('HSET', KEYS[1], event, held[1])
     return {'commit', call, 'overtaken', 0}
 end
--- Whatever became of the claim, its holder has succeeded: another may hold the event by now, or it
--- was released, or lost with a server.
+-- The holder has succeeded, so the event is settled whatever has happened to the claim. Another holder
+-- may have it by now, it may have been released, or a server may have lost it.
 redis.call('HSET', KEYS[1], 'version', '1', event, 'settled ' .. token)
 if not held[3] or tonumber(held[3]) < tonumber(token) then
     redis.call('HSET', KEYS[1], 'token', token)

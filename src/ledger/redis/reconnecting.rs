@@ -1,4 +1,4 @@
-//! A connection to one server, made when it is first needed and replaced when a new one can help.
+//! A connection that is opened on first use, and replaced after failures.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -12,37 +12,44 @@ use ::redis::{
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::mending::mendable;
+use super::errors::needs_reconnection;
 use super::sentinels::{Master, Sentinels};
 
-/// How long a connection may take to be made, and a server to answer: a call that finds its
-/// connection stalled has another made, and is done within the 5 s for which a ledger is waited.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long connecting may take, and how long a server may take to answer.
+///
+/// A call whose connection stalls can retry on another one, and still ends within the 5 s that a
+/// ledger has by default.
+const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// From one dial to the next. A server that stays of no use costs five connections a second,
-/// however many calls there are.
-const BETWEEN_DIALS: Duration = Duration::from_millis(200);
+/// The minimum time from one attempt to connect to the next. While a server is down, this allows
+/// five attempts a second, for any number of calls.
+const DIAL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How often the Sentinels are asked whether the master is still the one that is connected.
-const BETWEEN_QUESTIONS: Duration = Duration::from_secs(1);
+/// How often the Sentinels are asked for the current master.
+const MASTER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The connection of [`RedisLedger::new`](crate::ledger::RedisLedger::new) and
 /// [`RedisLedger::from_sentinels`](crate::ledger::RedisLedger::from_sentinels).
 ///
-/// Clones share one connection. It is replaced if it breaks, if an answer takes longer than a
-/// second, if something other than Redis answers, and if the server answers that it is a replica
-/// or has lost its master: its address may lead to another server by now. Other errors of the
-/// server, such as `BUSY`, `NOAUTH`, `NOREPLICAS` and `OOM`, keep the connection. It is
-/// replaced at most every 200 ms; calls wait for the new one.
+/// Clones share one connection. It is replaced
 ///
-/// With Sentinels, it also moves to another master within about a second of the Sentinels'
-/// naming it.
+/// - if it breaks,
+/// - if an answer takes longer than a second,
+/// - if something other than Redis answers, or
+/// - if the server answers that it is a replica or has lost its master, because the address may
+///   lead to another server by now.
+///
+/// After other errors of the server, such as `BUSY`, `NOAUTH`, `NOREPLICAS` and `OOM`, the
+/// connection is kept. It is replaced at most every 200 ms, and calls wait for the new one.
+///
+/// With Sentinels, it also moves to a new master, within about a second after the Sentinels name
+/// it.
 #[derive(Clone)]
 pub struct Reconnecting(Arc<Inner>);
 
 struct Inner {
     target: Target,
-    patience: Duration,
+    timeout: Duration,
     current: Mutex<Current>,
 }
 
@@ -56,62 +63,64 @@ enum Target {
 #[derive(Default)]
 struct Current {
     attempt: Option<Attempt>,
-    /// How many there were, so that a failure of one does not end the next.
+    /// The number of the attempt, so that a late failure does not discard its successor.
     number: u64,
-    dialled: Option<Instant>,
+    last_dial: Option<Instant>,
 }
 
-/// A connection that is there, or being made: `None` as long as it is.
+/// An attempt to connect. The value is `None` until the attempt has ended.
 type Attempt = watch::Receiver<Option<RedisResult<MultiplexedConnection>>>;
 
 impl Reconnecting {
     pub(super) fn new(client: Client) -> Self {
-        Self::to(Target::Fixed(client), PATIENCE)
+        Self::to(Target::Fixed(client), TIMEOUT)
     }
 
-    pub(super) fn with_patience(client: Client, patience: Duration) -> Self {
-        Self::to(Target::Fixed(client), patience)
+    pub(super) fn with_timeout(client: Client, timeout: Duration) -> Self {
+        Self::to(Target::Fixed(client), timeout)
     }
 
     pub(super) fn to_master(sentinels: Sentinels) -> Self {
-        Self::to(Target::Master(sentinels), PATIENCE)
+        Self::to(Target::Master(sentinels), TIMEOUT)
     }
 
-    /// Another connection to the same server, for commands that take this much longer.
-    pub(super) fn another(&self, longer: Duration) -> Self {
-        Self::to(self.0.target.clone(), PATIENCE.saturating_add(longer))
+    /// Returns a separate connection to the same server, whose commands may take this much longer.
+    pub(super) fn separate(&self, longer: Duration) -> Self {
+        Self::to(self.0.target.clone(), TIMEOUT.saturating_add(longer))
     }
 
-    fn to(target: Target, patience: Duration) -> Self {
+    fn to(target: Target, timeout: Duration) -> Self {
         Self(Arc::new(Inner {
             target,
-            patience,
+            timeout,
             current: Mutex::default(),
         }))
     }
 
-    /// Replaces the connection at the next call: it mixed answers up.
-    pub(super) fn distrust(&self) {
+    /// Discards the connection, so that the next call opens another one.
+    pub(super) fn discard(&self) {
         self.0.current().attempt = None;
     }
 
-    /// The connection and its number.
+    /// Returns the connection and the number of its attempt.
     async fn connection(&self) -> RedisResult<(MultiplexedConnection, u64)> {
         let (mut attempt, number) = self.attempt();
-        // A runtime that shuts down ends the task that makes it, and one that stands still never does.
-        let patience = self.0.patience.saturating_add(PATIENCE);
-        let outcome = timeout(patience, attempt.wait_for(Option::is_some)).await;
+        // The task that connects ends with its runtime, or hangs if that runtime stands still.
+        let limit = self.0.timeout.saturating_add(TIMEOUT);
+        let outcome = timeout(limit, attempt.wait_for(Option::is_some)).await;
         let outcome = outcome.ok().and_then(Result::ok);
-        let outcome = outcome.and_then(|made| made.clone());
-        let outcome = outcome.unwrap_or_else(|| Err(given_up()));
+        let outcome = outcome.and_then(|ended| ended.clone());
+        let outcome = outcome.unwrap_or_else(|| Err(not_opened()));
         if outcome.is_err() {
-            self.0.forget(number);
+            self.0.discard(number);
         }
         Ok((outcome?, number))
     }
 
-    /// The attempt of now. It belongs to no call: one that is given up does not end it, and all
-    /// that wait for it hear what it came to.
+    /// Returns the current attempt, or starts one.
+    ///
+    /// The attempt runs in a task of its own. It continues if a call is dropped, and all calls that
+    /// wait for it receive its outcome.
     fn attempt(&self) -> (Attempt, u64) {
         let mut current = self.0.current();
         if let Some(attempt) = &current.attempt {
@@ -119,31 +128,27 @@ impl Reconnecting {
         }
         let now = Instant::now();
         let dial_at = current
-            .dialled
-            .map_or(now, |last| now.max(last + BETWEEN_DIALS));
-        let (made, attempt) = watch::channel(None);
+            .last_dial
+            .map_or(now, |last| now.max(last + DIAL_INTERVAL));
+        let (outcome, attempt) = watch::channel(None);
         current.attempt = Some(attempt.clone());
         current.number += 1;
-        current.dialled = Some(dial_at);
-        let (target, patience) = (self.0.target.clone(), self.0.patience);
+        current.last_dial = Some(dial_at);
+        let (target, timeout) = (self.0.target.clone(), self.0.timeout);
         let (inner, number) = (Arc::downgrade(&self.0), current.number);
         tokio::spawn(async move {
             tokio::time::sleep_until(dial_at).await;
             match target {
                 Target::Fixed(client) => {
-                    made.send_replace(Some(dial(&client, patience).await));
+                    outcome.send_replace(Some(dial(&client, timeout).await));
                 }
-                Target::Master(sentinels) => match sentinels.master().await {
-                    Ok(master) => {
-                        let connection = dial_master(&master, patience).await;
-                        let connected = connection.is_ok();
-                        made.send_replace(Some(connection));
-                        if connected {
-                            follow(sentinels, master, inner, number).await;
-                        }
+                Target::Master(sentinels) => match dial_master(&sentinels, timeout).await {
+                    Ok((connection, master)) => {
+                        outcome.send_replace(Some(Ok(connection)));
+                        follow(sentinels, master, inner, number).await;
                     }
                     Err(error) => {
-                        made.send_replace(Some(Err(error)));
+                        outcome.send_replace(Some(Err(error)));
                     }
                 },
             }
@@ -151,20 +156,20 @@ impl Reconnecting {
         (attempt, current.number)
     }
 
-    fn forget_if_mendable<'a, T: 'a>(
+    fn discard_if_needed<'a, T: 'a>(
         &self,
         number: u64,
         outcome: &'a RedisResult<T>,
         values: impl FnOnce(&'a T) -> &'a [Value],
     ) {
-        if mendable(outcome, values) {
-            self.0.forget(number);
+        if needs_reconnection(outcome, values) {
+            self.0.discard(number);
         }
     }
 }
 
 impl Inner {
-    fn forget(&self, number: u64) {
+    fn discard(&self, number: u64) {
         let mut current = self.current();
         if current.number == number {
             current.attempt = None;
@@ -177,25 +182,29 @@ impl Inner {
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {
-        // Nothing panics while it is held, unless there is no tokio to spawn on: the next call
-        // then hears that the attempt was given up.
+        // Only `tokio::spawn` can panic while the lock is held, if there is no runtime. The attempt
+        // is then reported as failed to the next call.
         let current = self.current.lock();
         current.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn dial(client: &Client, patience: Duration) -> RedisResult<MultiplexedConnection> {
+async fn dial(client: &Client, timeout: Duration) -> RedisResult<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(PATIENCE))
-        .set_response_timeout(Some(patience));
+        .set_connection_timeout(Some(TIMEOUT))
+        .set_response_timeout(Some(timeout));
     client
         .get_multiplexed_async_connection_with_config(&config)
         .await
 }
 
-/// Connects to the server that Sentinel names, if it is a master: it may not know of it yet.
-async fn dial_master(master: &Master, patience: Duration) -> RedisResult<MultiplexedConnection> {
-    let mut connection = dial(&master.client, patience).await?;
+/// Connects to the master that the Sentinels name. Fails if the server has not become a master yet.
+async fn dial_master(
+    sentinels: &Sentinels,
+    timeout: Duration,
+) -> RedisResult<(MultiplexedConnection, Master)> {
+    let master = sentinels.master().await?;
+    let mut connection = dial(&master.client, timeout).await?;
     let role = ::redis::cmd("ROLE")
         .query_async::<Vec<Value>>(&mut connection)
         .await;
@@ -203,20 +212,23 @@ async fn dial_master(master: &Master, patience: Duration) -> RedisResult<Multipl
         Ok(role) if role.first() != Some(&Value::BulkString(b"master".to_vec())) => {
             Err(RedisError::from((
                 ErrorKind::Io,
-                "the server that Sentinel names is not a master yet",
+                "the server that the Sentinels name is not a master yet",
             )))
         }
-        // A user that may not ask: the first write tells.
+        // An error with a code is the server's, which may refuse `ROLE` to this user. If the server
+        // is no master, the first write fails.
         Err(error) if error.code().is_none() => Err(error),
-        _ => Ok(connection),
+        _ => Ok((connection, master)),
     }
 }
 
-/// Gives this connection up once the Sentinels name another master. The old one may go on
-/// answering for ten seconds, and all that it acknowledges is lost.
+/// Discards this connection once the Sentinels name another master.
+///
+/// The old master may continue to answer for ten seconds, and everything that it acknowledges is
+/// lost.
 async fn follow(sentinels: Sentinels, connected: Master, inner: Weak<Inner>, number: u64) {
     loop {
-        tokio::time::sleep(BETWEEN_QUESTIONS).await;
+        tokio::time::sleep(MASTER_CHECK_INTERVAL).await;
         if !inner
             .upgrade()
             .is_some_and(|inner| inner.is_current(number))
@@ -226,15 +238,15 @@ async fn follow(sentinels: Sentinels, connected: Master, inner: Weak<Inner>, num
         let named = sentinels.latest_master().await;
         if named.is_ok_and(|named| named.succeeds(&connected)) {
             if let Some(inner) = inner.upgrade() {
-                inner.forget(number);
+                inner.discard(number);
             }
             return;
         }
     }
 }
 
-fn given_up() -> RedisError {
-    RedisError::from((ErrorKind::Io, "the connection was not made"))
+fn not_opened() -> RedisError {
+    RedisError::from((ErrorKind::Io, "the connection could not be opened"))
 }
 
 impl ConnectionLike for Reconnecting {
@@ -242,7 +254,7 @@ impl ConnectionLike for Reconnecting {
         Box::pin(async move {
             let (mut connection, number) = self.connection().await?;
             let outcome = connection.req_packed_command(command).await;
-            self.forget_if_mendable(number, &outcome, std::slice::from_ref);
+            self.discard_if_needed(number, &outcome, std::slice::from_ref);
             outcome
         })
     }
@@ -258,7 +270,7 @@ impl ConnectionLike for Reconnecting {
             let outcome = connection
                 .req_packed_commands(pipeline, offset, count)
                 .await;
-            self.forget_if_mendable(number, &outcome, Vec::as_slice);
+            self.discard_if_needed(number, &outcome, Vec::as_slice);
             outcome
         })
     }
@@ -271,7 +283,7 @@ impl ConnectionLike for Reconnecting {
     }
 }
 
-// By hand, because a client's shows where it leads, credentials and all.
+// By hand, because the `Debug` of a client shows its address and credentials.
 impl fmt::Debug for Reconnecting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reconnecting").finish_non_exhaustive()

@@ -1,9 +1,9 @@
--- Gives a claim back. The hash at KEYS[1], and the answer, are as `claim.lua` says.
--- ARGV: event, the token of the claim, what names this call
+-- Releases a claim. `claim.lua` describes the hash at KEYS[1] and the reply.
+-- ARGV: the event, the token of the claim, the id of this call
 local event, token, call = ARGV[1], ARGV[2], ARGV[3]
 
--- Deletes nothing: no version has a field of this name. A server that may not write says so here,
--- even if it does not know the claim yet.
+-- Deletes nothing, because no version has a field with this name. If the server is read-only, this write
+-- fails, even if the server does not have the claim yet.
 redis.call('HDEL', KEYS[1], 'probe')
 local held = redis.call('HMGET', KEYS[1], event, 'version')
 if held[2] and held[2] ~= '1' then

@@ -1,14 +1,14 @@
-//! The scripts, and how one is called.
+//! The scripts of the ledger, and calling them.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 use ::redis::aio::ConnectionLike;
-use ::redis::{Cmd, ErrorKind, RedisError, RedisResult, Script as Hashed, ServerErrorKind, cmd};
+use ::redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, cmd};
 
-use super::mending;
+use super::errors::is_from_replica;
 
-/// How long a cluster's client may take to learn who the master is.
+/// The pauses between attempts while a cluster's client learns which node is the master.
 const PAUSES: [Duration; 4] = [
     Duration::ZERO,
     Duration::from_millis(20),
@@ -38,22 +38,25 @@ pub(super) struct Script {
     hash: String,
 }
 
-/// The answer, and the token that belongs to it, or 0.
+/// The answer of a script, with its token, or 0 if it has none.
 pub(super) type Answer = (String, u64);
+
+/// A script's reply: its name, the id of the call, and the answer.
+type Reply = (String, String, String, u64);
 
 impl Script {
     fn new(name: &'static str, source: &'static str) -> Self {
         Self {
             name,
             source,
-            hash: Hashed::new(source).get_hash().to_owned(),
+            hash: ::redis::Script::new(source).get_hash().to_owned(),
         }
     }
 
-    /// Calls it, and once more if that can help. Every script may be called twice.
+    /// Calls the script, and retries if that can help. Every script is idempotent.
     ///
-    /// The answer repeats the script's name and a number that only this call has. An answer to
-    /// anything else is an error: something between here and the server has mixed them up.
+    /// The reply repeats the script's name and the id of this call. A reply to another call is an
+    /// error: something between this process and the server has mixed up the replies.
     pub(super) async fn call<C>(
         &self,
         connection: &C,
@@ -63,53 +66,55 @@ impl Script {
     where
         C: ConnectionLike + Clone,
     {
-        let this_call = one_of_a_kind();
-        let arguments = [arguments, &[&this_call]].concat();
-        let (script, call, answer, number) =
-            self.called(connection.clone(), key, &arguments).await?;
-        if script != self.name || call != this_call {
-            return Err(nonsense());
+        let id = random_id();
+        let arguments = [arguments, &[&id]].concat();
+        let (script, call, answer, token) = self
+            .run_and_retry(connection.clone(), key, &arguments)
+            .await?;
+        if script != self.name || call != id {
+            return Err(unexpected_reply());
         }
         if answer == "unknown version" {
             return Err(unknown_version());
         }
-        Ok((answer, number))
+        Ok((answer, token))
     }
 
-    async fn called<C>(
+    async fn run_and_retry<C>(
         &self,
         mut connection: C,
         key: &str,
         arguments: &[&str],
-    ) -> RedisResult<(String, String, String, u64)>
+    ) -> RedisResult<Reply>
     where
         C: ConnectionLike,
     {
         match self.run(&mut connection, key, arguments).await {
-            // A connection that has been idle may be found broken only now.
+            // A connection that broke while it was idle is noticed only now.
             Err(error) if error.is_unrecoverable_error() || error.is_timeout() => {
                 self.run(&mut connection, key, arguments).await
             }
-            Err(error) if mending::is_of_a_replica(&error) => {
-                self.run_elsewhere(&mut connection, key, arguments, error)
+            Err(error) if is_from_replica(&error) => {
+                self.retry_on_master(&mut connection, key, arguments, error)
                     .await
             }
             outcome => outcome,
         }
     }
 
-    /// Calls it again after a replica has answered.
+    /// Runs the script again after a replica has answered.
     ///
-    /// In a cluster, a node that is no longer the master answers a script with READONLY, over
-    /// connections that may read from replicas. It answers a write with MOVED, from which the client
-    /// learns who the master is, after a moment. This write changes nothing, wherever it arrives.
-    async fn run_elsewhere<C>(
+    /// If a connection to a cluster may read from replicas, a node that is no longer the master
+    /// answers a script with READONLY. It answers a write with MOVED, from which the client learns
+    /// the new master after a moment. The write here deletes a field that does not exist, so it
+    /// changes nothing.
+    async fn retry_on_master<C>(
         &self,
         connection: &mut C,
         key: &str,
         arguments: &[&str],
         mut error: RedisError,
-    ) -> RedisResult<(String, String, String, u64)>
+    ) -> RedisResult<Reply>
     where
         C: ConnectionLike,
     {
@@ -117,27 +122,23 @@ impl Script {
             let mut probe = cmd("HDEL");
             probe.arg(key).arg("probe");
             let probed: RedisResult<i64> = probe.query_async(connection).await;
-            // Not a cluster: the server of this connection is a replica.
-            if probed.is_err_and(|error| mending::is_of_a_replica(&error)) {
+            // This is not a cluster: the server of this connection is a replica.
+            if probed.is_err_and(|error| is_from_replica(&error)) {
                 break;
             }
             tokio::time::sleep(pause).await;
             match self.run(connection, key, arguments).await {
-                Err(again) if mending::is_of_a_replica(&again) => error = again,
+                Err(again) if is_from_replica(&again) => error = again,
                 outcome => return outcome,
             }
         }
         Err(error)
     }
 
-    /// By its hash, or to a server that does not know it yet, by its source: of a cluster, that
-    /// asks the one node that has the key.
-    async fn run<C>(
-        &self,
-        connection: &mut C,
-        key: &str,
-        arguments: &[&str],
-    ) -> RedisResult<(String, String, String, u64)>
+    /// Runs the script by its hash, or by its source if the server does not know the hash yet.
+    ///
+    /// A cluster runs both on the node that has the key.
+    async fn run<C>(&self, connection: &mut C, key: &str, arguments: &[&str]) -> RedisResult<Reply>
     where
         C: ConnectionLike,
     {
@@ -158,21 +159,25 @@ fn command(name: &str, script: &str, key: &str, arguments: &[&str]) -> Cmd {
     command
 }
 
-/// No other call has it: `RandomState` has random keys, and others for each that is made.
-fn one_of_a_kind() -> String {
+/// Returns an id that no other call has: each `RandomState` has other keys, which start at random.
+fn random_id() -> String {
     format!("{:016x}", RandomState::new().build_hasher().finish())
 }
 
-pub(super) fn nonsense() -> RedisError {
+pub(super) fn unexpected_reply() -> RedisError {
     RedisError::from((
         ErrorKind::UnexpectedReturnType,
-        "a ledger's script answered what it cannot answer",
+        "unexpected reply to a script of the ledger",
     ))
+}
+
+pub(super) fn is_unexpected_reply(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::UnexpectedReturnType
 }
 
 fn unknown_version() -> RedisError {
     RedisError::from((
         ErrorKind::Client,
-        "a later release wrote this job's entry, in a shape that this one does not know",
+        "a later release wrote this job's entry, in a format that this release does not know",
     ))
 }

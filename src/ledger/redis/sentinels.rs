@@ -1,4 +1,4 @@
-//! The Sentinels that know which server is the master.
+//! Sentinels, which name the current master.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,17 +11,17 @@ use tokio::task::JoinSet;
 
 use super::Reconnecting;
 
-/// How long a Sentinel may take to answer. A majority answers at once, even if the others hang.
-const PATIENCE: Duration = Duration::from_millis(400);
+/// How long a Sentinel may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(400);
 
-/// The same, and for the connection to it.
-const PATIENCE_IN_ALL: Duration = Duration::from_millis(500);
+/// How long connecting to a Sentinel and its answer may take together.
+const QUERY_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The Sentinels of a Redis master, and how to log in to it.
+/// The Sentinels of a Redis master, and the login for that master.
 ///
-/// For [`RedisLedger::from_sentinels`](crate::ledger::RedisLedger::from_sentinels). All Sentinels are asked
-/// at once, so any of them may be down; one is enough. Of their answers, the one of the latest
-/// failover counts.
+/// Use it with [`RedisLedger::from_sentinels`](crate::ledger::RedisLedger::from_sentinels). All
+/// Sentinels are asked at the same time, and one that answers is enough. If their answers differ,
+/// the one from the latest failover counts.
 #[derive(Clone)]
 pub struct Sentinels {
     nodes: Arc<[Reconnecting]>,
@@ -30,14 +30,14 @@ pub struct Sentinels {
 }
 
 impl Sentinels {
-    /// Creates the settings from the Sentinels' addresses and the master's name.
+    /// Returns the settings for these Sentinels' addresses and the master's name.
     ///
-    /// An address is anything that `redis::Client::open` takes. It carries the user, the password
-    /// and the TLS of the connection to that Sentinel.
+    /// An address is anything that `redis::Client::open` accepts. It includes the user, the
+    /// password and the TLS of the connection to that Sentinel.
     ///
     /// # Errors
     ///
-    /// If an address is malformed, or there is none.
+    /// If an address is malformed, or if there is no address.
     pub fn new<I>(addresses: I, master_name: impl Into<String>) -> Result<Self, RedisError>
     where
         I: IntoIterator,
@@ -45,7 +45,7 @@ impl Sentinels {
     {
         let open = |address| {
             let client = Client::open(address)?;
-            Ok(Reconnecting::with_patience(client, PATIENCE))
+            Ok(Reconnecting::with_timeout(client, ANSWER_TIMEOUT))
         };
         let nodes: Arc<[_]> = addresses
             .into_iter()
@@ -66,8 +66,8 @@ impl Sentinels {
 
     /// Sets the user, password, database and TLS of the connection to the master.
     ///
-    /// It is an address as for [`new`](Self::new), of which the host and the port are ignored: the
-    /// Sentinels say these. Defaults to no password, database 0 and no TLS.
+    /// Write them as an address, as for [`new`](Self::new). Its host and port are ignored, because
+    /// the Sentinels name these. Defaults to no password, database 0 and no TLS.
     ///
     /// # Errors
     ///
@@ -84,26 +84,34 @@ impl Sentinels {
         self.login.redis_settings().db()
     }
 
-    /// Returns the master to connect to: by the first answers of a majority, or by all there are.
+    /// Returns the master to connect to, by the first answers of a majority.
+    ///
+    /// If fewer Sentinels answer, it is the master by all answers.
     pub(super) async fn master(&self) -> RedisResult<Master> {
-        self.named_by(self.nodes.len() / 2 + 1).await
+        let named = self.query(self.nodes.len() / 2 + 1).await?;
+        self.log_in(named)
     }
 
-    /// Returns the master by all answers. The Sentinel that leads a failover is the first to know.
+    /// Returns the master by the answers of all Sentinels.
+    ///
+    /// A majority is not enough here: the Sentinel that leads a failover knows the new master
+    /// first.
     pub(super) async fn latest_master(&self) -> RedisResult<Master> {
-        self.named_by(self.nodes.len()).await
+        let named = self.query(self.nodes.len()).await?;
+        self.log_in(named)
     }
 
-    async fn named_by(&self, enough: usize) -> RedisResult<Master> {
-        let mut asked = JoinSet::new();
+    /// Asks all Sentinels, waits for at most this many answers, and returns the latest one.
+    async fn query(&self, max_answers: usize) -> RedisResult<NamedMaster> {
+        let mut queries = JoinSet::new();
         for node in self.nodes.iter() {
             let answer = ask(node.clone(), self.master_name.clone());
-            asked.spawn(tokio::time::timeout(PATIENCE_IN_ALL, answer));
+            queries.spawn(tokio::time::timeout(QUERY_TIMEOUT, answer));
         }
-        let (mut latest, mut answers) = (None::<Named>, 0);
+        let (mut latest, mut answers) = (None::<NamedMaster>, 0);
         let mut failure = RedisError::from((ErrorKind::Io, "no Sentinel answers"));
-        while answers < enough {
-            match asked.join_next().await {
+        while answers < max_answers {
+            match queries.join_next().await {
                 None => break,
                 Some(Ok(Ok(Ok(named)))) => {
                     answers += 1;
@@ -118,7 +126,12 @@ impl Sentinels {
                 Some(_) => {}
             }
         }
-        let Named { host, port, epoch } = latest.ok_or(failure)?;
+        latest.ok_or(failure)
+    }
+
+    /// Returns the master with the login.
+    fn log_in(&self, named: NamedMaster) -> RedisResult<Master> {
+        let NamedMaster { host, port, epoch } = named;
         let address = match self.login.addr().clone() {
             ConnectionAddr::TcpTls {
                 insecure,
@@ -140,7 +153,7 @@ impl Sentinels {
     }
 }
 
-/// The server that the Sentinels name.
+/// The master that the Sentinels name, with the login.
 pub(super) struct Master {
     pub(super) client: Client,
     address: (String, u16),
@@ -148,22 +161,22 @@ pub(super) struct Master {
 }
 
 impl Master {
-    /// Returns whether this is another server, by a later failover.
+    /// Returns whether this is another server, after a later failover.
     pub(super) fn succeeds(&self, connected: &Self) -> bool {
         self.address != connected.address && self.epoch > connected.epoch
     }
 }
 
 /// A Sentinel's answer. The epoch grows with each failover.
-struct Named {
+struct NamedMaster {
     host: String,
     port: u16,
     epoch: u64,
 }
 
-async fn ask(mut sentinel: Reconnecting, master_name: Arc<str>) -> RedisResult<Named> {
+async fn ask(mut sentinel: Reconnecting, master_name: Arc<str>) -> RedisResult<NamedMaster> {
     let mut questions = pipe();
-    // The first names the new master as soon as it is one, the second says by which failover.
+    // The first command names a new master as soon as possible. The second one has the epoch.
     for question in ["GET-MASTER-ADDR-BY-NAME", "MASTER"] {
         questions.cmd("SENTINEL").arg(question).arg(&*master_name);
     }
@@ -172,20 +185,20 @@ async fn ask(mut sentinel: Reconnecting, master_name: Arc<str>) -> RedisResult<N
     let (host, port) = address.ok_or_else(|| {
         RedisError::from((
             ErrorKind::MasterNameNotFoundBySentinel,
-            "the Sentinel knows no master of this name",
+            "the Sentinel knows no master with this name",
         ))
     })?;
     let epoch = about
         .get("config-epoch")
         .and_then(|epoch| epoch.parse().ok());
-    Ok(Named {
+    Ok(NamedMaster {
         host,
         port,
         epoch: epoch.unwrap_or(0),
     })
 }
 
-// By hand, because a client's shows where it leads, credentials and all.
+// By hand, because the `Debug` of a client shows its address and credentials.
 impl fmt::Debug for Sentinels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sentinels").finish_non_exhaustive()

@@ -1,17 +1,18 @@
--- $1 'claim'. Of each claim: $2 job, $3 event, $4 its time as a decimal number or null, $5 lease in µs.
+-- Claims events. $1 is 'claim'. For each claim: $2 the job, $3 the event, $4 its time as a decimal number or
+-- null, $5 the lease in µs.
 --
--- A server that takes this statement for another of the ledger's, behind a pooler that mixes prepared
--- statements up, is told by $1 and does nothing; each answer begins with the statement's name.
+-- A pooler that mixes up prepared statements can make the server run another statement of the ledger with
+-- these parameters. That statement sees by $1 that they are not its own, and does nothing. Each answer begins
+-- with the statement's name.
 --
--- An event that is locked is one whose holder is about to commit: it is in flight. Statements that insert
--- the same new event wait for each other, in the order of the events' names, so that no two ever wait both.
--- A transaction of the application that inserted it is waited for no longer than `lock_timeout`.
+-- If an event is locked, its holder is about to commit, so the event is in flight. Statements that insert the
+-- same new event wait for each other. They insert in the order of the events' names, which excludes a deadlock.
+-- If a transaction of the application has inserted the event, the statement waits at most `lock_timeout` for it.
 --
--- The arrays are selected so that the server does not see their length when it plans: one plan serves every
--- call, and none is made anew.
+-- The subselects hide the length of the arrays from the planner, so that one plan serves all calls.
 --
--- A claim need not be on disk: one that a crash of the server loses is as good as released. The setting
--- is that of this transaction, which is this statement.
+-- A claim need not be on disk. If a crash of the server loses it, the effect is that of a release. The setting
+-- applies to this transaction, which consists of this statement.
 WITH clock AS (
     SELECT clock_timestamp() AS now, set_config('synchronous_commit', 'off', true),
         set_config('lock_timeout', '100ms', true)
@@ -26,7 +27,7 @@ WITH clock AS (
         SELECT FROM mx_job_webhook_events AS events
         WHERE events.job = asked.job AND settled_at IS NOT NULL AND updated_at > asked.at
     ) AS stale
-    -- By LIMIT, each event is looked up by the key, however the server estimates the table.
+    -- LIMIT makes the server look up each event by its key, whatever its estimate of the table.
     FROM asked LEFT JOIN LATERAL (
         SELECT settled_at IS NOT NULL AS settled, leased_until > asked.now AS leased
         FROM mx_job_webhook_events AS events
@@ -49,7 +50,7 @@ WITH clock AS (
     FROM known
     WHERE settled IS NULL AND NOT stale
 ), granted AS (
-    -- By ON CONFLICT, too, each is looked up by the key.
+    -- ON CONFLICT also looks up each event by its key.
     INSERT INTO mx_job_webhook_events AS events (job, event, updated_at, token, leased_until)
     SELECT job, event, at, token, now + lease * interval '1 microsecond'
     FROM free

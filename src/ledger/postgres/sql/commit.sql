@@ -1,15 +1,16 @@
--- $1 'commit'. Of each commit: $2 job, $3 event, $4 its time as a decimal number or null, $5 the token of the
--- claim. As in `claim.sql`, $1 tells this statement from others.
+-- Settles events. $1 is 'commit', as described in `claim.sql`. For each commit: $2 the job, $3 the event, $4 its
+-- time as a decimal number or null, $5 the token of the claim.
 --
--- Whatever became of the claim, its holder has succeeded: another may hold the event by now, or it was
--- released, or lost with a server that failed. Only a success that was recorded first stands. If the
--- callback has settled the event in its own transaction, nothing is written.
+-- The holder has succeeded, so the event is settled whatever has happened to the claim. Another holder may have
+-- it by now, it may have been released, or a server that failed may have lost it. Only a success that was
+-- recorded before takes precedence. If the callback has settled the event in its own transaction, nothing is
+-- written.
 --
--- An event that is locked is busy: the ledger asks again, so that no commit waits for the transaction of
--- another.
+-- If an event is locked, the answer is 'busy' and the ledger asks again, so that no commit waits for the
+-- transaction of another one.
 --
--- The server answers when its disk, and its synchronous standbys, have the commit, even if the
--- application has asked for less.
+-- The server answers when the commit is on its disk and on its synchronous standbys, even if the application has
+-- a weaker setting.
 WITH settings AS (
     SELECT clock_timestamp() AS now, CASE
         WHEN current_setting('synchronous_commit') IN ('off', 'local')

@@ -1,12 +1,12 @@
--- $1 'commit_in', $2 job, $3 event, $4 its time as a decimal number or null, $5 the token of the claim, $6 how
--- long the transaction may be idle, in ms, or null. As in `claim.sql`, $1 tells this statement from others.
+-- Settles an event in the application's transaction. $1 is 'commit_in', as described in `claim.sql`. $2 the job,
+-- $3 the event, $4 its time as a decimal number or null, $5 the token of the claim, $6 how long the transaction
+-- may be idle, in ms, or null.
 --
--- Stricter than `commit.sql`: no effect stands yet, so there is no success that could be forgotten. If
--- the event is settled, or another has claimed it since, the effect must not stand.
+-- This is stricter than `commit.sql`, because the effect can still be undone. If the event is settled, or if
+-- another delivery has claimed it, the effect must not stand.
 --
--- The transaction is one that counts: the server confirms it when its disk, and its synchronous
--- standbys, have it, even if the application has asked for less. If its client dies without a word, its
--- locks are released after a while.
+-- The server confirms the transaction when it is on its disk and on its synchronous standbys, even if the
+-- application has a weaker setting. If the client disappears, the server releases its locks after the time in $6.
 WITH settings AS (
     SELECT clock_timestamp() AS now,
         CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')

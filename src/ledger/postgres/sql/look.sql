@@ -1,4 +1,4 @@
--- The table as it is found by the search path, if there is one.
+-- Describes the database, and the table that the search path finds, if there is one.
 SELECT current_setting('server_encoding') AS encoding,
     (
         SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum)

@@ -1,2 +1,2 @@
--- The table of before version 1 whose columns are those of version 1 already.
+-- Marks a table without a version whose columns are already those of version 1.
 COMMENT ON TABLE mx_job_webhook_events IS 'mx-job-webhook schema 1';

@@ -1,7 +1,8 @@
--- $1 'prune', $2 how long ago, in µs, $3 how many at most. As in `claim.sql`, $1 tells this statement from others.
+-- Deletes old events. $1 is 'prune', as described in `claim.sql`. $2 the age in µs, $3 the maximum number of rows.
 --
--- It skips a row that is locked: that one goes the next time. The clock is read once, and the rows are
--- deleted by their place, so that the server neither reads more of the index than it deletes, nor the table.
+-- Locked rows are skipped, and deleted the next time. The clock is read once, and the rows are deleted by their
+-- physical position, so that the server reads only the part of the index that it deletes, and does not scan the
+-- table.
 WITH old AS (
     SELECT ctid AS id
     FROM mx_job_webhook_events

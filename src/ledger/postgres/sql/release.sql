@@ -1,8 +1,8 @@
--- $1 'release'. Of each release: $2 job, $3 event, $4 null, $5 the token of the claim. As in `claim.sql`, $1
--- tells this statement from others.
+-- Releases claims. $1 is 'release', as described in `claim.sql`. For each release: $2 the job, $3 the event,
+-- $4 null, $5 the token of the claim.
 --
--- The row stays, so that tokens continue to grow. An event that is locked is busy, and the ledger asks
--- again: the application's transaction is being rolled back, say. A release need not be on disk.
+-- The row stays, so that tokens continue to grow. If an event is locked, for example because the application's
+-- transaction is being rolled back, the answer is 'busy' and the ledger asks again. A release need not be on disk.
 WITH unhurried AS (
     SELECT set_config('synchronous_commit', 'off', true)
 ), asked AS (
@@ -31,7 +31,7 @@ WITH unhurried AS (
     ) AS locked
     WHERE known.leased_until IS NOT NULL
 ), released AS (
-    -- Each is there, and locked.
+    -- All these rows exist, and are locked by this statement.
     INSERT INTO mx_job_webhook_events AS events (job, event, token, leased_until)
     SELECT job, event, token, leased_until
     FROM free

@@ -1,22 +1,22 @@
--- Every event that is claimed or settled. Applied to a table of an earlier version, this brings it to this one.
+-- All events that are claimed or settled. If the table has an earlier version, these statements migrate it.
 CREATE TABLE IF NOT EXISTS mx_job_webhook_events (
     -- The job's guid.
     job text COLLATE "C" NOT NULL,
-    -- The status, and what else tells the event from the others of its job.
+    -- The rest of the event's name: the status and the version.
     event text COLLATE "C" NOT NULL,
-    -- Unix seconds and their fraction, if the event has a time that orders it.
+    -- Unix seconds with their fraction, if the event has an ordering time.
     updated_at numeric,
-    -- Of the claim that holds it, which grows with every claim; or of the one that settled it.
+    -- The token of the latest claim, or of the claim that settled the event. It grows with every claim.
     token bigint NOT NULL,
-    -- Until when it is claimed; past, if the claim was given back.
+    -- When the lease expires. It is in the past if the claim was released.
     leased_until timestamptz NOT NULL,
-    -- When its callback had succeeded.
+    -- When the event was settled.
     settled_at timestamptz,
     PRIMARY KEY (job, event)
 );
--- Before version 1, a time had no fraction. Where it has the type already, this changes nothing.
+-- Before version 1, times had no fraction. If the column already has this type, nothing changes.
 ALTER TABLE mx_job_webhook_events ALTER COLUMN updated_at TYPE numeric;
--- For `prune`.
+-- The index for `prune`.
 CREATE INDEX IF NOT EXISTS mx_job_webhook_events_over
     ON mx_job_webhook_events (coalesce(settled_at, leased_until));
 COMMENT ON TABLE mx_job_webhook_events IS 'mx-job-webhook schema 1';

@@ -1,0 +1,135 @@
+//! The calls that wait for a worker.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::call::{Answer, Call, Kind};
+
+/// The maximum number of calls in a statement, which take the server some milliseconds.
+const MAX_CALLS: usize = 128;
+
+/// The time from a connection that was refused to the next attempt, while another worker is
+/// connected.
+const DIAL_INTERVAL: Duration = Duration::from_millis(200);
+
+pub(super) type Outcome = Result<Answer, Arc<sqlx::Error>>;
+
+/// A call that waits for its answer. If its caller has given up, the channel is closed.
+pub(super) struct PendingCall {
+    pub(super) call: Call,
+    pub(super) answer: oneshot::Sender<Outcome>,
+}
+
+/// Wakes a worker that waits for calls.
+pub(super) type IdleWorker = oneshot::Sender<()>;
+
+#[derive(Default)]
+pub(super) struct Queue {
+    pub(super) calls: VecDeque<PendingCall>,
+    /// How many workers there are. Each has a session, or opens one.
+    pub(super) workers: usize,
+    pub(super) idle: Vec<IdleWorker>,
+    /// How many workers have a session.
+    pub(super) connected: usize,
+    /// How many workers run a commit.
+    pub(super) committing: usize,
+    /// When a session could not be opened.
+    pub(super) refused_at: Option<Instant>,
+    pub(super) is_closed: bool,
+}
+
+/// The remains of a worker that has left. Pass them to `WakeUp::after` once the queue is unlocked.
+#[must_use]
+pub(super) struct Departure {
+    /// The calls, if this was the last worker. Their callers learn that no worker is left.
+    pub(super) abandoned: VecDeque<PendingCall>,
+    /// A worker that can take the calls that waited for this one.
+    pub(super) successor: Option<IdleWorker>,
+}
+
+impl Queue {
+    /// Removes a worker.
+    pub(super) fn leave(&mut self, was_connected: bool, was_committing: bool) -> Departure {
+        self.workers -= 1;
+        self.connected -= usize::from(was_connected);
+        self.committing -= usize::from(was_committing);
+        if self.workers == 0 {
+            return Departure {
+                abandoned: std::mem::take(&mut self.calls),
+                successor: None,
+            };
+        }
+        Departure {
+            abandoned: VecDeque::new(),
+            successor: self.next_idle(),
+        }
+    }
+
+    pub(super) fn next_idle(&mut self) -> Option<IdleWorker> {
+        self.idle.retain(|worker| !worker.is_closed());
+        self.idle.pop()
+    }
+
+    /// Returns whether one more worker may commit.
+    ///
+    /// A commit waits for the disk and for standbys. Claims wait for neither, so the last
+    /// connection is left to them.
+    fn may_commit(&self, max_workers: usize) -> bool {
+        self.committing + 1 < max_workers.max(2)
+    }
+
+    /// Returns whether a connection was refused a moment ago, although another worker is connected.
+    pub(super) fn was_just_refused(&self) -> bool {
+        let is_recent = |refused_at: Instant| refused_at.elapsed() < DIAL_INTERVAL;
+        self.connected > 0 && self.refused_at.is_some_and(is_recent)
+    }
+
+    /// Returns whether there is a call that a worker may take now.
+    pub(super) fn has_calls(&self, max_workers: usize) -> bool {
+        let may_commit = self.may_commit(max_workers);
+        let is_takeable = |pending: &PendingCall| {
+            (may_commit || pending.call.kind != Kind::Commit) && !pending.answer.is_closed()
+        };
+        self.calls.iter().any(is_takeable)
+    }
+
+    /// Takes the first call, and the later ones that fit into the same statement.
+    ///
+    /// These are calls of the same kind, each for another event, because a statement does not see
+    /// its own changes.
+    pub(super) fn take(&mut self, max_workers: usize) -> Vec<PendingCall> {
+        let may_commit = self.may_commit(max_workers);
+        let mut taken: Vec<PendingCall> = Vec::new();
+        let mut left = VecDeque::new();
+        while let Some(pending) = self.calls.pop_front() {
+            if pending.answer.is_closed() {
+                continue;
+            }
+            let fits = match taken.first() {
+                None => may_commit || pending.call.kind != Kind::Commit,
+                Some(_) => fits_into_statement(&pending.call, &taken),
+            };
+            if fits {
+                taken.push(pending);
+            } else {
+                left.push_back(pending);
+            }
+            if taken.len() == MAX_CALLS {
+                break;
+            }
+        }
+        left.append(&mut self.calls);
+        self.calls = left;
+        taken
+    }
+}
+
+fn fits_into_statement(call: &Call, taken: &[PendingCall]) -> bool {
+    taken
+        .iter()
+        .all(|other| other.call.kind == call.kind && !other.call.is_for_same_event(call))
+}
