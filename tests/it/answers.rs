@@ -526,7 +526,7 @@ async fn a_refusal_offers_every_scheme_that_is_accepted() {
 }
 
 /// The order of the stages shows in which complaint wins when there are several.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_credentials_are_decided_first_then_the_type_then_the_size() {
     let cases = [
         ("nothing right", "Basic x", "text/plain", "999999", 401),

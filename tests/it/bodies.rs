@@ -150,7 +150,7 @@ async fn unless_set_the_limit_is_64_kib_and_axums_own_for_the_extractor() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_announced_length_is_enough_to_refuse_and_never_enough_to_allocate() {
     for (mount, app) in mounts(&Settings::new(no_callbacks())) {
         let mut request = delivery(Frames::of_data([]).then_nothing_for_ever());

@@ -38,14 +38,12 @@ mod refusals;
 mod rooms;
 mod router;
 mod running_on;
-#[cfg(all(feature = "schemars", feature = "test-util", feature = "utoipa"))]
-mod schemas;
 #[cfg(feature = "tokio")]
 mod simulation;
 #[cfg(target_os = "linux")]
 mod sockets;
+mod strategies;
 mod support;
 #[cfg(feature = "test-util")]
 mod testing_kit;
-mod ui;
 mod weight;

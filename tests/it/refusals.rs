@@ -11,10 +11,11 @@ use axum::body::{Body, Bytes};
 use http::{Request, Version};
 use http_body::{Frame, SizeHint};
 use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
+use tokio::task::JoinSet;
 use tower::{BoxError, ServiceExt as _};
 
 use crate::support::{
-    Frames, PATH, SAMPLE, Settings, credentials, delivery, jobs, mounts, no_callbacks, send,
+    App, Frames, PATH, SAMPLE, Settings, credentials, delivery, jobs, mounts, no_callbacks, send,
 };
 
 const MIB: usize = 1024 * 1024;
@@ -195,37 +196,46 @@ const ROWS: [Row; 10] = [
     },
 ];
 
-#[tokio::test]
+// One row takes the two seconds in which a body may be discarded: a thread for each of its cases.
+#[tokio::test(flavor = "multi_thread", worker_threads = 12)]
 async fn a_refused_body_is_read_to_its_end_or_the_connection_closes() {
     let mut settings = Settings::new(no_callbacks());
     settings.body_limit = Some(64 * 1024);
-    for row in ROWS {
+    for row in &ROWS {
+        let mut cases = JoinSet::new();
         for (mount, app) in mounts(&settings) {
             for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
-                let taken = Arc::new(AtomicUsize::new(0));
-                let body = Counted {
-                    frames: row.frames,
-                    size: row.size,
-                    announced: row.announced,
-                    taken: taken.clone(),
-                };
-                let mut request = (row.request)(Body::new(body));
-                *request.version_mut() = version;
-                let (head, _) = send(app.clone(), request).await;
-                let case = format!("{}, {mount}, {version:?}", row.case);
-                assert_eq!(head.status.as_u16(), row.status, "{case}");
-                let polls = taken.load(Ordering::SeqCst);
-                assert_eq!(
-                    polls == POLLS_A_FRAME * row.frames,
-                    row.read,
-                    "{case}: {polls} polls"
-                );
-                let closes = !row.read && version != Version::HTTP_2;
-                let connection = head.headers.get("connection");
-                assert_eq!(connection.is_some_and(|it| it == "close"), closes, "{case}");
+                cases.spawn(assert_refused(row, mount, app.clone(), version));
             }
         }
+        while let Some(case) = cases.join_next().await {
+            case.unwrap();
+        }
     }
+}
+
+async fn assert_refused(row: &Row, mount: &str, app: App, version: Version) {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let body = Counted {
+        frames: row.frames,
+        size: row.size,
+        announced: row.announced,
+        taken: taken.clone(),
+    };
+    let mut request = (row.request)(Body::new(body));
+    *request.version_mut() = version;
+    let (head, _) = send(app, request).await;
+    let case = format!("{}, {mount}, {version:?}", row.case);
+    assert_eq!(head.status.as_u16(), row.status, "{case}");
+    let polls = taken.load(Ordering::SeqCst);
+    assert_eq!(
+        polls == POLLS_A_FRAME * row.frames,
+        row.read,
+        "{case}: {polls} polls"
+    );
+    let closes = !row.read && version != Version::HTTP_2;
+    let connection = head.headers.get("connection");
+    assert_eq!(connection.is_some_and(|it| it == "close"), closes, "{case}");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 
 pub mod curl;
 mod process;
+#[cfg(feature = "servers")]
 pub mod servers;
 
 use std::path::Path;

@@ -1191,49 +1191,6 @@ async fn http_1_0_with_keep_alive() {
     }
 }
 
-/// Strangers' streams on one connection of HTTP/2 cost a delivery on it nothing.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn http_2_strangers_beside_a_delivery() {
-    use hyper_util::client::legacy::Client;
-    use hyper_util::rt::TokioExecutor;
-    for (mount, app) in apps() {
-        let address = serve(app).await;
-        let client = Client::builder(TokioExecutor::new())
-            .http2_only(true)
-            .build_http::<Body>();
-        let uri = format!("http://{address}{PATH}");
-        let strangers = (0..40).map(|number| {
-            let (client, uri) = (client.clone(), uri.clone());
-            tokio::spawn(async move {
-                let size = if number % 2 == 0 { 3_000_000 } else { 200_000 };
-                let mut request = Request::post(uri);
-                if number % 4 < 2 {
-                    request = request.header("expect", "100-continue");
-                }
-                let request = request.body(Body::from(vec![b'x'; size])).unwrap();
-                client.request(request).await.map(|answer| {
-                    (
-                        answer.status().as_u16(),
-                        answer.headers().contains_key("connection"),
-                    )
-                })
-            })
-        });
-        for stranger in strangers.collect::<Vec<_>>() {
-            if let Ok(answer) = stranger.await.unwrap() {
-                assert_eq!(answer, (401, false), "{mount}");
-            }
-        }
-        for _ in 0..10 {
-            let mut request = delivery(SAMPLE);
-            *request.uri_mut() = uri.parse().unwrap();
-            let answer =
-                tokio::time::timeout(Duration::from_secs(3), client.request(request)).await;
-            assert_eq!(answer.unwrap().unwrap().status(), 204, "{mount}");
-        }
-    }
-}
-
 // --- 5. todo --------------------------------------------------------------------------------
 
 #[test]

@@ -18,7 +18,8 @@ use broken::Broken;
 use plan::Plan;
 use world::World;
 
-const SEEDS: u64 = 10_000;
+/// Seeds that are tried unless `MX_SIMULATION_SEEDS` says how many: `.ci/run` tries 10,000.
+const SEEDS: u64 = 1_000;
 
 /// What went wrong in the run of this seed, if anything, after the trace of the run.
 fn run(seed: u64, broken: Option<Broken>) -> Result<(), String> {
@@ -61,6 +62,11 @@ fn first_failure(seeds: u64, broken: Option<Broken>) -> Option<(u64, String)> {
     })
 }
 
+fn seeds() -> u64 {
+    let set = std::env::var("MX_SIMULATION_SEEDS");
+    set.map_or(SEEDS, |seeds| seeds.parse().unwrap())
+}
+
 #[test]
 fn the_guarantees_hold_whatever_happens() {
     let failure = match std::env::var("MX_SIMULATION_SEED") {
@@ -68,7 +74,7 @@ fn the_guarantees_hold_whatever_happens() {
             let seed = seed.parse().unwrap();
             run(seed, None).err().map(|wrong| (seed, wrong))
         }
-        Err(_) => first_failure(SEEDS, None),
+        Err(_) => first_failure(seeds(), None),
     };
     if let Some((seed, wrong)) = failure {
         panic!(

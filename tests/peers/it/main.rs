@@ -2,6 +2,7 @@
 //! refusal arrives, whatever else uses the same connection.
 
 mod clients;
+mod http2;
 mod installed;
 mod load;
 mod proxies;

@@ -1,5 +1,10 @@
 //! The schemas that schemars and utoipa publish, asked by a validator that knows neither.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+#[path = "../../it/strategies.rs"]
+mod strategies;
+
 use std::sync::LazyLock;
 
 use jsonschema::Validator;
@@ -11,8 +16,9 @@ use serde_json::{Value, json};
 use utoipa::Modify as _;
 use utoipa::openapi::OpenApi;
 
-use crate::properties::job;
-use crate::support::SAMPLE;
+use strategies::job;
+
+const SAMPLE: &str = include_str!("../../fixtures/completed.json");
 
 /// What validates a whole webhook, from each crate that has a schema of it.
 static VALIDATORS: LazyLock<[(&str, Validator); 2]> =
