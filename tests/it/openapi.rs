@@ -20,12 +20,12 @@ fn operation(webhook: OpenApiWebhook) -> Value {
 }
 
 #[test]
-fn its_answers_are_those_of_the_readme() {
-    let table = include_str!("../../README.md")
-        .split("## What is answered")
+fn its_answers_are_those_of_the_guide() {
+    let table = include_str!("../../src/docs/answers.md")
+        .split("# The table")
         .nth(1)
         .unwrap();
-    let table = table.split("\n## ").next().unwrap();
+    let table = table.split("\n# ").next().unwrap();
     let answers: BTreeSet<&str> = table
         .lines()
         .filter_map(|line| line.strip_suffix(" |")?.rsplit("| ").next()?.get(..3))

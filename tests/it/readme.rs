@@ -1,5 +1,9 @@
 //! The README's application and its test, to the letter, and run.
-#![allow(clippy::print_stdout, reason = "so does the README's application")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "so does the README's application"
+)]
 #![allow(dead_code, reason = "its `main` serves for ever")]
 
 // The README's first block.
@@ -14,13 +18,12 @@ async fn challenged(event: JobEvent) -> Result<(), std::io::Error> {
 fn app(password: &str) -> Result<Router, Box<dyn std::error::Error>> {
     let jobs = JobRouter::new()
         .on_completed(|event| async move { println!("read accounts of {:?}", event.member_guid) })
-        .on_challenged(challenged)
-        .on_unhandled(|unhandled| async move { println!("not handled: {}", unhandled.status) });
-
-    let credentials = Credentials::basic("mx", password)?;
+        .on_challenged(challenged);
+    let webhooks = JobWebhook::new(Credentials::basic("mx", password)?, jobs)
+        .on_error(|failure| eprintln!("not acknowledged: {}", failure.error()));
     Ok(Router::new()
         .route("/accounts", get(|| async { "your own routes" }))
-        .layer(JobWebhook::new(credentials, jobs).at("/admin/webhooks"))) // last
+        .layer(webhooks.at("/admin/webhooks"))) // last
 }
 
 #[tokio::main]
