@@ -28,5 +28,6 @@ mod redis_shapes;
 #[path = "../../it/servers.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod servers;
+mod settings;
 mod support;
 mod versions;
