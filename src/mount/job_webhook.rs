@@ -117,8 +117,8 @@ impl<J> JobWebhook<J> {
 impl<J: Clone> JobWebhook<J> {
     /// Sets how long a body may be, in bytes. Defaults to 65,536.
     ///
-    /// A longer body is answered 413. If `Content-Length` announces more, that is decided before the
-    /// body is read. MX's documented sample has 545 bytes.
+    /// A longer body is answered 413. If `Content-Length` announces more, that is decided before
+    /// the body is read. MX's documented sample has 545 bytes.
     #[must_use]
     pub fn with_body_limit(mut self, bytes: usize) -> Self {
         self.settings_mut().limits.body = bytes;
@@ -128,8 +128,8 @@ impl<J: Clone> JobWebhook<J> {
     /// Sets how long authentication and the body may take together. Defaults to 10 s.
     ///
     /// A body that takes longer is answered 408. A closure of
-    /// [`Credentials::verify`](crate::Credentials::verify) that takes longer is answered 503. `None`
-    /// disables the timeout.
+    /// [`Credentials::verify`](crate::Credentials::verify) that takes longer is answered 503.
+    /// `None` disables the timeout.
     ///
     /// The time counts from when the delivery first has to wait, by tokio's clock. Outside of a
     /// tokio runtime, and in one whose timers are disabled, there is no timeout. If timers are
@@ -148,10 +148,9 @@ impl<J: Clone> JobWebhook<J> {
     /// connection with other requests, then loses the answers to those. So the body is read and
     /// discarded first.
     ///
-    /// A body that is longer than this is not read to its end, and the answer says
-    /// `Connection: close` (HTTP/1.x). The same holds for a sender that waits for `100 Continue`,
-    /// because its body is not wanted. 0 closes the connection after each refusal of a request with a
-    /// body.
+    /// A body that is longer than this is not read to its end, and the answer says `Connection:
+    /// close` (HTTP/1.x). The same holds for a sender that waits for `100 Continue`, because its
+    /// body is not wanted. 0 closes the connection after each refusal of a request with a body.
     ///
     /// Discarding keeps nothing in memory and takes no permit of the [`Background`].
     /// `with_discard_timeout` bounds its time.
@@ -182,8 +181,8 @@ impl<J: Clone> JobWebhook<J> {
     /// The time counts from when the delivery first has to wait for the callback or its service, by
     /// tokio's clock. Without a timer there is no deadline, as for `with_read_timeout`. The
     /// deadline passes on time even if the callback uses up its task's budget, but not while the
-    /// callback blocks the thread. Set it shorter than the timeouts of the sender and of each proxy on
-    /// the way. MX does not publish its timeout.
+    /// callback blocks the thread. Set it shorter than the timeouts of the sender and of each proxy
+    /// on the way. MX does not publish its timeout.
     ///
     /// # Example
     ///
@@ -231,8 +230,8 @@ impl<J: Clone> JobWebhook<J> {
     /// answered. It runs on the task that polls the delivery, and must not block. If it panics, the
     /// answer stays the same.
     ///
-    /// A [`Failure`] contains no payload. The error of a callback prints what the application put into
-    /// it.
+    /// A [`Failure`] contains no payload. The error of a callback prints what the application put
+    /// into it.
     #[must_use]
     pub fn on_error<F>(mut self, hook: F) -> Self
     where
@@ -245,8 +244,8 @@ impl<J: Clone> JobWebhook<J> {
     /// Registers the hook for bodies that cannot be decoded, such as MX's other webhooks.
     ///
     /// If the hook succeeds, the answer is 204, because MX would only send the same bytes again. If
-    /// it fails, the answer is 500. Without a hook, the answer is 422, and MX's retries keep the body
-    /// for about a day.
+    /// it fails, the answer is 500. Without a hook, the answer is 422, and MX's retries keep the
+    /// body for about a day.
     #[must_use]
     pub fn on_undecodable<F, Fut>(mut self, hook: F) -> Self
     where

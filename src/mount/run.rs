@@ -27,8 +27,8 @@ impl Background {
     /// # Cancellation
     ///
     /// If the future is dropped after the callback has started, the callback continues. If it is
-    /// dropped before the service is ready, the event is dropped with it. The permit is acquired when
-    /// `run` is called, and not when the future is polled.
+    /// dropped before the service is ready, the event is dropped with it. The permit is acquired
+    /// when `run` is called, and not when the future is polled.
     ///
     /// # Example
     ///
@@ -59,7 +59,8 @@ impl Background {
         let mut observation = Observation::of(&mut event);
         event.set_background(self);
         let mut jobs = CatchDrop::new(jobs);
-        // Acquired here and not in the future, because a callback may hand the future to another task.
+        // Acquired here and not in the future, because a callback may hand the future to another
+        // task.
         let permit = self.acquire();
         async move {
             let ready = async {

@@ -125,8 +125,8 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let _entered = this.observation.enter();
-        // A panic of a callback is caught where it is called. This catches panics of the application's
-        // service, and of the destructors of the request's parts.
+        // A panic of a callback is caught where it is called. This catches panics of the
+        // application's service, and of the destructors of the request's parts.
         catch(|| this.advance(context)).unwrap_or_else(|Panicked| this.panicked())
     }
 }

@@ -6,8 +6,8 @@ use super::{Answer, Attempt};
 
 /// All attempts that [`Mx`](super::Mx) made, in the order in which they were sent.
 ///
-/// `Display` prints one line for each attempt, with the reason of a refusal. Use it as the message of
-/// an assertion. It prints no user's id and no body.
+/// `Display` prints one line for each attempt, with the reason of a refusal. Use it as the message
+/// of an assertion. It prints no user's id and no body.
 #[derive(Clone, Debug)]
 pub struct Transcript {
     attempts: Vec<Attempt>,
