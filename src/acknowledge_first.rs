@@ -18,7 +18,9 @@ use crate::event::JobEvent;
 use crate::observe::{Observation, Observed};
 use crate::util::catch_panic::{CatchDrop, Panicked, catch};
 
-/// A layer that acknowledges each event at once, and runs the callback in the background.
+/// A layer that acknowledges each event before its callback runs.
+///
+/// It answers 204 at once, and runs the callback in the background.
 ///
 /// Use it for callbacks that take longer than a sender waits, and only for events that may be lost.
 /// **With this layer, a 204 is not a receipt**: MX does not deliver an acknowledged event again.

@@ -115,7 +115,7 @@ impl Background {
         self.0.permits.taken()
     }
 
-    /// Refuses new callbacks, and waits until the running ones end or the deadline passes.
+    /// Refuses new callbacks, and waits for the running ones until a deadline.
     ///
     /// Deliveries that arrive after this call are answered 503. The deadline is any future, such
     /// as `tokio::time::sleep(…)`, or `std::future::pending()` for none. Returns how many callbacks

@@ -18,7 +18,7 @@ use crate::util::deadline::Timeout;
 /// Longer than a callback should take, and short compared with a day of retries.
 const LEASE: Duration = Duration::from_secs(10 * 60);
 
-/// A layer that runs the callback once for each event, however often it is delivered.
+/// A layer that runs the callback once for each event.
 ///
 /// If the event is already settled, the delivery is acknowledged without a callback. The same holds
 /// for a stale event, which is older than the last settled event of its job. While the first

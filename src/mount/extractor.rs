@@ -187,7 +187,9 @@ impl JobEventRejection {
         }
     }
 
-    /// Returns the body with its headers, if it was authenticated and could not be decoded.
+    /// Returns the body that could not be decoded, with its headers.
+    ///
+    /// Its sender was authenticated.
     ///
     /// # Errors
     ///

@@ -79,9 +79,10 @@ impl<J: JobService> JobWebhook<J> {
 
 // Without the bound of `new`, so that the compiler reports a mistake there once.
 impl<J> JobWebhook<J> {
-    /// Returns a layer that takes the deliveries to this path, and passes all other requests on.
+    /// Returns a layer that takes the deliveries to this path.
     ///
-    /// The path is compared byte for byte with the request's.
+    /// The path is compared byte for byte with the request's. All other requests pass through to
+    /// the service within.
     ///
     /// Add the layer to the outermost router, **and last**: axum's layers see only what was added
     /// before them. A wildcard route or a fallback that is added after the layer takes the
@@ -141,7 +142,7 @@ impl<J: Clone> JobWebhook<J> {
         self
     }
 
-    /// Sets how much of a refused body is read and discarded, in bytes. Defaults to 1 MiB.
+    /// Sets how much of a refused body is discarded, in bytes. Defaults to 1 MiB.
     ///
     /// A refusal is decided before the body is read. If a server answers with the body unread, it
     /// has to close the connection. A client that is still writing, or a proxy that shares the
@@ -241,11 +242,11 @@ impl<J: Clone> JobWebhook<J> {
         self
     }
 
-    /// Registers the hook for bodies that cannot be decoded, such as MX's other webhooks.
+    /// Registers the hook for bodies that cannot be decoded.
     ///
-    /// If the hook succeeds, the answer is 204, because MX would only send the same bytes again. If
-    /// it fails, the answer is 500. Without a hook, the answer is 422, and MX's retries keep the
-    /// body for about a day.
+    /// MX's other webhooks are among them. If the hook succeeds, the answer is 204, because MX
+    /// would only send the same bytes again. If it fails, the answer is 500. Without a hook, the
+    /// answer is 422, and MX's retries keep the body for about a day.
     #[must_use]
     pub fn on_undecodable<F, Fut>(mut self, hook: F) -> Self
     where

@@ -100,8 +100,9 @@ impl JobRouter {
         Self::default()
     }
 
-    /// Returns a builder for callbacks that take `(App, JobEvent)`: a clone of `app`, and the
-    /// event.
+    /// Returns a builder for callbacks that take state: `(App, JobEvent)`.
+    ///
+    /// Each call gets a clone of `app`.
     ///
     /// # Example
     ///

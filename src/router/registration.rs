@@ -25,7 +25,9 @@ impl JobRouter {
         self.on_status(Status::Denied, callback)
     }
 
-    /// Registers the callback for PREVENTED: MX blocks logins until the credentials change.
+    /// Registers the callback for PREVENTED: MX blocks further logins.
+    ///
+    /// The block lasts until the credentials change.
     ///
     /// # Panics
     ///

@@ -40,7 +40,7 @@ impl Transcript {
         answers.filter(|answer| **answer == status).count()
     }
 
-    /// Returns whether each delivery was answered 2xx in the end, so that MX gave up none.
+    /// Returns whether each delivery was answered 2xx in the end.
     #[must_use]
     pub fn all_acknowledged(&self) -> bool {
         let first = self.attempts.iter().filter(|attempt| attempt.number() == 1);

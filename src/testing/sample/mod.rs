@@ -96,7 +96,9 @@ impl Sample {
         }
     }
 
-    /// Sets the job, the member and the user to others, which are different for each number.
+    /// Sets the ids of the job, the member and the user, by a number.
+    ///
+    /// Different numbers result in different ids.
     #[must_use]
     pub fn numbered(self, number: u32) -> Self {
         let guid = |kind| format!("{kind}-00000000-0000-4000-8000-{number:012}");
