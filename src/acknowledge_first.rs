@@ -18,23 +18,25 @@ use crate::event::JobEvent;
 use crate::observe::{Observation, Observed};
 use crate::util::catch_panic::{CatchDrop, Panicked, catch};
 
-/// A layer that acknowledges each event at once, and runs the callback in the background.
+/// A layer that acknowledges each event before its callback runs.
+///
+/// It answers 204 at once, and runs the callback in the background.
 ///
 /// Use it for callbacks that take longer than a sender waits, and only for events that may be lost.
-/// **With this layer, a 204 is not a receipt**: MX does not deliver an acknowledged event again. The
-/// event is lost if its callback fails, panics, or is cut short by a crash or a restart. If that is
-/// not acceptable, use `with_answer_deadline` or a durable queue.
+/// **With this layer, a 204 is not a receipt**: MX does not deliver an acknowledged event again.
+/// The event is lost if its callback fails, panics, or is cut short by a crash or a restart. If
+/// that is not acceptable, use `with_answer_deadline` or a durable queue.
 ///
-/// Failures go to the hook `on_error`, which is a required argument. The [`Background`] of the mount,
-/// or of `background.run`, bounds and drains the callbacks. If all its permits are taken, if it is
-/// drained, or if no runtime takes the callback, the event is answered 503. If the service is called
-/// directly, the layer uses a `Background` of its own, which cannot be drained.
+/// Failures go to the hook `on_error`, which is a required argument. The [`Background`] of the
+/// mount, or of `background.run`, bounds and drains the callbacks. If all its permits are taken, if
+/// it is drained, or if no runtime takes the callback, the event is answered 503. If the service is
+/// called directly, the layer uses a `Background` of its own, which cannot be drained.
 ///
 /// Put [`DedupeLayer`](crate::DedupeLayer) inside this layer, so that an event is settled when its
 /// callback has succeeded.
 ///
-/// For a moment, an accepted delivery takes two permits: its own and its callback's. The `Background`
-/// therefore needs a capacity of at least two.
+/// For a moment, an accepted delivery takes two permits: its own and its callback's. The
+/// `Background` therefore needs a capacity of at least two.
 ///
 /// # Example
 ///

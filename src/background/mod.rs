@@ -115,7 +115,7 @@ impl Background {
         self.0.permits.taken()
     }
 
-    /// Refuses new callbacks, and waits until the running ones end or the deadline passes.
+    /// Refuses new callbacks, and waits for the running ones until a deadline.
     ///
     /// Deliveries that arrive after this call are answered 503. The deadline is any future, such
     /// as `tokio::time::sleep(…)`, or `std::future::pending()` for none. Returns how many callbacks
@@ -182,13 +182,14 @@ impl Background {
         });
     }
 
-    /// Returns a permit. Within a callback that this `Background` tracks, it shares that callback's.
+    /// Returns a permit. Within a callback that this `Background` tracks, it shares that
+    /// callback's.
     pub(crate) fn acquire(&self) -> Result<Permit, NoPermit> {
         Permit::of_current_callback(self).map_or_else(|| self.acquire_another(), Ok)
     }
 
-    /// Returns a separate permit, even within a callback: for deliveries, and for callbacks that are
-    /// acknowledged first.
+    /// Returns a separate permit, even within a callback: for deliveries, and for callbacks that
+    /// are acknowledged first.
     pub(crate) fn acquire_another(&self) -> Result<Permit, NoPermit> {
         self.0.permits.acquire().map(|()| Permit::acquired(self))
     }

@@ -22,9 +22,9 @@ type Identity = usize;
 
 /// The permit of one callback, which returns to its `Background` when it is dropped.
 ///
-/// If a callback runs an event through the same `Background`, the outer and the inner callback share
-/// one permit, which returns when both have dropped it. So they count once, a shutdown in the middle
-/// of the outer callback does not refuse the inner one, and a drain waits for both.
+/// If a callback runs an event through the same `Background`, the outer and the inner callback
+/// share one permit, which returns when both have dropped it. So they count once, a shutdown in the
+/// middle of the outer callback does not refuse the inner one, and a drain waits for both.
 pub(crate) struct Permit {
     background: Background,
     /// `None` until a call within the callback shares it.

@@ -26,7 +26,8 @@ impl Future for BackgroundTask {
 
     /// Polls the callback. Once it has ended, returns ready at once.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        // The future is taken out before it is polled, so that one that unwinds is not polled again.
+        // The future is taken out before it is polled, so that one that unwinds is not polled
+        // again.
         let Some(mut task) = self.0.take() else {
             return Poll::Ready(());
         };

@@ -79,7 +79,8 @@ impl<F: Track> Running<F> {
     }
 }
 
-/// The detached future. Its output is dropped, because its delivery was answered or its sender left.
+/// The detached future. Its output is dropped, because its delivery was answered or its sender
+/// left.
 impl<F: Track> Future for Running<F> {
     type Output = ();
 

@@ -30,8 +30,8 @@ where
 }
 
 pin_project! {
-    /// A running callback. It is not an `async` block, because that would copy the callback's future
-    /// once more, and with it the event: half a kilobyte.
+    /// A running callback. It is not an `async` block, because that would copy the callback's
+    /// future once more, and with it the event: half a kilobyte.
     struct Running<Fut>
     where
         Fut: Future,

@@ -9,8 +9,8 @@ use crate::util::catch_panic::{CatchDrop, catch};
 
 /// A failed delivery, as the hooks that report failures receive it.
 ///
-/// The hooks are [`JobWebhook::on_error`](crate::JobWebhook::on_error), for failures at any stage, and
-/// the hook of [`AcknowledgeFirstLayer`](crate::acknowledge_first::AcknowledgeFirstLayer).
+/// The hooks are [`JobWebhook::on_error`](crate::JobWebhook::on_error), for failures at any stage,
+/// and the hook of [`AcknowledgeFirstLayer`](crate::acknowledge_first::AcknowledgeFirstLayer).
 #[derive(Clone, Copy)]
 pub struct Failure<'a> {
     error: &'a Error,

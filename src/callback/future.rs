@@ -6,7 +6,9 @@ use std::task::{Context, Poll};
 
 use crate::error::{Error, Receipt};
 
-/// The response future of this crate's services of events: a boxed, running callback.
+/// The response future of this crate's services of events.
+///
+/// It is a boxed, running callback.
 ///
 /// # Cancellation
 ///

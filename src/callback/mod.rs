@@ -1,8 +1,8 @@
 //! Callbacks and services of events: their traits, how they are stored, and how they are called.
 //!
-//! The application registers closures and `async fn`s, which [`Callback`] describes. They are stored
-//! boxed, and a panic of one is caught and becomes an error. Services of events are called in the
-//! same way: see [`JobService`].
+//! The application registers closures and `async fn`s, which [`Callback`] describes. They are
+//! stored boxed, and a panic of one is caught and becomes an error. Services of events are called
+//! in the same way: see [`JobService`].
 //!
 //! This room uses `event`, `job`, `error` and `util`.
 
@@ -25,8 +25,8 @@ pub(crate) use service::{call, call_reporting, poll_ready};
 
 /// An async closure or `async fn` of one argument, such as a [`JobEvent`].
 ///
-/// Write `|event| async move { … }`, or pass the name of an `async fn`. An
-/// `async move |event| { … }` that captures something does not implement `Fn`, so it is not accepted.
+/// Write `|event| async move { … }`, or pass the name of an `async fn`. An `async move |event| { …
+/// }` that captures something does not implement `Fn`, so it is not accepted.
 ///
 /// Implemented for every `Fn(Event) -> Fut` that is `Send + Sync + 'static` and whose future is a
 /// [`CallbackFuture`]. There is nothing to implement by hand.
@@ -77,9 +77,9 @@ impl<Fut> CallbackFuture for Fut where Fut: Future<Output: CallbackOutput> + Sen
 
 /// The output of a callback: `()` or `Result<(), E>`.
 ///
-/// `E` is any type that converts into a boxed error: an error type, `anyhow::Error`, `String`. After
-/// `Ok` or `()`, the delivery is acknowledged. After `Err`, the answer is 500, and MX delivers the
-/// event again. A callback that never returns, such as `todo!()`, is accepted too.
+/// `E` is any type that converts into a boxed error: an error type, `anyhow::Error`, `String`.
+/// After `Ok` or `()`, the delivery is acknowledged. After `Err`, the answer is 500, and MX
+/// delivers the event again. A callback that never returns, such as `todo!()`, is accepted too.
 #[diagnostic::on_unimplemented(
     message = "a job callback returns `()` or `Result<(), E>`, not `{Self}`",
     label = "this callback returns `{Self}`",

@@ -15,13 +15,13 @@ use crate::util::catch_panic::{CatchDrop, CatchPanic, Panicked, catch};
 ///
 /// [`JobWebhook`](crate::JobWebhook) and [`BoxJobService`](crate::BoxJobService) take one.
 ///
-/// Implemented for every `Service<JobEvent>` that is `Clone + Send + Sync + 'static`, whose response
-/// is a [`Receipt`] or `()`, whose error converts into a boxed error, and whose future is
+/// Implemented for every `Service<JobEvent>` that is `Clone + Send + Sync + 'static`, whose
+/// response is a [`Receipt`] or `()`, whose error converts into a boxed error, and whose future is
 /// `Send + 'static`. There is nothing to implement by hand.
 ///
 /// The service is cloned for each delivery, and the clone is made ready before it is called. If it
-/// is not ready, only deliveries wait; requests that pass through do not. tower's `rate_limit` is not
-/// `Clone`: add tower's `buffer` outside of it. `BoxCloneService` is not `Sync`: use
+/// is not ready, only deliveries wait; requests that pass through do not. tower's `rate_limit` is
+/// not `Clone`: add tower's `buffer` outside of it. `BoxCloneService` is not `Sync`: use
 /// [`BoxJobService`](crate::BoxJobService) instead.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot take job events",

@@ -48,7 +48,8 @@ impl<L: Ledger> BoundedLedger<L> {
         self.bound(async move { self.ledger.commit(event, token).await })
     }
 
-    /// Retries a failed commit with backoff, until the time for one call has passed since `started`.
+    /// Retries a failed commit with backoff, until the time for one call has passed since
+    /// `started`.
     ///
     /// Otherwise a restart of the server could make a callback run again that has succeeded.
     pub(super) async fn commit_again(

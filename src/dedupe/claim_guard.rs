@@ -13,8 +13,8 @@ use crate::util::deadline::Instant;
 
 /// An event, and its claim once it is granted.
 ///
-/// A guard that is dropped before the callback has succeeded releases the claim. One that is dropped
-/// after that commits it.
+/// A guard that is dropped before the callback has succeeded releases the claim. One that is
+/// dropped after that commits it.
 pub(super) struct ClaimGuard<L: Ledger> {
     pub(super) options: Arc<Options<L>>,
     event: EventName,
@@ -41,8 +41,8 @@ impl<L: Ledger> ClaimGuard<L> {
         }
     }
 
-    /// Claims the event. If this future is dropped, the ledger may hold a claim without a guard until
-    /// its lease expires.
+    /// Claims the event. If this future is dropped, the ledger may hold a claim without a guard
+    /// until its lease expires.
     pub(super) async fn claim(&mut self) -> Result<Claim, Error> {
         let lease = self.options.lease;
         let claim = self.options.ledger.claim(&self.event, lease).await?;
@@ -109,8 +109,8 @@ impl<L: Ledger> Drop for ClaimGuard<L> {
 
 /// Releases or commits a claim.
 ///
-/// A release is tried once, because the claim expires anyway. A commit is retried until it succeeds or
-/// the lease expires.
+/// A release is tried once, because the claim expires anyway. A commit is retried until it succeeds
+/// or the lease expires.
 async fn end_claim<L: Ledger>(options: Arc<Options<L>>, event: EventName, state: State) {
     let token = match state {
         State::Done => return,

@@ -18,12 +18,12 @@ use crate::util::deadline::Timeout;
 /// Longer than a callback should take, and short compared with a day of retries.
 const LEASE: Duration = Duration::from_secs(10 * 60);
 
-/// A layer that runs the callback once for each event, however often it is delivered.
+/// A layer that runs the callback once for each event.
 ///
 /// If the event is already settled, the delivery is acknowledged without a callback. The same holds
-/// for a stale event, which is older than the last settled event of its job. While the first delivery
-/// of an event is under way, it may still fail, so others are *not* acknowledged: they are answered
-/// 503 with `Retry-After`.
+/// for a stale event, which is older than the last settled event of its job. While the first
+/// delivery of an event is under way, it may still fail, so others are *not* acknowledged: they are
+/// answered 503 with `Retry-After`.
 ///
 /// The layer claims an event in the [`Ledger`] before it calls the service within. If the service
 /// succeeds, the event is committed. If it fails, panics or is cancelled, the claim is released.
@@ -77,9 +77,9 @@ impl<L: Ledger> DedupeLayer<L> {
 
     /// Sets how long a claim holds if its holder dies. Defaults to 10 minutes.
     ///
-    /// Set it longer than the slowest callback takes. After the lease has expired, the next delivery
-    /// runs the callback again, even if the first one is still under way. Set it short enough that
-    /// one of MX's later retries runs an event whose holder died.
+    /// Set it longer than the slowest callback takes. After the lease has expired, the next
+    /// delivery runs the callback again, even if the first one is still under way. Set it short
+    /// enough that one of MX's later retries runs an event whose holder died.
     #[must_use]
     pub fn with_lease(mut self, lease: Duration) -> Self {
         Arc::make_mut(&mut self.options).lease = lease;
@@ -89,19 +89,19 @@ impl<L: Ledger> DedupeLayer<L> {
     /// Sets how long each call to the ledger may take. Defaults to 5 s.
     ///
     /// If a claim or a commit takes longer or fails, the delivery is answered 503, with
-    /// [`LedgerUnavailable`](crate::ErrorKind::LedgerUnavailable). Only an event that is known to be
-    /// settled is acknowledged. Before that, a failed commit is retried within this time, with pauses
-    /// of up to 200 ms; after that, it is retried in the background until the lease expires. A failed
-    /// release is retried once in the background. A delivery therefore waits for the ledger at most
-    /// twice this time.
+    /// [`LedgerUnavailable`](crate::ErrorKind::LedgerUnavailable). Only an event that is known to
+    /// be settled is acknowledged. Before that, a failed commit is retried within this time, with
+    /// pauses of up to 200 ms; after that, it is retried in the background until the lease expires.
+    /// A failed release is retried once in the background. A delivery therefore waits for the
+    /// ledger at most twice this time.
     ///
-    /// The ledger may grant a claim after its timeout. Such a claim expires with its lease, and until
-    /// then deliveries of its event are answered 503.
+    /// The ledger may grant a claim after its timeout. Such a claim expires with its lease, and
+    /// until then deliveries of its event are answered 503.
     ///
     /// `None` disables the timeout. The time counts from when a call first has to wait, by tokio's
-    /// clock. A ledger that answers at once needs no timer, and one that blocks its thread cannot be
-    /// interrupted. Outside of a tokio runtime, and in one whose timers are disabled, there is no
-    /// timeout.
+    /// clock. A ledger that answers at once needs no timer, and one that blocks its thread cannot
+    /// be interrupted. Outside of a tokio runtime, and in one whose timers are disabled, there is
+    /// no timeout.
     #[cfg(feature = "tokio")]
     #[must_use]
     pub fn with_ledger_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {

@@ -1,8 +1,8 @@
 //! Deduplication: the callback runs once for each event, and never for a stale one.
 //!
-//! [`DedupeLayer`] claims each event in a [`Ledger`](crate::ledger::Ledger) before the callback runs,
-//! and commits it when the callback has succeeded. Duplicates and stale events are acknowledged
-//! without a callback.
+//! [`DedupeLayer`] claims each event in a [`Ledger`](crate::ledger::Ledger) before the callback
+//! runs, and commits it when the callback has succeeded. Duplicates and stale events are
+//! acknowledged without a callback.
 //!
 //! This room uses `ledger`, `callback`, `event`, `error`, `background` and `util`.
 

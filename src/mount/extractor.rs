@@ -80,9 +80,9 @@ where
 
 /// Returns the limit that the application has set by axum's `DefaultBodyLimit`, or axum's own.
 ///
-/// axum offers no way to read the limit. It only wraps a body, whose size hint then shows the limit. A
-/// body of unknown length is wrapped here, and the request's own is left alone, because a body that
-/// is too large has to be discarded.
+/// axum offers no way to read the limit. It only wraps a body, whose size hint then shows the
+/// limit. A body of unknown length is wrapped here, and the request's own is left alone, because a
+/// body that is too large has to be discarded.
 fn body_limit(request: &mut Request) -> usize {
     let mut probe = Request::new(Body::new(UnknownLength));
     swap(probe.extensions_mut(), request.extensions_mut());
@@ -151,7 +151,8 @@ impl Future for Extract {
 /// The rejection of the extractor.
 ///
 /// Its response is that of the [answer table](crate::guide::answers). A handler that takes
-/// `Result<JobEvent, JobEventRejection>` can inspect it, and can keep a body that could not be decoded.
+/// `Result<JobEvent, JobEventRejection>` can inspect it, and can keep a body that could not be
+/// decoded.
 ///
 /// # Example
 ///
@@ -186,7 +187,9 @@ impl JobEventRejection {
         }
     }
 
-    /// Returns the body with its headers, if it was authenticated and could not be decoded.
+    /// Returns the body that could not be decoded, with its headers.
+    ///
+    /// Its sender was authenticated.
     ///
     /// # Errors
     ///

@@ -15,8 +15,10 @@ use crate::error::Error;
 use crate::pipeline::{Deliver, Settings, respond};
 
 pin_project! {
-    /// The response future of [`JobWebhook`](crate::JobWebhook) and
-    /// [`JobWebhookService`](super::JobWebhookService).
+    /// The response future of the mounts.
+    ///
+    /// [`JobWebhook`](crate::JobWebhook) and [`JobWebhookService`](super::JobWebhookService) return
+    /// it.
     ///
     /// # Cancellation
     ///

@@ -79,9 +79,10 @@ impl<J: JobService> JobWebhook<J> {
 
 // Without the bound of `new`, so that the compiler reports a mistake there once.
 impl<J> JobWebhook<J> {
-    /// Returns a layer that takes the deliveries to this path, and passes all other requests on.
+    /// Returns a layer that takes the deliveries to this path.
     ///
-    /// The path is compared byte for byte with the request's.
+    /// The path is compared byte for byte with the request's. All other requests pass through to
+    /// the service within.
     ///
     /// Add the layer to the outermost router, **and last**: axum's layers see only what was added
     /// before them. A wildcard route or a fallback that is added after the layer takes the
@@ -117,8 +118,8 @@ impl<J> JobWebhook<J> {
 impl<J: Clone> JobWebhook<J> {
     /// Sets how long a body may be, in bytes. Defaults to 65,536.
     ///
-    /// A longer body is answered 413. If `Content-Length` announces more, that is decided before the
-    /// body is read. MX's documented sample has 545 bytes.
+    /// A longer body is answered 413. If `Content-Length` announces more, that is decided before
+    /// the body is read. MX's documented sample has 545 bytes.
     #[must_use]
     pub fn with_body_limit(mut self, bytes: usize) -> Self {
         self.settings_mut().limits.body = bytes;
@@ -128,8 +129,8 @@ impl<J: Clone> JobWebhook<J> {
     /// Sets how long authentication and the body may take together. Defaults to 10 s.
     ///
     /// A body that takes longer is answered 408. A closure of
-    /// [`Credentials::verify`](crate::Credentials::verify) that takes longer is answered 503. `None`
-    /// disables the timeout.
+    /// [`Credentials::verify`](crate::Credentials::verify) that takes longer is answered 503.
+    /// `None` disables the timeout.
     ///
     /// The time counts from when the delivery first has to wait, by tokio's clock. Outside of a
     /// tokio runtime, and in one whose timers are disabled, there is no timeout. If timers are
@@ -141,17 +142,16 @@ impl<J: Clone> JobWebhook<J> {
         self
     }
 
-    /// Sets how much of a refused body is read and discarded, in bytes. Defaults to 1 MiB.
+    /// Sets how much of a refused body is discarded, in bytes. Defaults to 1 MiB.
     ///
     /// A refusal is decided before the body is read. If a server answers with the body unread, it
     /// has to close the connection. A client that is still writing, or a proxy that shares the
     /// connection with other requests, then loses the answers to those. So the body is read and
     /// discarded first.
     ///
-    /// A body that is longer than this is not read to its end, and the answer says
-    /// `Connection: close` (HTTP/1.x). The same holds for a sender that waits for `100 Continue`,
-    /// because its body is not wanted. 0 closes the connection after each refusal of a request with a
-    /// body.
+    /// A body that is longer than this is not read to its end, and the answer says `Connection:
+    /// close` (HTTP/1.x). The same holds for a sender that waits for `100 Continue`, because its
+    /// body is not wanted. 0 closes the connection after each refusal of a request with a body.
     ///
     /// Discarding keeps nothing in memory and takes no permit of the [`Background`].
     /// `with_discard_timeout` bounds its time.
@@ -182,8 +182,8 @@ impl<J: Clone> JobWebhook<J> {
     /// The time counts from when the delivery first has to wait for the callback or its service, by
     /// tokio's clock. Without a timer there is no deadline, as for `with_read_timeout`. The
     /// deadline passes on time even if the callback uses up its task's budget, but not while the
-    /// callback blocks the thread. Set it shorter than the timeouts of the sender and of each proxy on
-    /// the way. MX does not publish its timeout.
+    /// callback blocks the thread. Set it shorter than the timeouts of the sender and of each proxy
+    /// on the way. MX does not publish its timeout.
     ///
     /// # Example
     ///
@@ -231,8 +231,8 @@ impl<J: Clone> JobWebhook<J> {
     /// answered. It runs on the task that polls the delivery, and must not block. If it panics, the
     /// answer stays the same.
     ///
-    /// A [`Failure`] contains no payload. The error of a callback prints what the application put into
-    /// it.
+    /// A [`Failure`] contains no payload. The error of a callback prints what the application put
+    /// into it.
     #[must_use]
     pub fn on_error<F>(mut self, hook: F) -> Self
     where
@@ -242,11 +242,11 @@ impl<J: Clone> JobWebhook<J> {
         self
     }
 
-    /// Registers the hook for bodies that cannot be decoded, such as MX's other webhooks.
+    /// Registers the hook for bodies that cannot be decoded.
     ///
-    /// If the hook succeeds, the answer is 204, because MX would only send the same bytes again. If
-    /// it fails, the answer is 500. Without a hook, the answer is 422, and MX's retries keep the body
-    /// for about a day.
+    /// MX's other webhooks are among them. If the hook succeeds, the answer is 204, because MX
+    /// would only send the same bytes again. If it fails, the answer is 500. Without a hook, the
+    /// answer is 422, and MX's retries keep the body for about a day.
     #[must_use]
     pub fn on_undecodable<F, Fut>(mut self, hook: F) -> Self
     where

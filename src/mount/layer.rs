@@ -9,7 +9,7 @@ use super::JobWebhookService;
 use crate::pipeline::Settings;
 use crate::pipeline::accept::Path;
 
-/// A layer that takes MX's job webhooks out of the traffic and runs the callbacks for them.
+/// A layer that receives MX's job webhooks and runs the callbacks for them.
 ///
 /// [`JobWebhook::at`](crate::JobWebhook::at) returns it. A `POST` to the path is a delivery, and
 /// never reaches the service within. All other requests pass through untouched, including other

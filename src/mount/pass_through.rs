@@ -13,8 +13,8 @@ pin_project! {
     /// A request that passes through to the service within.
     ///
     /// The layer knows whether a request is a delivery only when the request has arrived. The
-    /// readiness of the service within is therefore polled here, and only for requests that need it.
-    /// A delivery neither waits for a permit of that service nor takes one.
+    /// readiness of the service within is therefore polled here, and only for requests that need
+    /// it. A delivery neither waits for a permit of that service nor takes one.
     #[project = PassThroughProjection]
     pub enum PassThrough<S, B>
     where

@@ -16,10 +16,10 @@ use crate::pipeline::accept::Path;
 
 /// A service with a [`JobWebhookLayer`](super::JobWebhookLayer) around it.
 ///
-/// It is always ready. In its future, a delivery waits only for the service of events, and a request
-/// that passes through waits only for the service within. If the service within is not ready, the
-/// request keeps that instance and leaves a clone in its place, so clones have to be equivalent, as
-/// those of tower's services are.
+/// It is always ready. In its future, a delivery waits only for the service of events, and a
+/// request that passes through waits only for the service within. If the service within is not
+/// ready, the request keeps that instance and leaves a clone in its place, so clones have to be
+/// equivalent, as those of tower's services are.
 ///
 /// `axum::serve` takes it with `axum::ServiceExt::into_make_service`.
 pub struct JobWebhookService<S, J> {

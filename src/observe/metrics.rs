@@ -80,6 +80,11 @@ impl Meter {
         }
     }
 
+    /// Returns a meter that counts no delivery.
+    pub(super) fn none() -> Self {
+        Self::default()
+    }
+
     pub(super) fn decoded(&mut self, job: &Job) {
         self.status = label(&job.status);
     }

@@ -1,7 +1,8 @@
 //! Spans, logs and metrics of deliveries and callbacks.
 //!
 //! The features `tracing` and `metrics` choose the implementations here. Without them, empty
-//! implementations compile to nothing. This room uses `callback`, `event`, `job`, `error` and `util`.
+//! implementations compile to nothing. This room uses `callback`, `event`, `job`, `error` and
+//! `util`.
 
 #[cfg(feature = "metrics")]
 mod metrics;

@@ -33,6 +33,10 @@ mod meter {
             Self
         }
 
+        pub(in super::super) fn none() -> Self {
+            Self
+        }
+
         pub(in super::super) fn decoded(&mut self, _: &Job) {}
 
         pub(in super::super) fn answered(&self, _: Outcome<'_>) {}

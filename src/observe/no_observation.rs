@@ -1,4 +1,5 @@
-//! The observation of a build without `tracing` and `metrics`. It takes no bytes and no instructions.
+//! The observation of a build without `tracing` and `metrics`. It takes no bytes and no
+//! instructions.
 
 use crate::callback::JobFuture;
 use crate::error::{Error, Receipt};

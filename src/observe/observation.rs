@@ -78,7 +78,7 @@ impl Observation {
         Self {
             stage: Stage::Answered,
             trace: Trace::current(),
-            meter: Meter::default(),
+            meter: Meter::none(),
         }
     }
 

@@ -22,7 +22,8 @@ use crate::credentials::{Check, Verification};
 use crate::error::{Challenges, Error, ErrorKind};
 use crate::util::catch_panic::drop_caught;
 
-/// A request whose sender may deliver. Only this module creates it, and `buffer` takes nothing else.
+/// A request whose sender may deliver. Only this module creates it, and `buffer` takes nothing
+/// else.
 pub(crate) struct Authenticated<B>(Head, B);
 
 /// The head of a request, without its credentials.

@@ -4,11 +4,11 @@
 //! 1. The content type is JSON: `application/json` or `application/…+json`, with any parameters.
 //! 2. The content is not encoded: `Content-Encoding` is `identity` or absent.
 //! 3. `Content-Length`, if present, is within the limit.
-//! 4. The bytes that arrive are within the limit, and there are at most 65,536 empty frames, so that
-//!    an endless run of them ends too.
+//! 4. The bytes that arrive are within the limit, and there are at most 65,536 empty frames, so
+//!    that an endless run of them ends too.
 //!
-//! Memory is allocated for the bytes that arrive, and not by `Content-Length`. A body of one frame is
-//! not copied. Bodies of MX's size arrive in one frame. Trailers end the body and are ignored.
+//! Memory is allocated for the bytes that arrive, and not by `Content-Length`. A body of one frame
+//! is not copied. Bodies of MX's size arrive in one frame. Trailers end the body and are ignored.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

@@ -125,8 +125,8 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let _entered = this.observation.enter();
-        // A panic of a callback is caught where it is called. This catches panics of the application's
-        // service, and of the destructors of the request's parts.
+        // A panic of a callback is caught where it is called. This catches panics of the
+        // application's service, and of the destructors of the request's parts.
         catch(|| this.advance(context)).unwrap_or_else(|Panicked| this.panicked())
     }
 }
@@ -296,20 +296,24 @@ where
 
     /// Reports the error, and lets a running callback continue. All errors leave through here.
     fn fail(&mut self, DeliveryFailure { error, job }: DeliveryFailure) -> Error {
-        let entered = match self.step.as_mut().project() {
-            StepProjection::Calling { callback, .. } => {
-                callback.get_mut().map(|observed| observed.answer(&error))
-            }
-            _ => None,
-        };
-        if let Some(on_error) = &self.settings.on_error {
-            on_error.report(&error, job.as_deref());
-        }
-        drop(entered);
+        self.report(&error, job.as_deref());
         // A running callback is detached now, and not when the web server drops this future.
         self.step.set(Step::Answered);
         self.observation.refuse(&error);
         error
+    }
+
+    /// Reports the error to the hook, in the span of the running callback if there is one.
+    fn report(&mut self, error: &Error, job: Option<&Job>) {
+        let _entered = match self.step.as_mut().project() {
+            StepProjection::Calling { callback, .. } => {
+                callback.get_mut().map(|observed| observed.answer(error))
+            }
+            _ => None,
+        };
+        if let Some(on_error) = &self.settings.on_error {
+            on_error.report(error, job);
+        }
     }
 
     #[cold]

@@ -1,8 +1,8 @@
 //! Discard: reads the body of a refused request and drops it, before the request is answered.
 //!
 //! If a server answers with the body unread, it has to close the connection. A client that is still
-//! writing, or a proxy that shares the connection with other requests, then loses requests that were
-//! not refused. So:
+//! writing, or a proxy that shares the connection with other requests, then loses requests that
+//! were not refused. So:
 //! 1. A body that ends within the limit and the time is read to its end, and the connection stays
 //!    open.
 //! 2. All other bodies are left unread, and the answer says `Connection: close`.
@@ -73,8 +73,8 @@ impl Discard {
         }
     }
 
-    /// Returns the refusal once the body has ended or is left unread. `read_deadline` is that of the
-    /// whole request.
+    /// Returns the refusal once the body has ended or is left unread. `read_deadline` is that of
+    /// the whole request.
     pub(crate) fn poll<B: Body>(
         &mut self,
         body: Pin<&mut B>,

@@ -30,8 +30,8 @@ pub(crate) enum Refusal {
 }
 
 pin_project! {
-    /// The future from request to event: authenticate, buffer, decode. It returns a refusal once the
-    /// body is discarded.
+    /// The future from request to event: authenticate, buffer, decode. It returns a refusal once
+    /// the body is discarded.
     pub(crate) struct Receive<B> {
         #[pin]
         step: Step<B>,

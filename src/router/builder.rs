@@ -8,7 +8,9 @@ use crate::error::Receipt;
 use crate::event::JobEvent;
 use crate::job::Status;
 
-/// A builder of a [`JobRouter`] whose callbacks take the application's state first.
+/// A builder of a [`JobRouter`] whose callbacks take state.
+///
+/// A callback takes a clone of the state as its first argument, and the event as its second.
 ///
 /// [`JobRouter::with_state`] returns it. Its methods do what the methods of the same name of
 /// `JobRouter` do. Finish with [`build`](Self::build).
@@ -46,7 +48,9 @@ impl<App: Clone + Send + Sync + 'static> JobRouterBuilder<App> {
         self.on_status(Status::Denied, callback)
     }
 
-    /// Registers the callback for PREVENTED: MX blocks logins until the credentials change.
+    /// Registers the callback for PREVENTED: MX blocks further logins.
+    ///
+    /// The block lasts until the credentials change.
     ///
     /// # Panics
     ///

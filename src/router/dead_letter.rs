@@ -29,7 +29,9 @@ impl DeadLetter {
         self.event
     }
 
-    /// Returns the error of the delivery. Its sources include the callback's own error.
+    /// Returns the error of the delivery.
+    ///
+    /// Its sources include the callback's own error.
     #[must_use]
     pub fn error(&self) -> &Error {
         &self.error

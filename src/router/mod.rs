@@ -24,18 +24,18 @@ pub use unhandled::Unhandled;
 
 /// A router that runs the async callback registered for each job's status.
 ///
-/// Register closures or `async fn`s that return `()` or `Result<(), E>`. If a callback returns `Ok` or
-/// `()`, the delivery is acknowledged. After an `Err` or a panic, MX delivers the event again. A
+/// Register closures or `async fn`s that return `()` or `Result<(), E>`. If a callback returns `Ok`
+/// or `()`, the delivery is acknowledged. After an `Err` or a panic, MX delivers the event again. A
 /// callback may see an event more than once, so callbacks have to be idempotent.
 ///
 /// For callbacks that need shared state, start with [`with_state`](Self::with_state).
 ///
-/// An event whose status has no callback goes to `on_unhandled`. If that is not registered either, the
-/// event is acknowledged, because MX could do nothing about an error.
+/// An event whose status has no callback goes to `on_unhandled`. If that is not registered either,
+/// the event is acknowledged, because MX could do nothing about an error.
 ///
-/// A `JobRouter` is a `tower::Service<JobEvent>`, so tower's middleware can wrap it. Outside of HTTP,
-/// [`Background::run`](crate::Background::run) runs an event through it. Clones are cheap and share
-/// the callbacks.
+/// A `JobRouter` is a `tower::Service<JobEvent>`, so tower's middleware can wrap it. Outside of
+/// HTTP, [`Background::run`](crate::Background::run) runs an event through it. Clones are cheap and
+/// share the callbacks.
 ///
 /// # Panics
 ///
@@ -100,7 +100,9 @@ impl JobRouter {
         Self::default()
     }
 
-    /// Returns a builder for callbacks that take `(App, JobEvent)`: a clone of `app`, and the event.
+    /// Returns a builder for callbacks that take state: `(App, JobEvent)`.
+    ///
+    /// Each call gets a clone of `app`.
     ///
     /// # Example
     ///

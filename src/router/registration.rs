@@ -25,7 +25,9 @@ impl JobRouter {
         self.on_status(Status::Denied, callback)
     }
 
-    /// Registers the callback for PREVENTED: MX blocks logins until the credentials change.
+    /// Registers the callback for PREVENTED: MX blocks further logins.
+    ///
+    /// The block lasts until the credentials change.
     ///
     /// # Panics
     ///
@@ -87,8 +89,8 @@ impl JobRouter {
 
     /// Registers the callback for any status, in MX's table or not.
     ///
-    /// Examples are `Status::from("AUTHENTICATED")`, and `Status::Received` of a polled job. Outside
-    /// of MX's table, a name and an integer are two different statuses.
+    /// Examples are `Status::from("AUTHENTICATED")`, and `Status::Received` of a polled job.
+    /// Outside of MX's table, a name and an integer are two different statuses.
     ///
     /// # Panics
     ///
@@ -105,8 +107,9 @@ impl JobRouter {
 
     /// Registers the callback for every status that has none.
     ///
-    /// It takes an [`Unhandled`], which distinguishes a status that the application does not use from
-    /// a status that is new at MX. Without this callback, both kinds of events are acknowledged.
+    /// It takes an [`Unhandled`], which distinguishes a status that the application does not use
+    /// from a status that is new at MX. Without this callback, both kinds of events are
+    /// acknowledged.
     ///
     /// # Panics
     ///
@@ -123,8 +126,8 @@ impl JobRouter {
 
     /// Registers the hook for events whose callback fails permanently.
     ///
-    /// See [`Permanent`](crate::Permanent). If the hook succeeds, the delivery is acknowledged. If it
-    /// fails, the answer is 500. With a hook, each delivery costs a copy of its event.
+    /// See [`Permanent`](crate::Permanent). If the hook succeeds, the delivery is acknowledged. If
+    /// it fails, the answer is 500. With a hook, each delivery costs a copy of its event.
     ///
     /// # Panics
     ///

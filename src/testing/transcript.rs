@@ -6,8 +6,8 @@ use super::{Answer, Attempt};
 
 /// All attempts that [`Mx`](super::Mx) made, in the order in which they were sent.
 ///
-/// `Display` prints one line for each attempt, with the reason of a refusal. Use it as the message of
-/// an assertion. It prints no user's id and no body.
+/// `Display` prints one line for each attempt, with the reason of a refusal. Use it as the message
+/// of an assertion. It prints no user's id and no body.
 #[derive(Clone, Debug)]
 pub struct Transcript {
     attempts: Vec<Attempt>,
@@ -40,7 +40,7 @@ impl Transcript {
         answers.filter(|answer| **answer == status).count()
     }
 
-    /// Returns whether each delivery was answered 2xx in the end, so that MX gave up none.
+    /// Returns whether each delivery was answered 2xx in the end.
     #[must_use]
     pub fn all_acknowledged(&self) -> bool {
         let first = self.attempts.iter().filter(|attempt| attempt.number() == 1);

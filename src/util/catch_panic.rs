@@ -30,7 +30,8 @@ pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Result<T, Panicked> {
 
 /// Drops the payload of a panic, which can panic in turn.
 ///
-/// The payload of that second panic is leaked, because its destructor could panic again without end.
+/// The payload of that second panic is leaked, because its destructor could panic again without
+/// end.
 #[cold]
 fn drop_payload(payload: Box<dyn Any + Send>) {
     if let Err(second_payload) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
@@ -88,8 +89,8 @@ pin_project! {
     where
         F: Future,
     {
-        // `None` once it has ended. It is never polled again, and the locks and permits that it held
-        // are released before its outcome is returned.
+        // `None` once it has ended. It is never polled again, and the locks and permits that it
+        // held are released before its outcome is returned.
         #[pin]
         future: Option<F>,
         convert: fn(F::Output) -> T,

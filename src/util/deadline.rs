@@ -66,7 +66,8 @@ impl Deadline {
         let State::Running(timer) = &mut self.0 else {
             return Poll::Pending;
         };
-        // A future that was handed to another runtime can outlive the timer's own. tokio then panics.
+        // A future that was handed to another runtime can outlive the timer's own. tokio then
+        // panics.
         match catch(|| timer.as_mut().poll(context)) {
             Ok(poll) => poll,
             Err(Panicked) => {

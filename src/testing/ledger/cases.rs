@@ -339,7 +339,8 @@ impl<L: Ledger> Check<L> {
         let undated = self.event("1", Status::Completed, None);
         self.settles(&undated, token).await;
         self.finds(&undated, Claim::Settled).await;
-        // The ledger lost a later claim and has an earlier one, as if it was restored from a backup.
+        // The ledger lost a later claim and has an earlier one, as if it was restored from a
+        // backup.
         let restored = self.event("2", Status::Completed, 10);
         let known = self.granted(&restored).await;
         let later = FencingToken::new(known.get() + 1_000);

@@ -13,13 +13,13 @@ use check::Check;
 
 /// Checks that a ledger keeps the contract of [`Ledger`].
 ///
-/// Call it in a test of a ledger that you wrote, with the store of the application or one like it. It
-/// uses jobs with random names, and leaves them in the store. It takes about five seconds, because it
-/// waits until leases expire. If tokio's clock is paused and the ledger uses it, it takes no time. The
-/// ledgers of this crate pass it.
+/// Call it in a test of a ledger that you wrote, with the store of the application or one like it.
+/// It uses jobs with random names, and leaves them in the store. It takes about five seconds,
+/// because it waits until leases expire. If tokio's clock is paused and the ledger uses it, it
+/// takes no time. The ledgers of this crate pass it.
 ///
-/// It cannot check whether an entry survives a crash of the store, how long the ledger remembers, and
-/// what happens when the store does not answer.
+/// It cannot check whether an entry survives a crash of the store, how long the ledger remembers,
+/// and what happens when the store does not answer.
 ///
 /// # Panics
 ///

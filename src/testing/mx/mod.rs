@@ -18,13 +18,13 @@ use super::{Sample, Transcript};
 /// A stand-in for MX, which delivers to an application as MX does.
 ///
 /// It posts samples to any `Service<Request<B>>`: a router, the layer around one, or a mock. A
-/// delivery that is not answered 2xx is retried, up to 12 times in 24 hours, and each wait is twice as
-/// long as the one before. MX's page on webhooks (*best practices*) describes its schedule no further
-/// than that. `Mx` can also send everything several times, or in another order.
+/// delivery that is not answered 2xx is retried, up to 12 times in 24 hours, and each wait is twice
+/// as long as the one before. MX's page on webhooks (*best practices*) describes its schedule no
+/// further than that. `Mx` can also send everything several times, or in another order.
 ///
-/// **Use it with tokio's clock paused**, by `#[tokio::test(start_paused = true)]` of tokio's feature
-/// `test-util`. A day of retries then takes no time. If the clock is not paused, a retry that has to
-/// wait panics.
+/// **Use it with tokio's clock paused**, by `#[tokio::test(start_paused = true)]` of tokio's
+/// feature `test-util`. A day of retries then takes no time. If the clock is not paused, a retry
+/// that has to wait panics.
 ///
 /// `B` is the body of its requests. It defaults to `Full<Bytes>`, which axum's router takes;
 /// [`with_body_type`](Self::with_body_type) sets another.
@@ -91,10 +91,10 @@ impl Mx {
 impl<B: From<Bytes>> Mx<B> {
     /// Delivers samples to an application, and returns a transcript of all attempts.
     ///
-    /// It returns when each sample was answered 2xx or given up. Each attempt calls a clone of `app`,
-    /// which is made ready first. An attempt that is not answered in time is dropped, as a web server
-    /// drops the response future when a sender hangs up. An error of the service counts as a broken
-    /// connection.
+    /// It returns when each sample was answered 2xx or given up. Each attempt calls a clone of
+    /// `app`, which is made ready first. An attempt that is not answered in time is dropped, as a
+    /// web server drops the response future when a sender hangs up. An error of the service counts
+    /// as a broken connection.
     ///
     /// # Panics
     ///

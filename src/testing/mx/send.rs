@@ -110,8 +110,8 @@ async fn wait(duration: Duration) {
     assert_paused(duration, start.elapsed());
 }
 
-/// Panics if the wait took real time, so that a test without a paused clock fails at its first retry
-/// and does not run for a day.
+/// Panics if the wait took real time, so that a test without a paused clock fails at its first
+/// retry and does not run for a day.
 fn assert_paused(waited: Duration, real_time: Duration) {
     assert!(
         real_time < waited,

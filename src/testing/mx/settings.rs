@@ -29,7 +29,8 @@ impl<B> Mx<B> {
 
     /// Sets the interval between the first attempts of two samples. Defaults to 1 s.
     ///
-    /// It does not wait for the answer to the earlier sample, so deliveries that take longer overlap.
+    /// It does not wait for the answer to the earlier sample, so deliveries that take longer
+    /// overlap.
     #[must_use]
     pub fn with_interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
@@ -39,8 +40,8 @@ impl<B> Mx<B> {
     /// Sets how many duplicates of each sample it sends. Defaults to 0.
     ///
     /// Duplicates are sent even if the sample was answered 2xx. Once all samples are sent, they are
-    /// sent again from the first, and so on. For duplicates that overlap, call `deliver` twice at once
-    /// (`tokio::join!`).
+    /// sent again from the first, and so on. For duplicates that overlap, call `deliver` twice at
+    /// once (`tokio::join!`).
     #[must_use]
     pub fn with_duplicates(mut self, duplicates: u32) -> Self {
         self.duplicates = duplicates;

@@ -15,9 +15,9 @@ use crate::job::Status;
 /// A job webhook as MX sends it, to deliver unchanged or varied.
 ///
 /// `completed` equals the sample on MX's *Job Status* page, the only one that MX publishes. In the
-/// others, the dates, `error_message` and `is_authenticated` follow the field table of that page. All
-/// samples are of one job and one user, and later statuses have later dates, so that several in a row
-/// are the course of one job. [`numbered`](Self::numbered) returns samples of other jobs.
+/// others, the dates, `error_message` and `is_authenticated` follow the field table of that page.
+/// All samples are of one job and one user, and later statuses have later dates, so that several in
+/// a row are the course of one job. [`numbered`](Self::numbered) returns samples of other jobs.
 ///
 /// `Debug` prints the job's GUID and status.
 ///
@@ -87,7 +87,8 @@ impl Sample {
 
     /// Returns a job with any status, including statuses that MX sends no webhook for.
     ///
-    /// A status outside of MX's table has either a name or an integer, and the sample has only that.
+    /// A status outside of MX's table has either a name or an integer, and the sample has only
+    /// that.
     #[must_use]
     pub fn new(status: Status) -> Self {
         Self {
@@ -95,7 +96,9 @@ impl Sample {
         }
     }
 
-    /// Sets the job, the member and the user to others, which are different for each number.
+    /// Sets the ids of the job, the member and the user, by a number.
+    ///
+    /// Different numbers result in different ids.
     #[must_use]
     pub fn numbered(self, number: u32) -> Self {
         let guid = |kind| format!("{kind}-00000000-0000-4000-8000-{number:012}");
@@ -144,8 +147,8 @@ impl Sample {
     ///
     /// # Errors
     ///
-    /// Returns the error of [`Job::decode`](crate::Job::decode), if the sample was varied so that it is
-    /// not a job.
+    /// Returns the error of [`Job::decode`](crate::Job::decode), if the sample was varied so that
+    /// it is not a job.
     pub fn event(&self) -> Result<JobEvent, Error> {
         JobEvent::decode(self.body())
     }
