@@ -169,8 +169,8 @@ async fn a_database_that_does_not_fit_is_refused_at_the_start() {
     );
     let cases = [
         (latin1, String::new(), "encoding is LATIN1"),
-        ("", column, "another shape"),
-        ("", later, "of version 2"),
+        ("", column, "columns of the table"),
+        ("", later, "has version 2"),
     ];
     for (settings, sql, expected) in cases {
         let database = Database::new(settings).await;
