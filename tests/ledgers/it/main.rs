@@ -25,9 +25,6 @@ mod redis_cluster;
 mod redis_moves;
 mod redis_sentinel;
 mod redis_shapes;
-#[path = "../../it/servers.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
-mod servers;
 mod settings;
 mod support;
 mod versions;
