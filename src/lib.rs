@@ -71,7 +71,7 @@
 //! - Nothing outside of `pipeline/respond.rs` chooses a status code.
 //! - Nothing reads a body before `pipeline/authenticate.rs` has accepted the request. The types hold
 //!   this: `buffer` takes only what was accepted, and `discard` only what was refused.
-//! - Nothing spawns a task except `background`, and the ledgers on Redis and PostgreSQL for their
+//! - Nothing spawns a task except `background`, and the ledgers on Redis and `PostgreSQL` for their
 //!   connections.
 //! - Nothing prints a credential, a user's id or a body.
 //! - There is no `unsafe` code.

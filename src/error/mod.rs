@@ -165,7 +165,7 @@ impl From<NoPermit> for Error {
 /// the source, so that a [`Permanent`] around an [`Error`] counts.
 impl From<BoxError> for Error {
     fn from(error: BoxError) -> Self {
-        Self::recognize(error, ErrorKind::CallbackFailed)
+        Self::recognise(error, ErrorKind::CallbackFailed)
     }
 }
 
@@ -175,10 +175,10 @@ impl Error {
     /// No callback has started, and the service may be ready for the next attempt. The kind
     /// therefore defaults to `Overloaded`.
     pub(crate) fn from_readiness(error: BoxError) -> Self {
-        Self::recognize(error, ErrorKind::Overloaded)
+        Self::recognise(error, ErrorKind::Overloaded)
     }
 
-    fn recognize(error: BoxError, default: ErrorKind) -> Self {
+    fn recognise(error: BoxError, default: ErrorKind) -> Self {
         let error = match error.downcast::<Self>() {
             Ok(own) if own.kind().is_of_callbacks() => return *own,
             Ok(other) => other,
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn known_errors_are_recognized_at_any_depth() {
+    fn known_errors_are_recognised_at_any_depth() {
         let overloaded = || BoxError::from(tower::load_shed::error::Overloaded::new());
         let own = || BoxError::from(Error::new(ErrorKind::CallbackPanicked));
         let refused = BoxError::from(Error::new(ErrorKind::Unauthorized));

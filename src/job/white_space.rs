@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_trimmed_and_blank_texts_are_recognized() {
+    fn texts_are_trimmed_and_blank_texts_are_recognised() {
         let cases = [
             ("NEW", "NEW", false),
             (" N EW\u{3000}\n", "N EW", false),

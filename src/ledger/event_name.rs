@@ -1,4 +1,4 @@
-//! Names of events, by which a ledger recognizes duplicates.
+//! Names of events, by which a ledger recognises duplicates.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};

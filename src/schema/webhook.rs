@@ -24,7 +24,7 @@ use crate::event::JobEvent;
 /// The rest of the document stays as it is.
 ///
 /// utoipa 5 has no field for `webhooks`, so the entry is one of the document's extensions. It is
-/// serialized in the right place. It is lost if utoipa deserializes the document.
+/// serialised in the right place. It is lost if utoipa deserialises the document.
 ///
 /// # Example
 ///

@@ -119,7 +119,7 @@ impl Timestamp {
         }
     }
 
-    /// Returns whether the serialized form reads back as the same timestamp.
+    /// Returns whether the serialised form reads back as the same timestamp.
     fn reads_back(self) -> bool {
         self.subsec_nanos() == 0 || iso_8601::to_utc(self).is_some()
     }
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn serializes_as_an_integer_or_as_iso_8601_and_reads_back() {
+    fn serialises_as_an_integer_or_as_iso_8601_and_reads_back() {
         let cases = [
             ((5, 0), "5", true),
             ((-5, 0), "-5", true),

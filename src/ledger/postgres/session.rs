@@ -23,7 +23,7 @@ const PLAN_CALLS: usize = 256;
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// The `SQLSTATE` of a race that a strictly isolated transaction detects.
-const SERIALIZATION_FAILURE: &str = "40001";
+const SERIALISATION_FAILURE: &str = "40001";
 
 /// The `SQLSTATE` of a write on a read-only server.
 const READ_ONLY: &str = "25006";
@@ -124,7 +124,7 @@ impl Session {
     /// Returns one answer for each call.
     async fn answers(&mut self, calls: &[Call]) -> Result<Vec<Answer>, sqlx::Error> {
         let rows = match self.rows(calls).await {
-            Err(error) if sqlstate(&error) == SERIALIZATION_FAILURE && !self.sets_isolation => {
+            Err(error) if sqlstate(&error) == SERIALISATION_FAILURE && !self.sets_isolation => {
                 self.sets_isolation = true;
                 self.rows(calls).await?
             }

@@ -105,7 +105,7 @@ impl RedisLedger<Reconnecting> {
     /// number of replicas (1 if there is one), and `min-replicas-max-lag` to 2 or 3. A master that
     /// lacks a replica then refuses claims and commits, and each delivery is answered 503. In a
     /// planned failover, that takes about 11 s, until the old master is a replica, and then until
-    /// it has synchronized. The latter is often a full synchronization, which takes longer the more
+    /// it has synchronised. The latter is often a full synchronisation, which takes longer the more
     /// data there is, and starts after `repl-diskless-sync-delay` (5 s by default; set it to 0).
     ///
     /// A smaller `min-replicas-to-write` shortens the refusals and loses more commits, because
@@ -146,7 +146,7 @@ impl RedisLedger<Reconnecting> {
     /// that waits. Commits therefore use a second connection, one after the other. Each takes as
     /// long as the replicas do, which is a round trip between the servers. While a replica is
     /// missing, each commit takes the whole timeout, and commits queued behind it fail after the
-    /// timeout and 1 s. Within a data center, a timeout of 100 to 500 ms is enough.
+    /// timeout and 1 s. Within a data centre, a timeout of 100 to 500 ms is enough.
     ///
     /// Ledgers on clusters and on connections of the application do not have this setting, because
     /// `WAIT` could reach another node there, or delay other commands on the connection.

@@ -82,8 +82,8 @@ fn place_of_a_call_begun_in_a_callback_and_kept_beyond_it() {
     let inner = JobRouter::new()
         .on_completed(|_| pending::<()>())
         .run_in(&background);
-    let kept: Arc<Mutex<Option<Pin<Box<dyn Future<Output = Result<Receipt, Error>> + Send>>>>> =
-        Arc::default();
+    type Call = Pin<Box<dyn Future<Output = Result<Receipt, Error>> + Send>>;
+    let kept: Arc<Mutex<Option<Call>>> = Arc::default();
     let (keep, router) = (kept.clone(), inner.clone());
     let outer = service_fn(move |event: JobEvent| {
         let (keep, router) = (keep.clone(), router.clone());

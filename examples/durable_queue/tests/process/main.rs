@@ -35,12 +35,17 @@ const DEAD_AFTER: Duration = Duration::from_secs(3);
 /// Far more than anything takes.
 const PATIENCE: Duration = Duration::from_secs(40);
 
+/// Whether `MX_TEST_STORM=1` asks for more of the same.
+fn is_storm() -> bool {
+    std::env::var("MX_TEST_STORM").is_ok_and(|storm| storm == "1")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn nothing_acknowledged_is_lost_whoever_is_killed_at_whatever_time() {
-    const EVENTS: usize = 400;
+    let events_sent: usize = if is_storm() { 400 } else { 160 };
     // Of workers, of receivers, and of all connections to the database.
-    const KILLS: usize = 10;
+    let kills_of_each: usize = if is_storm() { 10 } else { 4 };
     let database = Database::create().await;
     let seed = fastrand::u64(..);
     println!("seed {seed}");
@@ -50,7 +55,7 @@ async fn nothing_acknowledged_is_lost_whoever_is_killed_at_whatever_time() {
     let work = || Process::start(database.example("work", 0.2));
     let (mut receivers, mut workers) = ([receive(), receive()], [work(), work()]);
     let addresses = Arc::new(Mutex::new(receivers.each_ref().map(|one| one.address)));
-    let deliveries: Vec<_> = (0..EVENTS)
+    let deliveries: Vec<_> = (0..events_sent)
         .map(|event| {
             tokio::spawn(deliver_until_acknowledged(
                 addresses.clone(),
@@ -60,7 +65,7 @@ async fn nothing_acknowledged_is_lost_whoever_is_killed_at_whatever_time() {
         })
         .collect();
 
-    let mut kills = ["worker", "receiver", "connections"].repeat(KILLS);
+    let mut kills = ["worker", "receiver", "connections"].repeat(kills_of_each);
     random.shuffle(&mut kills);
     for kill in kills {
         sleep(Duration::from_millis(random.u64(100..600))).await;
@@ -86,21 +91,21 @@ async fn nothing_acknowledged_is_lost_whoever_is_killed_at_whatever_time() {
         assert!(process.stop("TERM").success());
     }
 
-    assert_eq!(database.tasks("true").await, EVENTS as i64);
-    assert_eq!(database.tasks("status = 'Done'").await, EVENTS as i64);
+    assert_eq!(database.tasks("true").await, events_sent as i64);
+    assert_eq!(database.tasks("status = 'Done'").await, events_sent as i64);
     let worked = database.worked().await;
     let mut events = worked.clone();
     events.dedup();
-    assert_eq!(events.len(), EVENTS);
-    let doubles = worked.len() - EVENTS;
+    assert_eq!(events.len(), events_sent);
+    let doubles = worked.len() - events_sent;
     let taken_over = database.tasks("attempts > 1").await;
-    println!("{EVENTS} events, {taken_over} of them taken over, {doubles} effects too many");
+    println!("{events_sent} events, {taken_over} of them taken over, {doubles} effects too many");
     assert!(
         taken_over > 0,
         "nobody was killed in the middle of anything"
     );
     // A worker that is cut off from the database ends, and its callbacks run on.
-    let ended_workers = KILLS + 2 * KILLS;
+    let ended_workers = kills_of_each + 2 * kills_of_each;
     assert!(doubles <= ended_workers * CONCURRENCY);
 }
 
