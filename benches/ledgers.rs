@@ -98,10 +98,7 @@ async fn effect_with_commit(app: App, event: JobEvent) -> Result<(), BoxError> {
 }
 
 /// Prints a row for each concurrency, and gives how many events there were.
-async fn run<L: Ledger, S>(name: &str, ledger: L, jobs: JobRouter<S>) -> u64
-where
-    S: Clone + Send + Sync + 'static,
-{
+async fn run<L: Ledger>(name: &str, ledger: L, jobs: JobRouter) -> u64 {
     let jobs = DedupeLayer::new(ledger).layer(jobs);
     let run = fastrand::u64(..);
     let numbers = Arc::new(AtomicUsize::new(0));

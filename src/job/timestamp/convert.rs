@@ -11,6 +11,7 @@
 
 use std::fmt;
 
+#[cfg(feature = "jiff")]
 use super::NANOS_PER_SECOND;
 use crate::job::Timestamp;
 

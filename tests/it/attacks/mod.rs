@@ -4,5 +4,7 @@
 #[cfg(feature = "axum")]
 mod callbacks;
 mod held;
+#[cfg(feature = "axum")]
+mod house;
 #[cfg(all(feature = "postgres", feature = "redis", feature = "test-util"))]
 mod names;
