@@ -177,7 +177,10 @@ where
     let outcome = match poll_fn(|context| poll_ready(&mut *jobs, context)).await {
         Ok(()) => {
             loss.started = true;
-            call(&mut *jobs, event).await
+            let calling = call(&mut *jobs, event);
+            // The service may hold what the callback waits for.
+            drop(jobs);
+            calling.await
         }
         Err(error) => Err(error),
     };

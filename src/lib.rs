@@ -32,7 +32,18 @@
 //!                                                           └─ JobRouter   (status ─▶ callback)
 //! ```
 //!
-//! # The rooms
+//! # Guides
+//!
+//! - [`going_live`](guide::going_live): what to set and to check before MX delivers.
+//! - [`guarantees`](guide::guarantees): each promise, its limits, and the tests behind it.
+//! - [`answers`](guide::answers): the answer to each delivery, and how to see why.
+//! - [`from_polling`](guide::from_polling): how to replace polling.
+//! - [`replicas`](guide::replicas): ledgers that several replicas share.
+//! - [`observability`](guide::observability): spans, logs and metrics.
+//! - [`performance`](guide::performance): what is fast and what is not.
+//! - [`compare`](guide::compare): when to use something else.
+//!
+//! # Modules
 //!
 //! Each module may use those above it in this list, and no other:
 //!
@@ -47,7 +58,7 @@
 //! - [`ledger`]: ledgers remember which events were handled.
 //! - [`dedupe`]: [`DedupeLayer`] runs the callback for each event once.
 //! - [`acknowledge_first`]: answers 204 before the callback runs.
-//! - [`router`]: [`JobRouter`] goes from status to callback.
+//! - [`router`]: [`JobRouter`] maps each status to its callback.
 //! - [`schema`]: `JSON Schema` and `OpenAPI`.
 //! - `pipeline`: the steps of a delivery.
 //! - [`mount`]: [`JobWebhook`] as a service or a layer, and the axum extractor.
@@ -115,14 +126,23 @@ pub mod schema;
 pub mod testing;
 mod util;
 
+#[doc(inline)]
 pub use background::Background;
+#[doc(inline)]
 pub use callback::BoxJobService;
+#[doc(inline)]
 pub use credentials::Credentials;
+#[doc(inline)]
 pub use dedupe::DedupeLayer;
+#[doc(inline)]
 pub use error::{Error, ErrorKind, Permanent, Receipt};
+#[doc(inline)]
 pub use event::JobEvent;
+#[doc(inline)]
 pub use job::{Job, Status};
+#[doc(inline)]
 pub use mount::JobWebhook;
+#[doc(inline)]
 pub use router::JobRouter;
 
 #[cfg(all(doctest, feature = "axum", feature = "tokio"))]

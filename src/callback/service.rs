@@ -28,9 +28,9 @@ use crate::util::catch_panic::{CatchDrop, CatchPanic, Panicked, catch};
     label = "expected a `JobRouter`, or tower middleware around one",
     note = "required: `Service<JobEvent> + Clone + Send + Sync + 'static`, with a response of `Receipt` or `()`, an error \
             that is `Into<Box<dyn Error + Send + Sync>>`, and a future that is `Send + 'static`",
-    note = "apply a layer to its service: `ServiceBuilder::new().layer(DedupeLayer::new(ledger)).service(jobs)`",
-    note = "finish a builder: `JobRouter::with_state(app).on_completed(completed).build()`",
-    note = "`rate_limit` is not `Clone`: add `.buffer(n)` outside of it",
+    note = "a layer is not a service, apply it to the router: `ServiceBuilder::new().layer(DedupeLayer::new(ledger)).service(jobs)`",
+    note = "a `JobRouterBuilder` has to be finished: `JobRouter::with_state(app).on_completed(completed).build()`",
+    note = "`RateLimit` is not `Clone`: write `ServiceBuilder::new().buffer(n).rate_limit(…).service(jobs)`",
     note = "`BoxCloneService` is not `Sync`: use `BoxJobService`"
 )]
 pub trait JobService:

@@ -138,6 +138,12 @@ impl JobEvent {
         self.background.as_ref()
     }
 
+    /// Removes the `Background`: from the callback on, the event is the application's, and may be
+    /// stored for longer than the delivery lasts.
+    pub(crate) fn clear_background(&mut self) {
+        self.background = None;
+    }
+
     pub(crate) fn set_background(&mut self, background: &Background) {
         self.background = Some(background.clone());
     }

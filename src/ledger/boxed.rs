@@ -17,18 +17,24 @@ use crate::event::FencingToken;
 /// # Example
 ///
 /// ```
-/// use mx_job_webhook::ledger::{BoxLedger, MemoryLedger};
-/// use mx_job_webhook::DedupeLayer;
+/// # #[cfg(feature = "postgres")]
+/// # fn main() {
+/// use mx_job_webhook::ledger::{BoxLedger, MemoryLedger, PostgresLedger};
+/// use sqlx::PgPool;
 ///
-/// fn ledger(url: Option<&str>) -> BoxLedger {
-///     match url {
+/// /// In production the replicas share a pool's database. In development there is none.
+/// fn ledger(pool: Option<PgPool>) -> BoxLedger {
+///     match pool {
+///         Some(pool) => BoxLedger::new(PostgresLedger::new(pool)),
 ///         None => BoxLedger::new(MemoryLedger::new()),
-///         Some(url) => unimplemented!("a `PostgresLedger` on {url}"),
 ///     }
 /// }
 ///
-/// let layer = DedupeLayer::new(ledger(None));
+/// let layer = mx_job_webhook::DedupeLayer::new(ledger(None));
 /// # drop(layer);
+/// # }
+/// # #[cfg(not(feature = "postgres"))]
+/// # fn main() {}
 /// ```
 #[derive(Clone)]
 pub struct BoxLedger(Arc<dyn DynLedger>);

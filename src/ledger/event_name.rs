@@ -4,7 +4,6 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::time::{Duration, SystemTime};
 
-use super::memory::{CachedHash, Fingerprint};
 use super::version::Version;
 use crate::event::JobEvent;
 use crate::job::{JobGuid, Status, Timestamp};
@@ -65,8 +64,6 @@ pub struct EventName {
     version: Version,
     /// Whether the date was plausible when the event was named. This is not part of the name.
     is_plausible: bool,
-    /// Filled by the memory ledger only.
-    job_hash: CachedHash,
 }
 
 /// Shows the text of the name.
@@ -94,7 +91,6 @@ impl EventName {
             status: event.status.clone(),
             version: Version::of(event),
             is_plausible: event.updated_at.is_some_and(is_plausible),
-            job_hash: CachedHash::default(),
         }
     }
 
@@ -110,9 +106,8 @@ impl EventName {
         &self.status
     }
 
-    /// Returns what identifies the event in the tables of this process.
-    pub(super) fn fingerprint(&self) -> Fingerprint {
-        Fingerprint::of(&self.guid, &self.status, self.version, &self.job_hash)
+    pub(super) fn version(&self) -> Version {
+        self.version
     }
 
     /// Returns the time that orders this event among the events of its job.
@@ -213,6 +208,7 @@ fn write_name(name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 mod tests {
     use std::hash::DefaultHasher;
 
+    use super::super::memory::Fingerprint;
     use super::*;
     use crate::job::Job;
 
@@ -250,7 +246,7 @@ mod tests {
         ];
         for same in same {
             assert_eq!((&first, hash(&first)), (&same, hash(&same)));
-            assert_eq!(first.fingerprint(), same.fingerprint());
+            assert_eq!(Fingerprint::of(&first), Fingerprint::of(&same));
             assert_eq!(first.to_string(), same.to_string());
         }
         let others = [
@@ -267,7 +263,7 @@ mod tests {
             assert_ne!(first, *other);
             for another in others[..index].iter().chain([&first]) {
                 assert_ne!(other, another);
-                assert_ne!(other.fingerprint(), another.fingerprint());
+                assert_ne!(Fingerprint::of(other), Fingerprint::of(another));
                 assert_ne!(other.to_string(), another.to_string());
             }
         }
@@ -314,7 +310,7 @@ mod tests {
             assert_eq!(name.ordering_time(), None);
             for other in &names[..index] {
                 assert_ne!(name, other);
-                assert_ne!(name.fingerprint(), other.fingerprint());
+                assert_ne!(Fingerprint::of(&name), Fingerprint::of(other));
                 assert_ne!(name.to_string(), other.to_string());
             }
         }

@@ -84,11 +84,13 @@ impl<J> JobWebhook<J> {
     /// The path is compared byte for byte with the request's. All other requests pass through to
     /// the service within.
     ///
-    /// Add the layer to the outermost router, **and last**: axum's layers see only what was added
-    /// before them. A wildcard route or a fallback that is added after the layer takes the
-    /// deliveries, and may answer them 200. The layers of a *nested* router are called only for
-    /// that router's own routes, without the prefix. In a nested router, use the terminal service
-    /// on a route.
+    /// Add the layer to the outermost router, **after all routes and fallbacks**: axum's layers see
+    /// only what was added before them. A wildcard route or a fallback that is added after the
+    /// layer takes the deliveries, and may answer them 200. Layers that should see deliveries too,
+    /// such as tower-http's `TraceLayer`, come after this one.
+    ///
+    /// The layers of a *nested* router are called only for that router's own routes, without the
+    /// prefix. In a nested router, use the terminal service on a route.
     ///
     /// # Panics
     ///

@@ -8,7 +8,6 @@
 #[cfg(feature = "axum")]
 mod extractor;
 mod future;
-mod http_request;
 #[cfg(feature = "axum")]
 mod into_response;
 mod job_webhook;
@@ -20,7 +19,6 @@ mod service;
 #[cfg(feature = "axum")]
 pub use extractor::JobEventRejection;
 pub use future::ResponseFuture;
-pub use http_request::HttpRequest;
 pub use job_webhook::JobWebhook;
 pub use layer::JobWebhookLayer;
 pub use service::JobWebhookService;

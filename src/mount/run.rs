@@ -1,7 +1,7 @@
 //! `Background::run`, for events that are extracted, queued or polled.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use tower::{BoxError, Service};
 
@@ -14,10 +14,6 @@ use crate::util::catch_panic::CatchDrop;
 
 impl Background {
     /// Runs an event through a service of events, outside of a mount.
-    ///
-    /// If the service is ready, the callback starts when `run` is called; otherwise it starts when
-    /// the service is ready and the returned future is polled. A callback that has started
-    /// continues if the future is dropped.
     ///
     /// Use it in handlers that take the event by the extractor, and for events from a queue or a
     /// poll. `jobs` is a [`JobRouter`](crate::JobRouter), or tower middleware around one. With the
@@ -32,7 +28,8 @@ impl Background {
     /// # Cancellation
     ///
     /// If the future is dropped after the callback has started, the callback continues. If it is
-    /// dropped before the service is ready, the event is dropped with it.
+    /// dropped before the service is ready, the event is dropped with it. The permit is acquired
+    /// when `run` is called; all else happens when the future is polled.
     ///
     /// # Example
     ///
@@ -64,12 +61,12 @@ impl Background {
         event.set_background(self);
         let jobs = CatchDrop::new(jobs);
         match self.acquire() {
-            Ok(permit) => Run::start(Waiting {
+            Ok(permit) => Run::AwaitingReadiness(Some(PendingCall {
                 jobs,
                 event,
                 permit,
                 observation,
-            }),
+            })),
             Err(reason) => Run::refuse(observation, reason.into()),
         }
     }
@@ -77,14 +74,13 @@ impl Background {
 
 /// The future of [`Background::run`].
 enum Run<J> {
-    // Boxed because it is rare, and would make the future larger.
-    AwaitingReadiness(Option<Box<Waiting<J>>>),
+    AwaitingReadiness(Option<PendingCall<J>>),
     Running(Tracked<Observed>),
     Refused(Option<Error>),
 }
 
 /// An event whose service is not ready.
-struct Waiting<J> {
+struct PendingCall<J> {
     jobs: CatchDrop<J>,
     event: JobEvent,
     permit: Permit,
@@ -98,22 +94,13 @@ where
     J::Error: Into<BoxError>,
     J::Future: Send + 'static,
 {
-    fn start(mut waiting: Waiting<J>) -> Self {
-        // There is no task to wake yet. The first poll of the future asks again.
-        match waiting.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => waiting.call(),
-            Poll::Ready(Err(error)) => Self::refuse(waiting.observation, error),
-            Poll::Pending => Self::AwaitingReadiness(Some(Box::new(waiting))),
-        }
-    }
-
     fn refuse(mut observation: Observation, error: Error) -> Self {
         observation.refuse(&error);
         Self::Refused(Some(error))
     }
 }
 
-impl<J> Waiting<J>
+impl<J> PendingCall<J>
 where
     J: Service<JobEvent>,
     J::Response: Into<Receipt>,
@@ -154,16 +141,16 @@ where
         loop {
             match &mut *self {
                 Self::AwaitingReadiness(slot) => {
-                    let Some(mut waiting) = slot.take() else {
+                    let Some(mut pending) = slot.take() else {
                         panic!("`Background::run` was polled after it was ready");
                     };
-                    let Poll::Ready(ready) = waiting.poll_ready(context) else {
-                        *slot = Some(waiting);
+                    let Poll::Ready(ready) = pending.poll_ready(context) else {
+                        *slot = Some(pending);
                         return Poll::Pending;
                     };
                     *self = match ready {
-                        Ok(()) => waiting.call(),
-                        Err(error) => Self::refuse(waiting.observation, error),
+                        Ok(()) => pending.call(),
+                        Err(error) => Self::refuse(pending.observation, error),
                     };
                 }
                 Self::Running(callback) => return Pin::new(callback).poll(context),

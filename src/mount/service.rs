@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
-use tower::Service;
+use http_body::Body;
+use tower::{BoxError, Service};
 
 use super::ResponseFuture;
-use super::http_request::HttpRequest;
 use super::pass_through::PassThrough;
 use crate::callback::JobService;
 use crate::pipeline::Settings;
@@ -38,23 +38,23 @@ impl<S, J> JobWebhookService<S, J> {
     }
 }
 
-impl<S, J, R, ResBody> Service<R> for JobWebhookService<S, J>
+impl<S, J, B, ResBody> Service<Request<B>> for JobWebhookService<S, J>
 where
-    R: HttpRequest<Response<ResBody> = Response<ResBody>>,
-    S: Service<Request<R::Body>, Response = Response<ResBody>> + Clone,
+    S: Service<Request<B>, Response = Response<ResBody>> + Clone,
+    B: Body,
+    B::Error: Into<BoxError>,
     ResBody: Default,
     J: JobService,
 {
-    type Response = R::Response<ResBody>;
+    type Response = Response<ResBody>;
     type Error = S::Error;
-    type Future = ResponseFuture<PassThrough<S, R::Body>, R::Body, J>;
+    type Future = ResponseFuture<PassThrough<S, B>, B, J>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: R) -> Self::Future {
-        let request = request.into_request();
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         if self.path.accepts(&request) {
             ResponseFuture::delivery(&self.settings, request)
         } else {

@@ -67,20 +67,27 @@ struct PendingCall<J> {
 struct DeliveryFailure {
     error: Error,
     job: Option<Box<Job>>,
+    // Until the failure is reported, so that a drain waits for the report.
+    permit: Option<Permit>,
 }
 
 impl From<Error> for DeliveryFailure {
     fn from(error: Error) -> Self {
-        Self { error, job: None }
+        Self {
+            error,
+            job: None,
+            permit: None,
+        }
     }
 }
 
 impl DeliveryFailure {
     #[cold]
-    fn with_event(error: impl Into<Error>, event: JobEvent) -> Self {
+    fn with_event(error: impl Into<Error>, event: JobEvent, permit: Option<Permit>) -> Self {
         Self {
             error: error.into(),
             job: Some(Box::new(event.into_job())),
+            permit,
         }
     }
 }
@@ -187,16 +194,18 @@ where
         event.set_background(&settings.background);
         let permit = match settings.background.acquire_another() {
             Ok(permit) => permit,
-            Err(reason) => return Err(DeliveryFailure::with_event(reason, event)),
+            Err(reason) => return Err(DeliveryFailure::with_event(reason, event, None)),
         };
         // Only clones are called. A clone has no reservation of its own, so it is made ready first.
         let mut jobs = match catch(|| settings.jobs.clone()) {
             Ok(jobs) => jobs,
-            Err(Panicked) => return Err(DeliveryFailure::with_event(panicked(), event)),
+            Err(Panicked) => {
+                return Err(DeliveryFailure::with_event(panicked(), event, Some(permit)));
+            }
         };
         match poll_ready(&mut *jobs, context) {
             Poll::Ready(Ok(())) => Ok(self.call(jobs, event, permit)),
-            Poll::Ready(Err(error)) => Err(DeliveryFailure::with_event(error, event)),
+            Poll::Ready(Err(error)) => Err(DeliveryFailure::with_event(error, event, Some(permit))),
             Poll::Pending => Ok(Step::AwaitingReadiness {
                 pending: Some(Box::new(PendingCall {
                     jobs,
@@ -238,7 +247,8 @@ where
                 Error::new(ErrorKind::AnswerDeadline)
             }
         };
-        Poll::Ready(Err(DeliveryFailure::with_event(error, pending.event)))
+        let PendingCall { event, permit, .. } = *pending;
+        Poll::Ready(Err(DeliveryFailure::with_event(error, event, Some(permit))))
     }
 
     fn call(&mut self, jobs: CatchDrop<J>, event: JobEvent, mut permit: Permit) -> Step<B, J> {
@@ -291,12 +301,15 @@ where
         Poll::Ready(DeliveryFailure {
             error: Error::new(ErrorKind::AnswerDeadline),
             job,
+            permit: None,
         })
     }
 
     /// Reports the error, and lets a running callback continue. All errors leave through here.
-    fn fail(&mut self, DeliveryFailure { error, job }: DeliveryFailure) -> Error {
+    fn fail(&mut self, failure: DeliveryFailure) -> Error {
+        let DeliveryFailure { error, job, permit } = failure;
         self.report(&error, job.as_deref());
+        drop(permit);
         // A running callback is detached now, and not when the web server drops this future.
         self.step.set(Step::Answered);
         self.observation.refuse(&error);

@@ -15,6 +15,7 @@ use crate::job::Status;
 /// [`JobRouter::with_state`] returns it. Its methods do what the methods of the same name of
 /// `JobRouter` do. Finish with [`build`](Self::build).
 #[must_use = "a builder does nothing until `build` is called"]
+#[derive(Clone)]
 pub struct JobRouterBuilder<App> {
     app: App,
     router: JobRouter,
@@ -26,6 +27,12 @@ impl<App: Clone + Send + Sync + 'static> JobRouterBuilder<App> {
             app,
             router: JobRouter::new(),
         }
+    }
+
+    /// Returns whether a callback is registered for the status.
+    #[must_use]
+    pub fn handles(&self, status: &Status) -> bool {
+        self.router.handles(status)
     }
 
     /// Returns the router.

@@ -174,7 +174,8 @@ impl Service<JobEvent> for JobRouter {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, event: JobEvent) -> JobFuture {
+    fn call(&mut self, mut event: JobEvent) -> JobFuture {
+        event.clear_background();
         self.start(event)
     }
 }

@@ -8,9 +8,9 @@ const LIB: &str = include_str!("../../src/lib.rs");
 /// Modules that only hold documentation.
 const GUIDES: &str = "guide";
 
-/// The rooms in the order of the chapter *The rooms*.
+/// The rooms in the order of the chapter *Modules*.
 fn rooms() -> Vec<&'static str> {
-    let chapter = LIB.split("//! # The rooms").nth(1).unwrap();
+    let chapter = LIB.split("//! # Modules").nth(1).unwrap();
     let chapter = chapter.split("//! # ").next().unwrap();
     let items = chapter
         .lines()

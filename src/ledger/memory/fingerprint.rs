@@ -3,9 +3,9 @@
 use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::job::{JobGuid, Status};
+use crate::ledger::EventName;
 use crate::ledger::version::Version;
 
 /// Identifies an event, in a third of the memory of its name: a hash of the job's guid, and a
@@ -37,52 +37,22 @@ static SECRET: LazyLock<Secret> = LazyLock::new(|| {
     }
 });
 
-/// The hash of a job's guid, computed once for the several calls of one delivery.
-#[derive(Default)]
-pub(in crate::ledger) struct CachedHash(AtomicU64);
-
-impl CachedHash {
-    fn get_or_compute(&self, guid: &JobGuid) -> u64 {
-        let cached = self.0.load(Ordering::Relaxed);
-        if cached > 0 {
-            return cached;
-        }
-        let hash = hasher(guid).finish();
-        self.0.store(hash, Ordering::Relaxed);
-        hash
-    }
-}
-
-impl Clone for CachedHash {
-    fn clone(&self) -> Self {
-        Self(self.0.load(Ordering::Relaxed).into())
-    }
-}
-
 impl Fingerprint {
-    pub(in crate::ledger) fn of(
-        guid: &JobGuid,
-        status: &Status,
-        version: Version,
-        cached: &CachedHash,
-    ) -> Self {
+    pub(in crate::ledger) fn of(event: &EventName) -> Self {
+        Self::from_parts(event.guid(), event.status(), event.version())
+    }
+
+    fn from_parts(guid: &JobGuid, status: &Status, version: Version) -> Self {
+        let mut hasher = SECRET.guids.build_hasher();
+        hasher.write(guid.as_str().as_bytes());
+        let job = JobFingerprint(hasher.finish());
         let event = packed(status, version).unwrap_or_else(|| {
-            let mut hasher = hasher(guid);
             // A name and an integer can have the same hash, so the hash also says which it is.
             (status.name().is_some(), status, version).hash(&mut hasher);
             hasher.finish() | HASHED
         });
-        Self {
-            job: JobFingerprint(cached.get_or_compute(guid)),
-            event,
-        }
+        Self { job, event }
     }
-}
-
-fn hasher(guid: &JobGuid) -> impl Hasher + use<> {
-    let mut hasher = SECRET.guids.build_hasher();
-    hasher.write(guid.as_str().as_bytes());
-    hasher
 }
 
 /// The lowest byte of a hash. A packed number has the index of a status there, which is smaller.
@@ -160,17 +130,13 @@ mod tests {
     use super::*;
     use crate::job::Timestamp;
 
-    fn of(guid: &JobGuid, status: &Status, version: Version) -> Fingerprint {
-        Fingerprint::of(guid, status, version, &CachedHash::default())
-    }
-
     fn print(guid: &str, status: impl Into<Status>, seconds: i64) -> Fingerprint {
         print_at(guid, status, Timestamp::from_unix_seconds(seconds))
     }
 
     fn print_at(guid: &str, status: impl Into<Status>, updated_at: Timestamp) -> Fingerprint {
         let version = Version::UpdatedAt(updated_at);
-        of(&guid.parse().unwrap(), &status.into(), version)
+        Fingerprint::from_parts(&guid.parse().unwrap(), &status.into(), version)
     }
 
     #[test]
@@ -193,8 +159,8 @@ mod tests {
             // These two statuses have the same hash.
             print("JOB-1", "ABCDEFG", 1),
             print("JOB-1", i64::from_ne_bytes(*b"ABCDEFG\xff"), 1),
-            of(&job, &Status::Completed, Version::Digest([1; 16])),
-            of(&job, &Status::Completed, Version::Digest([2; 16])),
+            Fingerprint::from_parts(&job, &Status::Completed, Version::Digest([1; 16])),
+            Fingerprint::from_parts(&job, &Status::Completed, Version::Digest([2; 16])),
         ];
         assert_eq!(HashSet::from(prints).len(), prints.len());
         assert_eq!(print("JOB-1", "archived", 1), print("JOB-1", "ARCHIVED", 1));

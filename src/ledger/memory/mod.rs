@@ -11,7 +11,8 @@ use std::time::Duration;
 use super::{Claim, Commit, EventName, Ledger};
 use crate::event::FencingToken;
 use crate::util::deadline::Instant;
-pub(super) use fingerprint::{CachedHash, Fingerprint};
+#[cfg(test)]
+pub(super) use fingerprint::Fingerprint;
 use state::State;
 
 /// How long settled events are remembered by default: twice as long as MX retries (12 times in

@@ -61,7 +61,7 @@ impl State {
     }
 
     pub(super) fn claim(&mut self, event: &EventName, now: Instant, lease: Duration) -> Claim {
-        let key = event.fingerprint();
+        let key = Fingerprint::of(event);
         let entry = self.events.entry(key);
         if let Entry::Occupied(known) = &entry {
             match known.get() {
@@ -98,7 +98,7 @@ impl State {
         token: FencingToken,
         now: Instant,
     ) -> Commit {
-        let key = event.fingerprint();
+        let key = Fingerprint::of(event);
         let settled = Event::Settled { by: token };
         match self.events.get_mut(&key) {
             Some(Event::Settled { by }) if *by == token => return Commit::Settled,
@@ -122,7 +122,7 @@ impl State {
     }
 
     pub(super) fn release(&mut self, event: &EventName, token: FencingToken) {
-        if let Entry::Occupied(known) = self.events.entry(event.fingerprint()) {
+        if let Entry::Occupied(known) = self.events.entry(Fingerprint::of(event)) {
             if known.get().is_held_by(token) {
                 known.remove();
             }
