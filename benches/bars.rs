@@ -82,7 +82,7 @@ const BARS: [(&str, &str, &str, Bar); 12] = [
         "a new event, memory ledger",
         "deliver.with_the_memory_ledger",
         "deliver.around_the_router",
-        Bar::More(1_750.0),
+        Bar::More(2_000.0),
     ),
     (
         "not ours, layer around the router",
