@@ -310,7 +310,7 @@ mod tests {
             assert_eq!(name.ordering_time(), None);
             for other in &names[..index] {
                 assert_ne!(name, other);
-                assert_ne!(Fingerprint::of(&name), Fingerprint::of(other));
+                assert_ne!(Fingerprint::of(name), Fingerprint::of(other));
                 assert_ne!(name.to_string(), other.to_string());
             }
         }

@@ -73,6 +73,10 @@ impl Background {
 }
 
 /// The future of [`Background::run`].
+#[allow(
+    clippy::large_enum_variant,
+    reason = "each run starts with the large one, and a box would cost an allocation"
+)]
 enum Run<J> {
     AwaitingReadiness(Option<PendingCall<J>>),
     Running(Tracked<Observed>),
