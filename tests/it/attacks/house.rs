@@ -1,5 +1,4 @@
-//! Attacks on issue 14 (*House*): what changed in behaviour, and what the tests of its claims do not see. Each test here
-//! says what a right behaviour would be.
+//! Attacks on the way of an event outside of a mount, on stored events, and on what is claimed of the repository.
 
 use std::fs;
 use std::future::{pending, ready};
@@ -26,9 +25,8 @@ fn event(guid: &str) -> JobEvent {
     Job::new(guid.parse().unwrap(), Status::Completed).into()
 }
 
-/// `run` polls readiness when it is called, with a waker that wakes nobody. tower's `concurrency_limit` then has that
-/// future in its queue, and hands it the next permit, which it does not take until it is polled. At 8c41ce4 `run` asked
-/// for readiness when it was polled, and a future that nobody polls held up nobody.
+/// tower's `concurrency_limit` gives the next permit to the first future in its queue. A run that is not polled must not
+/// stand in that queue, because it would keep the permit.
 #[tokio::test]
 async fn a_run_that_is_not_polled_yet_holds_up_no_other_event() {
     let background = Background::new();
@@ -62,8 +60,8 @@ async fn a_run_that_is_not_polled_yet_holds_up_no_delivery() {
     assert_eq!(answer.expect("it is answered").unwrap().status(), 204);
 }
 
-/// `block_on(background.run(…))` evaluates `run` before the runtime is entered. At 8c41ce4 the service was called within
-/// it; now tower's `timeout` finds no timer, and the event fails with `CallbackPanicked`.
+/// `block_on(background.run(…))` calls `run` before it enters the runtime, so the service must be called when the future is
+/// polled: tower's `timeout` panics without a timer.
 #[test]
 fn a_run_that_is_blocked_on_calls_its_service_within_the_runtime() {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -88,7 +86,7 @@ fn a_run_that_is_blocked_on_calls_its_callback_within_the_runtime() {
         .concurrency_limit(1)
         .service(JobRouter::new().on_completed(|_| {
             let task = tokio::spawn(async {});
-            async move { task.await }
+            task
         }));
     let outcome = runtime.block_on(Background::new().run(jobs, event("JOB-1")));
     assert_eq!(outcome.map_err(|error| error.kind()), Ok(Receipt::Handled));
@@ -108,9 +106,7 @@ async fn event_of_a_mount(background: &Background) -> JobEvent {
     events.recv().await.unwrap()
 }
 
-/// "If the service is called directly, the layer uses a `Background` of its own" (`AcknowledgeFirstLayer`). It does not
-/// for an event that a mount has seen: an application that puts events into a channel and works them off with a tower
-/// service of its own gets 503 from the mount's `Background`, long after that delivery was answered.
+/// An event that an application stores and later hands to a service directly has no `Background` of the mount any more.
 #[tokio::test]
 async fn an_event_does_not_keep_the_background_of_a_delivery_that_is_over() {
     let of_the_mount = Background::new();
@@ -152,8 +148,7 @@ impl Ledger for FailsAtFirst {
     }
 }
 
-/// The same for `DedupeLayer`: the commits that are left to do go to the `Background` of a delivery that is over, here one
-/// whose executor is gone. At 8c41ce4 they went to the layer's own, and the success was remembered.
+/// The commits that remain must not go to the `Background` of a delivery that has ended, whose executor may be gone.
 #[tokio::test(start_paused = true)]
 async fn a_commit_does_not_go_to_the_background_of_a_delivery_that_is_over() {
     let of_the_mount = Background::new().with_spawn(drop);
@@ -195,8 +190,7 @@ impl Service<JobEvent> for Counted {
     }
 }
 
-/// A clone that was called is dropped before its future is awaited, by a mount, by `run`, and at 8c41ce4 by
-/// `AcknowledgeFirst` too. It may hold what the callback needs: here it is kept for as long as the callback runs.
+/// The called clone is dropped before its future is awaited, because it may hold what the callback waits for.
 #[tokio::test]
 async fn acknowledge_first_drops_the_service_before_the_callback_runs() {
     let count = Arc::new(());
@@ -211,8 +205,7 @@ async fn acknowledge_first_drops_the_service_before_the_callback_runs() {
     assert_eq!(Arc::strong_count(&count), before);
 }
 
-/// *Done when* names seven mistakes. The cases of three are answered `unresolved import tower`, because `tests/ui` has
-/// neither tower nor tokio: they compare nothing that the crate says.
+/// A case that lacks a dependency shows an unresolved import, and nothing that the crate says.
 #[test]
 fn the_compile_fail_cases_fail_because_of_the_mistake_that_they_show() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ui");
@@ -237,7 +230,7 @@ fn the_compile_fail_cases_fail_because_of_the_mistake_that_they_show() {
     );
 }
 
-/// The guides name the tests that show each promise. These are no longer there.
+/// The guides name the tests behind each promise.
 #[test]
 fn every_path_that_the_documentation_names_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -271,7 +264,7 @@ async fn a_boxed_service_reserves_per_clone_and_gives_its_reservation_back() {
             .service(JobRouter::new().on_completed(|_| ready(()))),
     );
     let mut reserved = jobs.clone();
-    assert!(matches!(reserved.ready().await, Ok(_)));
+    assert!(reserved.ready().await.is_ok());
     let mut waits = jobs.clone();
     assert!(
         timeout(Duration::from_millis(20), waits.ready())
@@ -394,8 +387,7 @@ impl Service<JobEvent> for NeverReady {
     }
 }
 
-/// At 8c41ce4 a delivery had its permit until `on_error` had been told of its end, so that a drain waited for the report. Now
-/// the permit returns first, and a process that exits after `drain` can lose the report.
+/// A delivery keeps its permit until `on_error` has returned, so that a drain waits for the report.
 #[tokio::test]
 async fn a_delivery_has_its_permit_until_its_failure_is_reported() {
     let background = Background::new();
@@ -409,8 +401,7 @@ async fn a_delivery_has_its_permit_until_its_failure_is_reported() {
     assert_eq!(seen.load(Ordering::SeqCst), 1);
 }
 
-/// What a `Background` owns lives as long as any event that was stored: at 8c41ce4 an event owned nothing of its mount. Here the
-/// spawn function owns the application's runtime, as it may outside of tokio.
+/// A stored event must not keep alive what the spawn function of its mount owns, such as a runtime.
 #[tokio::test]
 async fn a_stored_event_does_not_keep_what_the_mount_spawns_on() {
     let runtime = Arc::new(());
