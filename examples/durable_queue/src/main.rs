@@ -36,15 +36,9 @@
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "it talks to whoever ran it"
+    reason = "the example prints what happens"
 )]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics is a test that fails"
-    )
-)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 mod queue;
 
@@ -66,7 +60,7 @@ use tower::{BoxError, service_fn};
 
 use crate::queue::Tries;
 
-/// How long a stop may take; container platforms kill after 30 seconds or so.
+/// The time limit of a shutdown. Container platforms kill after about 30 seconds.
 const PATIENCE: Duration = Duration::from_secs(25);
 
 /// What the callbacks share.
@@ -231,7 +225,7 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
     _ = stop.wait_for(|set| *set).await;
 }
 
-/// Ctrl-C, or the SIGTERM that container platforms send.
+/// Waits for Ctrl-C, or for the SIGTERM that container platforms send.
 async fn stop_signal() {
     let ctrl_c = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
     #[cfg(unix)]

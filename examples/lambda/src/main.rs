@@ -16,14 +16,8 @@
 //! timeout does cut a callback short; MX was told nothing then, and comes again. Each instance has a
 //! memory of its own, so duplicates are for a ledger that instances share to find.
 
-#![allow(clippy::print_stdout, reason = "it talks to whoever ran it")]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics is a test that fails"
-    )
-)]
+#![allow(clippy::print_stdout, reason = "the example prints what happens")]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 mod stand_in;
 #[cfg(test)]

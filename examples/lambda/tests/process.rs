@@ -1,4 +1,4 @@
-//! The example as its users run it.
+//! Runs the example as a process.
 
 use harness::{curl, example};
 

@@ -15,14 +15,8 @@
 //! it. Which CA and which name MX's certificate has, ask MX. Without `--write-certificates` it serves
 //! with the files that the folder has.
 
-#![allow(clippy::print_stdout, reason = "it talks to whoever ran it")]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics is a test that fails"
-    )
-)]
+#![allow(clippy::print_stdout, reason = "the example prints what happens")]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 mod certificates;
 #[cfg(test)]

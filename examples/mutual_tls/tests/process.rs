@@ -1,5 +1,5 @@
-//! The example as its users run it.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+//! Runs the example as a process.
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::{env, fs, process};
 

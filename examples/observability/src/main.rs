@@ -13,15 +13,9 @@
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "it talks to whoever ran it"
+    reason = "the example prints what happens"
 )]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics is a test that fails"
-    )
-)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 use std::env;
 use std::error::Error;

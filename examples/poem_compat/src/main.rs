@@ -14,14 +14,8 @@
 //! - What poem keeps beside the request: `Credentials::verify` does not see the sender's address.
 //!   Headers and the request's extensions come through, as the answer's reason does.
 
-#![allow(clippy::print_stdout, reason = "it talks to whoever ran it")]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics is a test that fails"
-    )
-)]
+#![allow(clippy::print_stdout, reason = "the example prints what happens")]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 use std::env;
 use std::error::Error;

@@ -12,14 +12,8 @@
 //! takes the layer too: `Server::builder().accept_http1(true).layer(…).add_routes(…)`, with routes
 //! that have the same fallback as here.
 
-#![allow(clippy::print_stdout, reason = "it talks to whoever ran it")]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics is a test that fails"
-    )
-)]
+#![allow(clippy::print_stdout, reason = "the example prints what happens")]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 use std::env;
 use std::error::Error;

@@ -1,5 +1,5 @@
 //! The example as its users run it, against an application in this process.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::net::SocketAddr;
 use std::process::Command;
