@@ -1,4 +1,4 @@
-//! How do I take the webhooks before axum has routed anything?
+//! How do I receive the webhooks before axum routes a request?
 //!
 //! Run it with `cargo run --example axum_around`, and deliver something:
 //!
@@ -7,17 +7,11 @@
 //!     --data @tests/fixtures/completed.json http://127.0.0.1:3000/admin/webhooks
 //! ```
 //!
-//! The layer goes around the whole router, where nothing that is added to the router can come
-//! after it. For a router that is built elsewhere, and for several hands that build one.
+//! The layer goes around the whole router, so it sees every request first, whatever is added to the
+//! router. Use this if the router is built elsewhere, or by several people.
 
-#![allow(clippy::print_stdout, reason = "it talks to whoever ran it")]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics is a test that fails"
-    )
-)]
+#![allow(clippy::print_stdout, reason = "the example prints what happens")]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 use std::env;
 use std::error::Error;
@@ -30,7 +24,7 @@ use tokio::net::TcpListener;
 use tower::Layer as _;
 use tower::make::Shared;
 
-/// The router as it is, and around it the layer: no longer a `Router`, but a service.
+/// Puts the layer around the router. The result is a service, no longer a `Router`.
 fn app(credentials: Credentials, router: Router) -> JobWebhookService<Router, JobRouter> {
     let jobs = JobRouter::new()
         .on_completed(|event| async move { println!("completed {}", event.guid) })
@@ -40,9 +34,9 @@ fn app(credentials: Credentials, router: Router) -> JobWebhookService<Router, Jo
         .layer(router)
 }
 
-/// Comes from somewhere else, and takes every path.
+/// A router that is built elsewhere and matches every path.
 fn router() -> Router {
-    Router::new().route("/{*path}", any(|| async { "whatever was asked for\n" }))
+    Router::new().route("/{*path}", any(|| async { "the page of this path\n" }))
 }
 
 #[tokio::main]
@@ -51,7 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let app = app(Credentials::basic("mx", "secret")?, router());
-    // `serve` asks for a service per connection. `axum::ServiceExt::into_make_service` is the same.
+    // `serve` needs a service per connection. `axum::ServiceExt::into_make_service` does the same.
     Ok(axum::serve(listener, Shared::new(app)).await?)
 }
 
@@ -69,7 +63,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_layer_is_asked_before_the_router() {
+    async fn the_layer_sees_requests_before_the_router() {
         let delivery = Request::post("/admin/webhooks")
             .header("authorization", "Basic bXg6c2VjcmV0")
             .header("content-type", "application/json")

@@ -1,4 +1,4 @@
-//! How do I take an event in a handler of my own, beside axum's other extractors?
+//! How do I receive an event in a handler of my own, beside axum's other extractors?
 //!
 //! Run it with `cargo run --example axum_extractor`, and deliver something, twice:
 //!
@@ -7,17 +7,11 @@
 //!     --data @tests/fixtures/completed.json http://127.0.0.1:3000/admin/webhooks/acme
 //! ```
 //!
-//! The credentials come from the state, so that a router without any does not compile. The second
+//! The credentials come from the state, so a router without credentials does not compile. The second
 //! delivery is answered 204 too, and its callback does not run.
 
-#![allow(clippy::print_stdout, reason = "it talks to whoever ran it")]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics is a test that fails"
-    )
-)]
+#![allow(clippy::print_stdout, reason = "the example prints what happens")]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 use std::env;
 use std::error::Error;
@@ -40,8 +34,8 @@ struct App {
     jobs: BoxJobService,
 }
 
-/// The event is the last argument, because it reads the body. `debug_handler` has the compiler
-/// say which argument is wrong, if one is.
+/// The event is the last argument, because it reads the body. With `debug_handler`, the compiler
+/// names an argument that is wrong.
 #[debug_handler(state = App)]
 async fn webhook(
     Path(tenant): Path<String>,

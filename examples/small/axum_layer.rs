@@ -7,18 +7,12 @@
 //!     --data @tests/fixtures/completed.json http://127.0.0.1:3000/admin/webhooks
 //! ```
 //!
-//! axum's layers see what was added before them, and nothing that came after. So the last layer
-//! is the first to see a request: no route, fallback or login of the application's own can take a
-//! delivery away from it, which is what the tests show.
+//! A layer of axum applies to the routes, fallbacks and layers that were added before it. So the last
+//! layer sees each request first, and no route, fallback or login of the application can answer a
+//! delivery. The tests show this.
 
-#![allow(clippy::print_stdout, reason = "it talks to whoever ran it")]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics is a test that fails"
-    )
-)]
+#![allow(clippy::print_stdout, reason = "the example prints what happens")]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 use std::env;
 use std::error::Error;
@@ -33,7 +27,7 @@ use mx_job_webhook::mount::JobWebhookLayer;
 use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
 use tokio::net::TcpListener;
 
-/// The application: routes, a fallback and a login of its own, and last the layer.
+/// The application: routes, a fallback and a login, and the layer last.
 fn app(credentials: Credentials) -> Router {
     routes().layer(webhooks(credentials))
 }
@@ -55,7 +49,7 @@ fn routes() -> Router {
         .layer(from_fn(login))
 }
 
-/// MX has no session here, and needs none: a delivery does not come this far.
+/// MX has no session and needs none, because deliveries do not reach this middleware.
 async fn login(request: Request, next: Next) -> Response {
     if request.headers().contains_key("cookie") {
         next.run(request).await
@@ -95,7 +89,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn neither_a_route_nor_the_login_takes_a_delivery_from_the_last_layer() {
+    async fn the_last_layer_receives_deliveries_before_routes_and_login() {
         assert_eq!(deliver(app(credentials())).await, StatusCode::NO_CONTENT);
         let page = Request::get("/admin/webhooks").header("cookie", "session=1");
         let page = page.body(Body::empty()).unwrap();
@@ -104,16 +98,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_comes_after_the_layer_stands_in_front_of_it() {
+    async fn a_login_that_is_added_after_the_layer_refuses_deliveries() {
         let then_a_login = Router::new()
             .layer(webhooks(credentials()))
             .layer(from_fn(login));
         assert_eq!(deliver(then_a_login).await, StatusCode::FORBIDDEN);
     }
 
-    /// The worst of it: MX takes the 200 for a receipt, and no callback has run.
+    /// The worst case: MX takes the 200 for a receipt, although no callback has run.
     #[tokio::test]
-    async fn a_fallback_that_comes_after_the_layer_acknowledges_deliveries() {
+    async fn a_fallback_that_is_added_after_the_layer_acknowledges_deliveries() {
         let then_a_fallback = Router::new()
             .layer(webhooks(credentials()))
             .fallback(|| async { "the application's front page\n" });

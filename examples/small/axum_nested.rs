@@ -1,4 +1,4 @@
-//! How do I mount the webhooks within a router that is nested under a prefix?
+//! How do I mount the webhooks in a router that is nested under a prefix?
 //!
 //! Run it with `cargo run --example axum_nested`, and deliver something:
 //!
@@ -7,17 +7,11 @@
 //!     --data @tests/fixtures/completed.json http://127.0.0.1:3000/admin/webhooks
 //! ```
 //!
-//! By the terminal service on a route. The layer would not do in there: axum asks a nested
-//! router's layers for that router's own routes only, and takes the prefix off the path.
+//! Mount the terminal service on a route. The layer does not work in a nested router: axum calls its
+//! layers only for that router's routes, and removes the prefix from the path.
 
-#![allow(clippy::print_stdout, reason = "it talks to whoever ran it")]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics is a test that fails"
-    )
-)]
+#![allow(clippy::print_stdout, reason = "the example prints what happens")]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 use std::env;
 use std::error::Error;
@@ -27,20 +21,20 @@ use axum::routing::get;
 use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
 use tokio::net::TcpListener;
 
-/// The application, which need not know that its administration takes webhooks.
+/// The application. It does not have to know that its administration receives webhooks.
 fn app(credentials: Credentials) -> Router {
     Router::new()
         .route("/", get(|| async { "an application of its own\n" }))
         .nest("/admin", admin(credentials))
 }
 
-/// One part of it, with paths of its own and a route for MX among them.
+/// The administration: its own paths, with a route for MX among them.
 fn admin(credentials: Credentials) -> Router {
     let jobs = JobRouter::new()
         .on_completed(|event| async move { println!("completed {}", event.guid) })
         .on_unhandled(|unhandled| async move { println!("{} unhandled", unhandled.status) });
     Router::new()
-        .route("/users", get(|| async { "nobody yet\n" }))
+        .route("/users", get(|| async { "no users yet\n" }))
         .route_service("/webhooks", JobWebhook::new(credentials, jobs))
 }
 
@@ -77,7 +71,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_route_is_under_the_prefix_and_nowhere_else() {
+    async fn the_route_is_only_under_the_prefix() {
         let app = app(credentials());
         let status = deliver(app.clone(), "/admin/webhooks").await;
         assert_eq!(status, StatusCode::NO_CONTENT);
@@ -85,7 +79,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_layer_of_the_nested_router_would_see_no_delivery() {
+    async fn a_layer_of_the_nested_router_sees_no_delivery() {
         let layer = JobWebhook::new(credentials(), JobRouter::new()).at("/admin/webhooks");
         let users = Router::new().route("/users", get(|| async {}));
         let app = Router::new().nest("/admin", users.layer(layer));

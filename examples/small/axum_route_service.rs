@@ -1,4 +1,4 @@
-//! How do I give the webhooks routes of their own, one for each of MX's environments?
+//! How do I mount the webhooks on routes, one for each of MX's environments?
 //!
 //! Run it with `cargo run --example axum_route_service`, and deliver something:
 //!
@@ -7,17 +7,11 @@
 //!     --data @tests/fixtures/completed.json http://127.0.0.1:3000/webhooks/production
 //! ```
 //!
-//! Each route has its credentials and its callbacks. What is no `POST` is answered 405: the
-//! route is the terminal service's alone.
+//! Each route has its own credentials and callbacks. Only the terminal service answers on the route,
+//! so other methods than `POST` are answered 405.
 
-#![allow(clippy::print_stdout, reason = "it talks to whoever ran it")]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics is a test that fails"
-    )
-)]
+#![allow(clippy::print_stdout, reason = "the example prints what happens")]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 use std::env;
 use std::error::Error;
@@ -27,7 +21,7 @@ use axum::routing::get;
 use mx_job_webhook::{Credentials, JobEvent, JobRouter, JobWebhook};
 use tokio::net::TcpListener;
 
-/// The application: what is delivered as a test moves no production data.
+/// The application. Deliveries to the route for tests do not change production data.
 fn app(production: Credentials, integration: Credentials) -> Router {
     Router::new()
         .route("/", get(|| async { "an application of its own\n" }))
@@ -84,7 +78,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_environments_password_opens_no_other() {
+    async fn each_environment_has_its_own_password() {
         let production = status("POST", "/webhooks/production").await;
         assert_eq!(production, StatusCode::NO_CONTENT);
         let integration = status("POST", "/webhooks/integration").await;
@@ -92,7 +86,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_post_is_answered_405() {
+    async fn other_methods_are_answered_405() {
         let page = status("GET", "/webhooks/production").await;
         assert_eq!(page, StatusCode::METHOD_NOT_ALLOWED);
     }

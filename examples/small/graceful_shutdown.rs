@@ -1,28 +1,22 @@
 //! How do I shut down without cutting a callback short?
 //!
-//! Run it with `cargo run --example graceful_shutdown`, deliver something, and while the callback
-//! works (`WORK_SECONDS`, 5 unless set) stop the program by Ctrl-C or SIGTERM:
+//! Run it with `cargo run --example graceful_shutdown`, deliver something, and stop the program with
+//! Ctrl-C or SIGTERM while the callback works (`WORK_SECONDS`, defaults to 5):
 //!
 //! ```text
 //! curl -i -m 1 -u mx:secret -H 'content-type: application/json' \
 //!     --data @tests/fixtures/completed.json http://127.0.0.1:3000/admin/webhooks
 //! ```
 //!
-//! curl hangs up after a second. The program ends when the callback has finished, at the latest
-//! 25 seconds after the signal, whoever is still connected.
+//! curl hangs up after a second. The program ends when the callback has finished, at the latest 25
+//! seconds after the signal, even if senders are still connected.
 
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "it talks to whoever ran it"
+    reason = "the example prints what happens"
 )]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics is a test that fails"
-    )
-)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 use std::env;
 use std::error::Error;
@@ -37,10 +31,10 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-/// How long a stop may take; container platforms kill after 30 seconds or so.
+/// The time limit of a shutdown. Container platforms kill after about 30 seconds.
 const PATIENCE: Duration = Duration::from_secs(25);
 
-/// The application. Whoever has the other clone of `background` can wait for its callbacks.
+/// The application. The caller keeps a clone of `background`, and waits for the callbacks with it.
 fn app(credentials: Credentials, background: Background, work: Duration) -> Router {
     let jobs = JobRouter::with_state(work).on_completed(completed).build();
     Router::new().layer(
@@ -97,8 +91,8 @@ async fn run() -> Result<(), Box<dyn Error>> {
         stopping.notified().await;
         sleep(PATIENCE).await;
     });
-    // First the server: it takes no more connections, and answers what it has. A sender that does
-    // not go away could keep it for ever.
+    // First the server: it accepts no more connections, and answers the open requests. The deadline
+    // limits this, because a sender could keep its connection open for ever.
     let server = axum::serve(listener, app).with_graceful_shutdown(async move {
         stop_signal().await;
         stopped.notify_one();
@@ -106,7 +100,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let left = tokio::select! {
         served = server => {
             served?;
-            // Then what runs on although nobody waits for an answer any more.
+            // Then the callbacks that continue after their senders hung up.
             println!("draining {}", background.running());
             background.drain(deadline).await
         }
@@ -118,7 +112,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Ctrl-C, or the SIGTERM that container platforms send.
+/// Waits for Ctrl-C, or for the SIGTERM that container platforms send.
 async fn stop_signal() {
     let ctrl_c = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
     #[cfg(unix)]

@@ -9,14 +9,8 @@
 //!
 //! The crate then needs no axum: `--no-default-features --features tokio` is enough.
 
-#![allow(clippy::print_stdout, reason = "it talks to whoever ran it")]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics is a test that fails"
-    )
-)]
+#![allow(clippy::print_stdout, reason = "the example prints what happens")]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 use std::convert::Infallible;
 use std::env;
@@ -39,10 +33,10 @@ use tokio::signal::ctrl_c;
 use tokio::time::{sleep, timeout};
 use tower::{Service, ServiceBuilder};
 
-/// How long each step of a stop may take; container platforms kill after 30 seconds or so.
+/// The time limit of each step of a shutdown. Container platforms kill after about 30 seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The application, for whichever body of requests: hyper's own is `Incoming`.
+/// The application, for any body of requests. hyper's is `Incoming`.
 fn app<B>(
     credentials: Credentials,
     background: Background,
@@ -61,7 +55,7 @@ where
         .service_fn(answer)
 }
 
-/// Everything that is not a delivery.
+/// Answers every request that is not a delivery.
 async fn answer<B>(request: Request<B>) -> Result<Response<Full<Bytes>>, Infallible> {
     let (status, text) = match request.uri().path() {
         "/" => (StatusCode::OK, "an application of its own\n"),
@@ -81,13 +75,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let app = app(Credentials::basic("mx", "secret")?, background.clone());
     let stop = async { ctrl_c().await.unwrap_or_default() };
     serve(listener, app, stop).await;
-    // What runs on although its sender hung up.
+    // The callbacks that continue after their senders hung up.
     let left = background.drain(sleep(PATIENCE)).await;
     println!("{left} callbacks were cut short");
     Ok(())
 }
 
-/// Serves until `stop`, and then answers what has come, for as long as there is patience.
+/// Serves until `stop`, and then answers the open requests within `PATIENCE`.
 async fn serve<S>(listener: TcpListener, app: S, stop: impl Future<Output = ()>)
 where
     S: Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible>,
@@ -102,11 +96,11 @@ where
             () = &mut stop => break,
         };
         let Ok((stream, _)) = accepted else {
-            // Too many open files, for one; it passes.
+            // Too many open files, for example. The error is temporary.
             sleep(Duration::from_secs(1)).await;
             continue;
         };
-        // With a timer, hyper gives up a sender that is slow with its headers.
+        // With a timer, hyper drops a sender whose headers come too slowly.
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app.clone()));
@@ -141,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn deliveries_are_taken_and_the_rest_is_answered_as_before() {
+    async fn deliveries_are_acknowledged_and_other_requests_pass_through() {
         let delivery =
             || Request::post("/admin/webhooks").header("content-type", "application/json");
         let from_mx = delivery().header("authorization", "Basic bXg6c2VjcmV0");
@@ -153,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_delivery_that_has_begun_is_answered_though_the_server_stops() {
+    async fn a_delivery_that_has_begun_is_answered_while_the_server_stops() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let app = app(Credentials::unauthenticated(), Background::new());
@@ -171,9 +165,9 @@ mod tests {
             body.len()
         );
         mx.write_all(head.as_bytes()).await.unwrap();
-        // That it is told to continue says that the delivery has begun.
-        let mut told = [0; 25];
-        mx.read_exact(&mut told).await.unwrap();
+        // `100 Continue` shows that the delivery has begun.
+        let mut continued = [0; 25];
+        mx.read_exact(&mut continued).await.unwrap();
         stop.notify_one();
         while TcpStream::connect(address).await.is_ok() {}
         assert!(!server.is_finished());

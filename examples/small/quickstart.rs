@@ -1,28 +1,22 @@
 //! How do I receive MX's job webhooks in my axum application?
 //!
 //! Run it with `cargo run --example quickstart`. It serves an application with the layer at
-//! `/admin/webhooks`, delivers MX's documented sample to itself, and goes on serving:
+//! `/admin/webhooks`, delivers MX's documented sample to itself, and continues to serve:
 //!
 //! ```text
 //! curl -i -u mx:secret -H 'content-type: application/json' \
 //!     --data @tests/fixtures/completed.json http://127.0.0.1:3000/admin/webhooks
 //! ```
 //!
-//! `ADDR`, `MX_USER` and `MX_PASSWORD` are read from the environment; `-- --once` ends after the
-//! delivery, successfully only if it was answered 204.
+//! It reads `ADDR`, `MX_USER` and `MX_PASSWORD` from the environment. With `-- --once` it ends after
+//! the delivery, and succeeds only if the answer was 204.
 
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "it talks to whoever ran it"
+    reason = "the example prints what happens"
 )]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics is a test that fails"
-    )
-)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 use std::env;
 use std::error::Error;
@@ -44,7 +38,7 @@ use tokio::net::TcpListener;
 const WEBHOOKS: &str = "/admin/webhooks";
 const SAMPLE: &str = include_str!("../../tests/fixtures/completed.json");
 
-/// The application: a route of its own, and the layer that takes the webhooks.
+/// The application: its own route, and the layer that receives the webhooks.
 fn app(credentials: Credentials) -> Router {
     let jobs = JobRouter::new()
         .on_completed(|event| async move { print_line(&event) })
@@ -131,7 +125,7 @@ async fn deliver_sample(
     Ok(client.request(request).await?.status())
 }
 
-/// Says nothing of credentials that were set: the shell that has them fills them in.
+/// Returns a curl line without the credentials from the environment: the shell inserts those.
 fn curl_line(address: SocketAddr) -> String {
     let set = env::var_os("MX_USER").is_some() || env::var_os("MX_PASSWORD").is_some();
     let credentials = if set {
@@ -146,7 +140,7 @@ fn curl_line(address: SocketAddr) -> String {
     )
 }
 
-/// Where this machine reaches what it listens on: `0.0.0.0` is no destination everywhere.
+/// Returns an address at which this machine reaches the server. Not every system connects to `0.0.0.0`.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),

@@ -23,8 +23,9 @@ fn an_application_with_axum_gets_as_many_crates_as_the_readme_says() {
     let added: Vec<_> = has.difference(&had).collect();
     let number = added.len();
     assert!(number <= AT_MOST, "{number} are too many: {added:#?}");
-    let sentence =
-        format!("To an application that has axum it adds {number} crates, itself included.");
+    let sentence = format!(
+        "It adds {number} crates, itself included, to an application that already uses axum."
+    );
     let readme = include_str!("../../README.md");
     assert!(
         readme.contains(&sentence),

@@ -1,8 +1,8 @@
-//! How do I hand work that takes minutes to a durable queue?
+//! How do I put work that takes minutes into a durable queue?
 //!
-//! The queue is a table, kept by [apalis-postgres](https://docs.rs/apalis-postgres); `queue.rs` is
-//! all there is to it. A delivery is answered 204 once its webhook is stored, and workers run the
-//! `JobRouter` that would otherwise have been mounted. Nothing else of the HTTP side changes.
+//! The queue is a table of [apalis-postgres](https://docs.rs/apalis-postgres), and `queue.rs` is all of
+//! its code. A delivery is answered 204 once its webhook is stored. Workers run the `JobRouter` that
+//! would otherwise be mounted. Nothing else changes on the HTTP side.
 //!
 //! Run it with `DATABASE_URL=postgres://… cargo run -p durable_queue`, and deliver something:
 //!
@@ -11,22 +11,21 @@
 //!     --data @tests/fixtures/completed.json http://127.0.0.1:3000/admin/webhooks
 //! ```
 //!
-//! It receives and works. With `-- receive` or `-- work` it does one of both, in as many processes
-//! as you like; kill any of them. `ADDR` is where it listens, `WORK_SECONDS` (5) how long the
-//! callback takes, `FAILING_TRIES` (0) how many tries of each event fail at first, and
-//! `DEAD_AFTER_SECONDS` (30, at least 3) after how long without a sign of life what a worker has in
-//! hand is another's.
+//! It receives and works. With `-- receive` or `-- work` it does one of the two, in as many processes
+//! as you like; kill any of them. It listens on `ADDR`. A callback takes `WORK_SECONDS` (5). The first
+//! `FAILING_TRIES` (0) tries of each event fail. A worker without a heartbeat for
+//! `DEAD_AFTER_SECONDS` (30, at least 3) counts as dead, and other workers take over its events.
 //!
 //! A callback runs at least once for an event, and again if its worker was killed before it could
-//! tell: its effect has to bear that, as the documentation's page `guarantees` says.
+//! store the result. So its effect has to be idempotent: see the guide `guarantees`.
 //!
 //! The example deletes old workers, but no events. Schedule a `DELETE FROM apalis.jobs`, or apalis'
 //! own vacuum: of this queue, a trigger lets both delete only events that were handled more than 48
 //! hours ago, and skips the others silently. MX delivers an event for about 24 hours, and the row
 //! identifies a duplicate. The trigger does not see `TRUNCATE`, and leaves other queues alone.
 //!
-//! An event that failed for good, or too often, stays with its error. It runs again once you set its
-//! `status` to `Pending` and its `attempts` to 0; set its `status` to `Done` to have it deleted:
+//! An event that failed permanently, or too often, stays with its error. It runs again once you set
+//! its `status` to `Pending` and its `attempts` to 0; set its `status` to `Done` to have it deleted:
 //!
 //! ```text
 //! SELECT idempotency_key, convert_from(job, 'UTF8'), attempts, last_result FROM apalis.jobs
@@ -36,15 +35,9 @@
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "it talks to whoever ran it"
+    reason = "the example prints what happens"
 )]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics is a test that fails"
-    )
-)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 mod queue;
 
@@ -66,10 +59,10 @@ use tower::{BoxError, service_fn};
 
 use crate::queue::Tries;
 
-/// How long a stop may take; container platforms kill after 30 seconds or so.
+/// The time limit of a shutdown. Container platforms kill after about 30 seconds.
 const PATIENCE: Duration = Duration::from_secs(25);
 
-/// What the callbacks share.
+/// The state of the callbacks.
 #[derive(Clone)]
 struct App {
     pool: PgPool,
@@ -77,12 +70,12 @@ struct App {
     failing_tries: usize,
 }
 
-/// What would be mounted if the callbacks were quick. The workers run it as it is.
+/// The callbacks, which the workers run. If they were quick, they could be mounted without a queue.
 fn jobs(app: App) -> JobRouter {
     JobRouter::with_state(app).on_completed(completed).build()
 }
 
-/// Stands for what takes minutes, and leaves a row each time that it is done.
+/// Stands for work that takes minutes, and inserts a row each time that it is done.
 async fn completed(app: App, event: JobEvent) -> Result<(), BoxError> {
     if event.member_guid.is_none() {
         return Err(Permanent::new("the job names no member").into());
@@ -101,7 +94,7 @@ async fn completed(app: App, event: JobEvent) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// The HTTP side: the layer is given the queue in place of the callbacks.
+/// The HTTP side: the layer takes the queue in place of the callbacks.
 fn app(credentials: Credentials, pool: PgPool) -> Router {
     let queue = service_fn(move |event| queue::store(pool.clone(), event));
     Router::new().layer(JobWebhook::new(credentials, queue).at("/admin/webhooks"))
@@ -160,7 +153,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     };
     tokio::select! {
         ended = async { tokio::try_join!(receiving, working) } => ended.map(|_| ()),
-        () = deadline => Err("what did not finish is left to another worker".into()),
+        () = deadline => Err("another worker takes over the events that did not finish".into()),
     }
 }
 
@@ -183,7 +176,7 @@ async fn receive(
         .await?)
 }
 
-/// Connects, and makes the tables that are not there yet.
+/// Connects, and creates missing tables.
 async fn database(dead_after: Duration) -> Result<PgPool, Box<dyn Error>> {
     let options: PgConnectOptions = env::var("DATABASE_URL")
         .ok()
@@ -193,18 +186,18 @@ async fn database(dead_after: Duration) -> Result<PgPool, Box<dyn Error>> {
         .await
         .map_err(|_| "the database does not answer")?
         .map_err(|error| format!("cannot reach the database: {error}"))?;
-    // A worker that froze in mid-transaction keeps no rows locked from those that take over.
+    // If a worker freezes in mid-transaction, the server ends that transaction and releases its locks.
     let silent = (
         "idle_in_transaction_session_timeout",
         dead_after.as_millis(),
     );
     let options = options.options([silent]);
-    // Whoever delivers does not wait for a connection for long.
+    // A delivery does not wait long for a connection.
     let pool = PgPoolOptions::new()
         .acquire_timeout(Duration::from_secs(3))
         .connect_lazy_with(options);
-    // Of several processes that start at once, one makes them. The application and the ledgers share
-    // the locks of this database, so the number must be the example's alone: it spells `mxjobque`.
+    // If several processes start at once, one creates the tables. The application and the ledgers share
+    // the advisory locks of this database, so the number has to be unique: it spells `mxjobque`.
     const LOCK: i64 = 0x6d78_6a6f_6271_7565;
     sqlx::query("SELECT pg_advisory_lock($1)")
         .bind(LOCK)
@@ -231,7 +224,7 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
     _ = stop.wait_for(|set| *set).await;
 }
 
-/// Ctrl-C, or the SIGTERM that container platforms send.
+/// Waits for Ctrl-C, or for the SIGTERM that container platforms send.
 async fn stop_signal() {
     let ctrl_c = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
     #[cfg(unix)]
@@ -259,8 +252,8 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_cannot_be_stored_is_not_acknowledged() {
-        // The port of the service `discard`, which nobody runs.
+    async fn an_event_that_cannot_be_stored_is_not_acknowledged() {
+        // The port of the service `discard`, which does not run here.
         let nowhere = "postgres://nobody@127.0.0.1:9/none".parse().unwrap();
         let pool = PgPoolOptions::new()
             .acquire_timeout(Duration::from_millis(100))

@@ -1,7 +1,7 @@
-//! The queue: how an event gets into it, and how it is worked.
+//! The queue: `store` puts an event into it, and `work` runs the events.
 //!
-//! Two settings of apalis 1.0 matter more than they look: the size of a batch, and the worker's
-//! name. Both are where they are made.
+//! Two settings of apalis 1.0 are essential: the size of a batch, and a unique name for each worker.
+//! Comments beside them give the reasons.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -23,11 +23,11 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tower::{BoxError, Service, ServiceExt as _};
 
-/// The trigger names it too.
+/// The queue's name, which is also in the trigger `KEEP`.
 const QUEUE: &str = "mx-jobs";
-/// How many events a worker has in hand at a time, with those that wait for their next try.
+/// The number of events that a worker holds at a time, including those that wait for their next try.
 const CONCURRENCY: usize = 4;
-/// How often an event is tried, with 1, 2, 4 and 8 seconds in between.
+/// The number of tries of an event, with pauses of 1, 2, 4 and 8 seconds.
 const TRIES: usize = 5;
 
 /// Keeps dead letters, open events, and the rows that identify duplicates from any `DELETE`.
@@ -54,27 +54,28 @@ BEGIN
     END IF;
 END $$";
 
-/// How often an event was tried, this time included: the callbacks find it in its extensions.
+/// The number of tries of an event, including the current one. Callbacks read it in the event's extensions.
 #[derive(Clone, Copy)]
 pub(crate) struct Tries(pub(crate) usize);
 
-/// Makes the tables that are not there yet. One process at a time may call it.
+/// Creates missing tables. One process at a time may call it.
 pub(crate) async fn set_up(pool: &PgPool) -> Result<(), apalis_postgres::Error> {
     PostgresStorage::setup(pool).await?;
     sqlx::raw_sql(KEEP).execute(pool).await?;
     Ok(())
 }
 
-/// Returns once the webhook is committed: the 204 that follows outlives any crash.
+/// Stores an event. Returns once it is committed, so an event that is answered 204 survives a crash.
 ///
-/// Its body is stored as it came, and no header. What MX delivers again is in the table already: the
-/// event's name is unique there, and of two events that differ each has its own.
+/// It stores the body unchanged, and no headers. The table holds each event once, because the event's
+/// name is unique there. So a second delivery of an event changes nothing. Different events have
+/// different names.
 pub(crate) async fn store(pool: PgPool, event: JobEvent) -> Result<Receipt, BoxError> {
     let task = TaskBuilder::new(event.body().to_vec())
         .idempotency_key(EventName::of(&event).to_string())
         .max_attempts(TRIES)
         .build();
-    // By itself: in a batch, one duplicate would have the others refused.
+    // One event per statement: in a batch, one duplicate would make the database refuse all others.
     let mut connection = pool.acquire().await?;
     match queries::push_tasks(&mut *connection, QUEUE, vec![task]).await {
         Err(apalis_postgres::Error::Database(sqlx::Error::Database(error)))
@@ -84,7 +85,7 @@ pub(crate) async fn store(pool: PgPool, event: JobEvent) -> Result<Receipt, BoxE
     Ok(Receipt::Handled)
 }
 
-/// Works the queue until told to stop, and then finishes what it has in hand.
+/// Runs events from the queue until `stop`, and then finishes those that it holds.
 pub(crate) async fn work<S>(
     pool: &PgPool,
     jobs: S,
@@ -95,16 +96,16 @@ pub(crate) async fn work<S>(
     S::Future: Send,
 {
     while !*stop.borrow() {
-        if let Err(error) = forget_workers(pool).await {
+        if let Err(error) = delete_old_workers(pool).await {
             eprintln!("durable_queue: cannot delete old workers: {error}");
         }
         let config = Config::default()
             .queue(QUEUE)
-            // What a worker fetched and does not run yet holds up its heartbeats and its results:
-            // with more than one, callbacks that take long have it taken for dead.
+            // Events that a worker has fetched and does not run yet delay its heartbeats and its
+            // results. With larger batches, a worker with slow callbacks would count as dead.
             .batch_size(1)
-            // Unless set, every 30 seconds, and dead after 5 minutes. The product is rounded down
-            // to seconds.
+            // Defaults to a heartbeat every 30 seconds, and dead after 5 minutes. apalis rounds the
+            // product down to seconds.
             .heartbeat_interval(dead_after / 4)
             .missed_heartbeats(4);
         let storage = PostgresStorage::<Box<RawValue>>::new(pool)
@@ -125,8 +126,8 @@ pub(crate) async fn work<S>(
             _ = stop.wait_for(|set| *set).await;
             Ok::<(), WorkerError>(())
         };
-        // A database that is gone for a moment ends a worker. What that had in hand runs again
-        // when it counts as dead.
+        // A worker ends if the database is unreachable for a moment. Its events run again once it
+        // counts as dead.
         if let Err(error) = worker.run_until(stopped).await {
             eprintln!("durable_queue: a worker ended: {error}");
             sleep(Duration::from_secs(1)).await;
@@ -136,9 +137,9 @@ pub(crate) async fn work<S>(
 
 /// Deletes the rows of workers that were last seen more than a day ago; each start adds one.
 ///
-/// The row of a worker that died with events in hand stays until apalis has put them back, which it
-/// does by that row. A worker that was only frozen ends when it finds its row gone.
-async fn forget_workers(pool: &PgPool) -> Result<(), sqlx::Error> {
+/// The row of a dead worker that holds events stays, because apalis needs it to put them back. A worker
+/// that was only frozen ends when it finds its row missing.
+async fn delete_old_workers(pool: &PgPool) -> Result<(), sqlx::Error> {
     sqlx::query(
         "WITH old AS (
             SELECT id FROM apalis.workers
@@ -156,8 +157,8 @@ async fn forget_workers(pool: &PgPool) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Never the same twice: under the name of a dead worker, its events would count as in hand, and
-/// nobody would ever run them.
+/// Returns a unique name. If a new worker had the name of a dead one, the dead worker's events would
+/// count as running and would never run.
 fn worker_name() -> String {
     format!("{QUEUE}-{:032x}", fastrand::u128(..))
 }
@@ -169,12 +170,12 @@ fn backoff() -> ExponentialBackoff {
         .make_backoff()
 }
 
-/// One try of one event. After an `AbortError` there is no other.
+/// Runs one try of one event. An `AbortError` ends the tries.
 async fn attempted<S>(jobs: S, webhook: Box<RawValue>, tries: Tries) -> Result<(), BoxError>
 where
     S: Service<JobEvent, Response = Receipt, Error = Error>,
 {
-    // apalis counts a worker that died of it as a try, and would go on for ever.
+    // apalis also counts tries whose worker died, and has no limit for those.
     if tries.0 > TRIES {
         return Err(AbortError::new("its workers died").into());
     }
@@ -188,7 +189,7 @@ where
     }
 }
 
-/// With its sources: the table keeps an error's text alone.
+/// Returns the error's text with its sources, because the table keeps only a text.
 fn in_full(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -206,7 +207,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_try_is_the_last_where_no_other_would_help() {
+    async fn permanent_failures_and_the_last_try_end_the_tries() {
         let jobs = JobRouter::new()
             .on_completed(|_| async { Err("not yet") })
             .on_denied(|_| async { Err(Permanent::new("never")) });

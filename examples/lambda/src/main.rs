@@ -7,23 +7,17 @@
 //!     --data @tests/fixtures/completed.json http://127.0.0.1:3000/admin/webhooks
 //! ```
 //!
-//! Outside of Lambda a small stand-in runs it. For a function of your own, `cargo lambda watch` does
-//! that.
+//! Outside of Lambda, a small stand-in runs the function. For a function of your own, use
+//! `cargo lambda watch`.
 //!
-//! Lambda freezes the process when the answer has gone out, and may never wake it. So nothing may
-//! run on after an answer here: no `AcknowledgeFirstLayer`, no `with_answer_deadline`. A sender that
-//! hangs up is no worry: Lambda does not tell the function, which goes on to its own timeout. That
-//! timeout does cut a callback short; MX was told nothing then, and comes again. Each instance has a
-//! memory of its own, so duplicates are for a ledger that instances share to find.
+//! Lambda freezes the process after the answer, and may never resume it. So use neither
+//! `AcknowledgeFirstLayer` nor `with_answer_deadline` here. If the sender hangs up, Lambda does not
+//! notify the function, which continues until its own timeout. That timeout cuts a callback short. MX
+//! gets no receipt then, and delivers the event again. Each instance has its own memory, so finding
+//! duplicates needs a ledger that the instances share.
 
-#![allow(clippy::print_stdout, reason = "it talks to whoever ran it")]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics is a test that fails"
-    )
-)]
+#![allow(clippy::print_stdout, reason = "the example prints what happens")]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 mod stand_in;
 #[cfg(test)]
@@ -37,7 +31,7 @@ use lambda_http::{Body, Error, Request, Response};
 use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
 use tower::{Service, ServiceBuilder};
 
-/// The function, which has other paths than MX's too.
+/// The function. It also serves other paths.
 fn app(
     credentials: Credentials,
 ) -> impl Service<Request, Response = Response<Body>, Error = Infallible, Future: Send> {
@@ -49,8 +43,8 @@ fn app(
         .service_fn(answer)
 }
 
-/// Everything that is not a delivery. A stage of API Gateway other than `$default` is the first part
-/// of every path, unless `AWS_LAMBDA_HTTP_IGNORE_STAGE_IN_PATH` is set.
+/// Answers every request that is not a delivery. The first part of every path is the stage of API
+/// Gateway, if that is not `$default`. Set `AWS_LAMBDA_HTTP_IGNORE_STAGE_IN_PATH` to omit it.
 async fn answer(request: Request) -> Result<Response<Body>, Infallible> {
     let (status, text) = match request.uri().path() {
         "/" => (StatusCode::OK, "a function of its own\n"),

@@ -1,7 +1,8 @@
-//! What Lambda does, on this machine: requests become events, and the function asks for them.
+//! A stand-in for Lambda on this machine: it turns requests into events, which the function fetches.
 //!
-//! After AWS's pages "Using the Lambda runtime API for custom runtimes" and, for what is in an event,
-//! "Create AWS Lambda proxy integrations for HTTP APIs". One instance, so one event at a time.
+//! It follows AWS's pages "Using the Lambda runtime API for custom runtimes" and, for the content of an
+//! event, "Create AWS Lambda proxy integrations for HTTP APIs". It runs one instance, and so one event
+//! at a time.
 
 use std::env;
 use std::process::Stdio;
@@ -22,10 +23,10 @@ use tokio::process::Command;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
 
-/// How long API Gateway waits for a function.
+/// The time for which API Gateway waits for a function.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An event, and who waits for what the function makes of it.
+/// An event, and the channel for the function's answer.
 type Invocation = (Value, oneshot::Sender<Value>);
 
 #[derive(Clone)]
@@ -35,7 +36,7 @@ struct Lambda {
     waiting: Arc<Mutex<Option<oneshot::Sender<Value>>>>,
 }
 
-/// Serves, with this program once more as the function.
+/// Serves, and starts this program a second time as the function.
 pub(super) async fn run() -> Result<(), Error> {
     let address = env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:3000".to_owned());
     let listener = TcpListener::bind(address).await?;
@@ -68,7 +69,7 @@ fn lambda() -> Router {
         })
 }
 
-/// API Gateway's side: the request as an event, and of the function's answer the status and the text.
+/// API Gateway's side: passes the request on as an event, and returns the status and the text of the answer.
 async fn request(
     State(lambda): State<Lambda>,
     method: Method,
@@ -107,7 +108,7 @@ async fn request(
     Ok((status, body))
 }
 
-/// The runtime's side: the function asks for the next event, and may wait long for it.
+/// The runtime's side: gives the function the next event, for which it may wait long.
 async fn next(
     State(lambda): State<Lambda>,
 ) -> Result<([(&'static str, &'static str); 3], Json<Value>), StatusCode> {
@@ -125,14 +126,14 @@ async fn next(
     Ok((head, Json(event)))
 }
 
-/// And then tells what it made of it.
+/// The runtime's side: takes the function's answer.
 async fn response(State(lambda): State<Lambda>, answer: Bytes) -> StatusCode {
-    // Not by `Json`: the runtime names no content type.
+    // `Json` would refuse it, because the runtime sends no content type.
     let Ok(answer) = serde_json::from_slice(&answer) else {
         return StatusCode::BAD_REQUEST;
     };
     let waiting = lambda.waiting.lock().await.take();
-    // Who asked may have gone: Lambda does not tell the function.
+    // The sender may have hung up. Lambda does not notify the function.
     let _ = waiting.map(|waiting| waiting.send(answer));
     StatusCode::ACCEPTED
 }

@@ -1,4 +1,4 @@
-//! Events as AWS sends them, through the runtime's own conversion.
+//! Events in AWS's formats, converted by the runtime.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,7 +9,7 @@ use super::*;
 
 const SAMPLE: &str = include_str!("../../../tests/fixtures/completed.json");
 
-/// What the function answers to an event.
+/// Returns the status of the function's answer to an event.
 async fn status(event: Value) -> StatusCode {
     let request = lambda_http::request::from_str(&event.to_string()).unwrap();
     let app = app(Credentials::basic("mx", "secret").unwrap());
@@ -75,13 +75,13 @@ async fn events_of_api_gateway_are_deliveries() {
 }
 
 #[tokio::test]
-async fn events_of_a_load_balancer_are_deliveries_too() {
+async fn events_of_a_load_balancer_are_deliveries() {
     assert_eq!(status(load_balancer("secret")).await, 204);
     assert_eq!(status(load_balancer("guess")).await, 401);
 }
 
 #[tokio::test]
-async fn other_methods_and_other_stages_are_the_functions() {
+async fn the_function_answers_other_methods_and_stages() {
     let page = status(http_api("GET", "$default", Value::Null, false)).await;
     assert_eq!(page, StatusCode::NOT_FOUND);
     let stage = status(http_api("POST", "test", json!(SAMPLE), false)).await;

@@ -1,4 +1,4 @@
-//! A CA for tests, and what it issues. Its own key is never written: each run is a CA of its own.
+//! A CA for tests, and its certificates. Its key is never written, so each run has a new CA.
 
 use std::error::Error;
 use std::fs;
@@ -28,7 +28,7 @@ impl Authority {
         self.certificate.pem()
     }
 
-    /// A certificate and its key, in PEM.
+    /// Returns a certificate and its key, in PEM.
     pub(super) fn issue(&self, name: &str) -> Result<[String; 2], rcgen::Error> {
         let key = KeyPair::generate()?;
         let certificate =
@@ -37,7 +37,7 @@ impl Authority {
     }
 }
 
-/// Writes the CA's certificate, the server's and the client's, over what is there.
+/// Writes the certificates of the CA, the server and the client, and overwrites existing files.
 pub(super) fn write(folder: &Path, client: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
     let authority = Authority::new()?;
     fs::create_dir_all(folder)?;

@@ -1,6 +1,6 @@
-//! How do I serve TLS, and let the client's certificate decide who may deliver?
+//! How do I serve TLS, and authenticate the sender by its certificate?
 //!
-//! Have a CA for tests issue certificates, and serve with them:
+//! Issue certificates with a CA for tests, and serve with them:
 //! `cargo run -p mutual_tls -- --write-certificates target/certificates`. Then deliver
 //! something:
 //!
@@ -11,18 +11,12 @@
 //!     https://localhost:3443/admin/webhooks
 //! ```
 //!
-//! rustls verifies that a certificate is the CA's, and `Credentials::verify` decides by the names in
-//! it. Which CA and which name MX's certificate has, ask MX. Without `--write-certificates` it serves
-//! with the files that the folder has.
+//! rustls verifies that the CA issued the certificate, and `Credentials::verify` decides by the names
+//! in it. Ask MX for the CA and the name of its certificate. Without `--write-certificates`, the
+//! example serves with the files in the folder.
 
-#![allow(clippy::print_stdout, reason = "it talks to whoever ran it")]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics is a test that fails"
-    )
-)]
+#![allow(clippy::print_stdout, reason = "the example prints what happens")]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 mod certificates;
 #[cfg(test)]
@@ -48,10 +42,10 @@ use tower::Layer as _;
 
 use tls::ClientNames;
 
-/// The name in MX's certificate, as far as this example is concerned.
+/// The name in MX's certificate, in this example.
 const MX: &str = "webhooks.mx.example";
 
-/// The application. It knows nothing of TLS: the names are in the request's extensions.
+/// The application. It does not depend on TLS: the names are in the request's extensions.
 fn app(credentials: Credentials) -> Router {
     let jobs = JobRouter::new()
         .on_completed(|event| async move { println!("completed {}", event.guid) })
@@ -61,7 +55,7 @@ fn app(credentials: Credentials) -> Router {
         .layer(JobWebhook::new(credentials, jobs).at("/admin/webhooks"))
 }
 
-/// Accepts whose certificate has this name, and nobody without one.
+/// Accepts only senders whose certificate has this name.
 fn certificate_of(name: &'static str) -> Credentials {
     Credentials::verify(move |head| {
         let names = head.extensions.get::<ClientNames>();
@@ -92,12 +86,12 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
 async fn serve(listener: TcpListener, acceptor: TlsAcceptor, app: Router) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            // Too many open files, for one; it passes.
+            // Too many open files, for example. The error is temporary.
             sleep(Duration::from_secs(1)).await;
             continue;
         };
         let (acceptor, app) = (acceptor.clone(), app.clone());
-        // The handshake is in the task too: nobody waits for somebody else's.
+        // The handshake runs in the task too, so no connection waits for another's handshake.
         tokio::spawn(async move {
             if let Err(error) = connection(stream, &acceptor, app).await {
                 println!("a connection broke: {error}");
@@ -112,7 +106,7 @@ async fn connection(
     app: Router,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let stream = timeout(Duration::from_secs(10), acceptor.accept(stream)).await??;
-    // Who it is belongs to the connection, and is told to each of its requests.
+    // The names belong to the connection. Each of its requests gets them.
     let names = ClientNames::of(stream.get_ref().1)?;
     let app = Extension(names).layer(app);
     http1::Builder::new()

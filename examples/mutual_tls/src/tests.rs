@@ -1,4 +1,4 @@
-//! Over real sockets, with a client of rustls.
+//! Tests over real sockets, with rustls as the client.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::certificates::Authority;
 use super::tls::{Identity, acceptor, roots};
 use super::*;
 
-/// A server with a certificate of this CA, which accepts the certificates of `clients`.
+/// Starts a server with a certificate of this CA, which accepts the certificates of `clients`.
 async fn server(
     authority: &Authority,
     clients: Option<&Authority>,
@@ -34,7 +34,7 @@ fn identity(authority: &Authority, name: &str) -> Identity {
     Identity::from_pem(&chain, &key).unwrap()
 }
 
-/// The status, or why there is none.
+/// Returns the status, or the reason for which there is none.
 async fn send(
     server: SocketAddr,
     authority: &Authority,
@@ -65,7 +65,7 @@ fn delivery() -> http::request::Builder {
 }
 
 #[tokio::test]
-async fn the_certificate_decides_who_may_deliver() {
+async fn the_certificate_authenticates_the_sender() {
     let (ours, another) = (Authority::new().unwrap(), Authority::new().unwrap());
     let server = server(&ours, Some(&ours), certificate_of(MX)).await;
     let send = |client, request| send(server, &ours, client, request);
@@ -80,13 +80,13 @@ async fn the_certificate_decides_who_may_deliver() {
     let visitor = send(None, Request::get("/").header("host", "localhost")).await;
     assert_eq!(visitor.unwrap(), StatusCode::OK);
 
-    // The same name, but of a CA that is not accepted: there is no connection to ask on.
+    // The same name from a CA that is not accepted: rustls refuses the connection.
     let forged = send(Some(identity(&another, MX)), delivery()).await;
     assert!(forged.is_err(), "{forged:?}");
 }
 
 #[tokio::test]
-async fn over_plain_tls_a_password_decides() {
+async fn over_plain_tls_a_password_authenticates_the_sender() {
     let ours = Authority::new().unwrap();
     let password = Credentials::basic("mx", "secret").unwrap();
     let server = server(&ours, None, password).await;
@@ -101,7 +101,7 @@ async fn over_plain_tls_a_password_decides() {
 }
 
 #[tokio::test]
-async fn what_is_written_can_be_served_with() {
+async fn the_server_serves_with_the_written_certificates() {
     let folder = env::temp_dir().join(format!("mx-job-webhook-{}", std::process::id()));
     certificates::write(&folder, MX).unwrap();
     let acceptor = tls::read(&folder);

@@ -1,4 +1,4 @@
-//! TLS with rustls: whose certificates are accepted, and which names they have.
+//! TLS with rustls: the accepted CAs, and the names in certificates.
 
 use std::error::Error;
 use std::fs;
@@ -15,12 +15,12 @@ use webpki::EndEntityCert;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// The names in a client's certificate; none if it showed no certificate.
+/// The names in a client's certificate; empty if it showed no certificate.
 #[derive(Clone)]
 pub(super) struct ClientNames(Arc<[String]>);
 
 impl ClientNames {
-    /// After the handshake: rustls has verified the certificate, or there would be no connection.
+    /// Call it after the handshake, in which rustls verifies the certificate.
     pub(super) fn of(connection: &ServerConnection) -> Result<Self, webpki::Error> {
         let Some([certificate, ..]) = connection.peer_certificates() else {
             return Ok(Self([].into()));
@@ -30,13 +30,13 @@ impl ClientNames {
         Ok(Self(names.map(str::to_owned).collect()))
     }
 
-    /// Whether this is one of them, in full: `*.mx.example` in a certificate is only itself.
+    /// Returns whether `name` is one of them, literally: `*.mx.example` in a certificate matches only itself.
     pub(super) fn contain(&self, name: &str) -> bool {
         self.0.iter().any(|own| own.eq_ignore_ascii_case(name))
     }
 }
 
-/// A certificate, with those between it and its CA, and its key.
+/// A certificate with its intermediate certificates, and its key.
 pub(super) struct Identity {
     pub(super) chain: Vec<CertificateDer<'static>>,
     pub(super) key: PrivateKeyDer<'static>,
@@ -52,7 +52,7 @@ impl Identity {
     }
 }
 
-/// The CAs whose certificates are accepted.
+/// Returns the CAs whose certificates are accepted.
 pub(super) fn roots(pem: &str) -> Result<RootCertStore, BoxError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
@@ -61,7 +61,7 @@ pub(super) fn roots(pem: &str) -> Result<RootCertStore, BoxError> {
     Ok(roots)
 }
 
-/// Mutual TLS, with the files of a folder.
+/// Returns an acceptor of mutual TLS, with the files of a folder.
 pub(super) fn read(folder: &Path) -> Result<TlsAcceptor, BoxError> {
     let read = |name| {
         let path = folder.join(name);
@@ -71,7 +71,7 @@ pub(super) fn read(folder: &Path) -> Result<TlsAcceptor, BoxError> {
     acceptor(identity, Some(roots(&read("ca.pem")?)?))
 }
 
-/// Plain TLS, or with the CAs of clients mutual TLS.
+/// Returns an acceptor of plain TLS, or of mutual TLS if there are CAs of clients.
 pub(super) fn acceptor(
     server: Identity,
     clients: Option<RootCertStore>,
@@ -83,8 +83,8 @@ pub(super) fn acceptor(
         None => config.with_no_client_auth(),
         Some(roots) => {
             let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
-                // The application has other visitors too. Who has no certificate has no name, and
-                // so no right to deliver. Without this line they would get no connection.
+                // The application has other users too, whose connections need no certificate.
+                // Without a certificate a sender has no name, and its deliveries are refused.
                 .allow_unauthenticated();
             config.with_client_cert_verifier(verifier.build()?)
         }

@@ -1,15 +1,15 @@
-//! The example as its users run it.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+//! Runs the example as a process.
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::{env, fs, process};
 
 use harness::{curl, example};
 
-/// Where the example writes certificates, by its first lines.
+/// The folder for certificates, as in the example's head.
 const CERTIFICATES: &str = "target/certificates";
 
 #[test]
-fn the_certificates_that_are_written_deliver_and_without_them_nobody_does() {
+fn only_deliveries_with_the_written_certificates_are_acknowledged() {
     let folder = env::temp_dir().join(format!("mx-job-webhook-hosts-{}", process::id()));
     let folder = folder.to_str().unwrap();
     let mut command = example(env!("CARGO_BIN_EXE_mutual_tls"));

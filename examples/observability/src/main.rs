@@ -1,4 +1,4 @@
-//! How do I see what becomes of my deliveries in Prometheus and Grafana?
+//! How do I see the outcomes of my deliveries in Prometheus and Grafana?
 //!
 //! Run it with `cargo run -p observability`, deliver something, and look:
 //!
@@ -8,20 +8,14 @@
 //! curl http://127.0.0.1:3000/metrics
 //! ```
 //!
-//! `dashboard.json`, in this package, is for Grafana: *Dashboards*, *New*, *Import*.
+//! Import `dashboard.json`, in this package, into Grafana: *Dashboards*, *New*, *Import*.
 
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "it talks to whoever ran it"
+    reason = "the example prints what happens"
 )]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics is a test that fails"
-    )
-)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 use std::env;
 use std::error::Error;
@@ -36,18 +30,18 @@ use mx_job_webhook::{Credentials, DedupeLayer, JobRouter, JobWebhook};
 use tokio::net::TcpListener;
 use tower::Layer as _;
 
-/// In seconds: those that OpenTelemetry has for HTTP, and two for work that takes longer.
+/// Buckets in seconds: OpenTelemetry's for HTTP, and two for callbacks that take longer.
 const BUCKETS: [f64; 16] = [
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0,
 ];
 
-/// Without buckets the exporter makes a summary, which no query can add up over replicas.
+/// Without buckets the exporter makes a summary, which queries cannot add up over replicas.
 fn prometheus() -> Result<PrometheusBuilder, BuildError> {
     let callbacks = Matcher::Full("mx_job_webhook_callback_duration_seconds".to_owned());
     PrometheusBuilder::new().set_buckets_for_metric(callbacks, &BUCKETS)
 }
 
-/// The application. In a real one `/metrics` is on a port that the internet does not reach.
+/// The application. In production, serve `/metrics` on a port that the internet does not reach.
 fn app(credentials: Credentials, jobs: JobRouter, prometheus: PrometheusHandle) -> Router {
     let once = DedupeLayer::new(MemoryLedger::new()).layer(jobs);
     Router::new()
@@ -74,7 +68,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
         println!("read the accounts of {:?}", event.member_guid);
     });
     let app = app(Credentials::basic("mx", "secret")?, jobs, handle.clone());
-    // What the exporter asks of whoever has no server of its own: it empties what was measured.
+    // The exporter needs this call if its own server does not run: it drains the measurements.
     tokio::spawn(async move {
         let mut every = tokio::time::interval(Duration::from_secs(5));
         loop {

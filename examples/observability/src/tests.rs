@@ -1,4 +1,4 @@
-//! Every query of the dashboard asks for what the exporter really prints.
+//! The queries of the dashboard match the metrics that the exporter prints.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use tower::ServiceExt as _;
 
 use super::*;
 
-/// What `/metrics` prints after deliveries of many outcomes.
+/// Returns the text of `/metrics` after deliveries with many outcomes.
 fn exposition() -> String {
     let recorder = prometheus().unwrap().build_recorder();
     let handle = recorder.handle();
@@ -75,7 +75,7 @@ fn dashboard() -> Value {
     serde_json::from_str(include_str!("../dashboard.json")).unwrap()
 }
 
-/// Every string under this key, however deep.
+/// Collects every string under this key, at any depth.
 fn collect<'a>(value: &'a Value, key: &str, found: &mut Vec<&'a str>) {
     match value {
         Value::Object(fields) => {
@@ -96,7 +96,7 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn each_query_of_the_dashboard_asks_for_what_the_exporter_prints() {
+fn each_query_of_the_dashboard_matches_a_metric_of_the_exporter() {
     let exposition = exposition();
     let printed: BTreeSet<&str> = exposition
         .lines()
@@ -121,7 +121,7 @@ fn each_query_of_the_dashboard_asks_for_what_the_exporter_prints() {
             asked.insert(name);
         }
     }
-    // And what the exporter prints is asked for, but for the parts of the histogram.
+    // The dashboard also queries every metric of the exporter, except parts of the histogram.
     let unasked = printed
         .iter()
         .filter(|name| name.starts_with("mx_job") && !asked.contains(*name));
@@ -132,7 +132,7 @@ fn each_query_of_the_dashboard_asks_for_what_the_exporter_prints() {
 }
 
 #[test]
-fn each_outcome_that_the_dashboard_names_can_be_had() {
+fn each_outcome_in_the_dashboard_exists() {
     let exposition = exposition();
     let dashboard = dashboard();
     let mut queries = Vec::new();
@@ -147,7 +147,7 @@ fn each_outcome_that_the_dashboard_names_can_be_had() {
         named.contains("stale") && named.contains("dead_lettered"),
         "{named:?}"
     );
-    // These take a hook, a second delivery at the same time, or a layer that this one has not.
+    // These need a hook, a second delivery at the same time, or a layer, which this application lacks.
     let elsewhere = ["accepted", "callback_.*", "in_flight", "undecodable"];
     for outcome in named.iter().filter(|outcome| !elsewhere.contains(outcome)) {
         let label = format!("outcome=\"{outcome}\"");
@@ -159,7 +159,7 @@ fn each_outcome_that_the_dashboard_names_can_be_had() {
 }
 
 #[test]
-fn each_panel_asks_the_data_source_that_was_chosen() {
+fn each_panel_uses_the_chosen_data_source() {
     let dashboard = dashboard();
     let panels = dashboard["panels"].as_array().unwrap();
     for panel in panels.iter().filter(|panel| panel["type"] != "row") {
@@ -184,7 +184,7 @@ fn each_panel_asks_the_data_source_that_was_chosen() {
 }
 
 #[test]
-fn what_is_exported_says_what_it_is() {
+fn each_exported_metric_has_a_help_text() {
     let exposition = exposition();
     for line in [
         "# HELP mx_job_webhook_deliveries_total Deliveries answered or abandoned, by the job's status and by outcome.",

@@ -7,20 +7,14 @@
 //! curl http://127.0.0.1:3000/openapi.json
 //! ```
 //!
-//! `ADDR` is read from the environment; `-- --print` prints the document and ends.
+//! It reads `ADDR` from the environment. With `-- --print` it prints the document and ends.
 
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "it talks to whoever ran it"
+    reason = "the example prints what happens"
 )]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics is a test that fails"
-    )
-)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 use std::env;
 use std::error::Error;
@@ -33,7 +27,7 @@ use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
 use tokio::net::TcpListener;
 use utoipa::OpenApi;
 
-/// The credentials are those that `app` takes.
+/// The credentials are those of `app`.
 const WEBHOOK: OpenApiWebhook = OpenApiWebhook::new().with_basic();
 
 #[derive(OpenApi)]
@@ -50,7 +44,7 @@ async fn accounts() -> Json<Vec<String>> {
     Json(vec!["checking".to_owned()])
 }
 
-/// The application: what its description says, the description, and the webhook.
+/// The application: the routes that its description names, the description, and the webhook.
 fn app(credentials: Credentials) -> Router {
     let jobs = JobRouter::new()
         .on_completed(|event| async move { println!("{} {}", event.status, event.guid) });
@@ -120,7 +114,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_description_promises_is_served() {
+    async fn the_described_webhook_is_served() {
         let app = app(Credentials::basic("mx", "secret").unwrap());
         let delivery = |password| {
             Request::post("/admin/webhooks")

@@ -7,21 +7,15 @@
 //!     --data @tests/fixtures/completed.json http://127.0.0.1:3000/admin/webhooks
 //! ```
 //!
-//! By its adapter: poem's `compat()` makes the terminal service an endpoint. What is lost:
+//! Use poem's adapter: `compat()` turns the terminal service into an endpoint. Two things do not work:
 //!
-//! - The layer. poem's adapter for layers gives them poem's own requests, not `http`'s. So poem
-//!   routes, and a `GET` to the path is answered 405 by the service and by no route of poem's.
-//! - What poem keeps beside the request: `Credentials::verify` does not see the sender's address.
-//!   Headers and the request's extensions come through, as the answer's reason does.
+//! - The layer. poem's adapter for layers gives them poem's own requests instead of `http`'s. So poem
+//!   routes, and the service answers a `GET` to the path with 405.
+//! - Data that poem keeps beside the request: `Credentials::verify` does not see the sender's address.
+//!   It sees the headers and the request's extensions. The response has the reason of a refusal.
 
-#![allow(clippy::print_stdout, reason = "it talks to whoever ran it")]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics is a test that fails"
-    )
-)]
+#![allow(clippy::print_stdout, reason = "the example prints what happens")]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 use std::env;
 use std::error::Error;
@@ -32,7 +26,7 @@ use poem::listener::TcpAcceptor;
 use poem::{Route, Server, get};
 use tokio::net::TcpListener;
 
-/// The application, of poem.
+/// The application, built with poem.
 fn app(credentials: Credentials) -> Route {
     let jobs = JobRouter::new()
         .on_completed(|event| async move { println!("completed {}", event.guid) })
@@ -60,7 +54,7 @@ mod tests {
 
     use super::*;
 
-    /// Another application's credentials, by what its middleware found out.
+    /// Credentials that use a value from the application's middleware.
     #[derive(Clone)]
     struct Tenant(&'static str);
 
@@ -105,7 +99,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_poems_middleware_found_out_decides_too() {
+    async fn credentials_see_values_of_poems_middleware() {
         let credentials = Credentials::verify(|head| {
             let acme = head
                 .extensions

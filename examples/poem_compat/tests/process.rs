@@ -1,9 +1,9 @@
-//! The example as its users run it.
+//! Runs the example as a process.
 
 use harness::{curl, example};
 
 #[test]
-fn its_curl_line_delivers_as_it_stands() {
+fn its_curl_line_delivers() {
     let line = curl::line(include_str!("../src/main.rs"));
     let command = example(env!("CARGO_BIN_EXE_poem_compat"));
     let _server = curl::assert_delivers("poem_compat", command, &line);

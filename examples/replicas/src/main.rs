@@ -1,7 +1,7 @@
 //! How do I run several replicas behind one URL?
 //!
-//! Start as many as you like on one ledger, each with an `ADDR` of its own, and put a load
-//! balancer in front: `LEDGER_URL=redis://127.0.0.1/ cargo run -p replicas`,
+//! Start as many as you like on one ledger, each with its own `ADDR`, and put a load balancer in
+//! front: `LEDGER_URL=redis://127.0.0.1/ cargo run -p replicas`,
 //! or with `postgres://…`. Deliver to any of them:
 //!
 //! ```text
@@ -9,24 +9,18 @@
 //!     --data @tests/fixtures/completed.json http://127.0.0.1:3000/admin/webhooks
 //! ```
 //!
-//! Whichever replica gets an event first handles it, and every other answers 204 or, while it is
-//! under way, 503. A replica that dies in mid-callback loses its claim after `LEASE_SECONDS` (600
-//! unless set). With Postgres, what a COMPLETED job leaves in the database is there once,
-//! whatever dies; what a CHALLENGED one prints can be printed again, as every effect outside of
-//! the ledger's database can. `WORK_MILLISECONDS` makes callbacks slower.
+//! The replica that receives an event first handles it. The others answer 503 while the event is in
+//! flight, and 204 after that. If a replica dies during a callback, its claim expires after
+//! `LEASE_SECONDS` (defaults to 600). With Postgres, the row of a COMPLETED job is in the database
+//! once, whichever process dies. The line of a CHALLENGED job can be printed again, as can every effect
+//! outside of the ledger's database. `WORK_MILLISECONDS` makes callbacks slower.
 
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "it talks to whoever ran it"
+    reason = "the example prints what happens"
 )]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics is a test that fails"
-    )
-)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 use std::env;
 use std::process::ExitCode;
@@ -43,7 +37,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 use tower::{BoxError, Layer as _};
 
-/// The application. Only the ledger and the lease concern replicas.
+/// The application. Only the ledger and the lease are specific to replicas.
 fn app(
     ledger: impl Ledger,
     lease: Duration,
@@ -97,8 +91,8 @@ fn on_redis(url: &str, times: Times, background: Background) -> Result<Router, B
 }
 
 async fn on_postgres(url: &str, times: Times, background: Background) -> Result<Router, BoxError> {
-    // The callbacks' connections; the ledger opens up to three of its own. Limits on statements are set for the
-    // database's role, since a pooler refuses them here: `ALTER ROLE app SET statement_timeout = '5s'`.
+    // The callbacks' connections; the ledger opens up to three of its own. Set limits on statements for the
+    // database's role, because a pooler refuses them here: `ALTER ROLE app SET statement_timeout = '5s'`.
     let pool = PgPoolOptions::new()
         .max_connections(10)
         .connect(url)
@@ -106,9 +100,9 @@ async fn on_postgres(url: &str, times: Times, background: Background) -> Result<
     let ledger = PostgresLedger::new(pool.clone());
     ledger.create_table().await?;
     let table = "CREATE TABLE IF NOT EXISTS handled (event text NOT NULL)";
-    // Another replica that creates it at the same moment has done the work.
+    // An error means that another replica created the table at the same moment.
     let _ = sqlx::query(table).execute(&pool).await;
-    forget_hourly(ledger.clone());
+    prune_hourly(ledger.clone());
     let database = Database {
         pool,
         ledger: ledger.clone(),
@@ -120,13 +114,13 @@ async fn on_postgres(url: &str, times: Times, background: Background) -> Result<
     app(ledger, times.lease, jobs, background)
 }
 
-/// Every replica may: what is forgotten already costs nothing.
-fn forget_hourly(ledger: PostgresLedger) {
+/// Prunes the ledger every hour. Every replica may do so, because a second call finds nothing to delete.
+fn prune_hourly(ledger: PostgresLedger) {
     tokio::spawn(async move {
         loop {
             sleep(Duration::from_secs(60 * 60)).await;
             if let Err(error) = ledger.prune(Duration::from_secs(48 * 60 * 60)).await {
-                eprintln!("replicas: nothing is forgotten: {error}");
+                eprintln!("replicas: cannot prune: {error}");
             }
         }
     });
@@ -135,7 +129,7 @@ fn forget_hourly(ledger: PostgresLedger) {
 #[derive(Clone, Copy)]
 struct Times {
     lease: Duration,
-    /// How long a callback goes on after its effect.
+    /// The time for which a callback continues after its effect.
     work: Duration,
 }
 
@@ -205,9 +199,9 @@ mod tests {
 
     use super::*;
 
-    /// Two replicas on one ledger, which for this is in memory.
+    /// Two replicas share one ledger, here in memory.
     #[tokio::test]
-    async fn whichever_replica_is_first_handles_an_event() {
+    async fn the_first_replica_handles_an_event() {
         let ledger = MemoryLedger::new();
         let replica = || {
             let jobs = JobRouter::with_state(Duration::ZERO)

@@ -1,10 +1,10 @@
-//! Three replicas behind a load balancer, while replicas are killed, the ledger's server is
-//! restarted and its connections are cut: the example, with each ledger in turn.
+//! Runs three replicas of the example behind a load balancer, with each ledger in turn. Meanwhile the
+//! test kills replicas, restarts the ledger's server and cuts its connections.
 #![cfg(unix)]
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "it tells what the run came to; a panic is how a test fails"
+    reason = "it prints the results of a run; a panic fails the test"
 )]
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -35,15 +35,15 @@ const BASIC: &str = "Basic bXg6c2VjcmV0";
 const CONNECTIONS: usize = 32;
 const LEASE: Duration = Duration::from_secs(3);
 const BETWEEN_FAULTS: Duration = Duration::from_millis(200);
-/// Far more than it takes.
+/// A limit that is far longer than a run takes.
 const PATIENCE: Duration = Duration::from_secs(240);
 
-/// How many jobs are CHALLENGED and then COMPLETED; `MX_TEST_STORM=1` delivers more of them.
+/// Returns the number of jobs that are CHALLENGED and then COMPLETED. `MX_TEST_STORM=1` raises it.
 fn jobs() -> usize {
     if is_storm() { 4_000 } else { 1_200 }
 }
 
-/// How many further jobs are COMPLETED.
+/// Returns the number of further jobs, which are COMPLETED only.
 fn more_jobs() -> usize {
     jobs() / 2
 }
@@ -87,7 +87,7 @@ async fn with_postgres() {
     };
     let run = Run::of(&folder, server, &url, cut).await;
 
-    // What is in the ledger's database is there once.
+    // Each effect in the ledger's database stands once.
     let rows = sqlx::query("SELECT event, count(*) FROM handled GROUP BY event")
         .fetch_all(&pool)
         .await
@@ -103,13 +103,13 @@ async fn with_postgres() {
     run.nothing_is_in_flight(&PostgresLedger::new(pool)).await;
 }
 
-/// What happened in a run.
+/// The results of a run.
 struct Run {
-    /// The checks ask it.
+    /// The checks need it.
     _server: Server,
     events: Vec<JobEvent>,
     acknowledged: HashSet<String>,
-    /// How often each event's callback printed it, or it was stale.
+    /// The number of times that each event was printed, as handled or as stale.
     printed: HashMap<String, usize>,
 }
 
@@ -147,7 +147,7 @@ impl Run {
         tokio::time::timeout(PATIENCE, sent).await.unwrap();
         let took = started.elapsed();
         over.store(true, Ordering::SeqCst);
-        // Whatever still runs ends by itself; the replicas are kept until the leases are over.
+        // Running callbacks end by themselves. The replicas stay until all leases have expired.
         let (faults, replicas, server) = tokio::task::spawn_blocking(|| faults.join().unwrap())
             .await
             .unwrap();
@@ -157,7 +157,7 @@ impl Run {
         let handled = printed.values().map(|times| times.handled);
         let doubles: usize = handled.map(|times| times.saturating_sub(1)).sum();
         println!(
-            "seed {seed}: {} events in {took:.1?}, {:.0} a second; {faults:?}; \
+            "seed {seed}: {} events in {took:.1?}, {:.0} per second; {faults:?}; \
              answers {:?}; printed twice {doubles}, stale {}",
             events.len(),
             events.len() as f64 / took.as_secs_f64(),
@@ -165,9 +165,9 @@ impl Run {
             printed.values().filter(|times| times.stale > 0).count(),
         );
         assert!(faults.replicas_killed >= 5 && faults.servers_restarted >= 1);
-        // An effect is repeated if something died between it and its commit, and at no other time:
-        // of a third of what is under way at a time, half is a generous share. Without a ledger there
-        // were twice as many, and no stale ones.
+        // An effect is repeated only if a process died between it and its commit. Each death repeats at
+        // most the events that one of three replicas has in flight; half of all is a generous bound.
+        // Without a ledger there were twice as many repetitions, and no stale events.
         let died = faults.replicas_killed + faults.servers_restarted;
         assert!(doubles <= died * CONNECTIONS / 2, "{doubles} doubles");
         assert!(printed.values().any(|times| times.stale > 0));
@@ -201,13 +201,13 @@ fn replica(url: &str, log: File) -> Server {
         .env("ADDR", address.to_string())
         .env("LEDGER_URL", url)
         .env("LEASE_SECONDS", LEASE.as_secs().to_string())
-        // Long enough that some are killed between their effect and its commit.
+        // Long enough that the test kills some replicas between an effect and its commit.
         .env("WORK_MILLISECONDS", "10")
         .stdout(log);
     Server::start(address, command)
 }
 
-/// What is sent: reordered, since MX's retries are.
+/// Returns the events to send, reordered as MX's retries are.
 fn events() -> Vec<JobEvent> {
     let event = |job: usize, status, updated_at| {
         let mut job = Job::new(format!("JOB-{job:05}").parse().unwrap(), status);
@@ -251,7 +251,7 @@ fn printed(logs: &[std::path::PathBuf]) -> HashMap<String, Times> {
     printed
 }
 
-/// Delivers as MX does, only sooner: duplicates, and retries until each event is acknowledged.
+/// Delivers in MX's place, with shorter pauses: duplicates, and retries until each event is acknowledged.
 #[derive(Clone)]
 struct Sender {
     client: Client<HttpConnector, Body>,
@@ -304,7 +304,7 @@ impl Sender {
             .body(Body::from(event.body().clone()))
             .unwrap();
         let answer = tokio::time::timeout(Duration::from_secs(15), self.client.request(request));
-        // 0 for a connection that broke, or an answer that did not come.
+        // 0 stands for a broken connection or a missing answer.
         let status = match answer.await {
             Ok(Ok(answer)) => answer.status().as_u16(),
             _ => 0,
@@ -315,7 +315,7 @@ impl Sender {
                 let name = EventName::of(&event).to_string();
                 self.acknowledged.lock().unwrap().insert(name);
             }
-            // The load balancer's own are among them.
+            // These include the load balancer's own answers.
             0 | 500 | 502 | 503 | 504 => {
                 self.queue.lock().unwrap().push_back(event);
                 sleep(Duration::from_millis(20)).await;
@@ -333,7 +333,7 @@ struct Faults {
 }
 
 impl Faults {
-    /// One fault after the other until it is over, each time in this order.
+    /// Causes one fault after the other, in the same order each time, until `over` is set.
     fn cause(
         seed: u64,
         mut replicas: Vec<Server>,
@@ -370,7 +370,7 @@ impl Faults {
                     faults.replicas_killed += 1;
                 }
             }
-            // As whatever runs them in production does.
+            // An orchestrator does the same in production.
             replicas.iter_mut().for_each(Server::restart_if_it_ended);
         }
         for replica in &mut replicas {

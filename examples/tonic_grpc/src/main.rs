@@ -7,19 +7,13 @@
 //!     --data @tests/fixtures/completed.json http://127.0.0.1:3000/admin/webhooks
 //! ```
 //!
-//! tonic's routes are an axum router, and the layer goes on it last. gRPC speaks HTTP/2 and a sender
-//! of webhooks HTTP/1.1; `axum::serve` tells them apart connection by connection. tonic's own server
-//! takes the layer too: `Server::builder().accept_http1(true).layer(…).add_routes(…)`, with routes
-//! that have the same fallback as here.
+//! tonic's routes are an axum router. Add the layer to it last. gRPC uses HTTP/2, and a sender of
+//! webhooks HTTP/1.1; `axum::serve` detects the version of each connection. tonic's own server takes
+//! the layer too: `Server::builder().accept_http1(true).layer(…).add_routes(…)`, with routes that have
+//! the same fallback as here.
 
-#![allow(clippy::print_stdout, reason = "it talks to whoever ran it")]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics is a test that fails"
-    )
-)]
+#![allow(clippy::print_stdout, reason = "the example prints what happens")]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 use std::env;
 use std::error::Error;
@@ -30,17 +24,17 @@ use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
 use tokio::net::TcpListener;
 use tonic::service::Routes;
 
-/// The application: a service of gRPC, and the webhooks.
+/// The application: a gRPC service, and the webhooks.
 fn app(credentials: Credentials) -> Router {
     let jobs = JobRouter::new()
         .on_completed(|event| async move { println!("completed {}", event.guid) })
         .on_unhandled(|unhandled| async move { println!("{} unhandled", unhandled.status) });
-    // A service that needs no file of its own: the health check that load balancers ask for.
+    // A service without a `.proto` file of its own: the health check for load balancers.
     let (_, health) = tonic_health::server::health_reporter();
     Routes::new(health)
         .into_axum_router()
-        // tonic's own fallback answers *200* to whatever it does not know, and says what is wrong in
-        // a header of gRPC's. MX would take that for a receipt if it had the path wrong.
+        // tonic's own fallback answers an unknown path *200*, with the error in a gRPC header. If MX
+        // had a wrong path, it would take that for a receipt.
         .fallback(|| async { StatusCode::NOT_FOUND })
         .layer(JobWebhook::new(credentials, jobs).at("/admin/webhooks"))
 }
@@ -98,7 +92,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_delivery_to_another_path_is_not_taken_for_grpc() {
+    async fn a_delivery_to_another_path_is_answered_404() {
         let elsewhere = || delivery("/admin/webhook".to_owned());
         let app = app(Credentials::basic("mx", "secret").unwrap());
         let answer = app.oneshot(elsewhere()).await.unwrap();

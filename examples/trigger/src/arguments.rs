@@ -1,8 +1,5 @@
-//! What can be asked for.
-#![allow(
-    clippy::doc_markdown,
-    reason = "the comments are the help that it prints"
-)]
+//! The arguments of the command line.
+#![allow(clippy::doc_markdown, reason = "the comments are the printed help")]
 
 use std::time::Duration;
 
@@ -13,57 +10,57 @@ use http::Uri;
 use mx_job_webhook::Status;
 use mx_job_webhook::job::JobGuid;
 
-/// Sends job webhooks to an application, as MX does
+/// Sends job webhooks in MX's shape to an application
 #[derive(Parser)]
 #[command(name = "trigger", max_term_width = 100)]
 pub(super) struct Arguments {
-    /// Where to, such as http://127.0.0.1:3000/admin/webhooks
+    /// URL of the webhooks, such as http://127.0.0.1:3000/admin/webhooks
     #[arg(value_parser = url)]
     pub(super) url: Uri,
 
-    /// Status of the job; several, with commas between, are sent one after another for each job
+    /// Status of the job; several, separated by commas, are sent one after another for each job
     #[arg(long, value_name = "NAME", default_value = "COMPLETED", value_delimiter = ',', value_parser = status)]
     pub(super) status: Vec<Status>,
 
-    /// User for HTTP Basic; read from MX_USER if not given
+    /// User for HTTP Basic; defaults to MX_USER
     #[arg(long, env = "MX_USER", hide_env = true)]
     pub(super) user: Option<String>,
 
-    /// Password for HTTP Basic; read from MX_PASSWORD if not given, which others on the machine do not see
+    /// Password for HTTP Basic; defaults to MX_PASSWORD, which other users of the machine do not see
     #[arg(long, env = "MX_PASSWORD", hide_env = true)]
     pub(super) password: Option<String>,
 
-    /// Bearer token; read from MX_TOKEN if not given
+    /// Bearer token; defaults to MX_TOKEN
     #[arg(long, value_name = "TOKEN", env = "MX_TOKEN", hide_env = true)]
     pub(super) bearer: Option<String>,
 
-    /// How many jobs, each with a GUID of its own
+    /// Number of jobs, each with its own GUID
     #[arg(long, value_name = "JOBS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) count: u32,
 
-    /// The job's GUID, to send more of a job that the application knows
+    /// GUID of the job, to send events of a known job
     #[arg(long, conflicts_with = "count", value_name = "JOB-…")]
     pub(super) guid: Option<JobGuid>,
 
-    /// How many requests a second at most
+    /// Requests per second, at most
     #[arg(long, value_name = "REQUESTS", default_value = "10", value_parser = rate)]
     pub(super) rate: f64,
 
-    /// How many times more each request is sent, when all were sent once
+    /// Number of duplicates of each request, sent after all requests
     #[arg(long, value_name = "TIMES", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000))]
     pub(super) duplicate: u32,
 
-    /// Send everything in another order each time
+    /// Send in random order, with a new order for each round of duplicates
     #[arg(long)]
     pub(super) reorder: bool,
 
-    /// How many seconds to wait for an answer
+    /// Seconds to wait for an answer
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(super) timeout: Duration,
 }
 
 impl Arguments {
-    /// What the header `Authorization` holds, if anything.
+    /// Returns the value of the header `Authorization`, if there is one.
     pub(super) fn authorization(&self) -> Result<Option<String>, &'static str> {
         match (&self.user, &self.password, &self.bearer) {
             (None, None, None) => Ok(None),
@@ -87,7 +84,7 @@ fn url(text: &str) -> Result<Uri, String> {
     }
 }
 
-/// Those in MX's table: any other is more likely misspelt than meant.
+/// Accepts the statuses in MX's table. Any other is probably a spelling mistake.
 fn status(name: &str) -> Result<Status, String> {
     match Status::from(name) {
         Status::Other(_) => Err(
@@ -125,13 +122,13 @@ mod tests {
     }
 
     #[test]
-    fn the_definition_is_sound() {
+    fn the_definition_is_valid() {
         use clap::CommandFactory as _;
         Arguments::command().debug_assert();
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_what_would_be_right() {
+    fn errors_name_the_accepted_values() {
         let cases = [
             ("", "required arguments were not provided"),
             ("127.0.0.1:3000", "http:// or https://"),
@@ -160,14 +157,14 @@ mod tests {
     }
 
     #[test]
-    fn names_of_statuses_may_be_in_any_case_and_several() {
+    fn several_statuses_are_accepted_in_any_case() {
         let arguments = parse("http://a/ --status challenged,Completed --status HALTED").unwrap();
         let expected = [Status::Challenged, Status::Completed, Status::Halted];
         assert_eq!(arguments.status, expected);
     }
 
     #[test]
-    fn credentials_are_whole_or_an_error() {
+    fn incomplete_credentials_are_an_error() {
         let cases = [
             ("", Ok(None)),
             (
@@ -191,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn the_help_explains_each() {
+    fn the_help_explains_every_argument() {
         use clap::CommandFactory as _;
         let command = Arguments::command();
         let unexplained = command

@@ -1,4 +1,4 @@
-//! The HTTP client: one request, and what was answered.
+//! The HTTP client: sends one request and returns its answer.
 
 use std::error::Error;
 use std::iter::successors;
@@ -23,9 +23,9 @@ pub(super) struct Client {
     timeout: Duration,
 }
 
-/// What came back, and after how long.
+/// The answer to a request, and its duration.
 pub(super) struct Outcome {
-    /// The status, or why there is none.
+    /// The status, or the reason for which there is none.
     pub(super) answer: Result<StatusCode, String>,
     pub(super) took: Duration,
 }
@@ -81,7 +81,7 @@ impl Client {
     }
 }
 
-/// The cause that says something: the outer errors say that something failed.
+/// Returns the text of the innermost error, which names the cause.
 fn innermost(error: &(dyn Error + 'static)) -> String {
     let chain = successors(Some(error), |&error| error.source());
     chain.last().map_or_else(String::new, ToString::to_string)

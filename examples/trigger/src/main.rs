@@ -1,7 +1,7 @@
 //! How do I send my application a job webhook, without waiting for MX?
 //!
-//! It posts real requests to a URL, with the head and the payload that MX sends, and sums up what was
-//! answered. The first line sends one, the second four hundred, a quarter of them in no order:
+//! It posts requests to a URL, in MX's shape, and prints a summary of the answers. The first line sends
+//! one request. The second sends four hundred, in two rounds of random order:
 //!
 //! ```text
 //! cargo run -p trigger -- http://127.0.0.1:3000/admin/webhooks --status CHALLENGED --user mx --password secret
@@ -9,27 +9,21 @@
 //!     --count 100 --rate 50 --duplicate 1 --reorder --user mx --password secret
 //! ```
 //!
-//! It does what this does, which needs no Rust:
+//! Without Rust, send one with curl:
 //!
 //! ```text
 //! curl -i -u mx:secret -H 'content-type: application/json' \
 //!     --data @tests/fixtures/completed.json http://127.0.0.1:3000/admin/webhooks
 //! ```
 //!
-//! It ends successfully if everything was answered 2xx. It sends nothing again, as MX would.
+//! It succeeds if every answer is 2xx. It does not retry.
 
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "it talks to whoever ran it"
+    reason = "the example prints what happens"
 )]
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        reason = "a test that panics is a test that fails"
-    )
-)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 mod arguments;
 mod client;
@@ -52,10 +46,10 @@ use arguments::Arguments;
 use client::Client;
 use summary::Summary;
 
-/// How many answers are waited for at once: past it, the rate is the receiver's.
+/// The number of requests in flight. When it is reached, the receiver determines the rate.
 const UNDER_WAY: usize = 256;
 
-/// From how many requests on a bar says how far it is.
+/// The number of requests from which a progress bar is shown.
 const LONG: usize = 20;
 
 #[tokio::main]
@@ -108,7 +102,7 @@ async fn run(arguments: &Arguments) -> Result<Summary, Box<dyn Error>> {
         }
         Ok::<_, Box<dyn Error>>(())
     };
-    // What was answered until then is summed up all the same.
+    // If the user stops it, it prints a summary of the answers so far.
     tokio::select! {
         sent = sending => sent?,
         stopped = ctrl_c() => stopped?,
@@ -118,7 +112,7 @@ async fn run(arguments: &Arguments) -> Result<Summary, Box<dyn Error>> {
     Ok(summary)
 }
 
-/// On a terminal, and for what takes a while; silent otherwise.
+/// Returns a bar that is visible on a terminal, and for `LONG` requests or more.
 fn progress_bar(requests: usize) -> ProgressBar {
     let target = match requests >= LONG {
         true => ProgressDrawTarget::stderr(),
@@ -139,7 +133,7 @@ mod tests {
 
     use super::*;
 
-    /// An application that wants no HALTED jobs, on a socket.
+    /// Serves an application that refuses HALTED jobs.
     async fn serve() -> String {
         let jobs = JobRouter::new()
             .on_completed(|_| async {})
@@ -159,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everything_is_sent_and_summed_up_by_answer() {
+    async fn all_requests_are_sent_and_counted_by_answer() {
         let url = serve().await;
         let cases = [
             (
@@ -190,8 +184,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_there_is_no_answer() {
-        // Discard's port: nothing listens there.
+    async fn a_refused_connection_counts_as_no_answer() {
+        // The port of the service `discard`, which does not run here.
         let summary = trigger("http://127.0.0.1:9/", "").await;
         assert!(!summary.all_acknowledged());
         assert!(summary.to_string().contains("1  no answer: "), "{summary}");

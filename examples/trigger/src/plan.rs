@@ -1,4 +1,4 @@
-//! What is sent, in which order.
+//! The requests, in the order in which they are sent.
 
 use std::error::Error;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,12 +10,12 @@ use mx_job_webhook::{Job, JobEvent, Status};
 
 use super::Arguments;
 
-/// The bodies, one a request.
+/// Returns the bodies, one per request.
 pub(super) fn bodies(arguments: &Arguments) -> Result<Vec<Bytes>, Box<dyn Error>> {
     let mut random = Rng::new();
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let now = i64::try_from(now)?;
-    // Fewer than the jobs of two runs would ever share.
+    // 48 random bits, so that two runs do not share jobs.
     let run = random.u64(..1 << 48);
     let mut all = Vec::new();
     for number in 0..arguments.count {
@@ -35,7 +35,7 @@ pub(super) fn bodies(arguments: &Arguments) -> Result<Vec<Bytes>, Box<dyn Error>
     Ok(bodies)
 }
 
-/// A job as MX would send it, of a member and a user of its own.
+/// Returns a job in MX's shape, with its own member and user.
 fn job(
     guid: Option<JobGuid>,
     run: u64,
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn each_job_has_its_statuses_one_after_another_and_a_guid_of_its_own() {
+    fn each_job_has_its_own_guid_and_its_statuses_in_order() {
         let jobs = jobs("--count 3 --status CHALLENGED,COMPLETED");
         assert_eq!(jobs.len(), 6);
         for story in jobs.chunks(2) {
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn duplicates_come_after_all_and_reordering_loses_none() {
+    fn duplicates_follow_all_requests_and_reordering_loses_none() {
         let in_order = jobs("--count 50 --duplicate 1");
         assert_eq!(in_order[..50], in_order[50..]);
         let shuffled = jobs("--count 50 --duplicate 1 --reorder");

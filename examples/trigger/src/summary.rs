@@ -1,4 +1,4 @@
-//! What was answered, counted.
+//! Counts of the answers.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ pub(super) struct Summary {
     planned: usize,
     answers: BTreeMap<String, usize>,
     acknowledged: usize,
-    /// How long each took.
+    /// The duration of each request.
     times: Vec<Duration>,
     took: Duration,
 }
@@ -47,7 +47,7 @@ impl Summary {
         self.acknowledged == self.planned
     }
 
-    /// The time that this share of the requests took at most.
+    /// Returns the time within which this share of the requests was answered.
     fn quantile(&self, percent: usize) -> Duration {
         let mut times = self.times.clone();
         times.sort_unstable();
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_sent_is_not_acknowledged() {
+    fn requests_that_were_not_sent_are_not_acknowledged() {
         let mut summary = Summary::new(2);
         summary.add(outcome(Ok(StatusCode::OK), 1));
         assert!(!summary.all_acknowledged());

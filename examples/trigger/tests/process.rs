@@ -1,5 +1,5 @@
-//! The example as its users run it, against an application in this process.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+//! Runs the example as a process, against an application in this process.
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -12,7 +12,7 @@ use harness::{Process, example, run};
 use mx_job_webhook::{Credentials, JobEvent, JobRouter, JobWebhook};
 use tokio::net::TcpListener;
 
-/// An application that takes challenged and completed jobs, and says which.
+/// An application that handles challenged and completed jobs, and reports each.
 struct Application {
     address: SocketAddr,
     handled: Receiver<String>,
@@ -46,12 +46,12 @@ impl Application {
         }
     }
 
-    /// The next job that it handled.
+    /// Returns the next job that it handled.
     fn handled(&self) -> String {
         self.handled.recv_timeout(Duration::from_secs(30)).unwrap()
     }
 
-    /// The command of the trigger, to this application's webhooks.
+    /// Returns the trigger's command with this application's URL.
     fn trigger(&self, arguments: &[&str]) -> Command {
         let mut command = example(env!("CARGO_BIN_EXE_trigger"));
         command.arg(format!("http://{}/admin/webhooks", self.address));
@@ -65,7 +65,7 @@ fn text(output: &[u8]) -> &str {
 }
 
 #[test]
-fn the_trigger_delivers_and_says_what_was_answered() {
+fn the_trigger_delivers_and_prints_the_answers() {
     let application = Application::serve();
     let basic = ["--user", "mx", "--password", "secret"];
     let sent = run(application.trigger(&["--status", "CHALLENGED"]).args(basic));
@@ -100,7 +100,7 @@ fn the_trigger_delivers_and_says_what_was_answered() {
 }
 
 #[test]
-fn a_trigger_that_is_stopped_sums_up_what_was_answered_until_then() {
+fn a_stopped_trigger_prints_a_summary_of_the_answers_so_far() {
     let application = Application::serve();
     let long = [
         "--count",
@@ -125,7 +125,7 @@ fn a_trigger_that_is_stopped_sums_up_what_was_answered_until_then() {
 }
 
 #[test]
-fn the_trigger_tells_what_is_wrong_before_anything_is_sent() {
+fn the_trigger_reports_mistakes_before_it_sends() {
     let url = "http://127.0.0.1:9/";
     let mistakes: [(&[&str], &str); 4] = [
         (&[], "required arguments were not provided"),

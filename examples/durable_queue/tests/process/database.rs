@@ -1,4 +1,4 @@
-//! A database of one test's own, with the example's processes on it.
+//! A database for one test, and the example's processes on it.
 
 use std::process::Command;
 use std::thread;
@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use crate::{DEAD_AFTER, DURABLE_QUEUE, PATIENCE};
 
-/// Dropped with everything in it.
+/// Drops the database when it is dropped.
 pub(super) struct Database {
     name: String,
     options: PgConnectOptions,
@@ -32,7 +32,7 @@ impl Database {
         }
     }
 
-    /// The example on it, in a role (or in both), with callbacks that take so many seconds.
+    /// Returns the example's command on this database, in a role (or both), with callbacks of `work` seconds.
     pub(super) fn example(&self, role: &str, work: f64) -> Command {
         let mut command = example(DURABLE_QUEUE);
         command
@@ -49,7 +49,7 @@ impl Database {
         query.fetch_one(&self.pool).await.unwrap()
     }
 
-    /// Has dead letters run again, as the example says.
+    /// Makes dead letters run again, as the example's head describes.
     pub(super) async fn revive(&self, such_that: &str) {
         let revived = "UPDATE apalis.jobs SET status = 'Pending', attempts = 0";
         self.execute(&format!("{revived} WHERE {such_that}")).await;
@@ -60,7 +60,7 @@ impl Database {
         statement.execute(&self.pool).await.unwrap();
     }
 
-    /// Deletes what apalis 1.0 deletes in its `queries/backend/vacuum.sql`.
+    /// Deletes the rows that `queries/backend/vacuum.sql` of apalis 1.0 deletes.
     pub(super) async fn vacuum(&self) {
         self.execute(
             "DELETE FROM apalis.jobs WHERE status = 'Done' OR status = 'Killed'
@@ -74,7 +74,7 @@ impl Database {
         query.fetch_one(&self.pool).await.unwrap()
     }
 
-    /// Holds advisory locks of an application in the same database, until dropped.
+    /// Holds advisory locks, as an application in the same database may. Dropping the connection releases them.
     pub(super) async fn hold_advisory_locks(&self, numbers: &str) -> PgConnection {
         let mut application = PgConnection::connect_with(&self.options).await.unwrap();
         let query = format!("SELECT pg_advisory_lock(number) FROM ({numbers}) AS held (number)");
@@ -83,7 +83,7 @@ impl Database {
         application
     }
 
-    /// What the callbacks did, in order of the events' names.
+    /// Returns the callbacks' effects, in the order of the events' names.
     pub(super) async fn worked(&self) -> Vec<String> {
         sqlx::query_scalar("SELECT event FROM accounts_read ORDER BY event")
             .fetch_all(&self.pool)
@@ -91,7 +91,7 @@ impl Database {
             .unwrap()
     }
 
-    /// As when the server restarts, while everybody is asking it something.
+    /// Cuts all connections, as a restart of the server does.
     pub(super) async fn cut_connections(&self) {
         let mut holding_up = self.pool.begin().await.unwrap();
         for statement in [
@@ -105,7 +105,7 @@ impl Database {
         }
     }
 
-    /// Waits until no worker will do anything any more.
+    /// Waits until no task is left for a worker.
     pub(super) async fn settle(&self) {
         let open = "NOT (status IN ('Done', 'Killed')
                          OR (status = 'Failed' AND attempts >= max_attempts))";
@@ -120,7 +120,7 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         let statement = format!("DROP DATABASE {} WITH (FORCE)", self.name);
-        // In a runtime of its own: nothing can be awaited here.
+        // In its own runtime, because `drop` cannot await.
         let dropped = thread::spawn(|| Runtime::new().unwrap().block_on(administer(statement)));
         let _ = dropped.join();
     }

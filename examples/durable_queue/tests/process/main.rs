@@ -1,10 +1,10 @@
-//! The example as its users run it, on a real server: what was acknowledged is not lost, whoever is
+//! Runs the example as processes on a real server: no acknowledged event is lost, whichever process is
 //! killed.
 #![cfg(unix)]
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "it tells what was measured, and from which seed; a panic is how a test fails"
+    reason = "it prints the measurements and the seed; a panic fails the test"
 )]
 
 mod database;
@@ -27,24 +27,24 @@ const SAMPLE: &str = include_str!("../../../../tests/fixtures/completed.json");
 const PATH: &str = "/admin/webhooks";
 /// `mx:secret`
 const BASIC: &str = "Basic bXg6c2VjcmV0";
-/// What the example has.
+/// The example's number of tries.
 const CONCURRENCY: usize = 4;
 const TRIES: i32 = 5;
-/// As the processes here are told: a worker that is silent for so long is dead.
+/// `DEAD_AFTER_SECONDS` of the processes: a worker that is silent for longer counts as dead.
 const DEAD_AFTER: Duration = Duration::from_secs(3);
-/// Far more than anything takes.
+/// A limit that is far longer than any step takes.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// Whether `MX_TEST_STORM=1` asks for more of the same.
+/// Returns whether `MX_TEST_STORM=1` requests a longer run.
 fn is_storm() -> bool {
     std::env::var("MX_TEST_STORM").is_ok_and(|storm| storm == "1")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn nothing_acknowledged_is_lost_whoever_is_killed_at_whatever_time() {
+async fn no_acknowledged_event_is_lost_when_processes_are_killed_at_random() {
     let events_sent: usize = if is_storm() { 400 } else { 160 };
-    // Of workers, of receivers, and of all connections to the database.
+    // Kills of workers, of receivers, and of all connections to the database.
     let kills_of_each: usize = if is_storm() { 10 } else { 4 };
     let database = Database::create().await;
     let seed = fastrand::u64(..);
@@ -99,12 +99,9 @@ async fn nothing_acknowledged_is_lost_whoever_is_killed_at_whatever_time() {
     assert_eq!(events.len(), events_sent);
     let doubles = worked.len() - events_sent;
     let taken_over = database.tasks("attempts > 1").await;
-    println!("{events_sent} events, {taken_over} of them taken over, {doubles} effects too many");
-    assert!(
-        taken_over > 0,
-        "nobody was killed in the middle of anything"
-    );
-    // A worker that is cut off from the database ends, and its callbacks run on.
+    println!("{events_sent} events, {taken_over} of them taken over, {doubles} repeated effects");
+    assert!(taken_over > 0, "no process was killed during a callback");
+    // A worker that is cut off from the database ends, and its callbacks continue.
     let ended_workers = kills_of_each + 2 * kills_of_each;
     assert!(doubles <= ended_workers * CONCURRENCY);
 }
@@ -131,7 +128,7 @@ async fn a_killed_workers_task_is_taken_over_by_another() {
     assert!(other.line().starts_with("started JOB-"));
     let after = silent_since.elapsed();
     println!("taken over after {after:?}");
-    // It may have been last seen a second before its death, and others look now and then.
+    // Its last heartbeat may be a second older than its death, and other workers poll at intervals.
     assert!(after > DEAD_AFTER / 2, "{after:?}");
     assert!(after < DEAD_AFTER * 3, "{after:?}");
     database.settle().await;
@@ -140,7 +137,7 @@ async fn a_killed_workers_task_is_taken_over_by_another() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn a_frozen_worker_spoils_nothing_when_it_goes_on() {
+async fn a_frozen_worker_does_no_harm_when_it_continues() {
     let database = Database::create().await;
     let (receiver, _) = Process::serve(database.example("receive", 0.0));
     deliver(receiver.address, &body(0)).await.unwrap();
@@ -164,11 +161,11 @@ async fn a_frozen_worker_spoils_nothing_when_it_goes_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn a_worker_whose_callbacks_take_longer_than_that_is_not_taken_for_dead() {
+async fn a_worker_with_slow_callbacks_does_not_count_as_dead() {
     let database = Database::create().await;
     let work = DEAD_AFTER.as_secs_f64() * 1.5;
     let (receiver, _) = Process::serve(database.example("receive", 0.0));
-    // More than it has in hand at a time.
+    // More events than it holds at a time.
     let events = CONCURRENCY + 2;
     for event in 0..events {
         let status = deliver(receiver.address, &body(event)).await;
@@ -184,7 +181,7 @@ async fn a_worker_whose_callbacks_take_longer_than_that_is_not_taken_for_dead() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn a_callback_that_fails_twice_is_run_a_third_time() {
+async fn a_callback_that_fails_twice_runs_a_third_time() {
     let database = Database::create().await;
     let mut command = database.example("", 0.0);
     command.env("FAILING_TRIES", "2");
@@ -198,7 +195,7 @@ async fn a_callback_that_fails_twice_is_run_a_third_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn what_fails_for_good_or_too_often_is_a_dead_letter_and_nothing_else() {
+async fn only_permanent_or_repeated_failures_are_dead_letters() {
     let database = Database::create().await;
     let mut command = database.example("", 0.0);
     command.env("FAILING_TRIES", "99");
@@ -207,7 +204,7 @@ async fn what_fails_for_good_or_too_often_is_a_dead_letter_and_nothing_else() {
         deliver(both.address, webhook).await.unwrap();
     }
     database.settle().await;
-    // Long enough for it to be taken up again, if it were.
+    // Long enough for a worker to run it again by mistake.
     sleep(Duration::from_secs(2)).await;
     for (fate, reason) in [
         ("'Killed' AND attempts = 1", "%the job names no member%"),
@@ -234,7 +231,7 @@ async fn what_fails_for_good_or_too_often_is_a_dead_letter_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn vacuum_keeps_dead_letters_and_the_rows_that_tell_duplicates() {
+async fn vacuum_keeps_dead_letters_and_rows_that_identify_duplicates() {
     let database = Database::create().await;
     let (mut both, _) = Process::serve(database.example("", 0.0));
     for webhook in [&body(1), &body(2), &without_a_member()] {
@@ -258,13 +255,13 @@ async fn vacuum_keeps_dead_letters_and_the_rows_that_tell_duplicates() {
     }
     assert_eq!(database.tasks("job_type = 'other'").await, 0);
 
-    // MX delivers an event again that was handled.
+    // MX delivers a handled event again.
     let status = deliver(both.address, &body(1)).await;
     assert_eq!(status, Some(StatusCode::NO_CONTENT));
     database.settle().await;
     assert_eq!(database.worked().await.len(), 2);
 
-    // MX no longer delivers any of them; the process has restarted in between.
+    // MX no longer delivers any of them. The process has restarted in the meantime.
     assert!(both.stop("TERM").success());
     let (_both, _) = Process::serve(database.example("", 0.0));
     let aged = "UPDATE apalis.jobs SET done_at = done_at - interval '49 hours'";
@@ -280,12 +277,12 @@ async fn vacuum_keeps_dead_letters_and_the_rows_that_tell_duplicates() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn workers_of_the_past_are_forgotten_at_the_next_start() {
+async fn a_start_deletes_the_rows_of_old_workers() {
     let database = Database::create().await;
     let (receiver, _) = Process::serve(database.example("receive", 0.0));
     let worker = |work| {
         let mut command = database.example("work", work);
-        // No worker takes an event over before it is a day later.
+        // For a day, no worker takes an event over.
         command.env("DEAD_AFTER_SECONDS", "60");
         Process::start(command)
     };
@@ -301,7 +298,7 @@ async fn workers_of_the_past_are_forgotten_at_the_next_start() {
     let mut handled_one = start(1).await;
     database.settle().await;
     handled_one.kill();
-    // Its row is how another worker finds the event that it had in hand.
+    // Another worker needs its row to find the event that it held.
     deliver(receiver.address, &body(1)).await.unwrap();
     let mut died_with_one = worker(60.0);
     assert_eq!(died_with_one.line(), "working");
@@ -316,7 +313,7 @@ async fn workers_of_the_past_are_forgotten_at_the_next_start() {
 
     let aged = "UPDATE apalis.workers SET last_seen = last_seen - interval '25 hours'";
     database.execute(aged).await;
-    // The other queue's, that of the event in hand, and the new one.
+    // The rows of the other queue's worker, of the worker that holds an event, and of the new worker.
     let mut next = timeout(PATIENCE, start(3)).await.unwrap();
     database.settle().await;
     assert_eq!(database.worked().await.len(), 2);
@@ -328,14 +325,14 @@ async fn workers_of_the_past_are_forgotten_at_the_next_start() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn a_worker_that_was_forgotten_notices_and_another_works_on() {
+async fn a_worker_whose_row_is_deleted_ends_and_another_continues() {
     let database = Database::create().await;
     let (both, _) = Process::serve(database.example("", 0.0));
     assert_eq!(both.line(), "working");
     while database.workers().await == 0 {
         sleep(Duration::from_millis(20)).await;
     }
-    // As another's start does after the worker was frozen for a day.
+    // As the start of another worker does after this one was frozen for a day.
     database.execute("DELETE FROM apalis.workers").await;
     deliver(both.address, &body(0)).await.unwrap();
     assert_eq!(both.line(), "working");
@@ -345,13 +342,13 @@ async fn a_worker_that_was_forgotten_notices_and_another_works_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn locks_that_the_application_holds_do_not_hold_up_a_start() {
+async fn locks_of_the_application_do_not_delay_a_start() {
     const OF_THE_LEDGERS_TABLE: i64 = 0x6d78_6a6f_6277_6562;
     let database = Database::create().await;
     let numbers =
         format!("SELECT generate_series(-100, 100) UNION ALL SELECT {OF_THE_LEDGERS_TABLE}");
     let application = database.hold_advisory_locks(&numbers).await;
-    // At once, on a database that has no tables yet.
+    // Both start at once, on a database without tables.
     let starting = [(); 4].map(|()| Process::start(database.example("work", 0.0)));
     for process in starting {
         assert_eq!(process.line(), "working");
@@ -361,7 +358,7 @@ async fn locks_that_the_application_holds_do_not_hold_up_a_start() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn stopped_by_a_signal_it_finishes_what_it_has_in_hand() {
+async fn a_signal_lets_it_finish_the_events_that_it_holds() {
     for signal in ["TERM", "INT"] {
         let database = Database::create().await;
         let (mut both, printed) = Process::serve(database.example("", 2.0));
@@ -376,7 +373,7 @@ async fn stopped_by_a_signal_it_finishes_what_it_has_in_hand() {
     }
 }
 
-/// A webhook whose callback fails for good.
+/// Returns a webhook whose callback fails permanently.
 fn without_a_member() -> String {
     let body = body(0).replace("\"MBR-", "null, \"other\": \"");
     assert!(body.contains("\"member_guid\": null"));

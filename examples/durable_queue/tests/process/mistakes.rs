@@ -1,4 +1,4 @@
-//! What is wrong is said before anything is served.
+//! Mistakes are reported before the server starts.
 
 use harness::{example, run};
 
@@ -9,8 +9,8 @@ fn text(output: &[u8]) -> &str {
 }
 
 #[test]
-fn the_durable_queue_says_what_it_lacks_and_no_password() {
-    // Discard's port: nothing listens there.
+fn mistakes_are_reported_without_the_password() {
+    // The port of the service `discard`, which does not run here.
     const UNREACHABLE: &str = "postgres://somebody:hunter2@127.0.0.1:9/none";
     const UNREADABLE: &str = "//somebody:hunter2@127.0.0.1";
     const URL: &str = "DATABASE_URL";

@@ -1,4 +1,4 @@
-//! Plays MX's part.
+//! Sends deliveries in MX's place.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -12,12 +12,12 @@ use tokio::time::{sleep, timeout};
 
 use crate::{BASIC, PATH, SAMPLE};
 
-/// MX's sample, for another job.
+/// Returns MX's sample with the guid of another job.
 pub(super) fn body(event: usize) -> String {
     SAMPLE.replace("JOB-a177e002", &format!("JOB-{event:08x}"))
 }
 
-/// What a delivery was answered, if it was.
+/// Delivers once, and returns the status if there was an answer.
 pub(super) async fn deliver(address: SocketAddr, body: &str) -> Option<StatusCode> {
     let request = Request::post(format!("http://{address}{PATH}"))
         .header("authorization", BASIC)
@@ -29,7 +29,7 @@ pub(super) async fn deliver(address: SocketAddr, body: &str) -> Option<StatusCod
     Some(answer.ok()?.ok()?.status())
 }
 
-/// One event, some time within ten seconds, to either receiver; and now and then once more.
+/// Delivers one event at some time within ten seconds, to either receiver, and sometimes again.
 pub(super) async fn deliver_until_acknowledged(
     receivers: Arc<Mutex<[SocketAddr; 2]>>,
     body: String,

@@ -1,11 +1,11 @@
-//! The examples of hosts, run as they are and sent what their first lines say.
+//! Runs the examples of hosts, and delivers with the curl line of each one's head.
 
 use harness::curl;
 
 use crate::example;
 
 #[test]
-fn every_hosts_curl_line_delivers_as_it_stands() {
+fn the_curl_line_of_every_host_delivers() {
     for (host, source) in [
         ("axum_around", include_str!("../../axum_around.rs")),
         ("axum_extractor", include_str!("../../axum_extractor.rs")),

@@ -1,5 +1,5 @@
-//! The small examples: the tests that are in them, and each run as its users run it.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+//! Runs the tests within the small examples, and each example as a process.
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 #[cfg(unix)]
 mod hosts;
@@ -11,7 +11,7 @@ mod sources;
 
 use std::process::Command;
 
-/// Returns the command of one of the examples, which cargo builds before it runs this.
+/// Returns the command of an example. cargo builds the examples before this test.
 fn example(name: &str) -> Command {
     // `<target>/<profile>/deps/small-…`
     let test = std::env::current_exe().unwrap();

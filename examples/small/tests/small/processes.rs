@@ -1,4 +1,4 @@
-//! The examples, run as they say themselves.
+//! Runs the examples by the commands that they print.
 
 use std::process::Command;
 use std::thread;
@@ -47,7 +47,7 @@ fn the_curl_line_works_when_pasted_and_ctrl_c_ends_it() {
 }
 
 #[test]
-fn mistakes_are_told_before_anything_is_served() {
+fn mistakes_are_reported_before_the_server_starts() {
     type Mistake = (
         &'static [&'static str],
         &'static [(&'static str, &'static str)],
@@ -58,7 +58,7 @@ fn mistakes_are_told_before_anything_is_served() {
         (&["--once", "--once"], &[], "the only argument is --once"),
         (&[], &[("ADDR", "localhost")], "ADDR must be an address"),
         (&[], &[("MX_PASSWORD", "")], "must not be empty"),
-        // Documentation's own network: no machine has the address.
+        // An address of the network for documentation, which no machine has.
         (
             &[],
             &[("ADDR", "192.0.2.1:3000")],
@@ -81,7 +81,7 @@ fn a_callback_outlives_its_sender_and_the_signal_that_stops_the_server() {
         let mut command = example("graceful_shutdown");
         command.env("WORK_SECONDS", "3");
         let (mut process, printed) = Process::serve(command);
-        // It is curl that hangs up, after a second.
+        // curl hangs up after a second.
         let pasted = run(Command::new("sh")
             .current_dir(repository())
             .args(["-c", printed.last().unwrap()]));
@@ -91,7 +91,7 @@ fn a_callback_outlives_its_sender_and_the_signal_that_stops_the_server() {
         assert_eq!(process.line(), "draining 1");
         assert!(process.line().starts_with("finished JOB-"));
     };
-    // Each takes three seconds.
+    // At once, because each takes three seconds.
     thread::scope(|scope| {
         scope.spawn(|| outlives("TERM"));
         scope.spawn(|| outlives("INT"));

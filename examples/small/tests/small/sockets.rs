@@ -1,4 +1,4 @@
-//! Real sockets: what a sender can do to a connection, and what the receiver makes of it.
+//! Real sockets: valid and hostile senders, and the receiver's answers.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -13,7 +13,7 @@ const PATH: &str = "/admin/webhooks";
 /// `mx:secret`
 const BASIC: &str = "Basic bXg6c2VjcmV0";
 
-/// The head of a delivery with these headers more, each ended by CRLF.
+/// Returns the head of a delivery with additional headers, each ended by CRLF.
 fn head(more: &str) -> String {
     format!(
         "POST {PATH} HTTP/1.1\r\nhost: mx\r\nauthorization: {BASIC}\r\n\
@@ -41,13 +41,13 @@ fn one_byte_each(text: &str) -> impl Iterator<Item = &str> {
 fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_nodelay(true).unwrap();
-    // Less than the read timeout: an answer that waits for a body that never comes is a failure.
+    // Less than the read timeout, so the test fails if an answer waits for a missing body.
     let patience = Some(Duration::from_secs(8));
     stream.set_read_timeout(patience).unwrap();
     stream
 }
 
-/// The head of the next response, without a byte of what follows it.
+/// Reads the head of the next response, and nothing after it.
 fn answer(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -60,7 +60,7 @@ fn answer(stream: &mut TcpStream) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// What a sender gets that says this and then waits. A status, or nothing but the end.
+/// Sends `request` and returns the head of the answer, which is empty if the connection closes.
 fn say(address: SocketAddr, request: &[u8]) -> String {
     let mut stream = connect(address);
     stream.write_all(request).unwrap();
@@ -77,7 +77,7 @@ fn delivers(address: SocketAddr) -> bool {
 }
 
 #[test]
-fn a_body_may_come_in_any_pieces() {
+fn a_body_may_arrive_in_any_pieces() {
     let (process, _) = Process::serve(quickstart());
     let (half, rest) = SAMPLE.split_at(SAMPLE.len() / 2);
     let cases = [
@@ -92,7 +92,7 @@ fn a_body_may_come_in_any_pieces() {
         assert_eq!(status(&answer), 204, "{name}: {answer}");
     }
 
-    // And the socket may give what was said one byte at a time.
+    // The socket may also deliver one byte at a time.
     let mut stream = connect(process.address);
     for byte in chunked([half, rest], "").bytes() {
         stream.write_all(&[byte]).unwrap();
@@ -101,7 +101,7 @@ fn a_body_may_come_in_any_pieces() {
 }
 
 #[test]
-fn a_connection_is_good_for_the_next_delivery() {
+fn a_connection_carries_the_next_delivery() {
     let (process, _) = Process::serve(quickstart());
     let mut stream = connect(process.address);
     let two = with_length(SAMPLE) + &chunked([SAMPLE], "");
@@ -128,7 +128,7 @@ fn a_refusal_comes_before_the_body() {
 }
 
 #[test]
-fn whatever_a_sender_does_the_process_lives_and_its_memory_stays_flat() {
+fn hostile_senders_neither_end_the_process_nor_grow_its_memory() {
     let (process, _) = Process::serve(quickstart());
     let address = process.address;
     let long = "1".repeat(70_000);
@@ -190,13 +190,13 @@ fn whatever_a_sender_does_the_process_lives_and_its_memory_stays_flat() {
         stream.write_all(midway).unwrap();
         drop(stream);
     };
-    // What a process needs for the first of each is not what is asked here.
+    // The first round allocates memory that the process keeps. It is not counted.
     hostile();
     let before = process.memory("VmHWM");
     for _ in 0..10 {
         hostile();
     }
-    // At once: bodies that stop midway, and chunks of 16 EB of which a little comes.
+    // At once: bodies that stop midway, and chunks that announce 16 EB and send one byte.
     let enormous = head("transfer-encoding: chunked\r\n") + "fffffffffffffff0\r\n{";
     let held: Vec<TcpStream> = [midway, enormous.as_bytes()]
         .repeat(100)
@@ -210,9 +210,9 @@ fn whatever_a_sender_does_the_process_lives_and_its_memory_stays_flat() {
     assert!(delivers(address));
     let grown = process.memory("VmHWM") - before;
     drop(held);
-    // A connection of hyper's takes about 10 kB; the 200 that are held, 2 MB.
-    assert!(grown < 8 * 1024, "it took {grown} kB more at its peak");
-    // What is asked of the kernel and not touched shows here.
+    // A connection of hyper takes about 10 kB, so 200 open ones take 2 MB.
+    assert!(grown < 8 * 1024, "its peak grew by {grown} kB");
+    // This includes memory that is reserved and not used.
     let virtual_size = process.memory("VmPeak");
     assert!(
         virtual_size < 16 * 1024 * 1024,

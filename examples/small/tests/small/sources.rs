@@ -1,5 +1,5 @@
-//! The examples' sources, for the tests that are in them.
-#![allow(dead_code, reason = "their `main` serves until it is stopped")]
+//! The sources of the examples, so that their tests run here.
+#![allow(dead_code, reason = "tests do not call their `main`")]
 
 #[path = "../../axum_around.rs"]
 mod axum_around;
