@@ -1,4 +1,4 @@
-//! Who gets in, and who does not.
+//! Accepted and refused credentials.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,14 +31,14 @@ async fn accepts(credentials: Credentials, authorization: &[&[u8]]) -> bool {
     match answers[..] {
         [204] => true,
         [401] => false,
-        _ => panic!("the mounts disagree, or answer something else: {answers:?}"),
+        _ => panic!("the mounts disagree or give another answer: {answers:?}"),
     }
 }
 
 #[tokio::test]
-async fn basic() {
+async fn basic_credentials_are_compared_exactly() {
     let cases: [(&str, &[&[u8]], bool); 25] = [
-        ("the very header", &[b"Basic bXg6c2VjcmV0"], true),
+        ("the exact header", &[b"Basic bXg6c2VjcmV0"], true),
         ("the scheme in another case", &[b"bAsIc bXg6c2VjcmV0"], true),
         ("several spaces", &[b"Basic   bXg6c2VjcmV0"], true),
         ("no header", &[], false),
@@ -47,7 +47,7 @@ async fn basic() {
         ("the scheme and a space", &[b"Basic "], false),
         ("another password", &[b"Basic bXg6U2VjcmV0"], false),
         ("another user", &[b"Basic bW06c2VjcmV0"], false),
-        ("the start of it", &[b"Basic bXg6c2Vj"], false),
+        ("a prefix of it", &[b"Basic bXg6c2Vj"], false),
         ("more than it", &[b"Basic bXg6c2VjcmV0AAAA"], false),
         ("no colon", &[b"Basic bXhzZWNyZXQ="], false),
         ("a colon alone", &[b"Basic Og=="], false),
@@ -68,7 +68,7 @@ async fn basic() {
         ("an unknown scheme", &[b"Digest bXg6c2VjcmV0"], false),
         ("no scheme", &[b"bXg6c2VjcmV0"], false),
         (
-            "two in one",
+            "two credentials in one header",
             &[b"Basic bXg6c2VjcmV0, Basic bXg6c2VjcmV0"],
             false,
         ),
@@ -88,7 +88,7 @@ async fn basic() {
             false,
         ),
     ];
-    let credentials = Credentials::basic("mx", "secret").unwrap();
+    let credentials = Credentials::basic_credentials_are_compared_exactly("mx", "secret").unwrap();
     for (name, authorization, expected) in cases {
         assert_eq!(
             accepts(credentials.clone(), authorization).await,
@@ -99,17 +99,17 @@ async fn basic() {
 }
 
 #[tokio::test]
-async fn basic_in_utf_8_and_with_colons_in_the_password() {
-    let credentials = Credentials::basic("mx", "a:b:é").unwrap();
+async fn basic_accepts_utf_8_and_colons_in_the_password() {
+    let credentials = Credentials::basic_credentials_are_compared_exactly("mx", "a:b:é").unwrap();
     assert!(accepts(credentials.clone(), &[b"Basic bXg6YTpiOsOp"]).await);
-    // The same in Latin-1.
+    // The same password in Latin-1.
     assert!(!accepts(credentials, &[b"Basic bXg6YTpiOuk="]).await);
 }
 
 #[tokio::test]
-async fn bearer() {
+async fn bearer_tokens_are_compared_exactly() {
     let cases: [(&str, &[&[u8]], bool); 6] = [
-        ("the very token", &[b"Bearer tok.en-1"], true),
+        ("the exact token", &[b"Bearer tok.en-1"], true),
         ("the scheme in another case", &[b"BEARER tok.en-1"], true),
         ("the token in another case", &[b"Bearer Tok.en-1"], false),
         ("another token", &[b"Bearer token"], false),
@@ -121,7 +121,7 @@ async fn bearer() {
         ),
     ];
     for (name, authorization, expected) in cases {
-        let credentials = Credentials::bearer("tok.en-1").unwrap();
+        let credentials = Credentials::bearer_tokens_are_compared_exactly("tok.en-1").unwrap();
         assert_eq!(
             accepts(credentials, authorization).await,
             expected,
@@ -131,11 +131,11 @@ async fn bearer() {
 }
 
 #[tokio::test]
-async fn several_at_once() {
-    let credentials = Credentials::basic("mx", "new")
+async fn several_credentials_are_accepted_at_once() {
+    let credentials = Credentials::basic_credentials_are_compared_exactly("mx", "new")
         .unwrap()
-        .or(Credentials::basic("mx", "old").unwrap())
-        .or(Credentials::bearer("token").unwrap());
+        .or(Credentials::basic_credentials_are_compared_exactly("mx", "old").unwrap())
+        .or(Credentials::bearer_tokens_are_compared_exactly("token").unwrap());
     for authorization in [&b"Basic bXg6bmV3"[..], b"Basic bXg6b2xk", b"Bearer token"] {
         assert!(
             accepts(credentials.clone(), &[authorization]).await,
@@ -151,25 +151,25 @@ async fn several_at_once() {
 }
 
 #[tokio::test]
-async fn anyone_if_that_is_what_was_said_but_not_two_at_once() {
+async fn anyone_accepts_every_sender_but_refuses_two_authorization_headers() {
     let anyone = Credentials::unauthenticated();
     assert!(accepts(anyone.clone(), &[]).await);
     assert!(accepts(anyone.clone(), &[b"Basic !!!!"]).await);
     assert!(!accepts(anyone, &[b"Basic eA==", b"Basic eA=="]).await);
 }
 
-/// While they are replaced, at any time, by others of another scheme.
+/// The credentials are replaced concurrently by others of another scheme.
 #[test]
-fn a_refusal_offers_what_was_asked_for() {
+fn a_refusal_offers_the_scheme_that_was_checked() {
     use std::sync::atomic::{AtomicBool, Ordering};
     use tower::ServiceExt as _;
 
-    let bearer = Credentials::bearer("a-token").unwrap();
+    let bearer_tokens_are_compared_exactly = Credentials::bearer_tokens_are_compared_exactly("a-token").unwrap();
     let anyone = Credentials::unauthenticated();
-    let (replaceable, handle) = bearer.clone().replaceable();
+    let (replaceable, handle) = bearer_tokens_are_compared_exactly.clone().replaceable();
     let endpoint = JobWebhook::new(replaceable, JobRouter::new());
     let done = AtomicBool::new(false);
-    /// Also when an assertion fails, or the other thread would never end.
+    /// Also stops the other thread if an assertion fails.
     struct Ends<'a>(&'a AtomicBool);
     impl Drop for Ends<'_> {
         fn drop(&mut self) {
@@ -180,7 +180,7 @@ fn a_refusal_offers_what_was_asked_for() {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 handle.replace(anyone.clone());
-                handle.replace(bearer.clone());
+                handle.replace(bearer_tokens_are_compared_exactly.clone());
             }
         });
         let _ends = Ends(&done);
@@ -207,7 +207,7 @@ fn a_refusal_offers_what_was_asked_for() {
 
 #[test]
 fn credentials_that_protect_nothing_or_cannot_be_sent_are_refused_when_built() {
-    let basic = [
+    let basic_credentials_are_compared_exactly = [
         ("", ""),
         ("mx", ""),
         ("", "secret"),
@@ -216,26 +216,26 @@ fn credentials_that_protect_nothing_or_cannot_be_sent_are_refused_when_built() {
         ("m\0x", "secret"),
         ("mx", "\u{7f}"),
     ];
-    for (user, password) in basic {
+    for (user, password) in basic_credentials_are_compared_exactly {
         assert!(
-            Credentials::basic(user, password).is_err(),
+            Credentials::basic_credentials_are_compared_exactly(user, password).is_err(),
             "{user:?} {password:?}"
         );
     }
     for token in ["", " ", "a b", "tökén", "a\n", "a\0"] {
-        assert!(Credentials::bearer(token).is_err(), "{token:?}");
+        assert!(Credentials::bearer_tokens_are_compared_exactly(token).is_err(), "{token:?}");
     }
 }
 
 #[test]
-fn anyone_combined_with_somebody_is_a_mistake() {
+fn anyone_cannot_be_combined_with_other_credentials() {
     for (left, right) in [
         (
             Credentials::unauthenticated(),
-            Credentials::bearer("x").unwrap(),
+            Credentials::bearer_tokens_are_compared_exactly("x").unwrap(),
         ),
         (
-            Credentials::bearer("x").unwrap(),
+            Credentials::bearer_tokens_are_compared_exactly("x").unwrap(),
             Credentials::unauthenticated(),
         ),
     ] {
@@ -245,14 +245,14 @@ fn anyone_combined_with_somebody_is_a_mistake() {
 }
 
 #[test]
-fn nothing_that_is_printed_shows_a_secret() {
-    let credentials = Credentials::basic("mx-user", "hunter2")
+fn printed_values_contain_no_secret() {
+    let credentials = Credentials::basic_credentials_are_compared_exactly("mx-user", "hunter2")
         .unwrap()
-        .or(Credentials::bearer("hunter2-token").unwrap());
+        .or(Credentials::bearer_tokens_are_compared_exactly("hunter2-token").unwrap());
     let layer = mx_job_webhook::JobWebhook::new(credentials.clone(), no_callbacks()).at(PATH);
     let printed = format!(
         "{credentials:?} {layer:?} {:?}",
-        Credentials::basic("hunter2", "")
+        Credentials::basic_credentials_are_compared_exactly("hunter2", "")
     );
     for secret in ["hunter2", "mx-user", "aHVudGVy", "bXgtdXNlcg"] {
         assert!(!printed.contains(secret), "{printed}");
@@ -260,7 +260,7 @@ fn nothing_that_is_printed_shows_a_secret() {
 }
 
 #[tokio::test]
-async fn a_closure_sees_the_head_and_decides() {
+async fn a_closure_decides_by_the_requests_head() {
     let by_header = || {
         Credentials::verify(|head| {
             let subject = head.headers.get("x-client-cert").cloned();
@@ -290,7 +290,7 @@ async fn a_closure_sees_the_head_and_decides() {
 async fn a_closure_runs_only_if_no_secret_matched_and_the_header_is_not_ambiguous() {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();
-    let credentials = Credentials::basic("mx", "secret")
+    let credentials = Credentials::basic_credentials_are_compared_exactly("mx", "secret")
         .unwrap()
         .or(Credentials::verify(move |_| {
             count.fetch_add(1, Ordering::Relaxed);
@@ -304,15 +304,15 @@ async fn a_closure_runs_only_if_no_secret_matched_and_the_header_is_not_ambiguou
 }
 
 #[tokio::test]
-async fn what_is_malformed_is_refused_whatever_a_closure_would_say() {
+async fn a_malformed_header_is_refused_without_asking_a_closure() {
     let yes = Credentials::verify(|_| async { true });
-    let credentials = Credentials::basic("mx", "secret").unwrap().or(yes);
+    let credentials = Credentials::basic_credentials_are_compared_exactly("mx", "secret").unwrap().or(yes);
     let cases: [(&[u8], bool); 8] = [
         (b"Basic \xff\xfe", false),
         (b"Custom \xff", false),
         (b"Basic !!!!", false),
         (b"Basic", true),
-        (b"basic bXg=", false),
+        (b"basic_credentials_are_compared_exactly bXg=", false),
         (b"Basic bXg6eA==", true),
         (b"Bearer token", true),
         (b"Signature keyId=1", true),
@@ -325,7 +325,7 @@ async fn what_is_malformed_is_refused_whatever_a_closure_would_say() {
 }
 
 #[tokio::test]
-async fn one_closure_that_says_yes_is_enough_and_one_that_fails_is_no_yes() {
+async fn one_accepting_closure_suffices_and_a_failing_closure_does_not_accept() {
     let yes = || Credentials::verify(|_| async { true });
     let no = || Credentials::verify(|_| async { false });
     let hanging = || Credentials::verify(|_| std::future::pending::<bool>());
@@ -370,17 +370,17 @@ impl http_body::Body for Untouchable {
         self: std::pin::Pin<&mut Self>,
         _: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
-        panic!("the body was read before the sender was let in")
+        panic!("the body was read before authentication")
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_byte_of_a_body_is_read_before_the_sender_is_let_in() {
+async fn a_body_is_read_only_after_authentication() {
     let slowly_no = Credentials::verify(|_| async {
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         false
     });
-    for credentials in [Credentials::basic("mx", "other").unwrap(), slowly_no] {
+    for credentials in [Credentials::basic_credentials_are_compared_exactly("mx", "other").unwrap(), slowly_no] {
         let mut settings = Settings::new(no_callbacks());
         settings.credentials = credentials;
         for (mount, app) in mounts(&settings) {
@@ -392,8 +392,8 @@ async fn no_byte_of_a_body_is_read_before_the_sender_is_let_in() {
 }
 
 #[tokio::test]
-async fn credentials_are_replaced_wherever_they_were_given_to() {
-    let secret = |password| Credentials::basic("mx", password).unwrap();
+async fn replacing_credentials_takes_effect_in_every_mount() {
+    let secret = |password| Credentials::basic_credentials_are_compared_exactly("mx", password).unwrap();
     let (credentials, handle) = secret("secret").replaceable();
     let mut settings = Settings::new(no_callbacks());
     settings.credentials = credentials.clone();
@@ -412,7 +412,7 @@ async fn credentials_are_replaced_wherever_they_were_given_to() {
     assert_eq!(answers().await, [401]);
     handle.replace(secret("another").or(secret("secret")));
     assert_eq!(answers().await, [204]);
-    handle.replace(Credentials::bearer("token").unwrap());
+    handle.replace(Credentials::bearer_tokens_are_compared_exactly("token").unwrap());
     let (_, app) = apps[0].clone();
     let (head, _) = send(app, delivery(SAMPLE)).await;
     assert_eq!(
@@ -421,15 +421,15 @@ async fn credentials_are_replaced_wherever_they_were_given_to() {
     );
     let printed = format!("{handle:?} {credentials:?}");
     assert!(
-        !printed.contains("secret") && printed.contains("bearer: 1"),
+        !printed.contains("secret") && printed.contains("bearer_tokens_are_compared_exactly: 1"),
         "{printed}"
     );
 }
 
 #[test]
 fn replaceable_credentials_are_neither_combined_nor_nested() {
-    let replaceable = || Credentials::basic("mx", "secret").unwrap().replaceable();
-    let plain = || Credentials::bearer("token").unwrap();
+    let replaceable = || Credentials::basic_credentials_are_compared_exactly("mx", "secret").unwrap().replaceable();
+    let plain = || Credentials::bearer_tokens_are_compared_exactly("token").unwrap();
     let mistakes: [fn(Credentials, Credentials); 4] = [
         |replaceable, plain| drop(replaceable.or(plain)),
         |replaceable, plain| drop(plain.or(replaceable)),
@@ -442,15 +442,15 @@ fn replaceable_credentials_are_neither_combined_nor_nested() {
     }
 }
 
-/// Two thousand replacements under three threads of requests: each is checked against one whole
-/// set, of which every one accepts it.
+/// Replaces the credentials two thousand times during requests of three threads: each request is
+/// checked against one complete set, and every set accepts it.
 #[test]
-fn a_request_is_checked_against_the_old_or_the_new_and_never_against_nothing() {
+fn each_request_is_checked_against_one_complete_set_of_credentials() {
     use std::sync::atomic::AtomicBool;
 
     let set = |other: &str| {
-        let other = Credentials::basic("mx", other).unwrap();
-        Credentials::basic("mx", "secret").unwrap().or(other)
+        let other = Credentials::basic_credentials_are_compared_exactly("mx", other).unwrap();
+        Credentials::basic_credentials_are_compared_exactly("mx", "secret").unwrap().or(other)
     };
     let (credentials, handle) = set("first").replaceable();
     let endpoint = mx_job_webhook::JobWebhook::new(credentials, mx_job_webhook::JobRouter::new());
@@ -477,18 +477,18 @@ fn a_request_is_checked_against_the_old_or_the_new_and_never_against_nothing() {
 #[test]
 fn a_bearer_token_can_contain_the_characters_of_real_tokens() {
     for token in ["mF_9.B5f-4.1JqM", "a+b/c==", "~!#$%&'*"] {
-        assert!(Credentials::bearer(token).is_ok(), "{token}");
+        assert!(Credentials::bearer_tokens_are_compared_exactly(token).is_ok(), "{token}");
     }
 }
 
 #[test]
 fn an_error_of_credentials_names_the_mistake_and_not_the_secret() {
     let cases = [
-        (Credentials::basic("mx", ""), "empty"),
-        (Credentials::basic("m:hunter2", "hunter2"), "colon"),
-        (Credentials::basic("mx", "hunter2\n"), "control character"),
-        (Credentials::bearer(""), "empty"),
-        (Credentials::bearer("hunter2 hunter2"), "ASCII"),
+        (Credentials::basic_credentials_are_compared_exactly("mx", ""), "empty"),
+        (Credentials::basic_credentials_are_compared_exactly("m:hunter2", "hunter2"), "colon"),
+        (Credentials::basic_credentials_are_compared_exactly("mx", "hunter2\n"), "control character"),
+        (Credentials::bearer_tokens_are_compared_exactly(""), "empty"),
+        (Credentials::bearer_tokens_are_compared_exactly("hunter2 hunter2"), "ASCII"),
     ];
     for (credentials, mistake) in cases {
         let error = credentials.unwrap_err();
@@ -501,12 +501,12 @@ fn an_error_of_credentials_names_the_mistake_and_not_the_secret() {
 fn printing_credentials_shows_how_many_there_are_of_each_kind() {
     let anyone = Credentials::unauthenticated();
     assert_eq!(format!("{anyone:?}"), "Credentials(unauthenticated)");
-    let all = Credentials::basic("mx", "secret")
+    let all = Credentials::basic_credentials_are_compared_exactly("mx", "secret")
         .unwrap()
-        .or(Credentials::bearer("a-token").unwrap())
+        .or(Credentials::bearer_tokens_are_compared_exactly("a-token").unwrap())
         .or(Credentials::verify(|_| async { true }));
     let printed = format!("{all:?}");
-    assert_eq!(printed, "Credentials { basic: 1, bearer: 1, closures: 1 }");
+    assert_eq!(printed, "Credentials { basic_credentials_are_compared_exactly: 1, bearer_tokens_are_compared_exactly: 1, closures: 1 }");
 }
 
 #[test]
