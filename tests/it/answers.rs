@@ -390,7 +390,7 @@ fn table() -> Vec<Row> {
             row(
                 "the body came too slowly",
                 no_callbacks(),
-                || delivery(Frames::of_data([&b"{"[..]]).then_nothing_for_ever()),
+                || delivery(Frames::of_data([&b"{"[..]]).then_pending()),
                 408,
             )
             .because(ErrorKind::ReadTimeout),
@@ -549,7 +549,7 @@ async fn credentials_are_checked_before_the_type_and_the_type_before_the_size() 
         let mut settings = Settings::new(no_callbacks());
         settings.body_limit = Some(1000);
         for (mount, app) in mounts(&settings) {
-            let body = Frames::of_data([]).then_nothing_for_ever();
+            let body = Frames::of_data([]).then_pending();
             let request = Request::post(PATH)
                 .header("authorization", authorization)
                 .header("content-type", content_type)

@@ -98,7 +98,7 @@ fn an_acknowledged_event_that_is_dropped_later_is_reported() {
 }
 
 #[tokio::test]
-async fn middlewares_context_of_our_error_is_kept() {
+async fn middleware_can_make_our_error_permanent_and_its_cause_is_kept() {
     let fails = || JobRouter::new().on_completed(|_| ready(Err("no such member")));
     let permanent = || fails().map_err(|error: Error| BoxError::from(Permanent::new(error)));
     let anyhow = || {

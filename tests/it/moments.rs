@@ -161,7 +161,7 @@ proptest! {
     }
 
     #[test]
-    fn a_parsed_timestamp_is_exact_and_is_written_unchanged(
+    fn a_converted_timestamp_is_exact_and_converts_back_unchanged(
         nanos in -300_000_000_000_000_000_000_i128..250_000_000_000_000_000_000,
     ) {
         let jiff = jiff::Timestamp::from_nanosecond(nanos).unwrap();

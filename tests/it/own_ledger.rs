@@ -1,4 +1,4 @@
-//! A ledger as a user would write it: it the_users_ledger_conforms, and the suite finds each of its faults.
+//! A ledger as a user would write it: it conforms, and the suite finds each of its faults.
 
 use std::collections::HashMap;
 use std::sync::Mutex;

@@ -364,7 +364,7 @@ async fn an_interrupted_body_closes_the_connection() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_body_closes_the_connection() {
     let started = tokio::time::Instant::now;
-    let stalls = || Frames::of_data([&b"{"[..]]).then_nothing_for_ever();
+    let stalls = || Frames::of_data([&b"{"[..]]).then_pending();
     for (mount, app) in mounts(&Settings::new(no_callbacks())) {
         for (request, status, seconds) in [
             (delivery(stalls()), 408, 10),

@@ -250,7 +250,7 @@ fn broken_off() -> Frames {
 }
 
 fn endless() -> Frames {
-    Frames::of_data([&b"{"[..]]).then_nothing_for_ever()
+    Frames::of_data([&b"{"[..]]).then_pending()
 }
 
 fn unable_to_verify() -> Endpoint {
