@@ -1,4 +1,4 @@
-//! What is taken from the heap, to the allocation: the numbers that the documentation states.
+//! The exact number of heap allocations that the documentation states.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tower::{Layer as _, Service};
 
 use crate::support::{PATH, SAMPLE, credentials, delivery};
 
-/// Futures that never wait, polled to their end without a runtime.
+/// Polls futures that are ready at once, without a runtime.
 mod futures_now {
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
@@ -24,12 +24,12 @@ mod futures_now {
         let context = &mut Context::from_waker(Waker::noop());
         match pin!(future).poll(context) {
             Poll::Ready(output) => output,
-            Poll::Pending => panic!("it waits"),
+            Poll::Pending => panic!("the future is pending"),
         }
     }
 }
 
-/// What is counted has labels, a list for each delivery, and one for each callback in a box.
+/// Metrics allocate labels, a list for each delivery, and one for each boxed callback.
 const COUNTED: u64 = if cfg!(feature = "metrics") { 1 } else { 0 };
 const TIMED: u64 = 2 * COUNTED;
 
@@ -37,7 +37,7 @@ fn own_routes() -> Router {
     Router::new().route("/accounts", get(|| async { "accounts" }))
 }
 
-/// What a service takes for a request, after one to warm up.
+/// The allocations of a service for a request, after one warm-up request.
 fn taken<S>(mut service: S, request: impl Fn() -> Request<Body>, status: u16) -> AllocationInfo
 where
     S: Service<Request<Body>, Response = http::Response<Body>>,
@@ -54,7 +54,7 @@ where
 }
 
 #[test]
-fn decoding_the_sample_takes_nothing_in_whichever_order() {
+fn decoding_the_sample_makes_no_allocation_in_any_field_order() {
     let mut fields: Vec<&str> = SAMPLE.lines().filter(|line| line.contains("_")).collect();
     fields.reverse();
     let fields: Vec<&str> = fields
@@ -72,13 +72,13 @@ fn decoding_the_sample_takes_nothing_in_whichever_order() {
 }
 
 #[test]
-fn a_delivery_takes_its_two_futures_and_what_is_not_ours_nothing() {
+fn a_delivery_allocates_two_futures_and_another_request_none() {
     let jobs = JobRouter::new().on_completed(|_| async {});
     let layer = JobWebhook::new(credentials(), jobs).at(PATH);
     let service = layer.layer(tower::service_fn(|_: Request<Body>| async {
         Ok::<_, std::convert::Infallible>(http::Response::new(Body::empty()))
     }));
-    // The callback's, and that of the `Service<JobEvent>` around it.
+    // The callback's future, and that of the `Service<JobEvent>` around it.
     let info = taken(service.clone(), || delivery(SAMPLE), 204);
     assert_eq!(info.count_total, 2 + COUNTED + TIMED);
     let not_ours = || Request::get("/accounts").body(Body::empty()).unwrap();
@@ -94,7 +94,7 @@ fn a_delivery_takes_its_two_futures_and_what_is_not_ours_nothing() {
 
 #[cfg(feature = "axum")]
 #[test]
-fn through_the_router_axum_takes_the_rest() {
+fn the_other_allocations_of_a_routed_delivery_are_axums() {
     use axum::extract::{FromRef, State};
     use axum::response::IntoResponse;
     use axum::routing::post;
@@ -127,11 +127,11 @@ fn through_the_router_axum_takes_the_rest() {
         let count = deliver(app);
         assert!(count <= 10 + COUNTED + TIMED, "{name}: {count}");
     }
-    // axum takes 11 for a handler that looks at nothing, and two more for the body.
+    // axum makes 11 allocations for a handler that reads nothing, and two more for the body.
     let no_content = |_: axum::body::Bytes| async { http::StatusCode::NO_CONTENT };
     let axums_own = Router::new().route(PATH, post(no_content));
     let expected = deliver(axums_own) + COUNTED + TIMED;
-    // One more is the future that `background.run` can hand to the runtime.
+    // One more is the future that `background.run` can move to the runtime.
     assert_eq!(deliver(extractor), expected + 1);
     let not_ours = || Request::get("/accounts").body(Body::empty()).unwrap();
     let nothing = taken(own_routes().layer(Identity::new()), not_ours, 200).count_total;
@@ -140,7 +140,7 @@ fn through_the_router_axum_takes_the_rest() {
 }
 
 #[test]
-fn a_job_that_is_kept_takes_less_than_a_kilobyte() {
+fn a_stored_job_takes_less_than_a_kilobyte() {
     let info = measure(|| {
         let jobs: Vec<_> = (0..100)
             .map(|_| JobEvent::decode(SAMPLE).unwrap().into_job())
@@ -151,7 +151,7 @@ fn a_job_that_is_kept_takes_less_than_a_kilobyte() {
 }
 
 #[test]
-fn a_duplicate_that_the_ledger_knows_takes_two() {
+fn a_known_duplicate_makes_two_allocations() {
     let jobs =
         DedupeLayer::new(MemoryLedger::new()).layer(JobRouter::new().on_completed(|_| async {}));
     let around = JobWebhook::new(credentials(), jobs)
@@ -172,7 +172,7 @@ fn a_hundred_thousand_events_take_less_than_twenty_megabytes() {
             let event = EventName::of(&job.into());
             let Ok(Claim::Granted(token)) = now(ledger.claim(&event, Duration::from_secs(60)))
             else {
-                panic!("it was never seen before");
+                panic!("the event is new");
             };
             let _ = now(ledger.commit(&event, token));
         }
@@ -180,7 +180,7 @@ fn a_hundred_thousand_events_take_less_than_twenty_megabytes() {
     assert_eq!(ledger.settled(), 100_000);
     let per_event = info.bytes_current / 100_000;
     assert!((120..=140).contains(&per_event), "{per_event} bytes");
-    // While a table grows, the old one is there too.
+    // While a table grows, the old one exists as well.
     assert!(
         info.bytes_max < 20_000_000,
         "{} at the peak",

@@ -83,17 +83,17 @@ impl tower::Service<mx_job_webhook::JobEvent> for NeverReady {
     }
 
     fn call(&mut self, _: mx_job_webhook::JobEvent) -> Self::Future {
-        unreachable!("it never was ready")
+        unreachable!("the service is never ready")
     }
 }
 
-/// Says the same to whoever asks.
-struct Oracle {
+/// Gives the same answer to every call.
+struct FixedLedger {
     claim: Result<Claim, &'static str>,
     commit: Result<Commit, &'static str>,
 }
 
-impl Ledger for Oracle {
+impl Ledger for FixedLedger {
     type Error = &'static str;
 
     async fn claim(&self, _: &EventName, _: Duration) -> Result<Claim, Self::Error> {
@@ -109,17 +109,17 @@ impl Ledger for Oracle {
     }
 }
 
-/// Callbacks that would fail, behind a ledger that says this.
+/// Callbacks that would fail, behind a ledger with this answer.
 fn behind(claim: Result<Claim, &'static str>) -> Jobs {
     let commit = Ok(Commit::Settled);
-    let dedupe = DedupeLayer::new(Oracle { claim, commit });
+    let dedupe = DedupeLayer::new(FixedLedger { claim, commit });
     jobs(dedupe.layer(JobRouter::new().on_completed(|_| async { Err("it ran") })))
 }
 
-/// A callback that succeeds, and then this.
+/// A callback that succeeds, behind a ledger whose commit has this outcome.
 fn commits(commit: Result<Commit, &'static str>) -> Jobs {
     let claim = Ok(Claim::Granted(FencingToken::new(1)));
-    let dedupe = DedupeLayer::new(Oracle { claim, commit });
+    let dedupe = DedupeLayer::new(FixedLedger { claim, commit });
     jobs(dedupe.layer(JobRouter::new().on_completed(|_| async {})))
 }
 
@@ -156,27 +156,17 @@ fn ledger_and_background_rows() -> Vec<Row> {
         )
         .because(ErrorKind::InFlight)
         .header(retry.0, retry.1),
-        unavailable(row(
-            "the ledger cannot be asked",
-            behind(Err("down")),
-            sample,
-            503,
-        )),
-        unavailable(row(
-            "the ledger cannot be told",
-            commits(Err("down")),
-            sample,
-            503,
-        )),
+        unavailable(row("the claim fails", behind(Err("down")), sample, 503)),
+        unavailable(row("the commit fails", commits(Err("down")), sample, 503)),
         row("settled", commits(Ok(Commit::Settled)), sample, 204),
         row(
-            "overtaken, and yet it succeeded",
+            "the claim was overtaken and the callback succeeded",
             commits(Ok(Commit::Overtaken)),
             sample,
             204,
         ),
         row(
-            "the dead-letter hook took it",
+            "the dead-letter hook succeeded",
             fails_for_good(Ok(())),
             sample,
             204,
@@ -189,13 +179,13 @@ fn ledger_and_background_rows() -> Vec<Row> {
         )
         .because(ErrorKind::CallbackFailed),
         row(
-            "permanent, and nobody keeps it",
+            "permanent, without a dead-letter hook",
             jobs(permanent),
             sample,
             500,
         )
         .because(ErrorKind::CallbackFailed),
-        row("no place is free", no_callbacks(), sample, 503)
+        row("no permit is free", no_callbacks(), sample, 503)
             .with(full)
             .because(ErrorKind::Overloaded)
             .header(retry.0, retry.1),
@@ -214,13 +204,13 @@ fn table() -> Vec<Row> {
         row("the callback returned `Ok`", returns(Ok(())), sample, 204),
         row("no callback for the status", no_callbacks(), sample, 204),
         row(
-            "no callback for a status that MX invented",
+            "no callback for a new status of MX",
             returns(Err("not for this one")),
             || delivery(sample_with_status(13, "AUTHENTICATED")),
             204,
         ),
         row(
-            "`on_unhandled` took it",
+            "`on_unhandled` succeeded",
             jobs(JobRouter::new().on_unhandled(|_| async {})),
             sample,
             204,
@@ -233,7 +223,7 @@ fn table() -> Vec<Row> {
         )
         .because(ErrorKind::CallbackFailed),
         row(
-            "`on_undecodable` took it",
+            "`on_undecodable` succeeded",
             no_callbacks(),
             || delivery("{}"),
             204,
@@ -390,14 +380,14 @@ fn table() -> Vec<Row> {
             row(
                 "the body came too slowly",
                 no_callbacks(),
-                || delivery(Frames::of_data([&b"{"[..]]).then_nothing_for_ever()),
+                || delivery(Frames::of_data([&b"{"[..]]).then_pending()),
                 408,
             )
             .because(ErrorKind::ReadTimeout),
         );
         table.push(
             row(
-                "the credentials' check never ended",
+                "the credential check never ends",
                 no_callbacks(),
                 sample,
                 503,
@@ -423,16 +413,13 @@ fn without(name: &'static str) -> Request<Body> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_row_is_answered_alike_wherever_the_crate_is_mounted() {
+async fn every_mount_answers_each_row_alike() {
     for row in table() {
         for (mount, app) in mounts(&row.settings) {
             let name = format!("{} ({mount})", row.name);
             let (head, body) = send(app, (row.request)()).await;
             assert_eq!(head.status.as_u16(), row.status, "{name}");
-            assert!(
-                body.is_empty(),
-                "{name}: an answer says nothing in its body"
-            );
+            assert!(body.is_empty(), "{name}: the answer's body is empty");
             let kind = head.extensions.get::<Error>().map(Error::kind);
             assert_eq!(kind, row.kind, "{name}");
             if let Some((header, value)) = row.header {
@@ -446,14 +433,14 @@ async fn every_row_is_answered_alike_wherever_the_crate_is_mounted() {
 }
 
 #[tokio::test]
-async fn what_comes_while_it_shuts_down_is_asked_to_come_again() {
+async fn a_delivery_during_shutdown_is_answered_503() {
     for undecodable in [false, true] {
         let mut settings = Settings::new(no_callbacks());
         settings.on_undecodable = undecodable.then_some(Ok(()));
         assert_eq!(settings.background.drain(ready(())).await, 0);
         for (mount, app) in mounts(&settings) {
             if mount == "the extractor" && undecodable {
-                continue; // there the handler's own code takes it
+                continue; // the application's handler answers here
             }
             let body = if undecodable { "{}" } else { SAMPLE };
             let (head, _) = send(app, delivery(body)).await;
@@ -467,14 +454,14 @@ async fn what_comes_while_it_shuts_down_is_asked_to_come_again() {
 
 #[cfg(feature = "tokio")]
 #[tokio::test(start_paused = true)]
-async fn past_the_answer_deadline_it_is_asked_to_come_again() {
+async fn a_delivery_past_the_answer_deadline_is_answered_503() {
     let slow = JobRouter::new().on_completed(|_| pending::<()>());
     for stalls in [jobs(slow), jobs(ServiceBuilder::new().service(NeverReady))] {
         let mut settings = Settings::new(stalls);
         settings.answer_deadline = Some(5);
         for (mount, app) in mounts(&settings) {
             if mount == "the extractor" {
-                continue; // whoever writes a handler writes its timeout
+                continue; // a handler sets its own timeout
             }
             let sent = tokio::time::Instant::now();
             let (head, _) = send(app, delivery(SAMPLE)).await;
@@ -488,7 +475,7 @@ async fn past_the_answer_deadline_it_is_asked_to_come_again() {
 }
 
 #[tokio::test]
-async fn another_method_is_refused_by_the_terminal_service_and_left_alone_by_the_layer() {
+async fn the_terminal_service_refuses_another_method_and_the_layer_forwards_it() {
     for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"] {
         let settings = Settings::new(no_callbacks());
         for (mount, app) in mounts(&settings) {
@@ -496,7 +483,7 @@ async fn another_method_is_refused_by_the_terminal_service_and_left_alone_by_the
             *request.method_mut() = method.parse().unwrap();
             let (head, _) = send(app, request).await;
             let expected = match mount {
-                // There is no such route in the application: its own answer.
+                // The application has no such route and answers 404 itself.
                 "the layer around the router" | "Router::layer" => StatusCode::NOT_FOUND,
                 _ => StatusCode::METHOD_NOT_ALLOWED,
             };
@@ -525,9 +512,9 @@ async fn a_refusal_offers_every_scheme_that_is_accepted() {
     }
 }
 
-/// The order of the stages shows in which complaint wins when there are several.
+/// If a request has several faults, the answer shows which stage comes first.
 #[tokio::test(start_paused = true)]
-async fn the_credentials_are_decided_first_then_the_type_then_the_size() {
+async fn credentials_are_checked_before_the_type_and_the_type_before_the_size() {
     let cases = [
         ("nothing right", "Basic x", "text/plain", "999999", 401),
         (
@@ -549,7 +536,7 @@ async fn the_credentials_are_decided_first_then_the_type_then_the_size() {
         let mut settings = Settings::new(no_callbacks());
         settings.body_limit = Some(1000);
         for (mount, app) in mounts(&settings) {
-            let body = Frames::of_data([]).then_nothing_for_ever();
+            let body = Frames::of_data([]).then_pending();
             let request = Request::post(PATH)
                 .header("authorization", authorization)
                 .header("content-type", content_type)

@@ -1,4 +1,4 @@
-//! What runs on is counted, bounded, and waited for; what is acknowledged first as well.
+//! Background callbacks are counted, bounded and awaited, including those acknowledged first.
 
 use std::future::{pending, ready};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ fn event() -> JobEvent {
     Job::new("JOB-1".parse().unwrap(), Status::Completed).into()
 }
 
-/// A router whose callbacks wait at a gate, and which logs those that got through.
+/// A router whose callbacks wait at a gate and are logged when they pass it.
 fn gated(log: &Log, gate: &Arc<Semaphore>) -> JobRouter {
     let (log, gate) = (log.clone(), gate.clone());
     JobRouter::new().on_completed(move |_| {
@@ -38,7 +38,7 @@ fn start<F: Future>(future: F) -> std::pin::Pin<Box<F>> {
 }
 
 #[tokio::test]
-async fn drain_waits_for_what_is_waited_for_too() {
+async fn drain_waits_for_callbacks_that_a_delivery_awaits() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
     let background = Background::new();
     let jobs = gated(&log, &gate).run_in(&background);
@@ -52,7 +52,7 @@ async fn drain_waits_for_what_is_waited_for_too() {
 }
 
 #[tokio::test]
-async fn past_the_bound_deliveries_are_refused_and_no_callback_is_cut_short() {
+async fn deliveries_past_the_bound_are_refused_and_no_callback_is_cancelled() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
     let background = Background::new().with_capacity(2);
     let jobs = gated(&log, &gate).run_in(&background);
@@ -62,7 +62,7 @@ async fn past_the_bound_deliveries_are_refused_and_no_callback_is_cut_short() {
     assert_eq!(kind(jobs.call(event()).await), ErrorKind::Overloaded);
     drop(first);
     if cfg!(feature = "tokio") {
-        // It runs on, and its place goes along.
+        // It continues and keeps its permit.
         assert_eq!(kind(jobs.call(event()).await), ErrorKind::Overloaded);
     }
     gate.add_permits(3);
@@ -72,9 +72,9 @@ async fn past_the_bound_deliveries_are_refused_and_no_callback_is_cut_short() {
     assert_eq!(background.running(), 0);
 }
 
-/// Another runtime's executor: a list of what it was given.
+/// Another runtime's executor: a list of spawned tasks.
 #[test]
-fn another_runtime_is_handed_the_rest_by_its_own_spawn() {
+fn another_runtime_continues_callbacks_through_its_spawn_function() {
     let (executor, tasks) = std::sync::mpsc::channel::<BackgroundTask>();
     let background = Background::new().with_spawn(move |task| executor.send(task).unwrap());
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
@@ -91,7 +91,7 @@ fn another_runtime_is_handed_the_rest_by_its_own_spawn() {
 }
 
 #[test]
-fn a_callback_that_was_cancelled_gives_its_place_back() {
+fn a_cancelled_callback_releases_its_permit() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
     let background = Background::new();
     let jobs = gated(&log, &gate).run_in(&background);
@@ -101,15 +101,15 @@ fn a_callback_that_was_cancelled_gives_its_place_back() {
     assert_eq!(background.running(), 0);
 }
 
-/// `service_fn(|event| router…)`, where mount and router share one `Background`.
+/// `service_fn(|event| router…)`, where the mount and the router share one `Background`.
 #[tokio::test]
-async fn a_router_within_a_service_of_the_applications_own_takes_no_second_place() {
+async fn a_router_within_a_custom_service_takes_no_second_permit() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
     let background = Background::new().with_capacity(1);
     let router = gated(&log, &gate).run_in(&background);
     let own = tower::service_fn(move |event: JobEvent| {
         let router = router.clone();
-        // Called here, and again within a future.
+        // The router is called directly, and again within a future.
         let first = router.call(event.clone());
         async move {
             first.await?;
@@ -121,8 +121,8 @@ async fn a_router_within_a_service_of_the_applications_own_takes_no_second_place
     tokio::task::yield_now().await;
     assert_eq!(background.running(), 1);
     let other = endpoint.oneshot(delivery(SAMPLE)).await.unwrap();
-    assert_eq!(other.status(), 503, "the place is taken");
-    // At shutdown too, what has started finishes.
+    assert_eq!(other.status(), 503, "the permit is taken");
+    // A callback that has started finishes during shutdown too.
     let drained = background.clone();
     let drain = tokio::spawn(async move { drained.drain(pending::<()>()).await });
     tokio::task::yield_now().await;
@@ -132,15 +132,15 @@ async fn a_router_within_a_service_of_the_applications_own_takes_no_second_place
     assert_eq!((log.entries().len(), background.running()), (2, 0));
 }
 
-/// What a callback starts and does not wait for has the callback's place for as long as it runs.
+/// A call that a callback starts without awaiting keeps the callback's permit while it runs.
 #[cfg(feature = "tokio")]
 #[tokio::test]
-async fn what_leaves_the_callback_that_called_it_keeps_its_place_and_is_waited_for() {
+async fn a_call_that_outlives_its_callback_keeps_the_permit_and_is_awaited() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
     let background = Background::new().with_capacity(1);
     let inner = gated(&log, &gate).run_in(&background);
     let own = tower::service_fn(move |event: JobEvent| {
-        // One is polled elsewhere, the other is dropped half-way and runs on.
+        // One call is polled elsewhere; the other is dropped midway and continues.
         let elsewhere = tokio::spawn(inner.call(event.clone()));
         drop(start(inner.call(event)));
         async move {
@@ -153,35 +153,39 @@ async fn what_leaves_the_callback_that_called_it_keeps_its_place_and_is_waited_f
         endpoint.oneshot(delivery(SAMPLE)).await.unwrap().status(),
         204
     );
-    assert_eq!(background.running(), 1, "before the other is polled too");
+    assert_eq!(
+        background.running(),
+        1,
+        "until the other call is polled too"
+    );
     tokio::task::yield_now().await;
     gate.add_permits(1);
     tokio::task::yield_now().await;
-    assert_eq!(background.running(), 1, "one of both runs on");
+    assert_eq!(background.running(), 1, "one of the two continues");
     gate.add_permits(1);
     assert_eq!(background.drain(pending::<()>()).await, 0);
     assert_eq!(log.entries().len(), 2);
 }
 
 #[tokio::test]
-async fn nothing_is_drained_at_once() {
+async fn an_empty_background_drains_at_once() {
     assert_eq!(Background::new().drain(ready(())).await, 0);
 }
 
 #[test]
-fn what_cannot_run_in_the_background_is_not_acknowledged() {
+fn an_event_that_cannot_run_in_the_background_is_not_acknowledged() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(1)));
     let layer = AcknowledgeFirstLayer::new(|_| ());
     let mut outcome = Box::pin(layer.layer(gated(&log, &gate)).oneshot(event()));
     let context = &mut Context::from_waker(Waker::noop());
     let std::task::Poll::Ready(outcome) = outcome.as_mut().poll(context) else {
-        panic!("it waits for a runtime that is not there");
+        panic!("the delivery waits for a missing runtime");
     };
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Overloaded);
     assert!(log.entries().is_empty());
 }
 
-/// What needs the feature `tokio`.
+/// Tests that need the feature `tokio`.
 #[cfg(feature = "tokio")]
 mod on_tokio {
     use std::time::Duration;
@@ -198,7 +202,7 @@ mod on_tokio {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn drain_waits_for_what_runs_on_and_reports_what_was_left() {
+    async fn drain_waits_for_running_callbacks_and_reports_how_many_remain() {
         let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
         let background = Background::new();
         let endpoint =
@@ -219,7 +223,7 @@ mod on_tokio {
     }
 
     #[tokio::test]
-    async fn acknowledged_first_runs_later_and_fails_aloud() {
+    async fn a_callback_after_the_acknowledgement_reports_its_failure() {
         let (log, failed) = (Log::default(), Log::default());
         let (background, gate) = (Background::new(), Arc::new(Semaphore::new(0)));
         let router = gated(&log, &gate)
@@ -248,7 +252,7 @@ mod on_tokio {
     }
 
     #[tokio::test]
-    async fn what_is_acknowledged_first_is_bounded() {
+    async fn events_acknowledged_first_are_bounded() {
         let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
         let background = Background::new().with_capacity(1);
         let layer = AcknowledgeFirstLayer::new(|_| ());
@@ -262,7 +266,7 @@ mod on_tokio {
     }
 
     #[test]
-    fn what_was_acknowledged_first_and_is_cut_short_is_reported() {
+    fn an_acknowledged_callback_that_is_cancelled_is_reported() {
         let failed = Log::default();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()

@@ -1,4 +1,4 @@
-//! Bodies, however they are cut, and however far they come.
+//! Bodies with every split into frames, every length and every pace.
 
 use axum::body::{Body, Bytes};
 use http::{HeaderMap, Request};
@@ -27,7 +27,7 @@ async fn statuses(settings: Settings, request: impl Fn() -> Request<Body>) -> Ve
 }
 
 #[tokio::test]
-async fn any_split_into_frames_is_the_same_body() {
+async fn every_split_into_frames_gives_the_same_body() {
     let sample = SAMPLE.as_bytes();
     let splits: Vec<Vec<&'static [u8]>> = vec![
         vec![sample],
@@ -70,7 +70,7 @@ async fn trailers_are_ignored() {
     assert!(answers.iter().all(|&status| status == 204), "{answers:?}");
 }
 
-/// Trailers without end, and a delivery that is whole before them.
+/// Endless trailers after a complete delivery.
 struct EndlessTrailers(Option<Bytes>);
 
 impl http_body::Body for EndlessTrailers {
@@ -90,7 +90,7 @@ impl http_body::Body for EndlessTrailers {
 }
 
 #[tokio::test]
-async fn trailers_are_the_end() {
+async fn a_body_ends_at_its_trailers() {
     for (mount, app) in mounts(&Settings::new(no_callbacks())) {
         let body = EndlessTrailers(Some(Bytes::from_static(SAMPLE.as_bytes())));
         let (head, _) = send(app, delivery(Body::new(body))).await;
@@ -98,9 +98,9 @@ async fn trailers_are_the_end() {
     }
 }
 
-/// MX's documentation shows a length that is not the body's: it is not what the body is cut to.
+/// MX's documentation shows a length that differs from the body's; the body is not cut to it.
 #[tokio::test]
-async fn a_length_that_is_wrong_and_within_the_limit_is_not_believed() {
+async fn a_wrong_length_within_the_limit_is_ignored() {
     for length in ["0", "231", "65536"] {
         for (mount, app) in mounts(&Settings::new(no_callbacks())) {
             let mut request = delivery(SAMPLE);
@@ -113,7 +113,7 @@ async fn a_length_that_is_wrong_and_within_the_limit_is_not_believed() {
 }
 
 #[tokio::test]
-async fn the_limit_is_the_last_length_that_is_read() {
+async fn the_limit_is_the_greatest_accepted_length() {
     for (limit, status) in [(SAMPLE.len(), 204), (SAMPLE.len() - 1, 413), (0, 413)] {
         for chunk in [1, 64, SAMPLE.len()] {
             let mut settings = Settings::new(no_callbacks());
@@ -131,7 +131,7 @@ async fn the_limit_is_the_last_length_that_is_read() {
 }
 
 #[tokio::test]
-async fn unless_set_the_limit_is_64_kib_and_axums_own_for_the_extractor() {
+async fn the_limit_defaults_to_64_kib_and_to_axums_limit_for_the_extractor() {
     for (length, ours, axums) in [
         (65_536, 204, 204),
         (65_537, 413, 204),
@@ -151,9 +151,9 @@ async fn unless_set_the_limit_is_64_kib_and_axums_own_for_the_extractor() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_announced_length_is_enough_to_refuse_and_never_enough_to_allocate() {
+async fn an_announced_length_can_refuse_a_body_without_an_allocation() {
     for (mount, app) in mounts(&Settings::new(no_callbacks())) {
-        let mut request = delivery(Frames::of_data([]).then_nothing_for_ever());
+        let mut request = delivery(Frames::of_data([]).then_pending());
         request
             .headers_mut()
             .insert("content-length", "100000000000".parse().unwrap());
@@ -162,7 +162,7 @@ async fn an_announced_length_is_enough_to_refuse_and_never_enough_to_allocate() 
     }
 }
 
-/// Frames without end and without a byte, which no limit of bytes alone would stop.
+/// Endless empty frames, which a byte limit alone would not stop.
 struct EmptyFrames;
 
 impl http_body::Body for EmptyFrames {
@@ -178,7 +178,7 @@ impl http_body::Body for EmptyFrames {
 }
 
 #[tokio::test]
-async fn empty_frames_without_end_come_to_an_end() {
+async fn endless_empty_frames_are_refused() {
     for (mount, app) in mounts(&Settings::new(no_callbacks())) {
         let (head, _) = send(app, delivery(Body::new(EmptyFrames))).await;
         assert_eq!(head.status.as_u16(), 413, "{mount}");
@@ -186,7 +186,7 @@ async fn empty_frames_without_end_come_to_an_end() {
 }
 
 #[tokio::test]
-async fn somebody_elses_limit_on_the_way_is_recognised() {
+async fn an_outer_body_limit_is_reported_as_body_too_large() {
     for (mount, app) in mounts(&Settings::new(no_callbacks())) {
         let limited = http_body_util::Limited::new(Body::from(SAMPLE), 10);
         let (head, _) = send(app, delivery(Body::new(limited))).await;
@@ -208,11 +208,11 @@ mod slow {
     use crate::support::{PATH, credentials};
 
     fn stalled() -> Request<Body> {
-        delivery(Frames::of_data([&b"{"[..]]).then_nothing_for_ever())
+        delivery(Frames::of_data([&b"{"[..]]).then_pending())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_read_timeout_is_ten_seconds_unless_set() {
+    async fn the_read_timeout_defaults_to_ten_seconds() {
         for (mount, app) in mounts(&Settings::new(no_callbacks())) {
             let start = Instant::now();
             let (head, _) = send(app, stalled()).await;
@@ -222,7 +222,7 @@ mod slow {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_can_be_set_and_switched_off() {
+    async fn the_read_timeout_can_be_set_and_disabled() {
         let endpoint = JobWebhook::new(credentials(), JobRouter::new());
         let start = Instant::now();
         let short = endpoint.clone().with_read_timeout(Duration::from_secs(2));
@@ -255,9 +255,9 @@ mod slow {
         assert_eq!(start.elapsed().as_secs(), 3);
     }
 
-    /// A byte a second is slow however steadily it comes.
+    /// One byte a second is too slow, even if it arrives steadily.
     #[tokio::test(start_paused = true)]
-    async fn the_timeout_is_for_the_whole_body_and_not_for_each_frame() {
+    async fn the_read_timeout_covers_the_whole_body() {
         let (sender, receiver) = tokio::sync::mpsc::channel::<u8>(1);
         let drip = tokio::spawn(async move {
             while sender.send(b' ').await.is_ok() {
@@ -291,7 +291,7 @@ mod slow {
     }
 
     #[test]
-    fn without_a_tokio_runtime_there_is_no_timeout_and_no_panic() {
+    fn without_a_tokio_runtime_the_read_timeout_is_disabled_and_does_not_panic() {
         let endpoint = JobWebhook::new(credentials(), JobRouter::new());
         let mut response = Box::pin(endpoint.oneshot(stalled()));
         let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
@@ -301,7 +301,7 @@ mod slow {
 
 #[cfg(feature = "axum")]
 #[tokio::test]
-async fn the_extractor_takes_any_length_if_axums_limit_is_disabled() {
+async fn the_extractor_accepts_any_length_if_axums_limit_is_disabled() {
     use axum::extract::DefaultBodyLimit;
     use mx_job_webhook::JobEvent;
     use tower::ServiceExt as _;

@@ -1,4 +1,4 @@
-//! Who gets in, and who does not.
+//! Accepted and refused credentials.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,14 +31,14 @@ async fn accepts(credentials: Credentials, authorization: &[&[u8]]) -> bool {
     match answers[..] {
         [204] => true,
         [401] => false,
-        _ => panic!("the mounts disagree, or answer something else: {answers:?}"),
+        _ => panic!("the mounts disagree or give another answer: {answers:?}"),
     }
 }
 
 #[tokio::test]
-async fn basic() {
+async fn basic_credentials_are_compared_exactly() {
     let cases: [(&str, &[&[u8]], bool); 25] = [
-        ("the very header", &[b"Basic bXg6c2VjcmV0"], true),
+        ("the exact header", &[b"Basic bXg6c2VjcmV0"], true),
         ("the scheme in another case", &[b"bAsIc bXg6c2VjcmV0"], true),
         ("several spaces", &[b"Basic   bXg6c2VjcmV0"], true),
         ("no header", &[], false),
@@ -47,7 +47,7 @@ async fn basic() {
         ("the scheme and a space", &[b"Basic "], false),
         ("another password", &[b"Basic bXg6U2VjcmV0"], false),
         ("another user", &[b"Basic bW06c2VjcmV0"], false),
-        ("the start of it", &[b"Basic bXg6c2Vj"], false),
+        ("a prefix of it", &[b"Basic bXg6c2Vj"], false),
         ("more than it", &[b"Basic bXg6c2VjcmV0AAAA"], false),
         ("no colon", &[b"Basic bXhzZWNyZXQ="], false),
         ("a colon alone", &[b"Basic Og=="], false),
@@ -68,7 +68,7 @@ async fn basic() {
         ("an unknown scheme", &[b"Digest bXg6c2VjcmV0"], false),
         ("no scheme", &[b"bXg6c2VjcmV0"], false),
         (
-            "two in one",
+            "two credentials in one header",
             &[b"Basic bXg6c2VjcmV0, Basic bXg6c2VjcmV0"],
             false,
         ),
@@ -99,17 +99,17 @@ async fn basic() {
 }
 
 #[tokio::test]
-async fn basic_in_utf_8_and_with_colons_in_the_password() {
+async fn basic_accepts_utf_8_and_colons_in_the_password() {
     let credentials = Credentials::basic("mx", "a:b:é").unwrap();
     assert!(accepts(credentials.clone(), &[b"Basic bXg6YTpiOsOp"]).await);
-    // The same in Latin-1.
+    // The same password in Latin-1.
     assert!(!accepts(credentials, &[b"Basic bXg6YTpiOuk="]).await);
 }
 
 #[tokio::test]
-async fn bearer() {
+async fn bearer_tokens_are_compared_exactly() {
     let cases: [(&str, &[&[u8]], bool); 6] = [
-        ("the very token", &[b"Bearer tok.en-1"], true),
+        ("the exact token", &[b"Bearer tok.en-1"], true),
         ("the scheme in another case", &[b"BEARER tok.en-1"], true),
         ("the token in another case", &[b"Bearer Tok.en-1"], false),
         ("another token", &[b"Bearer token"], false),
@@ -131,7 +131,7 @@ async fn bearer() {
 }
 
 #[tokio::test]
-async fn several_at_once() {
+async fn several_credentials_are_accepted_at_once() {
     let credentials = Credentials::basic("mx", "new")
         .unwrap()
         .or(Credentials::basic("mx", "old").unwrap())
@@ -151,16 +151,16 @@ async fn several_at_once() {
 }
 
 #[tokio::test]
-async fn anyone_if_that_is_what_was_said_but_not_two_at_once() {
+async fn anyone_accepts_every_sender_but_refuses_two_authorization_headers() {
     let anyone = Credentials::unauthenticated();
     assert!(accepts(anyone.clone(), &[]).await);
     assert!(accepts(anyone.clone(), &[b"Basic !!!!"]).await);
     assert!(!accepts(anyone, &[b"Basic eA==", b"Basic eA=="]).await);
 }
 
-/// While they are replaced, at any time, by others of another scheme.
+/// The credentials are replaced concurrently by others of another scheme.
 #[test]
-fn a_refusal_offers_what_was_asked_for() {
+fn a_refusal_offers_the_scheme_that_was_checked() {
     use std::sync::atomic::{AtomicBool, Ordering};
     use tower::ServiceExt as _;
 
@@ -169,7 +169,7 @@ fn a_refusal_offers_what_was_asked_for() {
     let (replaceable, handle) = bearer.clone().replaceable();
     let endpoint = JobWebhook::new(replaceable, JobRouter::new());
     let done = AtomicBool::new(false);
-    /// Also when an assertion fails, or the other thread would never end.
+    /// Also stops the other thread if an assertion fails.
     struct Ends<'a>(&'a AtomicBool);
     impl Drop for Ends<'_> {
         fn drop(&mut self) {
@@ -228,7 +228,7 @@ fn credentials_that_protect_nothing_or_cannot_be_sent_are_refused_when_built() {
 }
 
 #[test]
-fn anyone_combined_with_somebody_is_a_mistake() {
+fn anyone_cannot_be_combined_with_other_credentials() {
     for (left, right) in [
         (
             Credentials::unauthenticated(),
@@ -245,7 +245,7 @@ fn anyone_combined_with_somebody_is_a_mistake() {
 }
 
 #[test]
-fn nothing_that_is_printed_shows_a_secret() {
+fn printed_values_contain_no_secret() {
     let credentials = Credentials::basic("mx-user", "hunter2")
         .unwrap()
         .or(Credentials::bearer("hunter2-token").unwrap());
@@ -260,7 +260,7 @@ fn nothing_that_is_printed_shows_a_secret() {
 }
 
 #[tokio::test]
-async fn a_closure_sees_the_head_and_decides() {
+async fn a_closure_decides_by_the_requests_head() {
     let by_header = || {
         Credentials::verify(|head| {
             let subject = head.headers.get("x-client-cert").cloned();
@@ -304,7 +304,7 @@ async fn a_closure_runs_only_if_no_secret_matched_and_the_header_is_not_ambiguou
 }
 
 #[tokio::test]
-async fn what_is_malformed_is_refused_whatever_a_closure_would_say() {
+async fn a_malformed_header_is_refused_without_asking_a_closure() {
     let yes = Credentials::verify(|_| async { true });
     let credentials = Credentials::basic("mx", "secret").unwrap().or(yes);
     let cases: [(&[u8], bool); 8] = [
@@ -325,7 +325,7 @@ async fn what_is_malformed_is_refused_whatever_a_closure_would_say() {
 }
 
 #[tokio::test]
-async fn one_closure_that_says_yes_is_enough_and_one_that_fails_is_no_yes() {
+async fn one_accepting_closure_suffices_and_a_failing_closure_does_not_accept() {
     let yes = || Credentials::verify(|_| async { true });
     let no = || Credentials::verify(|_| async { false });
     let hanging = || Credentials::verify(|_| std::future::pending::<bool>());
@@ -370,12 +370,12 @@ impl http_body::Body for Untouchable {
         self: std::pin::Pin<&mut Self>,
         _: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
-        panic!("the body was read before the sender was let in")
+        panic!("the body was read before authentication")
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_byte_of_a_body_is_read_before_the_sender_is_let_in() {
+async fn a_body_is_read_only_after_authentication() {
     let slowly_no = Credentials::verify(|_| async {
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         false
@@ -392,7 +392,7 @@ async fn no_byte_of_a_body_is_read_before_the_sender_is_let_in() {
 }
 
 #[tokio::test]
-async fn credentials_are_replaced_wherever_they_were_given_to() {
+async fn replacing_credentials_takes_effect_in_every_mount() {
     let secret = |password| Credentials::basic("mx", password).unwrap();
     let (credentials, handle) = secret("secret").replaceable();
     let mut settings = Settings::new(no_callbacks());
@@ -442,10 +442,10 @@ fn replaceable_credentials_are_neither_combined_nor_nested() {
     }
 }
 
-/// Two thousand replacements under three threads of requests: each is checked against one whole
-/// set, of which every one accepts it.
+/// Replaces the credentials two thousand times during requests of three threads: each request is
+/// checked against one complete set, and every set accepts it.
 #[test]
-fn a_request_is_checked_against_the_old_or_the_new_and_never_against_nothing() {
+fn each_request_is_checked_against_one_complete_set_of_credentials() {
     use std::sync::atomic::AtomicBool;
 
     let set = |other: &str| {

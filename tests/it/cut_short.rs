@@ -1,4 +1,4 @@
-//! Callbacks that do not come to their end, and what is said of them; and what their end is.
+//! Callbacks that are cancelled, and their reports; and when a callback has ended.
 
 use std::future::{Future, pending, ready};
 use std::pin::Pin;
@@ -49,7 +49,7 @@ fn never() -> JobRouter {
 const GUID: &str = "JOB-a177e002-e5b8-0680-3427-39556fa93c6e";
 
 #[test]
-fn without_a_runtime_on_error_hears_that_a_callback_was_cut_short() {
+fn on_error_reports_a_cancelled_callback_without_a_runtime() {
     let log = Log::default();
     let endpoint = JobWebhook::new(credentials(), never())
         .on_undecodable(|_| pending::<()>())
@@ -61,8 +61,8 @@ fn without_a_runtime_on_error_hears_that_a_callback_was_cut_short() {
 }
 
 #[tokio::test]
-async fn on_error_hears_of_a_delivery_that_middleware_gave_up() {
-    // It drops the callback half-way, and says so in its own words.
+async fn on_error_reports_a_delivery_that_middleware_timed_out() {
+    // The middleware drops the running callback and reports its own error.
     let gives_up = service_fn(|event: JobEvent| async move {
         drop(start(never().oneshot(event)));
         Err::<Receipt, BoxError>("given up".into())
@@ -75,7 +75,7 @@ async fn on_error_hears_of_a_delivery_that_middleware_gave_up() {
 }
 
 #[test]
-fn what_the_runtime_refuses_is_neither_acknowledged_nor_reported_as_lost() {
+fn an_event_that_the_runtime_refuses_is_neither_acknowledged_nor_reported_lost() {
     let log = Log::default();
     let refuses = Background::new().with_spawn(drop);
     let layer = AcknowledgeFirstLayer::new(failures(&log));
@@ -86,7 +86,7 @@ fn what_the_runtime_refuses_is_neither_acknowledged_nor_reported_as_lost() {
 }
 
 #[test]
-fn what_is_acknowledged_and_dropped_later_is_reported() {
+fn an_acknowledged_event_that_is_dropped_later_is_reported() {
     let log = Log::default();
     let (executor, tasks) = std::sync::mpsc::channel::<BackgroundTask>();
     let background = Background::new().with_spawn(move |task| executor.send(task).unwrap());
@@ -98,7 +98,7 @@ fn what_is_acknowledged_and_dropped_later_is_reported() {
 }
 
 #[tokio::test]
-async fn what_middleware_says_of_an_error_of_ours_stays_said() {
+async fn middleware_can_make_our_error_permanent_and_its_cause_is_kept() {
     let fails = || JobRouter::new().on_completed(|_| ready(Err("no such member")));
     let permanent = || fails().map_err(|error: Error| BoxError::from(Permanent::new(error)));
     let anyhow = || {
@@ -126,7 +126,7 @@ async fn what_middleware_says_of_an_error_of_ours_stays_said() {
         }
         assert_eq!(chain.last().unwrap(), "no such member", "{chain:?}");
     }
-    // An error of ours that says more than a failure says it through any wrapping.
+    // Our errors other than a failure keep their kind through any wrapping.
     let full = service_fn(|event: JobEvent| async move {
         let full = Background::new().with_capacity(0);
         let outcome = full.run(never(), event).await;
@@ -136,7 +136,7 @@ async fn what_middleware_says_of_an_error_of_ours_stays_said() {
     assert_eq!(error.kind(), ErrorKind::Overloaded);
 }
 
-/// What needs the feature `tokio`.
+/// Tests that need the feature `tokio`.
 #[cfg(feature = "tokio")]
 mod on_tokio {
     use std::sync::Arc;
@@ -149,7 +149,7 @@ mod on_tokio {
     use super::*;
 
     #[test]
-    fn at_the_runtimes_end_on_error_hears_that_a_callback_was_cut_short() {
+    fn on_error_reports_a_callback_cancelled_by_the_runtimes_end() {
         let log = Log::default();
         let endpoint = JobWebhook::new(credentials(), never())
             .on_undecodable(|_| pending::<()>())
@@ -159,7 +159,7 @@ mod on_tokio {
         drop(start(endpoint.clone().oneshot(delivery(SAMPLE))));
         drop(start(endpoint.oneshot(delivery("[]"))));
         drop(entered);
-        assert!(log.entries().is_empty(), "they run on");
+        assert!(log.entries().is_empty(), "the callbacks continue");
         drop(runtime);
         let mut heard = log.entries();
         heard.sort();
@@ -173,7 +173,7 @@ mod on_tokio {
     }
 
     #[test]
-    fn a_runtime_that_is_gone_acknowledges_nothing() {
+    fn a_stopped_runtime_acknowledges_no_event() {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
@@ -188,7 +188,7 @@ mod on_tokio {
     }
 
     #[tokio::test]
-    async fn acknowledging_first_waits_for_nothing_and_its_own_places_bound_it() {
+    async fn acknowledging_first_does_not_wait_and_has_its_own_bound() {
         let gate = Arc::new(Semaphore::new(0));
         let (opened, log) = (gate.clone(), Log::default());
         let seen = log.clone();
@@ -209,7 +209,7 @@ mod on_tokio {
             let mut accepted = Box::pin(jobs.clone().oneshot(event.clone()));
             let context = &mut Context::from_waker(Waker::noop());
             let Poll::Ready(outcome) = accepted.as_mut().poll(context) else {
-                panic!("it waits for the callbacks before it");
+                panic!("the delivery waits for earlier callbacks");
             };
             assert_eq!(outcome.unwrap(), Receipt::Accepted);
         }
@@ -220,7 +220,7 @@ mod on_tokio {
         assert_eq!(log.entries().len(), 3);
     }
 
-    /// What a callback returned, and takes its time to be dropped.
+    /// A callback's return value that takes time to drop.
     #[derive(Debug)]
     struct SlowToDrop(Arc<AtomicBool>);
 
@@ -274,9 +274,9 @@ mod on_tokio {
         })
     }
 
-    /// The recipe of the guide `guarantees`.
+    /// The recipe from the guide `guarantees`.
     #[tokio::test]
-    async fn a_task_local_is_set_again_by_the_spawn_function() {
+    async fn the_spawn_function_can_restore_a_task_local() {
         let (log, failed, gate) = (Log::default(), Log::default(), Arc::new(Semaphore::new(0)));
         let background =
             Background::new().with_spawn(|task| match TENANT.try_with(|tenant| *tenant) {
@@ -295,7 +295,7 @@ mod on_tokio {
     }
 
     #[tokio::test]
-    async fn a_local_set_is_handed_the_rest_by_the_spawn_function() {
+    async fn the_spawn_function_can_continue_callbacks_on_a_local_set() {
         let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
         let background = Background::new().with_spawn(|task| drop(tokio::task::spawn_local(task)));
         let (seen, opened) = (log.clone(), gate.clone());

@@ -1,4 +1,4 @@
-//! Every deadline passes on time, whatever it bounds does with its task's budget.
+//! Every deadline passes on time, even if the bounded future uses up its task's budget.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -22,7 +22,7 @@ use tower::{BoxError, Layer as _, Service, ServiceExt as _};
 
 use crate::support::{SAMPLE, Settings, credentials, delivery, jobs, mounts, send};
 
-/// Shorter than what it bounds by so much that no machine is too slow to see which ended first.
+/// Much shorter than the bounded work, so that a slow machine still shows which ended first.
 const LIMIT: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(5);
 
@@ -36,7 +36,7 @@ async fn eat_budget() {
 
 type Eating = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A body that comes after all the budget is eaten.
+/// A body that arrives after the budget is used up.
 struct HungryBody(Eating);
 
 impl http_body::Body for HungryBody {
@@ -52,7 +52,7 @@ impl http_body::Body for HungryBody {
     }
 }
 
-/// A service of events that eats the budget before it is ready.
+/// A service of events that uses up the budget before it is ready.
 struct HungryReadiness(Mutex<Eating>);
 
 impl Clone for HungryReadiness {
@@ -76,7 +76,7 @@ impl Service<JobEvent> for HungryReadiness {
     }
 }
 
-/// A ledger that eats the budget in the call of this name.
+/// A ledger that uses up the budget in the call of this name.
 #[derive(Clone)]
 struct HungryLedger(&'static str, MemoryLedger);
 
@@ -136,7 +136,7 @@ async fn the_read_timeout_passes_on_time() {
     let hungry = || Body::new(HungryBody(Box::pin(eat_budget())));
     let within = endpoint(JobRouter::new());
     assert_eq!(status(within.clone(), delivery(hungry())).await, 408);
-    // A body that is discarded has no more time than one that is read.
+    // A discarded body has no more time than one that is read.
     let stranger = Request::post("/").body(hungry()).unwrap();
     assert_eq!(status(within, stranger).await, 401);
     let verify = Credentials::verify(|_| async {
@@ -148,7 +148,7 @@ async fn the_read_timeout_passes_on_time() {
 }
 
 #[tokio::test]
-async fn the_time_for_discarding_passes_on_time() {
+async fn the_discard_timeout_passes_on_time() {
     let within = JobWebhook::new(credentials(), JobRouter::new())
         .with_discard_timeout(LIMIT)
         .with_read_timeout(None);
@@ -156,7 +156,11 @@ async fn the_time_for_discarding_passes_on_time() {
     let stranger = Request::post("/").body(body).unwrap();
     let answer = within.oneshot(stranger).await.unwrap();
     assert_eq!(answer.status(), 401);
-    assert_eq!(answer.headers()["connection"], "close", "it was given up");
+    assert_eq!(
+        answer.headers()["connection"],
+        "close",
+        "discarding has stopped"
+    );
 }
 
 #[tokio::test]
@@ -180,14 +184,11 @@ async fn the_ledgers_timeout_passes_on_time() {
         .layer(JobRouter::new().on_completed(|_| async { Err("no") }));
     let error = once.oneshot(JobEvent::decode(SAMPLE).unwrap()).await;
     assert_eq!(error.unwrap_err().kind(), ErrorKind::CallbackFailed);
-    assert!(
-        start.elapsed() < LONG,
-        "a release is not waited for without end"
-    );
+    assert!(start.elapsed() < LONG, "a release has a timeout");
 }
 
 #[test]
-fn without_a_timer_there_is_no_deadline_of_any_kind() {
+fn without_a_timer_every_deadline_is_disabled() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
@@ -201,15 +202,15 @@ fn without_a_timer_there_is_no_deadline_of_any_kind() {
     settings.credentials = verify;
     settings.answer_deadline = Some(1);
     for (mount, app) in mounts(&settings) {
-        // Once each: the ledger would know the second.
+        // Each guid is used once: the ledger would know a second delivery.
         let guid = mount.replace(' ', "-");
         let body = SAMPLE.replace("JOB-", &guid);
         let body = Body::new(YieldingBody(Some(body.into()), false));
         let answer = runtime.block_on(send(app, delivery(body)));
         assert_eq!(answer.0.status, 204, "{mount}");
     }
-    // Nor is a refused body waited for.
-    let stalls = Body::new(crate::support::Frames::new([]).then_nothing_for_ever());
+    // The body of a refusal is not awaited either.
+    let stalls = Body::new(crate::support::Frames::new([]).then_pending());
     let stranger = Request::post("/").body(stalls).unwrap();
     let refusing = JobWebhook::new(credentials(), JobRouter::new());
     let answer = runtime.block_on(refusing.oneshot(stranger)).unwrap();
@@ -217,7 +218,7 @@ fn without_a_timer_there_is_no_deadline_of_any_kind() {
     assert_eq!(answer.headers()["connection"], "close");
 }
 
-/// A ledger whose every call has to be waited for.
+/// A ledger whose calls all pend at first.
 struct Yields(MemoryLedger);
 
 impl Ledger for Yields {
@@ -239,7 +240,7 @@ impl Ledger for Yields {
     }
 }
 
-/// A body that has to be waited for once.
+/// A body that pends once.
 struct YieldingBody(Option<Bytes>, bool);
 
 impl http_body::Body for YieldingBody {
@@ -258,7 +259,7 @@ impl http_body::Body for YieldingBody {
     }
 }
 
-/// The callback is not told of the deadline, and its success counts.
+/// The callback does not see the deadline, and its success counts.
 #[tokio::test]
 async fn past_the_answer_deadline_a_hungry_callback_still_finishes() {
     let done = Arc::new(Notify::new());

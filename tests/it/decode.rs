@@ -1,4 +1,4 @@
-//! What decodes, what does not, and what the error says.
+//! The payloads that decode, those that do not, and their errors.
 
 use mx_job_webhook::job::Timestamp;
 use mx_job_webhook::{ErrorKind, Job, Status};
@@ -11,7 +11,7 @@ fn sample_object() -> serde_json::Map<String, Value> {
     sample["job"].as_object().unwrap().clone()
 }
 
-/// The sample with one field changed, or without it.
+/// The sample with one field changed or removed.
 fn sample_with(field: &str, value: Option<Value>) -> Vec<u8> {
     let mut job = sample_object();
     job.remove(field);
@@ -75,7 +75,7 @@ fn the_order_of_fields_makes_no_difference() {
             if reversed {
                 rotated.reverse();
             }
-            // Written by hand: a map of serde_json's would sort the fields again.
+            // The JSON is written by hand because serde_json's map would sort the fields again.
             let fields: Vec<String> = rotated
                 .iter()
                 .map(|(name, value)| format!("\"{name}\":{value}"))
@@ -104,11 +104,11 @@ fn every_field_but_the_guid_may_be_null_or_absent_or_of_another_type() {
         for value in strange {
             let job = decode(sample_with(field, value.clone()));
             let mut written = serde_json::to_value(&job).unwrap();
-            // The others are what they were; of this one only an empty text is a value.
+            // The other fields are unchanged; in this one, only an empty text is a value.
             let left = if field == "error_message" && value == Some(json!("")) {
                 json!("")
             } else if field == "status_name" {
-                json!("COMPLETED") // by its integer
+                json!("COMPLETED") // from the integer
             } else {
                 json!(null)
             };
@@ -120,7 +120,7 @@ fn every_field_but_the_guid_may_be_null_or_absent_or_of_another_type() {
 }
 
 #[test]
-fn unknown_fields_are_read_around_wherever_they_are() {
+fn unknown_fields_are_ignored_everywhere() {
     let strange = r#"{"deep":[[[{"guid":"X","job":{"guid":"Y"}}]]],"big":1e400,"ünï\u0063ode":"\ud83d\udd11","half\ud83d":"\udd11"}"#;
     let fields = SAMPLE
         .trim()
@@ -133,7 +133,7 @@ fn unknown_fields_are_read_around_wherever_they_are() {
 }
 
 #[test]
-fn the_name_decides_the_status_and_the_integer_serves_where_it_is_missing() {
+fn the_name_decides_the_status_and_the_integer_replaces_a_missing_name() {
     let cases = [
         (
             r#""status":2,"status_name":"CHALLENGED""#,
@@ -220,7 +220,7 @@ fn both_spellings_of_the_institution_are_read() {
 }
 
 #[test]
-fn dates_are_seconds_or_iso_8601_and_never_milliseconds_or_rounded() {
+fn dates_are_seconds_or_iso_8601_and_are_exact() {
     let cases = [
         ("1471281212", json!(1_471_281_212)),
         ("1471281212.0", json!(1_471_281_212)),
@@ -240,7 +240,7 @@ fn dates_are_seconds_or_iso_8601_and_never_milliseconds_or_rounded() {
         ("1471281212000", json!(1_471_281_212_000_i64)),
         ("0", json!(0)),
         ("-5", json!(-5)),
-        // What cannot be kept in full is not read.
+        // A date that cannot be stored exactly is not read.
         ("1471281212.0000000001", Value::Null),
         ("1471281212000.5", Value::Null),
         ("18446744073709551615", Value::Null),
@@ -265,7 +265,7 @@ fn dates_are_seconds_or_iso_8601_and_never_milliseconds_or_rounded() {
     }
 }
 
-/// The Nexus "read job" endpoint's form of the same object.
+/// The same object as the Nexus endpoint "read job" returns it.
 #[test]
 fn a_polled_job_reads_as_a_delivered_one() {
     let mut job = sample_object();
@@ -285,7 +285,7 @@ fn a_polled_job_reads_as_a_delivered_one() {
 }
 
 #[test]
-fn text_is_kept_to_the_letter() {
+fn text_is_kept_unchanged() {
     let cases = [
         (r#""<b>MFA</b> 'x' = \"y\"""#, "<b>MFA</b> 'x' = \"y\""),
         (
@@ -314,7 +314,7 @@ fn a_partners_own_ids_may_be_numbers() {
 }
 
 #[test]
-fn a_byte_order_mark_and_white_space_around_the_document_are_fine() {
+fn a_byte_order_mark_and_surrounding_white_space_are_accepted() {
     for (before, after) in [
         ("\u{feff}", ""),
         ("\u{feff}\r\n\t ", "\n\n"),
@@ -325,7 +325,7 @@ fn a_byte_order_mark_and_white_space_around_the_document_are_fine() {
 }
 
 #[test]
-fn what_fails_says_which_field_and_why() {
+fn an_error_names_the_field_and_the_reason() {
     use ErrorKind::{InvalidJob, NoJob, NotJson, OtherWebhook};
     let guid = Some("guid");
     let cases: [(&str, &[u8], ErrorKind, Option<&str>); 40] = [
@@ -340,7 +340,7 @@ fn what_fails_says_which_field_and_why() {
         ("trailing comma", br#"{"job":{"guid":"J","status":6,}}"#, NotJson, None),
         ("a control character in a string", b"{\"job\":{\"guid\":\"J\n\",\"status\":6}}", NotJson, None),
         ("half a surrogate pair", br#"{"job":{"guid":"\ud83d","status":6}}"#, InvalidJob, guid),
-        ("an escape that is none", br#"{"job":{"guid":"J","new":"\x"},"status":6}"#, NotJson, None),
+        ("an invalid escape", br#"{"job":{"guid":"J","new":"\x"},"status":6}"#, NotJson, None),
         ("not UTF-8", b"{\"job\":{\"guid\":\"\xff\",\"status\":6}}", NotJson, None),
         ("UTF-16", b"\xff\xfe{\0}\0", NotJson, None),
         ("NaN", br#"{"job":{"guid":"J","status":NaN}}"#, NotJson, None),
@@ -381,12 +381,12 @@ fn what_fails_says_which_field_and_why() {
     }
 }
 
-/// The outcomes are the same with every feature of `serde_json` that an application can turn on:
-/// `.ci/run` has these tests run with each.
+/// The outcomes are the same with every feature of `serde_json` that an application can enable:
+/// `.ci/run` runs these tests with each.
 #[test]
-fn what_is_hostile_costs_a_field_at_most_and_the_same_with_every_feature() {
+fn hostile_json_affects_one_field_at_most_with_every_serde_json_feature() {
     let status = Some("status");
-    // What stands beside the guid, and the status, the user's id or the field of the error.
+    // The JSON beside the guid, and the status, the user's id or the field of the error.
     type Outcome<'a> = Result<(i64, Option<&'a str>), Option<&'a str>>;
     let cases: [(&str, Outcome<'_>); 24] = [
         (r#""status":6,"user_id":7"#, Ok((6, Some("7")))),
@@ -480,7 +480,7 @@ fn what_is_hostile_costs_a_field_at_most_and_the_same_with_every_feature() {
         let error = Job::decode(body.as_bytes()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NoJob, "{body}");
     }
-    // Where the grammar is broken, and where: that does not depend on what stands before it.
+    // Invalid grammar and its position, which does not depend on the preceding text.
     for (body, position) in [
         (r#"{"job":1.5"#, "column 10"),
         (r#"{"job":{"guid":"J","status":6.}}"#, "column 31"),
@@ -492,9 +492,9 @@ fn what_is_hostile_costs_a_field_at_most_and_the_same_with_every_feature() {
     }
 }
 
-/// `Deserialize` is given what a format makes of a payload, `serde_json`'s own maps included.
+/// `Deserialize` receives a format's representation of a payload, including `serde_json`'s maps.
 #[test]
-fn a_job_that_is_deserialised_is_no_worse_off() {
+fn deserialising_a_job_accepts_the_same_values_as_decoding() {
     for value in [
         r#"{"$serde_json::private::Number":"7"}"#,
         r#"{"$serde_json::private::Number":7}"#,
@@ -516,7 +516,7 @@ fn a_job_that_is_deserialised_is_no_worse_off() {
     assert_eq!(job.updated_at.unwrap().subsec_nanos(), 250_000_000);
 }
 
-/// A status without a name is nothing but its integer, which is written whatever else was sent.
+/// A status without a name is only its integer, which is always written.
 #[test]
 fn an_unknown_integer_is_written_and_read_again() {
     let mut job = Job::new("JOB-1".parse().unwrap(), Status::from(42));
@@ -529,7 +529,7 @@ fn an_unknown_integer_is_written_and_read_again() {
 }
 
 #[test]
-fn a_fraction_is_no_status_and_nobodys_id() {
+fn a_fraction_is_neither_a_status_nor_an_id() {
     let error = Job::decode(br#"{"job":{"guid":"J","status":8.9}}"#).unwrap_err();
     assert_eq!(error.field(), Some("status"));
     let job = Job::decode(br#"{"job":{"guid":"J","status":8.0,"user_id":12345.7,"member_id":7}}"#);
@@ -540,7 +540,7 @@ fn a_fraction_is_no_status_and_nobodys_id() {
 }
 
 #[test]
-fn an_error_repeats_nothing_of_the_payload() {
+fn an_error_does_not_repeat_the_payload() {
     let payloads = [
         r#"{"job":{"guid":["hunter2"],"status":"hunter2"}}"#,
         r#"{"job":{"guid":"J","status":{"hunter2":1}}}"#,
@@ -566,7 +566,7 @@ fn an_error_repeats_nothing_of_the_payload() {
 }
 
 #[test]
-fn depth_and_length_are_an_error_or_nothing_and_never_the_end() {
+fn deep_or_long_json_is_an_error_or_ignored_and_does_not_crash() {
     let depth = 500_000;
     let bomb = |open: &str, close: &str| open.repeat(depth) + &close.repeat(depth);
     let value = bomb("[", "]");
@@ -576,7 +576,7 @@ fn depth_and_length_are_an_error_or_nothing_and_never_the_end() {
             format!(r#"{{"job":{{"guid":"J","status":6,"unknown":{deep}}}}}"#),
             format!(r#"{{"job":{{"guid":"J","status":6}},"unknown":{deep}}}"#),
         ] {
-            assert!(Job::decode(json.as_bytes()).is_ok(), "read around");
+            assert!(Job::decode(json.as_bytes()).is_ok(), "the value is ignored");
         }
     }
     for json in [

@@ -1,4 +1,4 @@
-//! Each event once: what is a duplicate, what is stale, and what becomes of a claim.
+//! Each event is handled once: duplicates, stale events, and the end of a claim.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ fn logging(log: &Log) -> JobRouter {
 }
 
 #[tokio::test]
-async fn what_runs_and_what_is_acknowledged_without() {
+async fn duplicates_and_stale_events_are_acknowledged_without_a_callback() {
     use Receipt::{Duplicate, Handled, Stale};
     use Status::{Challenged, Completed};
     let (log, stale) = (Log::default(), Log::default());
@@ -62,12 +62,12 @@ async fn what_runs_and_what_is_acknowledged_without() {
             Handled,
         ),
         (
-            "the first, retried late",
+            "the first, in a late retry",
             job("JOB-1", Challenged, 10),
             Duplicate,
         ),
         (
-            "an earlier one that never came",
+            "an earlier one that was never delivered",
             job("JOB-1", Challenged, 15),
             Stale,
         ),
@@ -77,12 +77,12 @@ async fn what_runs_and_what_is_acknowledged_without() {
             Handled,
         ),
         (
-            "challenged before, came after",
+            "challenged before, delivered after",
             job("JOB-1", Challenged, 19),
             Stale,
         ),
         (
-            "another job's is no older",
+            "an older date of another job",
             job("JOB-2", Challenged, 5),
             Handled,
         ),
@@ -105,9 +105,9 @@ async fn what_runs_and_what_is_acknowledged_without() {
     );
 }
 
-/// An event that nobody registered for is no reason to drop one that somebody did.
+/// An unhandled event does not make another event stale.
 #[tokio::test]
-async fn what_nobody_wanted_is_not_remembered() {
+async fn an_unhandled_event_is_not_remembered() {
     let log = Log::default();
     let seen = log.clone();
     let fails_once = JobRouter::new().on_completed(move |_| {
@@ -134,7 +134,7 @@ async fn what_nobody_wanted_is_not_remembered() {
 }
 
 #[tokio::test]
-async fn a_stale_event_that_its_hook_fails_on_comes_again() {
+async fn a_stale_event_is_retried_if_its_hook_fails() {
     let ledger = MemoryLedger::new();
     let jobs = DedupeLayer::new(ledger.clone())
         .on_stale(|_| async { Err("no") })
@@ -148,7 +148,7 @@ async fn a_stale_event_that_its_hook_fails_on_comes_again() {
 }
 
 #[tokio::test]
-async fn a_duplicate_of_an_event_in_flight_is_not_acknowledged_and_the_next_after_a_failure_runs() {
+async fn a_duplicate_in_flight_is_refused_and_the_retry_after_a_failure_runs() {
     let gate = Arc::new(Semaphore::new(0));
     let (log, opened) = (Log::default(), gate.clone());
     let seen = log.clone();
@@ -186,9 +186,9 @@ async fn a_duplicate_of_an_event_in_flight_is_not_acknowledged_and_the_next_afte
     );
 }
 
-/// Whatever ends a delivery without success gives the claim back.
+/// Every end of a delivery without success releases the claim.
 #[tokio::test]
-async fn a_claim_is_given_back_however_the_delivery_ends() {
+async fn every_unsuccessful_end_of_a_delivery_releases_the_claim() {
     let ledger = MemoryLedger::new();
     let layer = DedupeLayer::new(ledger.clone());
 
@@ -201,7 +201,7 @@ async fn a_claim_is_given_back_however_the_delivery_ends() {
     };
     let outcome = layer.layer(service_fn(quietly)).oneshot(completed(1)).await;
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::CallbackPanicked);
-    assert_eq!(ledger.in_flight(), 0, "it panicked when it was called");
+    assert_eq!(ledger.in_flight(), 0, "the callback panicked in its call");
 
     let later = service_fn(|_| async {
         tokio::task::yield_now().await;
@@ -212,7 +212,7 @@ async fn a_claim_is_given_back_however_the_delivery_ends() {
     });
     let outcome = layer.layer(later).oneshot(completed(1)).await;
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::CallbackPanicked);
-    assert_eq!(ledger.in_flight(), 0, "it panicked later");
+    assert_eq!(ledger.in_flight(), 0, "the callback panicked later");
 
     let stalls = layer.layer(service_fn(|_| {
         std::future::pending::<Result<(), BoxError>>()
@@ -222,12 +222,12 @@ async fn a_claim_is_given_back_however_the_delivery_ends() {
     assert!(dropped.as_mut().poll(context).is_pending());
     assert_eq!(ledger.in_flight(), 1);
     drop(dropped);
-    assert_eq!(ledger.in_flight(), 0, "it was dropped");
+    assert_eq!(ledger.in_flight(), 0, "the delivery was dropped");
     assert_eq!(ledger.settled(), 0);
 }
 
 #[tokio::test]
-async fn the_callback_finds_its_fencing_token() {
+async fn a_callback_receives_a_growing_fencing_token() {
     let log = Log::default();
     let seen = log.clone();
     let router = JobRouter::new().on_completed(move |event| {
@@ -242,7 +242,7 @@ async fn the_callback_finds_its_fencing_token() {
     assert!(tokens[0] < tokens[1], "{tokens:?}");
 }
 
-/// Ready once, and not a second time without being asked.
+/// Each call needs its own `poll_ready`.
 struct ReadyOnce(bool);
 
 impl Clone for ReadyOnce {
@@ -262,13 +262,16 @@ impl Service<JobEvent> for ReadyOnce {
     }
 
     fn call(&mut self, _: JobEvent) -> Self::Future {
-        assert!(std::mem::take(&mut self.0), "called unready");
+        assert!(
+            std::mem::take(&mut self.0),
+            "called without having been ready"
+        );
         std::future::ready(Ok(()))
     }
 }
 
 #[tokio::test]
-async fn the_service_within_is_called_only_when_ready() {
+async fn the_inner_service_is_called_only_when_ready() {
     let mut jobs = DedupeLayer::new(MemoryLedger::new()).layer(ReadyOnce(false));
     for updated_at in 0..3 {
         let ready = jobs.ready().await.unwrap();
@@ -299,7 +302,7 @@ mod memory {
     }
 
     #[tokio::test]
-    async fn past_the_capacity_the_oldest_settled_go_and_a_claim_in_flight_never() {
+    async fn past_the_capacity_the_oldest_settled_events_go_and_claims_stay() {
         let ledger = MemoryLedger::new().with_capacity(3);
         let held = claim(&ledger, &numbered(100)).await.unwrap();
         for number in 0..5 {
@@ -324,7 +327,7 @@ mod memory {
     }
 
     #[tokio::test]
-    async fn what_a_job_was_at_is_forgotten_with_its_last_event() {
+    async fn a_jobs_latest_date_is_forgotten_with_its_last_event() {
         let ledger = MemoryLedger::new().with_capacity(1);
         settle(&ledger, &name("JOB-1", Status::Challenged, 10)).await;
         settle(&ledger, &name("JOB-1", Status::Completed, 20)).await;
@@ -336,7 +339,7 @@ mod memory {
 
     #[cfg(feature = "tokio")]
     #[tokio::test(start_paused = true)]
-    async fn what_is_settled_is_remembered_for_the_window_and_no_longer() {
+    async fn a_settled_event_is_remembered_for_exactly_the_window() {
         let ledger = MemoryLedger::new();
         settle(&ledger, &numbered(1)).await;
         tokio::time::sleep(Duration::from_secs(48 * 3600 - 1)).await;
@@ -381,7 +384,7 @@ mod memory {
 
     #[cfg(feature = "tokio")]
     #[tokio::test(start_paused = true)]
-    async fn a_success_is_recorded_although_its_lease_ran_out() {
+    async fn a_success_is_recorded_after_its_lease_expired() {
         let ledger = MemoryLedger::new();
         let [running, failed, alone] = [numbered(1), numbered(2), numbered(3)];
         let mut slow = Vec::new();
@@ -409,16 +412,16 @@ mod memory {
         assert_eq!((ledger.settled(), ledger.in_flight()), (3, 0));
     }
 
-    /// What was forgotten, and is committed late, is remembered and forgotten once more.
+    /// A late commit of a forgotten event is recorded and can be forgotten again.
     #[tokio::test]
-    async fn a_success_is_recorded_of_an_event_that_was_forgotten() {
+    async fn a_success_of_a_forgotten_event_is_recorded() {
         let ledger = MemoryLedger::new().with_capacity(1);
         let token = claim(&ledger, &numbered(1)).await.unwrap();
         for _ in 0..2 {
             let commit = ledger.commit(&numbered(1), token).await;
             assert_eq!(commit, Ok(Commit::Settled));
             assert_eq!(ledger.claim(&numbered(1), LEASE).await, Ok(Claim::Settled));
-            // Another, which is all that it can remember.
+            // The capacity is one event, so another one takes its place.
             let commit = ledger.commit(&numbered(2), token).await;
             assert_eq!(commit, Ok(Commit::Settled));
             assert_eq!((ledger.settled(), ledger.in_flight()), (1, 0));
@@ -433,7 +436,7 @@ mod memory {
     #[tokio::test]
     async fn a_date_in_the_future_makes_no_event_stale() {
         let ledger = MemoryLedger::new();
-        // One in milliseconds.
+        // This date is in milliseconds.
         settle(
             &ledger,
             &name("JOB-1", Status::Challenged, 1_471_281_212_000),
@@ -445,7 +448,7 @@ mod memory {
     }
 
     #[tokio::test]
-    async fn a_commit_whose_answer_was_lost_may_be_tried_again() {
+    async fn a_commit_can_be_retried_if_its_answer_was_lost() {
         let (ledger, event) = (MemoryLedger::new(), numbered(1));
         let token = claim(&ledger, &event).await.unwrap();
         for _ in 0..2 {
@@ -457,7 +460,7 @@ mod memory {
     }
 
     #[tokio::test]
-    async fn tokens_go_on_growing_over_a_restart() {
+    async fn tokens_keep_growing_after_a_restart() {
         let before = claim(&MemoryLedger::new(), &numbered(1)).await.unwrap();
         std::thread::sleep(Duration::from_millis(2));
         let after = claim(&MemoryLedger::new(), &numbered(1)).await.unwrap();
@@ -465,17 +468,17 @@ mod memory {
     }
 
     #[tokio::test]
-    async fn a_lease_that_no_clock_can_tell_is_a_long_one() {
+    async fn a_lease_beyond_the_clocks_range_is_a_long_lease() {
         let (ledger, event) = (MemoryLedger::new(), numbered(1));
         let claim = ledger.claim(&event, Duration::MAX).await;
         assert!(matches!(claim, Ok(Claim::Granted(_))));
         assert_eq!(ledger.claim(&event, LEASE).await, Ok(Claim::InFlight));
     }
 
-    /// Many threads on few events: at most one holds an event at a time, and none after it is
+    /// Many threads and few events: at most one thread holds an event at a time, and none after it is
     /// settled.
     #[test]
-    fn under_real_threads_one_holds_an_event() {
+    fn only_one_of_many_threads_holds_an_event() {
         use std::sync::atomic::{AtomicUsize, Ordering};
 
         const EVENTS: usize = 4;
@@ -499,8 +502,12 @@ mod memory {
                                 continue;
                             };
                             let before = holders[number].fetch_add(1, Ordering::SeqCst);
-                            assert_eq!(before, 0, "two held it");
-                            assert_eq!(settled[number].load(Ordering::SeqCst), 0, "it was settled");
+                            assert_eq!(before, 0, "two threads held the event");
+                            assert_eq!(
+                                settled[number].load(Ordering::SeqCst),
+                                0,
+                                "the event was already settled"
+                            );
                             std::thread::yield_now();
                             holders[number].fetch_sub(1, Ordering::SeqCst);
                             if (thread * 7 + turn + round) % 5 == 0 {
@@ -521,7 +528,7 @@ mod memory {
     }
 }
 
-/// What needs the feature `tokio`.
+/// Tests that need the feature `tokio`.
 #[cfg(feature = "tokio")]
 mod on_tokio {
     use mx_job_webhook::{Background, Credentials, JobWebhook};
@@ -530,7 +537,7 @@ mod on_tokio {
     use super::*;
     use crate::support::{SAMPLE, delivery, tracked};
 
-    /// A ledger on the other side of a network: nothing is done at once.
+    /// A ledger behind a network: no call completes at once.
     #[derive(Clone)]
     struct Remote(MemoryLedger, Log);
 
@@ -559,17 +566,17 @@ mod on_tokio {
     }
 
     #[tokio::test]
-    async fn a_claim_in_a_remote_ledger_is_given_back_and_drained() {
+    async fn a_claim_in_a_remote_ledger_is_released_before_the_drain_ends() {
         let ledger = Remote(MemoryLedger::new(), Log::default());
         let stalls = service_fn(|_| std::future::pending::<Result<(), BoxError>>());
-        // Neither a bound nor a door keeps it from being given back.
+        // The claim is released regardless of capacity and shutdown.
         let background = Background::new().with_capacity(1);
         let event = tracked(&background, completed(1));
         let full = background.run(JobRouter::new(), event.clone());
         let jobs = DedupeLayer::new(ledger.clone()).layer(stalls);
         let mut delivery = Box::pin(jobs.oneshot(event));
         let context = &mut Context::from_waker(Waker::noop());
-        // It waits for the claim, and then for the callback.
+        // The delivery waits for the claim, and then for the callback.
         for _ in 0..2 {
             assert!(delivery.as_mut().poll(context).is_pending());
         }
@@ -582,14 +589,14 @@ mod on_tokio {
     }
 
     #[tokio::test]
-    async fn a_commit_that_is_dropped_half_way_is_finished() {
+    async fn a_commit_that_is_dropped_midway_finishes() {
         let ledger = Remote(MemoryLedger::new(), Log::default());
         let background = Background::new();
         let jobs =
             DedupeLayer::new(ledger.clone()).layer(JobRouter::new().on_completed(|_| async {}));
         let mut delivery = Box::pin(jobs.oneshot(tracked(&background, completed(1))));
         let context = &mut Context::from_waker(Waker::noop());
-        // It waits for the claim, and then for the commit.
+        // The delivery waits for the claim, and then for the commit.
         for _ in 0..2 {
             assert!(delivery.as_mut().poll(context).is_pending());
         }
@@ -599,7 +606,7 @@ mod on_tokio {
         assert_eq!((ledger.0.settled(), ledger.0.in_flight()), (1, 0));
     }
 
-    /// A ledger that cannot be reached at first.
+    /// A ledger that is unreachable at first.
     struct Blip(Remote, std::sync::atomic::AtomicBool);
 
     impl Ledger for Blip {
@@ -629,7 +636,7 @@ mod on_tokio {
     }
 
     #[tokio::test]
-    async fn a_commit_that_fails_is_tried_a_second_time() {
+    async fn a_failed_commit_is_tried_a_second_time() {
         let ledger = Remote(MemoryLedger::new(), Log::default());
         let jobs = DedupeLayer::new(Blip(ledger.clone(), false.into()))
             .layer(JobRouter::new().on_completed(|_| async {}));
@@ -637,10 +644,10 @@ mod on_tokio {
         assert_eq!(ledger.0.settled(), 1);
     }
 
-    /// A success that was answered 204 is never forgotten, though another had taken the event over
+    /// A success that was answered 204 stays recorded, even if another delivery took the event over
     /// and failed.
     #[tokio::test(start_paused = true)]
-    async fn the_success_of_a_slow_callback_outlasts_the_failure_of_its_overtaker() {
+    async fn a_slow_callbacks_success_stays_recorded_if_the_delivery_that_took_over_fails() {
         let log = Log::default();
         let seen = log.clone();
         let router = JobRouter::new().on_completed(move |_| {
@@ -671,9 +678,9 @@ mod on_tokio {
         assert_eq!((ledger.settled(), ledger.in_flight()), (1, 0));
     }
 
-    /// The second of two events whose date nobody can read has its callback too.
+    /// The second of two events with an unreadable date has its callback too.
     #[tokio::test]
-    async fn no_event_is_lost_to_a_date_that_cannot_be_read() {
+    async fn events_with_unreadable_dates_all_run_their_callbacks() {
         let dates = [
             [r#""1471281212""#, r#""1471281218""#],
             [r#""2016-08-15T17:13:32""#, r#""2016-08-15T17:13:38""#],
@@ -704,7 +711,7 @@ mod on_tokio {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_retry_of_a_delivery_that_hung_up_finds_it_settled() {
+    async fn the_retry_after_a_hang_up_is_a_duplicate() {
         let background = Background::new();
         let log = Log::default();
         let seen = log.clone();
@@ -792,7 +799,7 @@ impl Ledger for &'static RecordsLeases {
 }
 
 #[tokio::test]
-async fn a_claim_has_the_lease_that_is_set_and_ten_minutes_by_default() {
+async fn a_claims_lease_can_be_set_and_defaults_to_ten_minutes() {
     use mx_job_webhook::dedupe::Dedupe;
 
     let ledger: &'static RecordsLeases = Box::leak(Box::new(RecordsLeases(
@@ -810,7 +817,7 @@ async fn a_claim_has_the_lease_that_is_set_and_ten_minutes_by_default() {
 }
 
 #[test]
-fn printing_dedupe_shows_the_lease_and_the_service_within() {
+fn printing_dedupe_shows_the_lease_and_the_inner_service() {
     let layer = DedupeLayer::new(MemoryLedger::new()).with_lease(Duration::from_secs(3_600));
     assert_eq!(format!("{layer:?}"), "DedupeLayer { lease: 3600s, .. }");
     let jobs = layer.layer(JobRouter::new());

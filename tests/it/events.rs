@@ -1,4 +1,4 @@
-//! What a callback is given.
+//! The event that a callback receives.
 
 use axum::extract::ConnectInfo;
 use mx_job_webhook::{Job, JobEvent, JobRouter, Status};
@@ -6,7 +6,7 @@ use mx_job_webhook::{Job, JobEvent, JobRouter, Status};
 use crate::support::{Log, SAMPLE, Settings, delivery, jobs, mounts, send};
 
 #[tokio::test]
-async fn the_job_the_raw_body_the_headers_and_the_extensions() {
+async fn a_callback_receives_the_job_the_raw_body_the_headers_and_the_extensions() {
     let log = Log::default();
     let seen = log.clone();
     let router = JobRouter::new().on_completed(move |event| {
@@ -17,7 +17,7 @@ async fn the_job_the_raw_body_the_headers_and_the_extensions() {
         assert_eq!(event.headers()["x-request-id"], "7");
         assert!(
             !event.headers().contains_key("authorization"),
-            "a credential came through"
+            "the event has a credential"
         );
         assert_eq!(event.extensions().get::<ConnectInfo<u8>>().unwrap().0, 9);
         seen.push(event.into_job().guid.to_string());
@@ -36,7 +36,7 @@ async fn the_job_the_raw_body_the_headers_and_the_extensions() {
 }
 
 #[test]
-fn printing_an_event_shows_neither_people_nor_the_body() {
+fn printing_an_event_hides_users_and_the_body() {
     let event = JobEvent::decode(SAMPLE).unwrap();
     let printed = format!("{event:?} {:#?}", event.job());
     assert!(printed.contains("JOB-a177e002"), "{printed}");
@@ -46,7 +46,7 @@ fn printing_an_event_shows_neither_people_nor_the_body() {
 }
 
 #[test]
-fn an_event_of_a_job_that_was_stored_carries_the_webhook_that_would_have_brought_it() {
+fn an_event_of_a_stored_job_has_the_equivalent_webhook_as_its_body() {
     let job = Job::decode(SAMPLE.as_bytes()).unwrap();
     let event = JobEvent::from(job.clone());
     assert_eq!(Job::decode(event.body()).unwrap(), job);
@@ -57,7 +57,7 @@ fn an_event_of_a_job_that_was_stored_carries_the_webhook_that_would_have_brought
 }
 
 #[test]
-fn a_job_that_is_kept_does_not_keep_the_body() {
+fn a_stored_job_does_not_retain_the_body() {
     let body = axum::body::Bytes::from(SAMPLE.as_bytes().to_vec());
     let event = JobEvent::decode(body.clone()).unwrap();
     assert!(!body.is_unique());
@@ -67,7 +67,7 @@ fn a_job_that_is_kept_does_not_keep_the_body() {
 }
 
 #[test]
-fn a_decoded_event_has_its_body_and_nothing_else() {
+fn a_decoded_event_has_only_its_body() {
     let webhook = r#"{"job": {"guid": "JOB-1", "status": 9, "error_message_code": "HIT_LIMIT"}}"#;
     let event = JobEvent::decode(webhook).unwrap();
     assert_eq!(event.body(), webhook.as_bytes());
@@ -78,7 +78,7 @@ fn a_decoded_event_has_its_body_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn middleware_can_leave_an_extension_for_the_callback() {
+async fn middleware_can_add_an_extension_for_the_callback() {
     use mx_job_webhook::Receipt;
     use tower::{ServiceBuilder, ServiceExt as _};
 

@@ -1,4 +1,4 @@
-//! Who is told of what went wrong.
+//! The hooks that report failures.
 
 use std::future::ready;
 
@@ -25,7 +25,7 @@ fn failures(log: &Log) -> impl Fn(Failure<'_>) + Send + Sync + use<> {
 }
 
 #[tokio::test]
-async fn on_error_hears_of_every_stage_once() {
+async fn on_error_runs_once_for_an_error_of_any_stage() {
     let cases: [(&str, Request<axum::body::Body>, &str); 9] = [
         (
             "another method",
@@ -50,12 +50,12 @@ async fn on_error_hears_of_every_stage_once() {
             "CallbackFailed HALTED",
         ),
         (
-            "it panics",
+            "the callback panics",
             delivery(sample_with_status(8, "DENIED")),
             "CallbackPanicked DENIED",
         ),
         (
-            "it fails for good",
+            "the callback fails permanently",
             delivery(sample_with_status(7, "PREVENTED")),
             "CallbackFailed PREVENTED",
         ),
@@ -80,7 +80,7 @@ async fn on_error_hears_of_every_stage_once() {
 }
 
 #[tokio::test]
-async fn on_error_hears_of_refusals_for_lack_of_room_and_at_shutdown() {
+async fn on_error_reports_refusals_past_the_bound_and_during_shutdown() {
     let log = Log::default();
     let background = Background::new();
     let endpoint = JobWebhook::new(Credentials::unauthenticated(), JobRouter::new())
@@ -100,13 +100,13 @@ async fn on_error_hears_of_refusals_for_lack_of_room_and_at_shutdown() {
 
 #[cfg(feature = "tokio")]
 #[tokio::test(start_paused = true)]
-async fn on_error_hears_of_what_failed_when_nobody_waited_any_more() {
+async fn on_error_reports_a_failure_after_the_sender_hung_up() {
     use std::time::Duration;
 
     let log = Log::default();
     let jobs = JobRouter::new().on_completed(|_| async {
         tokio::time::sleep(Duration::from_secs(10)).await;
-        Err("too late to tell anybody else")
+        Err("the sender has hung up")
     });
     let endpoint = JobWebhook::new(Credentials::unauthenticated(), jobs)
         .with_answer_deadline(Duration::from_secs(1))
@@ -121,7 +121,7 @@ async fn on_error_hears_of_what_failed_when_nobody_waited_any_more() {
 }
 
 #[tokio::test]
-async fn a_hook_that_panics_changes_nothing() {
+async fn a_panicking_hook_does_not_change_the_answer() {
     let jobs = JobRouter::new().on_completed(|_| async { Err("no") });
     let endpoint = JobWebhook::new(Credentials::unauthenticated(), jobs)
         .on_error(|_| std::panic::resume_unwind(Box::new(())));
@@ -133,7 +133,7 @@ fn event() -> JobEvent {
     JobEvent::decode(SAMPLE).unwrap()
 }
 
-/// An error of the application's own, which wraps what it is about.
+/// An application's error that wraps its cause.
 #[derive(Debug)]
 struct Wrapping(Permanent);
 
@@ -150,7 +150,7 @@ impl std::error::Error for Wrapping {
 }
 
 #[tokio::test]
-async fn a_dead_letter_has_the_event_and_what_the_callback_said() {
+async fn a_dead_letter_has_the_event_and_the_callbacks_error() {
     let log = Log::default();
     let seen = log.clone();
     let jobs = JobRouter::new()
@@ -176,7 +176,7 @@ async fn a_dead_letter_has_the_event_and_what_the_callback_said() {
 }
 
 #[tokio::test]
-async fn only_what_is_permanent_is_a_dead_letter() {
+async fn only_a_permanent_failure_is_a_dead_letter() {
     let jobs = |outcome: fn() -> Result<(), BoxError>| {
         JobRouter::new()
             .on_completed(move |_| ready(outcome()))
@@ -207,7 +207,7 @@ async fn only_what_is_permanent_is_a_dead_letter() {
 }
 
 #[tokio::test]
-async fn with_state_the_dead_letter_hook_takes_it_too() {
+async fn the_dead_letter_hook_receives_the_state() {
     async fn keep(log: Log, letter: DeadLetter) {
         log.push(letter.into_event().guid.as_str());
     }
@@ -267,7 +267,7 @@ async fn on_undecodable_gets_the_error_the_body_the_headers_and_the_extensions()
         let agent = "MX".parse().unwrap();
         request.headers_mut().insert("user-agent", agent);
         request.extensions_mut().insert(7_u8);
-        // An assertion that fails in the hook is a panic, which is answered 500.
+        // A failed assertion in the hook is a panic, which is answered 500.
         let answer = endpoint.oneshot(request).await.unwrap();
         assert_eq!(answer.status(), 204, "{body}");
     }

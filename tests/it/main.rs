@@ -1,4 +1,4 @@
-//! One binary, so that the tests link once.
+//! One binary, so that the tests are linked once.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod allocations;

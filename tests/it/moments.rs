@@ -1,4 +1,4 @@
-//! A timestamp as the types of jiff, chrono and `time`, and back.
+//! Converts timestamps to the types of jiff, chrono and `time`, and back.
 
 use std::fmt::Debug;
 
@@ -15,7 +15,7 @@ fn nanoseconds(moment: Timestamp) -> i128 {
     i128::from(moment.unix_seconds()) * SECOND + i128::from(moment.subsec_nanos())
 }
 
-/// Goes out and comes back the same, or is refused.
+/// Checks that a timestamp either survives the round trip or is refused.
 fn check<T>(cases: &[Case])
 where
     T: TryFrom<Timestamp, Error = TimestampRangeError> + Into<Timestamp> + Debug,
@@ -39,11 +39,11 @@ const ORDINARY: [Case; 6] = [
 ];
 
 #[test]
-fn jiff_has_the_same_moment_or_says_that_it_has_none() {
+fn jiff_converts_exactly_or_fails() {
     let (min, max) = (jiff::Timestamp::MIN, jiff::Timestamp::MAX);
     check::<jiff::Timestamp>(&ORDINARY);
     check::<jiff::Timestamp>(&[
-        ("milliseconds are no seconds", 1_471_281_215_000, false),
+        ("milliseconds taken for seconds", 1_471_281_215_000, false),
         ("jiff's first", min.as_second(), true),
         ("before jiff's first", min.as_second() - 1, false),
         ("jiff's last", max.as_second(), true),
@@ -52,12 +52,12 @@ fn jiff_has_the_same_moment_or_says_that_it_has_none() {
 }
 
 #[test]
-fn chrono_has_the_same_moment_or_says_that_it_has_none() {
+fn chrono_converts_exactly_or_fails() {
     let (min, max) = (DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC);
     check::<DateTime<Utc>>(&ORDINARY);
     check::<DateTime<Utc>>(&[
-        // In the year 48592, which chrono has.
-        ("milliseconds are no seconds", 1_471_281_215_000, true),
+        // This is the year 48592, which chrono supports.
+        ("milliseconds taken for seconds", 1_471_281_215_000, true),
         ("chrono's first", min.timestamp(), true),
         ("before chrono's first", min.timestamp() - 1, false),
         ("chrono's last", max.timestamp(), true),
@@ -66,8 +66,8 @@ fn chrono_has_the_same_moment_or_says_that_it_has_none() {
 }
 
 #[test]
-fn time_has_the_same_moment_or_says_that_it_has_none() {
-    // Its calendar's ends, which its own feature `large-dates` moves.
+fn time_converts_exactly_or_fails() {
+    // The limits of its calendar; its feature `large-dates` moves them.
     let [min, max] = [time::Date::MIN, time::Date::MAX].map(|day| day.midnight().assume_utc());
     let max = max + time::Duration::seconds(86_399);
     check::<OffsetDateTime>(&ORDINARY);
@@ -80,7 +80,7 @@ fn time_has_the_same_moment_or_says_that_it_has_none() {
 }
 
 #[test]
-fn a_fraction_is_kept_and_a_zone_changes_nothing() {
+fn a_fraction_is_kept_and_a_zone_does_not_change_the_moment() {
     let cases = [
         ("whole", "2016-08-15T17:13:35Z", 1_471_281_215, 0),
         (
@@ -142,7 +142,7 @@ where
     T: TryFrom<Timestamp, Error = TimestampRangeError> + Into<Timestamp> + Debug,
 {
     let Ok(other) = T::try_from(moment) else {
-        return Ok(()); // refused, and so not lost in silence
+        return Ok(()); // the conversion was refused
     };
     prop_assert_eq!(seconds(&other), moment.unix_seconds());
     prop_assert_eq!(other.into(), moment);
@@ -151,7 +151,7 @@ where
 
 proptest! {
     #[test]
-    fn whatever_can_be_expressed_comes_back(
+    fn every_convertible_timestamp_survives_the_round_trip(
         seconds in prop_oneof![any::<i64>(), -400_000_000_000_i64..400_000_000_000],
     ) {
         let moment = Timestamp::from_unix_seconds(seconds);
@@ -161,7 +161,7 @@ proptest! {
     }
 
     #[test]
-    fn what_came_in_loses_nothing_and_goes_out_as_it_came(
+    fn a_converted_timestamp_is_exact_and_converts_back_unchanged(
         nanos in -300_000_000_000_000_000_000_i128..250_000_000_000_000_000_000,
     ) {
         let jiff = jiff::Timestamp::from_nanosecond(nanos).unwrap();

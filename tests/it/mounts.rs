@@ -1,4 +1,4 @@
-//! Where it plugs in, beyond what the tables run through: nesting, plain hyper, other bodies.
+//! Mounts that the tables leave out: nesting, plain hyper, other bodies.
 
 use std::convert::Infallible;
 
@@ -25,7 +25,7 @@ async fn status(app: Router, uri: &str) -> StatusCode {
 }
 
 #[tokio::test]
-async fn the_layer_of_the_outermost_router_sees_every_path_in_full() {
+async fn a_layer_of_the_outermost_router_sees_every_full_path() {
     let part = || Router::new().route("/other", get(|| async {}));
     let app: Router = Router::new()
         .nest("/admin", part())
@@ -34,9 +34,9 @@ async fn the_layer_of_the_outermost_router_sees_every_path_in_full() {
     assert_eq!(status(app, PATH).await, StatusCode::NO_CONTENT);
 }
 
-/// What is added after a layer is not under it: why the documentation says to add it last.
+/// A layer does not wrap routes that are added after it; the documentation says to add it last.
 #[tokio::test]
-async fn what_is_added_after_the_layer_takes_its_deliveries_away() {
+async fn a_route_added_after_the_layer_takes_its_deliveries() {
     let last: Router = Router::new()
         .route("/{*rest}", get(|| async { "a page" }))
         .fallback(|| async { "another" })
@@ -49,10 +49,10 @@ async fn what_is_added_after_the_layer_takes_its_deliveries_away() {
     assert_eq!(status(then_a_fallback, PATH).await, StatusCode::OK);
 }
 
-/// axum asks the layers of a nested router for that router's own routes only, and without the
-/// prefix: what the layer's documentation says.
+/// axum applies the layers of a nested router only to its own routes and strips the prefix, as the
+/// layer's documentation states.
 #[tokio::test]
-async fn the_layer_of_a_nested_router_sees_that_ones_routes_only() {
+async fn a_layer_of_a_nested_router_sees_only_that_routers_routes() {
     let within = || Router::new().route("/other", get(|| async {}));
     let nested = Router::new().nest("/api", within().layer(layer()));
     assert_eq!(
@@ -72,7 +72,7 @@ async fn the_layer_of_a_nested_router_sees_that_ones_routes_only() {
 }
 
 #[tokio::test]
-async fn the_terminal_service_leaves_its_path_to_whoever_routes() {
+async fn the_terminal_service_answers_on_every_path_routed_to_it() {
     let endpoint = JobWebhook::new(credentials(), JobRouter::new());
     let app: Router = Router::new()
         .route_service("/hooks/{tenant}", endpoint.clone())
@@ -99,7 +99,7 @@ async fn the_terminal_service_leaves_its_path_to_whoever_routes() {
 }
 
 #[tokio::test]
-async fn a_route_of_the_applications_on_the_same_path_keeps_its_other_methods() {
+async fn an_application_route_on_the_same_path_keeps_its_other_methods() {
     let app: Router = Router::new()
         .route(
             PATH,
@@ -118,7 +118,7 @@ async fn a_route_of_the_applications_on_the_same_path_keeps_its_other_methods() 
 }
 
 #[tokio::test]
-async fn two_layers_two_paths() {
+async fn two_layers_serve_two_paths() {
     let second = JobWebhook::new(
         Credentials::unauthenticated(),
         JobRouter::new().on_completed(|_| async { Err("sandbox") }),
@@ -136,7 +136,7 @@ async fn two_layers_two_paths() {
 }
 
 #[tokio::test]
-async fn it_needs_no_axum_and_no_particular_body() {
+async fn the_layer_works_without_axum_and_with_any_body() {
     let within = service_fn(|_: Request<Full<Bytes>>| async {
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     });
@@ -150,7 +150,7 @@ async fn it_needs_no_axum_and_no_particular_body() {
 }
 
 #[tokio::test]
-async fn any_service_of_events_can_stand_for_the_router() {
+async fn any_event_service_can_replace_the_router() {
     let unit = service_fn(|event: JobEvent| async move {
         assert_eq!(event.status.name(), Some("COMPLETED"));
         Ok::<_, Infallible>(())
@@ -192,7 +192,7 @@ mod extractor {
     }
 
     #[tokio::test]
-    async fn the_handler_of_the_readme_answers_by_the_table() {
+    async fn the_readmes_handler_answers_as_the_table_states() {
         let jobs = JobRouter::new()
             .on_completed(|_| async {})
             .on_halted(|_| async { Err("no") })
@@ -216,7 +216,7 @@ mod extractor {
     }
 
     #[tokio::test]
-    async fn a_rejection_gives_the_bytes_that_could_not_be_decoded_and_no_others() {
+    async fn a_rejection_gives_only_the_bytes_that_could_not_be_decoded() {
         async fn handler(event: Result<JobEvent, JobEventRejection>) -> String {
             match event.unwrap_err().into_undecodable() {
                 Ok(undecodable) => {

@@ -20,7 +20,7 @@ fn operation(webhook: OpenApiWebhook) -> Value {
 }
 
 #[test]
-fn its_answers_are_those_of_the_guide() {
+fn the_documented_answers_are_those_of_the_guide() {
     let table = include_str!("../../src/docs/answers.md")
         .split("# The table")
         .nth(1)
@@ -49,7 +49,7 @@ fn its_answers_are_those_of_the_guide() {
 }
 
 #[test]
-fn its_example_is_the_documented_sample() {
+fn the_example_is_the_documented_sample() {
     let body = &operation(OpenApiWebhook::new())["requestBody"];
     assert_eq!(body["required"], true);
     let documented: Value = serde_json::from_str(SAMPLE).unwrap();
@@ -57,7 +57,7 @@ fn its_example_is_the_documented_sample() {
 }
 
 #[test]
-fn it_asks_for_the_credentials_that_it_was_told_of() {
+fn the_webhook_requires_the_configured_credentials() {
     let (basic, bearer) = (json!({"mxBasic": []}), json!({"mxBearer": []}));
     let webhook = OpenApiWebhook::new();
     let cases = [
@@ -88,7 +88,7 @@ fn it_asks_for_the_credentials_that_it_was_told_of() {
     );
 }
 
-/// A job of the application's own, which has nothing to do with MX.
+/// The application's own job, which is unrelated to MX.
 struct Job;
 
 impl utoipa::PartialSchema for Job {
@@ -100,7 +100,7 @@ impl utoipa::PartialSchema for Job {
 impl ToSchema for Job {}
 
 #[test]
-fn what_the_application_has_described_stays() {
+fn the_applications_own_descriptions_are_kept() {
     let components = utoipa::openapi::Components::builder()
         .schema_from::<Job>()
         .build();

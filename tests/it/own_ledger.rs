@@ -1,4 +1,4 @@
-//! A ledger as a user would write it: it conforms, and each way in which it does not is found.
+//! A ledger as a user would write it: it conforms, and the suite finds each of its faults.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -41,7 +41,7 @@ enum Fault {
 }
 
 #[derive(Default)]
-struct Own {
+struct OwnLedger {
     fault: Option<Fault>,
     state: Mutex<State>,
 }
@@ -60,7 +60,7 @@ struct Entry {
     settled: bool,
 }
 
-impl Own {
+impl OwnLedger {
     fn has(&self, fault: Fault) -> bool {
         self.fault == Some(fault)
     }
@@ -81,7 +81,10 @@ impl Own {
         match self.fault {
             Some(Fault::NeverSaysStale) => false,
             Some(Fault::SaysStaleOfTheSameTime) => other >= this,
-            #[allow(clippy::cast_precision_loss, reason = "that is the fault")]
+            #[allow(
+                clippy::cast_precision_loss,
+                reason = "this loss of precision is the fault"
+            )]
             Some(Fault::TakesTimesAsFloats) => {
                 other.unix_seconds() as f64 > this.unix_seconds() as f64
             }
@@ -91,7 +94,7 @@ impl Own {
     }
 }
 
-impl Ledger for Own {
+impl Ledger for OwnLedger {
     type Error = &'static str;
 
     async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, Self::Error> {
@@ -145,7 +148,7 @@ impl Ledger for Own {
         let known = state.events.get(&name);
         let forgets = match known {
             None => {
-                // What was released is no longer there.
+                // A released claim is no longer there.
                 let faults = [
                     Fault::ForgetsASuccessItKnowsNothingOf,
                     Fault::ForgetsTheSuccessOnceItsOvertakerHasFailed,
@@ -198,27 +201,27 @@ impl Ledger for Own {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_one_in_memory_conforms() {
+async fn the_memory_ledger_conforms() {
     check_ledger(MemoryLedger::new()).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn conforms() {
-    check_ledger(Own::default()).await;
+async fn the_users_ledger_conforms() {
+    check_ledger(OwnLedger::default()).await;
 }
 
-/// What the suite says of a ledger with this fault.
+/// Returns the suite's complaint about a ledger with this fault.
 async fn said(fault: Fault) -> Option<String> {
-    let own = Own {
+    let own = OwnLedger {
         fault: Some(fault),
-        ..Own::default()
+        ..OwnLedger::default()
     };
     let panic = tokio::spawn(check_ledger(own)).await.err()?.into_panic();
     Some(panic.downcast_ref::<String>().unwrap().clone())
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_fault_is_found_in_its_case() {
+async fn the_suite_finds_every_fault_in_its_case() {
     use Fault::*;
 
     let once = "an event is claimed, settled and then remembered: ";

@@ -1,4 +1,4 @@
-//! A panic ends one delivery with 500 and nothing else, wherever in the application's code it is.
+//! A panic in any application code ends one delivery with 500 and has no other effect.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -25,8 +25,8 @@ use crate::support::{
     run, send,
 };
 
-/// Panics when it is dropped, unless the thread panics already: that ends any process, whoever
-/// catches.
+/// Panics when dropped, except during another panic: a second panic would abort the process and
+/// cannot be caught.
 struct Guard;
 
 impl Drop for Guard {
@@ -37,7 +37,7 @@ impl Drop for Guard {
     }
 }
 
-/// A payload that panics when it is dropped, with one that does so too.
+/// A payload that panics when dropped, with another such payload.
 struct Payload(u32);
 
 impl Drop for Payload {
@@ -48,7 +48,7 @@ impl Drop for Payload {
     }
 }
 
-/// A future that panics in the ways it is told to.
+/// A future that panics in the configured ways.
 struct Scripted {
     panics_when_polled: bool,
     _guard: Guard,
@@ -68,23 +68,23 @@ impl Future for Scripted {
 }
 
 /// An error whose methods panic.
-struct Nasty(&'static str);
+struct PanickingError(&'static str);
 
-impl fmt::Debug for Nasty {
+impl fmt::Debug for PanickingError {
     fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
         panic_quietly();
         Ok(())
     }
 }
 
-impl fmt::Display for Nasty {
+impl fmt::Display for PanickingError {
     fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
         panic_quietly();
         Ok(())
     }
 }
 
-impl std::error::Error for Nasty {
+impl std::error::Error for PanickingError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         if self.0 == "source" {
             panic_quietly();
@@ -93,7 +93,7 @@ impl std::error::Error for Nasty {
     }
 }
 
-impl Drop for Nasty {
+impl Drop for PanickingError {
     fn drop(&mut self) {
         if self.0 == "drop" && !std::thread::panicking() {
             panic_quietly();
@@ -101,7 +101,7 @@ impl Drop for Nasty {
     }
 }
 
-/// Becomes an error by a panic.
+/// A value whose conversion into an error panics.
 struct Unconvertible;
 
 impl From<Unconvertible> for BoxError {
@@ -120,7 +120,7 @@ fn scripted(panics_when_polled: bool, polled: &Arc<AtomicU32>) -> Jobs {
     }))
 }
 
-/// A service of the application's own that panics when an instance of it is dropped.
+/// An application's service that panics when an instance is dropped.
 #[derive(Clone)]
 struct DropsBadly;
 
@@ -155,9 +155,9 @@ where
 }
 
 #[tokio::test]
-async fn whatever_a_callback_panics_over_every_mount_answers_500() {
+async fn every_mount_answers_500_however_a_callback_panics() {
     let polled = Arc::new(AtomicU32::new(0));
-    let nasty = |what| move |_| ready(Err::<(), _>(Nasty(what)));
+    let nasty = |what| move |_| ready(Err::<(), _>(PanickingError(what)));
     let cases: Vec<(&str, Jobs, ErrorKind)> = vec![
         (
             "a payload that panics when it is dropped, three deep",
@@ -236,16 +236,16 @@ async fn whatever_a_callback_panics_over_every_mount_answers_500() {
 }
 
 #[tokio::test]
-async fn an_instance_of_a_service_that_panics_when_it_is_dropped_is_nobodys_concern() {
+async fn a_service_instance_that_panics_when_dropped_fails_no_delivery() {
     let endpoint = JobWebhook::new(credentials(), DropsBadly);
     let answer = endpoint.clone().oneshot(delivery(SAMPLE)).await.unwrap();
     assert_eq!(answer.status(), 204);
-    // The last one goes with its owner.
+    // The last instance is dropped with its owner.
     drop(endpoint);
 }
 
 #[tokio::test]
-async fn a_closure_that_checks_credentials_may_panic_in_every_way() {
+async fn every_panic_of_a_credentials_closure_is_caught() {
     let polled = Arc::new(AtomicU32::new(0));
     let seen = polled.clone();
     let cases = [
@@ -264,7 +264,7 @@ async fn a_closure_that_checks_credentials_may_panic_in_every_way() {
         ),
         (
             "an error that is dropped",
-            Credentials::verify(|_| ready(Err::<bool, _>(Nasty("drop")))),
+            Credentials::verify(|_| ready(Err::<bool, _>(PanickingError("drop")))),
             503,
         ),
         (
@@ -296,7 +296,7 @@ async fn a_closure_that_checks_credentials_may_panic_in_every_way() {
 }
 
 #[tokio::test]
-async fn the_hook_for_the_undecodable_may_panic_in_every_way() {
+async fn every_panic_of_on_undecodable_is_caught() {
     let log = Log::default();
     let seen = log.clone();
     let endpoint = JobWebhook::new(credentials(), JobRouter::new())
@@ -307,9 +307,9 @@ async fn the_hook_for_the_undecodable_may_panic_in_every_way() {
     assert_eq!(log.entries(), ["callback_panicked"]);
 }
 
-/// What comes with a request is the application's too.
+/// The request's extensions are application code too.
 #[tokio::test]
-async fn what_came_with_the_request_may_panic_when_it_is_dropped() {
+async fn a_request_extension_may_panic_when_it_is_dropped() {
     #[derive(Clone)]
     struct Last(#[expect(dead_code, reason = "held")] Arc<Guard>);
 
@@ -325,14 +325,14 @@ async fn what_came_with_the_request_may_panic_when_it_is_dropped() {
                 request.headers_mut().remove("authorization");
             }
             request.extensions_mut().insert(Last(Arc::new(Guard)));
-            // axum drops the head before or after; whoever does, nothing escapes from here.
+            // axum drops the head before or after; in both cases no panic escapes from here.
             let answer = tokio::spawn(send(app, request)).await;
             assert!(answer.is_ok(), "{case}, {mount}");
         }
     }
 }
 
-/// A body of middleware's own can panic like any other code.
+/// A body from middleware can panic like any other code.
 struct PanickingBody;
 
 impl http_body::Body for PanickingBody {
@@ -349,7 +349,7 @@ impl http_body::Body for PanickingBody {
 }
 
 #[tokio::test]
-async fn a_body_that_panics_is_one_delivery_lost() {
+async fn a_panicking_body_fails_one_delivery() {
     for (mount, app) in mounts(&Settings::new(jobs(JobRouter::new()))) {
         let (head, _) = send(app.clone(), delivery(Body::new(PanickingBody))).await;
         assert_eq!(head.status, 500, "{mount}");
@@ -368,10 +368,10 @@ async fn a_body_that_panics_is_one_delivery_lost() {
     }
 }
 
-/// A body that ends at once, and panics when it is dropped.
-struct DropsItself(Guard);
+/// A body that ends at once and panics when dropped.
+struct PanicsOnDrop(Guard);
 
-impl http_body::Body for DropsItself {
+impl http_body::Body for PanicsOnDrop {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -384,16 +384,16 @@ impl http_body::Body for DropsItself {
 }
 
 #[tokio::test]
-async fn a_refusal_stands_although_the_body_panics_when_it_is_dropped() {
+async fn a_refusal_is_answered_even_if_the_body_panics_when_dropped() {
     for (mount, app) in mounts(&Settings::new(jobs(JobRouter::new()))) {
-        let mut stranger = delivery(Body::new(DropsItself(Guard)));
+        let mut stranger = delivery(Body::new(PanicsOnDrop(Guard)));
         stranger.headers_mut().remove("authorization");
         let (head, _) = send(app, stranger).await;
         assert_eq!(head.status, 401, "{mount}");
     }
 }
 
-/// What comes with an event panics when it is copied for the dead-letter hook.
+/// An extension that panics when it is cloned for the dead-letter hook.
 #[derive(Debug)]
 struct PanicsWhenCloned;
 
@@ -405,7 +405,7 @@ impl Clone for PanicsWhenCloned {
 }
 
 #[tokio::test]
-async fn what_panics_when_it_is_cloned_ends_one_event() {
+async fn an_extension_that_panics_when_cloned_fails_one_event() {
     let jobs = JobRouter::new()
         .on_completed(|_| async {})
         .on_dead_letter(|_| async {});
@@ -441,7 +441,7 @@ fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
 }
 
 #[test]
-fn a_background_task_panics_neither_when_it_is_polled_nor_when_it_is_dropped() {
+fn a_background_task_contains_panics_of_its_poll_and_its_drop() {
     let polled = Arc::new(AtomicU32::new(0));
     let (executor, tasks) = std::sync::mpsc::channel::<BackgroundTask>();
     let background = Background::new().with_spawn(move |task| executor.send(task).unwrap());
@@ -454,12 +454,12 @@ fn a_background_task_panics_neither_when_it_is_polled_nor_when_it_is_dropped() {
     let mut task = tasks.try_recv().unwrap();
     assert!(
         poll_once(Pin::new(&mut task)).is_ready(),
-        "it ends by its panic"
+        "the task ends after its panic"
     );
     assert_eq!(polled.load(Ordering::SeqCst), 3);
     assert!(
         poll_once(Pin::new(&mut task)).is_ready(),
-        "and is not polled again"
+        "the task is not polled again"
     );
     assert_eq!(polled.load(Ordering::SeqCst), 3);
     drop(tasks.try_recv().unwrap());
@@ -467,7 +467,7 @@ fn a_background_task_panics_neither_when_it_is_polled_nor_when_it_is_dropped() {
 }
 
 #[test]
-fn a_spawn_function_that_panics_is_nobodys_concern() {
+fn a_panic_of_the_spawn_function_is_contained() {
     let polled = Arc::new(AtomicU32::new(0));
     let background = Background::new().with_spawn(|_task| panic_quietly());
     let endpoint =
@@ -479,17 +479,17 @@ fn a_spawn_function_that_panics_is_nobodys_concern() {
 }
 
 #[tokio::test]
-async fn a_callback_that_is_dropped_while_it_runs_may_panic_over_it() {
+async fn a_callback_that_is_dropped_while_running_may_panic() {
     let polled = Arc::new(AtomicU32::new(0));
     for (mount, app) in mounts(&Settings::new(jobs(later(&polled)))) {
-        // There is no runtime where it is dropped: the callback is cancelled.
+        // It is dropped without a runtime, so the callback is cancelled.
         let mut answer = Box::pin(app.oneshot(delivery(SAMPLE)));
         assert!(poll_once(answer.as_mut()).is_pending(), "{mount}");
         std::thread::spawn(move || drop(answer)).join().unwrap();
     }
 }
 
-/// A service of events whose future unwinds past what catches panics here: it is polled outside.
+/// A service of events whose future is polled outside of the code that catches panics here.
 #[tokio::test]
 async fn a_future_that_unwound_is_not_polled_again_in_the_background() {
     let polled = Arc::new(AtomicU32::new(0));
@@ -504,7 +504,7 @@ async fn a_future_that_unwound_is_not_polled_again_in_the_background() {
 }
 
 #[tokio::test]
-async fn services_of_events_that_panic_in_every_place_end_one_event() {
+async fn an_event_service_that_panics_anywhere_fails_one_event() {
     let once = || DedupeLayer::new(MemoryLedger::new());
     let event = || JobEvent::decode(SAMPLE).unwrap();
     let polled = Arc::new(AtomicU32::new(0));
@@ -515,9 +515,9 @@ async fn services_of_events_that_panic_in_every_place_end_one_event() {
     assert_eq!(outcome.unwrap(), Receipt::Handled);
 }
 
-/// A ledger whose futures panic when they are dropped, after they have answered.
+/// A ledger whose futures panic when they are dropped after completion.
 #[derive(Clone)]
-struct DropsItsAnswers(MemoryLedger);
+struct PanicsAfterAnswers(MemoryLedger);
 
 struct Answers<T>(Option<T>, Guard);
 
@@ -532,12 +532,12 @@ impl<T: Unpin> Future for Answers<T> {
 fn answered<T>(answer: impl Future<Output = Result<T, Infallible>>) -> Answers<T> {
     let mut answer = Box::pin(answer);
     let Poll::Ready(Ok(answer)) = poll_once(answer.as_mut()) else {
-        unreachable!("a ledger in memory waits for nothing");
+        unreachable!("a ledger in memory answers at once");
     };
     Answers(Some(answer), Guard)
 }
 
-impl Ledger for DropsItsAnswers {
+impl Ledger for PanicsAfterAnswers {
     type Error = Infallible;
 
     fn claim(
@@ -566,9 +566,9 @@ impl Ledger for DropsItsAnswers {
 }
 
 #[tokio::test]
-async fn a_ledger_that_panics_over_its_own_answer_cannot_be_asked() {
+async fn a_ledger_that_panics_after_its_answer_is_unavailable() {
     let jobs = jobs(
-        DedupeLayer::new(DropsItsAnswers(MemoryLedger::new()))
+        DedupeLayer::new(PanicsAfterAnswers(MemoryLedger::new()))
             .layer(JobRouter::new().on_completed(|_| async {})),
     );
     for (mount, app) in mounts(&Settings::new(jobs)) {

@@ -1,4 +1,4 @@
-//! Properties of decoding, on jobs and bytes that nobody thought of.
+//! Properties of decoding, on generated jobs and bytes.
 
 use mx_job_webhook::ledger::EventName;
 use mx_job_webhook::{Job, JobEvent, Status};
@@ -11,7 +11,7 @@ use crate::support::SAMPLE;
 
 proptest! {
     #[test]
-    fn what_is_written_reads_as_the_same_job(job in job()) {
+    fn a_written_job_reads_as_the_same_job(job in job()) {
         let event = JobEvent::from(job.clone());
         prop_assert_eq!(&Job::decode(event.body()).unwrap(), &job);
         let stored = serde_json::to_string(&job).unwrap();
@@ -21,17 +21,17 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_it_panic(bytes in vec(any::<u8>(), 0..300)) {
+    fn decoding_arbitrary_bytes_does_not_panic(bytes in vec(any::<u8>(), 0..300)) {
         let _ = Job::decode(&bytes);
     }
 
     #[test]
-    fn no_json_makes_it_panic(json in "[\\[\\]{}:,\"a-u_0-9.eE+\\- \\\\]{0,200}") {
+    fn decoding_arbitrary_json_does_not_panic(json in "[\\[\\]{}:,\"a-u_0-9.eE+\\- \\\\]{0,200}") {
         let _ = Job::decode(json.as_bytes());
     }
 
     #[test]
-    fn no_change_of_one_byte_makes_it_panic(at in 0..SAMPLE.len(), byte: u8, cut: bool) {
+    fn changing_one_byte_does_not_make_decoding_panic(at in 0..SAMPLE.len(), byte: u8, cut: bool) {
         let mut bytes = SAMPLE.as_bytes().to_vec();
         bytes[at] = byte;
         if cut {
@@ -41,7 +41,7 @@ proptest! {
     }
 
     #[test]
-    fn no_value_in_a_field_costs_more_than_that_field(
+    fn any_value_in_a_field_affects_only_that_field(
         field in prop::sample::select(vec![
             "created_at", "error_message", "finished_at", "institution_guid", "is_authenticated",
             "member_guid", "member_id", "started_at", "updated_at", "user_guid", "user_id", "new",
@@ -63,7 +63,7 @@ proptest! {
     }
 }
 
-/// A JSON text before it is laid out; keys are unique.
+/// A JSON text before layout; its keys are unique.
 #[derive(Clone, Debug, PartialEq)]
 enum Json {
     Scalar(String),
@@ -96,7 +96,7 @@ fn json() -> impl Strategy<Value = Json> {
         })
 }
 
-/// A webhook of one job, with a date of any kind or none, and fields that nobody knows.
+/// A webhook of one job, with or without a date of any kind, and with unknown fields.
 fn webhook() -> impl Strategy<Value = Json> {
     let date = prop_oneof![
         scalar().prop_map(Json::Scalar),
@@ -138,7 +138,7 @@ fn webhook() -> impl Strategy<Value = Json> {
 }
 
 impl Json {
-    /// Writes it with its entries in any order, and white space wherever it may stand.
+    /// Writes the text with its entries in any order and with optional white space.
     fn laid_out(&self, random: &mut fastrand::Rng) -> String {
         let mut pause = || ["", "", " ", "\r\n", "\t  "][random.usize(..5)];
         let [before, after] = [pause(), pause()];
@@ -162,7 +162,7 @@ impl Json {
         format!("{before}{text}{after}")
     }
 
-    /// Changes one value, whichever it is.
+    /// Changes one value.
     fn change(&mut self, random: &mut fastrand::Rng) {
         let nested: Vec<&mut Self> = match self {
             Self::Scalar(_) => Vec::new(),
@@ -179,7 +179,7 @@ impl Json {
             Self::Scalar(text) => {
                 *text = match random.u8(..3) {
                     0 if text != "null" => "null".to_owned(),
-                    // Another number, and another text.
+                    // Another number and another text.
                     1 if text.ends_with(|digit: char| digit.is_ascii_digit()) => format!("{text}1"),
                     _ => format!("\"{} changed\"", text.replace(['"', '\\'], "")),
                 };
@@ -201,7 +201,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn a_body_has_one_name_however_it_is_laid_out(webhook in webhook(), seed: u64) {
+    fn every_layout_of_a_body_has_the_same_name(webhook in webhook(), seed: u64) {
         let random = &mut fastrand::Rng::with_seed(seed);
         let [one, other] = [(); 2].map(|()| webhook.laid_out(random));
         let [one_name, other_name] =
@@ -212,7 +212,7 @@ proptest! {
     }
 
     #[test]
-    fn two_bodies_that_differ_have_two_names_unless_they_have_one_date(
+    fn two_different_bodies_have_two_names_unless_their_dates_are_equal(
         webhook in webhook(), seed: u64,
     ) {
         let random = &mut fastrand::Rng::with_seed(seed);
@@ -221,7 +221,7 @@ proptest! {
         let [one, other] = [&webhook, &changed].map(|webhook| webhook.laid_out(random));
         let one_event = JobEvent::decode(one.clone()).unwrap();
         let Ok(other_event) = JobEvent::decode(other.clone()) else {
-            return Ok(()); // The change has taken the guid, the status or the job.
+            return Ok(()); // The change removed the guid, the status or the job.
         };
         let [one_name, other_name] = [&one_event, &other_event].map(EventName::of);
         let dated = one_event.updated_at.is_some() && one_event.updated_at == other_event.updated_at;

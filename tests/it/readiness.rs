@@ -1,4 +1,4 @@
-//! tower's readiness contract, on both sides: the service within, and the callbacks.
+//! tower's readiness contract for both the inner service and the callbacks.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -71,7 +71,7 @@ fn response() -> Response<Body> {
 }
 
 #[tokio::test]
-async fn the_service_within_is_called_only_when_ready_call_after_call() {
+async fn the_inner_service_is_ready_before_every_call() {
     let layer = JobWebhook::new(credentials(), JobRouter::new()).at(PATH);
     for permits in [1, 2] {
         let within = ServiceBuilder::new()
@@ -83,7 +83,7 @@ async fn the_service_within_is_called_only_when_ready_call_after_call() {
             assert_eq!(response.status(), 200, "{round}");
             let response = ready_call(&mut service, delivery(SAMPLE)).await;
             assert_eq!(response.status(), 204, "{round}");
-            // A clone has to be made ready of its own, and one permit is enough for both.
+            // A clone must become ready itself, and one permit suffices for both.
             let mut clone = service.clone();
             drop(service);
             let response = ready_call(&mut clone, not_ours()).await;
@@ -94,7 +94,7 @@ async fn the_service_within_is_called_only_when_ready_call_after_call() {
 }
 
 #[tokio::test]
-async fn the_callbacks_are_called_only_when_ready_delivery_after_delivery() {
+async fn the_callbacks_are_ready_before_every_delivery() {
     let strict = Strict::new(|| Receipt::Handled);
     let limited = ServiceBuilder::new()
         .concurrency_limit(1)
@@ -109,7 +109,7 @@ async fn the_callbacks_are_called_only_when_ready_delivery_after_delivery() {
     }
 }
 
-/// Neither ready nor callable: whoever waits for it waits for ever.
+/// Never ready: every caller waits forever.
 #[derive(Clone)]
 struct NeverReady;
 
@@ -128,14 +128,14 @@ impl Service<Request<Body>> for NeverReady {
 }
 
 #[test]
-fn a_delivery_does_not_wait_for_the_service_within() {
+fn a_delivery_does_not_wait_for_the_inner_service() {
     let layer = JobWebhook::new(credentials(), JobRouter::new()).at(PATH);
     let context = &mut Context::from_waker(std::task::Waker::noop());
     let mut service = layer.layer(NeverReady);
     assert!(Service::<Request<Body>>::poll_ready(&mut service, context).is_ready());
     let mut delivered = Box::pin(service.call(delivery(SAMPLE)));
     let Poll::Ready(answer) = delivered.as_mut().poll(context) else {
-        panic!("it waits");
+        panic!("the delivery waits");
     };
     assert_eq!(answer.unwrap().status(), 204);
     let mut other = Box::pin(service.call(not_ours()));
@@ -143,13 +143,13 @@ fn a_delivery_does_not_wait_for_the_service_within() {
 }
 
 #[tokio::test]
-async fn a_delivery_holds_no_permit_of_the_service_within() {
+async fn a_delivery_holds_no_permit_of_the_inner_service() {
     let layer = JobWebhook::new(credentials(), JobRouter::new()).at(PATH);
     let within = ServiceBuilder::new()
         .concurrency_limit(1)
         .service(Strict::new(response));
     let service = layer.layer(within);
-    // As connections do that are kept alive.
+    // Keep-alive connections behave this way.
     let mut kept: Vec<_> = (0..3).map(|_| service.clone()).collect();
     for service in &mut kept {
         assert_eq!(ready_call(service, delivery(SAMPLE)).await.status(), 204);
@@ -162,7 +162,7 @@ async fn a_delivery_holds_no_permit_of_the_service_within() {
 }
 
 #[tokio::test]
-async fn what_is_not_ours_waits_for_the_service_within_and_is_woken() {
+async fn another_request_waits_for_the_inner_service_and_is_woken() {
     let gate = Arc::new(Semaphore::new(0));
     let opened = gate.clone();
     let slow = tower::service_fn(move |_: Request<Body>| {
@@ -182,7 +182,7 @@ async fn what_is_not_ours_waits_for_the_service_within_and_is_woken() {
             tokio::spawn(async move { ready_call(&mut service, not_ours()).await })
         })
         .collect();
-    // One that gives up while it waits leaves nothing behind.
+    // A request that is cancelled while waiting leaves no reservation.
     let mut left = service.clone();
     drop(left.call(not_ours()));
     gate.add_permits(3);
@@ -193,7 +193,7 @@ async fn what_is_not_ours_waits_for_the_service_within_and_is_woken() {
     assert_eq!(ready_call(&mut left, not_ours()).await.status(), 200);
 }
 
-/// Ready or not, it has broken down.
+/// A service that fails in `poll_ready` and in `call`.
 #[derive(Clone)]
 struct BrokenWithin;
 
@@ -212,7 +212,7 @@ impl Service<Request<Body>> for BrokenWithin {
 }
 
 #[tokio::test]
-async fn a_service_within_that_broke_down_costs_no_delivery() {
+async fn a_failed_inner_service_fails_no_delivery() {
     let layer = JobWebhook::new(credentials(), JobRouter::new()).at(PATH);
     let service = layer.layer(BrokenWithin);
     let answer = service.clone().oneshot(delivery(SAMPLE)).await.unwrap();
@@ -221,7 +221,7 @@ async fn a_service_within_that_broke_down_costs_no_delivery() {
 }
 
 #[tokio::test]
-async fn errors_of_the_service_within_pass_through_in_their_own_type() {
+async fn errors_of_the_inner_service_keep_their_type() {
     let within = tower::service_fn(|_: Request<Body>| async { Err::<Response<Body>, _>(7_u8) });
     let layer = JobWebhook::new(credentials(), JobRouter::new()).at(PATH);
     assert_eq!(
@@ -231,7 +231,7 @@ async fn errors_of_the_service_within_pass_through_in_their_own_type() {
 }
 
 #[tokio::test]
-async fn callbacks_that_are_busy_hold_up_deliveries_and_nobody_else() {
+async fn busy_callbacks_delay_only_deliveries() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
     let (seen, opened) = (log.clone(), gate.clone());
     let router = JobRouter::new().on_completed(move |_| {
@@ -264,7 +264,7 @@ async fn callbacks_that_are_busy_hold_up_deliveries_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_service_of_events_that_breaks_down_is_answered_503_before_and_500_after_it_took_one() {
+async fn a_failed_event_service_is_answered_503_before_its_call_and_500_after() {
     #[derive(Clone)]
     struct Broken {
         before: bool,
@@ -294,7 +294,7 @@ async fn a_service_of_events_that_breaks_down_is_answered_503_before_and_500_aft
     ] {
         for (mount, app) in mounts(&Settings::new(jobs(Broken { before }))) {
             if mount == "the extractor" && before {
-                continue; // a handler of the application's own awaits readiness itself
+                continue; // the application's handler awaits readiness itself
             }
             let (head, _) = send(app, delivery(SAMPLE)).await;
             assert_eq!(head.status.as_u16(), status, "{mount}");
@@ -307,7 +307,7 @@ async fn a_service_of_events_that_breaks_down_is_answered_503_before_and_500_aft
     }
 }
 
-/// Panics wherever it is told to.
+/// Panics at the configured step.
 struct Panics(&'static str);
 
 impl Clone for Panics {
@@ -334,7 +334,7 @@ impl Service<JobEvent> for Panics {
 }
 
 #[tokio::test]
-async fn middleware_that_panics_is_one_delivery_lost_and_nothing_else() {
+async fn panicking_middleware_fails_only_one_delivery() {
     for (place, status) in [
         ("clone", 500),
         ("poll_ready", 500),
@@ -373,10 +373,10 @@ async fn towers_own_middleware_composes_between_decode_and_callback() {
     assert_eq!(
         send(app(), delivery(SAMPLE)).await.0.status,
         204,
-        "free again"
+        "the slot is free again"
     );
 
-    // Full: one is worked on, one waits within, and what comes then is refused.
+    // The buffer is full: one runs, one waits inside, and the next is refused.
     let full = ServiceBuilder::new()
         .load_shed()
         .buffer(1)
@@ -402,7 +402,7 @@ async fn towers_own_middleware_composes_between_decode_and_callback() {
 }
 
 #[tokio::test]
-async fn what_is_not_ours_passes_through_untouched() {
+async fn other_requests_pass_through_unchanged() {
     let seen = Log::default();
     let log = seen.clone();
     let echo = tower::service_fn(move |request: Request<Body>| {

@@ -1,4 +1,4 @@
-//! A refused request's body is discarded before the answer goes out, or the connection closes.
+//! A refused request's body is discarded before the answer is sent, or the connection closes.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ const MIB: usize = 1024 * 1024;
 
 const POLLS_A_FRAME: usize = if cfg!(feature = "tokio") { 2 } else { 1 };
 
-/// A body of frames, which counts those that were taken and may say how long it is.
+/// A body that counts the frames taken from it and may announce its length.
 struct Counted {
     frames: usize,
     size: usize,
@@ -41,7 +41,7 @@ impl http_body::Body for Counted {
         if self.frames == 0 {
             return Poll::Ready(None);
         }
-        // Every other poll it is not there yet; but where there is no timer, nothing is waited for.
+        // Every other poll is pending; without a timer the code does not wait.
         let polls = self.taken.fetch_add(1, Ordering::SeqCst);
         if cfg!(feature = "tokio") && polls % 2 == 0 {
             context.waker().wake_by_ref();
@@ -67,7 +67,7 @@ struct Row {
     size: usize,
     announced: bool,
     status: u16,
-    /// Whether the body is read to its end, and so the connection stays.
+    /// Whether the body is read to its end, so that the connection stays open.
     read: bool,
 }
 
@@ -196,7 +196,7 @@ const ROWS: [Row; 10] = [
     },
 ];
 
-// One row takes the two seconds in which a body may be discarded: a thread for each of its cases.
+// One row takes the two seconds of the discard timeout, so each case has its own thread.
 #[tokio::test(flavor = "multi_thread", worker_threads = 12)]
 async fn a_refused_body_is_read_to_its_end_or_the_connection_closes() {
     let mut settings = Settings::new(no_callbacks());
@@ -239,7 +239,7 @@ async fn assert_refused(row: &Row, mount: &str, app: App, version: Version) {
 }
 
 #[tokio::test]
-async fn a_body_that_is_announced_as_too_long_is_not_begun() {
+async fn a_body_announced_as_too_long_is_not_read() {
     let taken = Arc::new(AtomicUsize::new(0));
     let body = Counted {
         frames: 2,
@@ -254,7 +254,7 @@ async fn a_body_that_is_announced_as_too_long_is_not_begun() {
 }
 
 #[tokio::test]
-async fn who_waits_to_be_asked_for_the_body_is_not_asked() {
+async fn a_sender_that_expects_100_continue_is_not_asked_for_the_body() {
     for (mount, app) in mounts(&Settings::new(no_callbacks())) {
         let taken = Arc::new(AtomicUsize::new(0));
         let body = Counted {
@@ -271,7 +271,7 @@ async fn who_waits_to_be_asked_for_the_body_is_not_asked() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_there_closes_nothing() {
+async fn a_missing_body_keeps_the_connection_open() {
     for (mount, app) in mounts(&Settings::new(no_callbacks())) {
         let (head, _) = send(app, awaits_continue(Body::empty())).await;
         assert_eq!(head.status, 401, "{mount}");
@@ -280,7 +280,7 @@ async fn a_body_that_is_not_there_closes_nothing() {
 }
 
 #[tokio::test]
-async fn discarding_can_be_turned_off_and_its_limit_is_not_that_of_the_body() {
+async fn discarding_can_be_disabled_and_has_its_own_limit() {
     for (limit, length, closes) in [(0, 1, true), (0, 0, false), (10, 10, false), (10, 11, true)] {
         let endpoint = JobWebhook::new(credentials(), JobRouter::new())
             .with_body_limit(5)
@@ -289,7 +289,7 @@ async fn discarding_can_be_turned_off_and_its_limit_is_not_that_of_the_body() {
         let frames = (length > 0).then(|| Ok(Frame::data(frame)));
         let answer = endpoint.oneshot(stranger(Frames::new(frames).into())).await;
         let headers = answer.unwrap().into_parts().0.headers;
-        // A body of unknown length that turns out to be empty has to be begun to be known.
+        // A body of unknown length must be read to find out that it is empty.
         let closes = closes || (limit == 0 && length == 0);
         assert_eq!(
             headers.contains_key("connection"),
@@ -300,7 +300,7 @@ async fn discarding_can_be_turned_off_and_its_limit_is_not_that_of_the_body() {
 }
 
 #[tokio::test]
-async fn another_method_is_refused_as_everything_else_is() {
+async fn another_method_is_refused_like_any_other_request() {
     let endpoint = JobWebhook::new(credentials(), JobRouter::new());
     for (frames, closes) in [(64, false), (65, true)] {
         let taken = Arc::new(AtomicUsize::new(0));
@@ -323,7 +323,7 @@ async fn another_method_is_refused_as_everything_else_is() {
 }
 
 #[tokio::test]
-async fn credentials_that_cannot_be_checked_leave_no_body_behind() {
+async fn a_body_is_discarded_if_the_credentials_cannot_be_checked() {
     for (verdict, status) in [(Ok(false), 401), (Err("down"), 503)] {
         let mut settings = Settings::new(no_callbacks());
         settings.credentials = Credentials::verify(move |_| async move { verdict });
@@ -344,7 +344,7 @@ async fn credentials_that_cannot_be_checked_leave_no_body_behind() {
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_closes_the_connection() {
+async fn an_interrupted_body_closes_the_connection() {
     for (mount, app) in mounts(&Settings::new(no_callbacks())) {
         for authenticated in [true, false] {
             let broken = Frames::new([Ok(Frame::data("{".into())), Err("reset".into())]);
@@ -362,9 +362,9 @@ async fn a_body_that_breaks_off_closes_the_connection() {
 
 #[cfg(feature = "tokio")]
 #[tokio::test(start_paused = true)]
-async fn a_body_that_comes_too_slowly_closes_the_connection() {
+async fn a_slow_body_closes_the_connection() {
     let started = tokio::time::Instant::now;
-    let stalls = || Frames::of_data([&b"{"[..]]).then_nothing_for_ever();
+    let stalls = || Frames::of_data([&b"{"[..]]).then_pending();
     for (mount, app) in mounts(&Settings::new(no_callbacks())) {
         for (request, status, seconds) in [
             (delivery(stalls()), 408, 10),
@@ -377,7 +377,7 @@ async fn a_body_that_comes_too_slowly_closes_the_connection() {
             assert_eq!(start.elapsed().as_secs(), seconds, "{mount}");
         }
     }
-    // Within the read timeout, which a closure may have used up for the most part.
+    // This is within the read timeout, most of which a closure may have used.
     let slow = Credentials::verify(|_| async {
         tokio::time::sleep(Duration::from_millis(9_500)).await;
         false
@@ -392,7 +392,7 @@ async fn a_body_that_comes_too_slowly_closes_the_connection() {
 }
 
 #[tokio::test]
-async fn discarding_takes_no_callbacks_place() {
+async fn discarding_takes_no_permit_of_a_callback() {
     let full = mx_job_webhook::Background::new().with_capacity(0);
     let endpoint = JobWebhook::new(credentials(), JobRouter::new()).with_background(full);
     let answer = endpoint.oneshot(stranger(SAMPLE.into())).await.unwrap();
@@ -400,7 +400,7 @@ async fn discarding_takes_no_callbacks_place() {
 }
 
 #[tokio::test]
-async fn an_encoded_body_is_answered_what_is_understood_and_reaches_no_hook() {
+async fn an_encoded_body_is_answered_with_the_accepted_encoding_and_runs_no_hook() {
     let settings = Settings {
         on_undecodable: Some(Ok(())),
         ..Settings::new(jobs(JobRouter::new()))

@@ -1,11 +1,11 @@
-//! The modules of `src` stand in the order of the list in `lib.rs`: each uses those above it only.
+//! The modules of `src` follow the order of the list in `lib.rs`: each uses only those above it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const LIB: &str = include_str!("../../src/lib.rs");
 
-/// Modules that only hold documentation.
+/// Modules that contain only documentation.
 const GUIDES: &str = "guide";
 
 /// The rooms in the order of the chapter *Modules*.
@@ -27,7 +27,7 @@ fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-/// The Rust files of a room, each with its code.
+/// The Rust files of a room and their code.
 fn files(room: &str) -> Vec<(PathBuf, String)> {
     let mut open = vec![source().join(room), source().join(format!("{room}.rs"))];
     let mut files = Vec::new();
@@ -62,7 +62,7 @@ fn names_in_crate(code: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn each_room_uses_the_rooms_above_it_only() {
+fn each_room_uses_only_the_rooms_above_it() {
     let rooms = rooms();
     assert!(rooms.len() > 10, "{rooms:?}");
     let mut wrong = Vec::new();
@@ -96,7 +96,7 @@ fn each_module_of_the_crate_is_a_room() {
 }
 
 #[test]
-fn only_items_within_a_room_are_found_in_its_code() {
+fn names_of_the_crate_are_found_in_code_and_not_in_comments() {
     let found = code("/// crate::a\n// crate::b\nuse crate::c::D;\nfn e() -> crate::F {}\n");
     assert_eq!(names_in_crate(&found).collect::<Vec<_>>(), ["c", "F"]);
 }

@@ -1,4 +1,4 @@
-//! From status to callback.
+//! The router chooses the callback by the status.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -91,7 +91,7 @@ async fn any_status_can_have_a_callback_and_equal_statuses_share_it() {
 }
 
 #[tokio::test]
-async fn on_unhandled_tells_a_status_nobody_wants_from_one_nobody_knows() {
+async fn on_unhandled_tells_a_known_status_from_an_unknown_one() {
     let log = Log::default();
     let seen = log.clone();
     let jobs = JobRouter::new()
@@ -134,7 +134,7 @@ async fn unhandled_by_name(_: Unhandled) -> Result<(), String> {
 }
 
 #[tokio::test]
-async fn closures_and_functions_by_name_with_or_without_a_result() {
+async fn closures_and_named_functions_can_return_a_result_or_unit() {
     let jobs = JobRouter::new()
         .on_completed(by_name)
         .on_denied(by_name_with_result)
@@ -158,7 +158,7 @@ async fn closures_and_functions_by_name_with_or_without_a_result() {
     }
 }
 
-/// An error whose conversion is as broken as what it is about.
+/// An error whose conversion panics.
 struct Unconvertible;
 
 impl From<Unconvertible> for tower::BoxError {
@@ -190,7 +190,7 @@ async fn unhandled(app: App, unhandled: Unhandled) {
 }
 
 #[tokio::test]
-async fn callbacks_with_state() {
+async fn callbacks_receive_the_state() {
     let app = App {
         log: Log::default(),
     };
@@ -215,7 +215,7 @@ async fn callbacks_with_state() {
         app.log.entries(),
         ["completed JOB-1", "halted JOB-1", "new", "unhandled DENIED"]
     );
-    // And it mounts like any other.
+    // The router with state mounts like any other.
     for (mount, mounted) in mounts(&Settings::new(jobs(router))) {
         assert_eq!(
             send(mounted, delivery(sample_with_status(9, "HALTED")))
@@ -229,7 +229,7 @@ async fn callbacks_with_state() {
 }
 
 #[test]
-fn registering_a_status_twice_panics_where_it_was_written() {
+fn registering_a_status_twice_panics_at_the_callers_line() {
     type Case = (&'static str, fn() -> JobRouter);
     let twice: [Case; 4] = [
         ("by method", || {
@@ -253,7 +253,7 @@ fn registering_a_status_twice_panics_where_it_was_written() {
         }),
     ];
     for (name, register) in twice {
-        // Where the panic is said to be, and what it says, as its hook is told.
+        // Records the location and the message that the panic hook receives.
         let (sender, said) = std::sync::mpsc::channel();
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
@@ -263,7 +263,7 @@ fn registering_a_status_twice_panics_where_it_was_written() {
         let outcome = catch_unwind(AssertUnwindSafe(register));
         std::panic::set_hook(usual);
         assert!(outcome.is_err(), "{name}");
-        // Other tests panic too, on their own threads.
+        // Other tests panic on their own threads.
         let found = said
             .iter()
             .find(|(_, text)| text.contains("registered already"));
@@ -272,7 +272,7 @@ fn registering_a_status_twice_panics_where_it_was_written() {
 }
 
 #[tokio::test]
-async fn a_clone_that_registers_more_leaves_the_other_as_it_was() {
+async fn registering_on_a_clone_does_not_change_the_original() {
     let first = JobRouter::new().on_denied(by_name);
     let second = first.clone().on_halted(by_name);
     assert!(!first.handles(&Status::Halted) && second.handles(&Status::Halted));
@@ -280,7 +280,7 @@ async fn a_clone_that_registers_more_leaves_the_other_as_it_was() {
 }
 
 #[tokio::test]
-async fn it_is_a_service_that_is_always_ready() {
+async fn the_router_is_a_service_that_is_always_ready() {
     let mut jobs = JobRouter::new().on_denied(|_| async {});
     let receipt = jobs
         .ready()
@@ -293,7 +293,7 @@ async fn it_is_a_service_that_is_always_ready() {
 }
 
 #[test]
-fn printing_it_shows_what_has_a_callback() {
+fn printing_a_router_shows_the_statuses_with_a_callback() {
     let jobs = JobRouter::new()
         .on_denied(by_name)
         .on_status(Status::from(42), by_name);
@@ -305,13 +305,13 @@ fn printing_it_shows_what_has_a_callback() {
     assert!(printed.contains("unhandled: false"), "{printed}");
 }
 
-/// As `todo!()` does, without its message.
+/// Panics as `todo!()` does, without its message.
 fn never() -> ! {
     std::panic::resume_unwind(Box::new(()))
 }
 
 #[tokio::test]
-async fn what_never_returns_is_a_callback_as_todo_is_while_one_is_yet_to_be_written() {
+async fn a_callback_that_never_returns_compiles_as_todo_does() {
     let jobs = JobRouter::new()
         .on_completed(|_| async { never() })
         .on_unhandled(|_| async { never() });

@@ -1,4 +1,4 @@
-//! What becomes of a delivery whose future is dropped, step by step.
+//! The end of a delivery whose future is dropped, at each step.
 
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -35,7 +35,7 @@ async fn settle() {
 }
 
 #[tokio::test]
-async fn a_callback_that_started_finishes_when_nobody_waits_any_more() {
+async fn a_started_callback_finishes_after_the_sender_hung_up() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
     let endpoint = JobWebhook::new(credentials(), gated(&log, &gate));
     let mut response = Box::pin(endpoint.oneshot(delivery(SAMPLE)));
@@ -53,7 +53,7 @@ async fn a_callback_that_started_finishes_when_nobody_waits_any_more() {
 }
 
 #[tokio::test]
-async fn a_callback_that_was_waited_for_leaves_nothing_behind() {
+async fn an_awaited_callback_leaves_no_task_behind() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(9)));
     let endpoint = JobWebhook::new(credentials(), gated(&log, &gate));
     let answer = endpoint.oneshot(delivery(SAMPLE)).await.unwrap();
@@ -63,7 +63,7 @@ async fn a_callback_that_was_waited_for_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn the_same_for_a_handler_that_calls_the_router() {
+async fn a_started_callback_finishes_after_its_handler_is_dropped() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
     let jobs = gated(&log, &gate);
     let event = JobEvent::from(Job::new("JOB-1".parse().unwrap(), Status::Completed));
@@ -79,7 +79,7 @@ async fn the_same_for_a_handler_that_calls_the_router() {
 }
 
 #[tokio::test]
-async fn a_hook_for_the_undecodable_finishes_too() {
+async fn a_started_undecodable_hook_finishes_after_the_sender_hung_up() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
     let (seen, opened) = (log.clone(), gate.clone());
     let endpoint = JobWebhook::new(credentials(), JobRouter::new()).on_undecodable(move |_| {
@@ -102,18 +102,18 @@ async fn a_hook_for_the_undecodable_finishes_too() {
 }
 
 #[tokio::test]
-async fn nothing_runs_on_that_had_not_started() {
+async fn a_callback_that_has_not_started_does_not_run_after_a_hang_up() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(9)));
     let limited = ServiceBuilder::new()
         .concurrency_limit(1)
         .service(gated(&log, &gate));
-    // In the middle of the body.
+    // The delivery is dropped in the middle of its body.
     let endpoint = JobWebhook::new(credentials(), limited.clone());
-    let body = Frames::of_data([&SAMPLE.as_bytes()[..100]]).then_nothing_for_ever();
+    let body = Frames::of_data([&SAMPLE.as_bytes()[..100]]).then_pending();
     let mut response = Box::pin(endpoint.clone().oneshot(delivery(body)));
     assert!(!poll_once(response.as_mut()));
     drop(response);
-    // While the callbacks are busy.
+    // The delivery is dropped while the callbacks are busy.
     let busy = limited.clone().ready_oneshot().await.unwrap();
     let mut response = Box::pin(endpoint.clone().oneshot(delivery(SAMPLE)));
     assert!(!poll_once(response.as_mut()));
@@ -121,7 +121,7 @@ async fn nothing_runs_on_that_had_not_started() {
     drop(busy);
     settle().await;
     assert_eq!(log.entries(), Vec::<String>::new());
-    // And nothing is left behind that would hold up the next one.
+    // The dropped delivery does not block the next one.
     assert_eq!(
         endpoint.oneshot(delivery(SAMPLE)).await.unwrap().status(),
         204
@@ -129,7 +129,7 @@ async fn nothing_runs_on_that_had_not_started() {
 }
 
 #[test]
-fn dropped_outside_of_a_runtime_it_is_cancelled_and_does_not_panic() {
+fn a_callback_dropped_outside_of_a_runtime_is_cancelled_without_a_panic() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
     let endpoint = JobWebhook::new(credentials(), gated(&log, &gate));
     let mut response = Box::pin(endpoint.oneshot(delivery(SAMPLE)));
@@ -139,7 +139,7 @@ fn dropped_outside_of_a_runtime_it_is_cancelled_and_does_not_panic() {
 }
 
 #[test]
-fn dropped_by_a_runtime_that_shuts_down_it_is_cancelled_and_does_not_panic() {
+fn a_callback_dropped_by_its_runtimes_shutdown_is_cancelled_without_a_panic() {
     let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

@@ -1,4 +1,4 @@
-//! Real sockets: without axum, and with senders that leave. The package of the small examples has more.
+//! Real sockets: without axum, and with senders that leave. The package of the small examples has more tests.
 
 use std::convert::Infallible;
 use std::io::{Read as _, Write as _};
@@ -31,13 +31,13 @@ fn with_length(body: &str) -> String {
 fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_nodelay(true).unwrap();
-    // Less than the read timeout: an answer that waits for a body that never comes is a failure.
+    // Shorter than the read timeout, so that waiting for a missing body fails the test.
     let patience = Some(Duration::from_secs(8));
     stream.set_read_timeout(patience).unwrap();
     stream
 }
 
-/// The head of the next response, without a byte of what follows it.
+/// The head of the next response, without a byte beyond it.
 fn answer(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -50,7 +50,7 @@ fn answer(stream: &mut TcpStream) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// What a sender gets that says this and then waits. A status, or nothing but the end.
+/// Sends this, waits, and returns the status, or only the end of the connection.
 fn say(address: SocketAddr, request: &[u8]) -> String {
     let mut stream = connect(address);
     stream.write_all(request).unwrap();
@@ -67,7 +67,7 @@ fn delivers(address: SocketAddr) -> bool {
 }
 
 #[test]
-fn plain_hyper_needs_no_axum_and_outlives_a_panic() {
+fn plain_hyper_works_without_axum_and_survives_a_panic() {
     let log = Log::default();
     let seen = log.clone();
     let jobs = JobRouter::new()
@@ -96,7 +96,7 @@ fn plain_hyper_needs_no_axum_and_outlives_a_panic() {
 
     assert!(delivers(address));
     assert_eq!(log.entries().len(), 1);
-    // A callback that panics leaves the connection as it was.
+    // A panicking callback does not change the connection.
     let mut stream = connect(address);
     let panics = with_length(&sample_with_status(9, "HALTED"));
     stream
@@ -115,13 +115,13 @@ enum Leaves {
     Closes,
     /// Resets the connection: RST.
     Resets,
-    /// Says that it will say no more, and still listens.
+    /// Shuts down its sending side and still reads.
     HalfCloses,
 }
 
 #[cfg(feature = "tokio")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_of_a_hundred_callbacks_finish_however_the_senders_leave() {
+async fn all_of_a_hundred_callbacks_finish_however_their_senders_leave() {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -167,7 +167,7 @@ async fn a_hundred_of_a_hundred_callbacks_finish_however_the_senders_leave() {
                 }
             }
         }
-        // The callbacks under way are all that is left of the deliveries.
+        // Only the running callbacks remain of the deliveries.
         let left = background.drain(tokio::time::sleep(Duration::from_secs(20)));
         assert_eq!(left.await, 0, "{leaves:?}");
         assert_eq!(finished.load(Ordering::SeqCst), 100, "{leaves:?}");

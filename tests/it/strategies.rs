@@ -1,4 +1,4 @@
-//! Jobs of every kind, for property tests. The package `tests/schemas` has them by this file too.
+//! Strategies for jobs of every kind. The package `tests/schemas` includes this file too.
 
 use mx_job_webhook::job::Timestamp;
 use mx_job_webhook::{Job, Status};
@@ -46,7 +46,7 @@ pub(crate) fn job() -> impl Strategy<Value = Job> {
     (status(), option::of(any::<i64>()), dates, ids, partner).prop_map(
         |(status, code, dates, ids, partner)| {
             let mut job = Job::new(ids.0, status);
-            // A status without a name is nothing but its integer.
+            // A status without a name is only its integer.
             if job.status.name().is_some() {
                 job.status_code = code;
             }

@@ -1,4 +1,4 @@
-//! What the tests have in common: MX's sample, requests, and the ways to mount the crate.
+//! Shared test code: MX's sample, requests, and the ways to mount the crate.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -44,7 +44,7 @@ pub(crate) fn delivery(body: impl Into<Body>) -> Request<Body> {
         .unwrap()
 }
 
-/// A body that comes in these frames and then ends, or never does.
+/// A body of these frames that then ends or stays pending.
 pub(crate) struct Frames {
     frames: VecDeque<Result<Frame<Bytes>, BoxError>>,
     ends: bool,
@@ -66,7 +66,7 @@ impl Frames {
         )
     }
 
-    pub(crate) fn then_nothing_for_ever(mut self) -> Self {
+    pub(crate) fn then_pending(mut self) -> Self {
         self.ends = false;
         self
     }
@@ -94,7 +94,7 @@ impl From<Frames> for Body {
     }
 }
 
-/// What callbacks were called with, in order.
+/// The callbacks' calls, in order.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -108,7 +108,7 @@ impl Log {
     }
 }
 
-/// Any service of events, so that one table serves them all.
+/// Any service of events, so that one table serves all of them.
 pub(crate) type Jobs = BoxCloneSyncService<JobEvent, Receipt, BoxError>;
 
 pub(crate) fn jobs<S>(service: S) -> Jobs
@@ -123,20 +123,20 @@ pub(crate) fn no_callbacks() -> Jobs {
     jobs(JobRouter::new())
 }
 
-/// An application with the crate mounted in one of the ways it can be.
+/// An application with the crate mounted in one way.
 pub(crate) type App = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
-/// What differs between the rows of a table: the settings of a mount.
+/// The mount settings that differ between the rows of a table.
 #[derive(Clone)]
 pub(crate) struct Settings {
     pub credentials: Credentials,
     pub jobs: Jobs,
     pub background: Background,
     pub body_limit: Option<usize>,
-    /// In seconds, for the mounts that have such a setting.
+    /// In seconds, for the mounts that have this setting.
     #[cfg(feature = "tokio")]
     pub answer_deadline: Option<u64>,
-    /// What the hook `on_undecodable` returns, if there is one.
+    /// The result of the hook `on_undecodable`, if it is set.
     pub on_undecodable: Option<Result<(), &'static str>>,
 }
 
@@ -218,7 +218,7 @@ mod with_extractor {
         }
     }
 
-    /// What an application would write, hook and all.
+    /// A handler as an application would write it, including the hook.
     async fn handler(
         State(settings): State<Settings>,
         event: Result<JobEvent, JobEventRejection>,
@@ -256,18 +256,18 @@ mod with_extractor {
 #[cfg(feature = "axum")]
 pub(crate) use with_extractor::extractor;
 
-/// Sends one request to an application of this mount, and takes its response apart.
+/// Sends one request to an application with this mount and returns the parts of its response.
 pub(crate) async fn send(app: App, request: Request<Body>) -> (http::response::Parts, Bytes) {
     let (head, body) = app.oneshot(request).await.unwrap().into_parts();
     (head, axum::body::to_bytes(body, usize::MAX).await.unwrap())
 }
 
-/// A panic that no hook prints.
+/// Panics without calling the panic hook.
 pub(crate) fn panic_quietly() {
     std::panic::resume_unwind(Box::new(()));
 }
 
-/// A router, and the `Background` that its events run in.
+/// A router and the `Background` of its events.
 #[derive(Clone)]
 pub(crate) struct Runner {
     background: Background,
@@ -296,7 +296,7 @@ impl RunIn for JobRouter {
     }
 }
 
-/// Runs an event through a router, in a `Background` of its own.
+/// Runs an event through a router in a `Background` of its own.
 pub(crate) fn run(
     jobs: &JobRouter,
     event: JobEvent,
@@ -304,7 +304,7 @@ pub(crate) fn run(
     jobs.clone().run_in(&Background::new()).call(event)
 }
 
-/// An event that carries this `Background`, as those of a mount do.
+/// An event with this `Background`, like the events of a mount.
 pub(crate) fn tracked(background: &Background, event: JobEvent) -> JobEvent {
     let (sender, events) = std::sync::mpsc::channel();
     let keep = tower::service_fn(move |event: JobEvent| {

@@ -1,4 +1,4 @@
-//! The testing kit: samples, and a stand-in for MX that behaves as MX says it does.
+//! The testing kit: samples, and a stand-in for MX that behaves as MX documents.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -42,7 +42,7 @@ fn endpoint(jobs: JobRouter) -> JobWebhook<JobRouter> {
     JobWebhook::new(credentials(), jobs)
 }
 
-/// What was sent, as `STATUS@seconds`.
+/// The deliveries as `STATUS@seconds`.
 fn sent(transcript: &Transcript) -> Vec<String> {
     let attempts = transcript.attempts().iter();
     attempts
@@ -79,7 +79,7 @@ fn every_status_has_a_sample_with_all_fields_that_decodes_to_it() {
 }
 
 #[test]
-fn numbered_samples_are_of_jobs_members_and_users_that_differ() {
+fn numbered_samples_have_different_jobs_members_and_users() {
     let [one, two] = [1, 2].map(|number| Sample::completed().numbered(number).event().unwrap());
     assert_ne!(one.guid, two.guid);
     assert_ne!(one.member_guid, two.member_guid);
@@ -88,7 +88,7 @@ fn numbered_samples_are_of_jobs_members_and_users_that_differ() {
 }
 
 #[tokio::test]
-async fn a_request_is_the_one_that_mx_sends() {
+async fn a_request_equals_the_one_that_mx_sends() {
     let request = mx().with_header("x-proxy", "1").request(&Sample::denied());
     let (head, body) = request.into_parts();
     assert_eq!((head.method.as_str(), head.uri.path()), ("POST", PATH));
@@ -110,7 +110,7 @@ async fn a_request_is_the_one_that_mx_sends() {
 }
 
 #[test]
-fn nothing_that_it_prints_shows_credentials_or_a_user() {
+fn printing_the_kit_hides_credentials_and_users() {
     let sample = Sample::completed();
     let printed = format!("{:?} {sample:?}", mx().with_bearer("a-token"));
     for secret in ["bXg6", "secret", "a-token", "USR-", "7834372140"] {
@@ -119,7 +119,7 @@ fn nothing_that_it_prints_shows_credentials_or_a_user() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_never_acknowledged_is_sent_thirteen_times_within_a_day() {
+async fn an_unacknowledged_delivery_is_sent_thirteen_times_within_a_day() {
     let jobs = JobRouter::new().on_halted(|_| async { Err("the database is down") });
     let transcript = mx().deliver(endpoint(jobs), Sample::halted()).await;
     assert_eq!(transcript.count(500), 13);
@@ -134,7 +134,7 @@ async fn what_is_never_acknowledged_is_sent_thirteen_times_within_a_day() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_stops_at_the_first_2xx_and_tells_why_others_were_none() {
+async fn retries_stop_at_the_first_2xx_and_the_transcript_explains_failures() {
     let calls = Arc::new(AtomicU32::new(0));
     let app = service_fn(move |_: Request<Full<Bytes>>| {
         let call = calls.fetch_add(1, Ordering::Relaxed);
@@ -170,7 +170,7 @@ async fn it_stops_at_the_first_2xx_and_tells_why_others_were_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_is_never_ready_is_waited_for_as_long_as_an_answer() {
+async fn waiting_for_readiness_has_the_same_limit_as_waiting_for_an_answer() {
     let app = service_fn(|_: Request<Full<Bytes>>| async {
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     });
@@ -185,7 +185,7 @@ async fn a_service_that_is_never_ready_is_waited_for_as_long_as_an_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn duplicates_come_when_all_were_sent_and_dedupe_ends_them() {
+async fn duplicates_follow_after_all_events_and_dedupe_runs_no_callback_for_them() {
     let log = Log::default();
     let seen = log.clone();
     let handle = move |event: JobEvent| {
@@ -213,7 +213,7 @@ async fn duplicates_come_when_all_were_sent_and_dedupe_ends_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_seed_is_one_order_and_loses_nothing() {
+async fn a_seed_determines_the_order_and_every_event_is_sent() {
     let orders = |seed| async move {
         let mx = mx().with_duplicates(1).with_reordering(seed);
         let samples = (0..20).map(|number| Sample::completed().numbered(number));
@@ -227,18 +227,18 @@ async fn one_seed_is_one_order_and_loses_nothing() {
     assert_eq!(order, orders(7).await);
     assert_ne!(order, orders(8).await);
     assert!(!order[..20].is_sorted());
-    assert_ne!(order[..20], order[20..], "each round has its own");
+    assert_ne!(order[..20], order[20..], "each round has its own order");
     for round in order.chunks(20) {
         let mut guids = round.to_vec();
         guids.sort();
         guids.dedup();
-        assert_eq!(guids.len(), 20, "each sample once a round");
+        assert_eq!(guids.len(), 20, "each round sends each sample once");
     }
 }
 
-/// The wait of the first retry, in which the answer to the second event falls.
+/// The answer to the second event falls into the wait before the first retry.
 #[tokio::test(start_paused = true)]
-async fn deliveries_overlap_as_they_would_from_mx() {
+async fn deliveries_overlap_like_those_of_mx() {
     let log = Log::default();
     let seen = log.clone();
     let jobs = JobRouter::new().on_completed(move |event| {
@@ -256,7 +256,7 @@ async fn deliveries_overlap_as_they_would_from_mx() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_delivers_to_whatever_is_a_service() {
+async fn the_kit_delivers_to_any_service() {
     let layer = || JobWebhook::new(credentials(), JobRouter::new()).at(PATH);
     let own = || Router::new().route("/", axum::routing::get(|| async {}));
     let deliver = mx().with_retries(0);
@@ -291,7 +291,7 @@ async fn it_delivers_to_whatever_is_a_service() {
     for (name, transcript) in transcripts {
         assert_eq!(transcript.answers(), [204], "{name}");
     }
-    // And from a task of its own.
+    // It also works from a spawned task.
     let task = tokio::spawn(async move { deliver.deliver(own().layer(layer()), sample()).await });
     assert!(task.await.unwrap().all_acknowledged());
 }
@@ -343,7 +343,7 @@ fn the_samples_follow_the_field_table_of_mx() {
 }
 
 #[test]
-fn of_each_status_has_another_job_for_each_status_with_a_webhook() {
+fn of_each_status_gives_a_separate_job_for_each_status_with_a_webhook() {
     let events = Sample::of_each_status().map(|sample| sample.event().unwrap());
     let names = events.each_ref().map(|event| event.status.to_string());
     assert_eq!(
@@ -369,7 +369,7 @@ fn a_sample_can_be_varied_field_by_field() {
     assert_eq!(new.into_job(), event(Sample::completed()).into_job());
 
     let unnamed = event(Sample::denied().without_field("status_name"));
-    assert_eq!(unnamed.status, Status::Denied, "by its integer");
+    assert_eq!(unnamed.status, Status::Denied, "the integer decides");
     let error = Sample::completed().without_field("guid").event();
     assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidJob);
 }
@@ -423,7 +423,7 @@ async fn an_attempt_has_its_sample_its_number_its_time_its_answer_and_its_error(
 }
 
 #[tokio::test]
-async fn an_attempt_that_breaks_has_the_error_of_the_service() {
+async fn a_failed_attempt_has_the_error_of_the_service() {
     let breaks = service_fn(|_: Request<Full<Bytes>>| async {
         Err::<Response<Empty<Bytes>>, _>("connection reset")
     });
@@ -455,7 +455,7 @@ async fn a_transcript_counts_the_answers_and_prints_a_line_for_each_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_delivery_that_a_retry_brings_is_acknowledged() {
+async fn a_delivery_that_succeeds_on_retry_is_acknowledged() {
     let failed = Arc::new(AtomicU32::new(0));
     let jobs = JobRouter::new().on_halted(move |_| {
         let first = failed.fetch_add(1, Ordering::Relaxed) == 0;
@@ -473,7 +473,7 @@ async fn a_delivery_that_a_retry_brings_is_acknowledged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_interval_and_the_patience_are_those_that_are_set() {
+async fn the_interval_and_the_patience_can_be_set() {
     let samples = [Sample::challenged(), Sample::completed()];
     let transcript = mx()
         .with_interval(Duration::from_secs(60))
@@ -497,7 +497,7 @@ async fn the_interval_and_the_patience_are_those_that_are_set() {
 }
 
 #[tokio::test]
-async fn requests_carry_the_credentials_and_the_body_that_are_set() {
+async fn requests_have_the_configured_credentials_and_body() {
     use tower::ServiceExt as _;
 
     let bearer = Mx::new(PATH)

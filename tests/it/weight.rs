@@ -1,16 +1,16 @@
-//! What the crate weighs: the crates that its default features add to an application that has axum
-//! and tokio already, in the versions of our `Cargo.lock`.
+//! The number of crates that the default features add to an application that already has axum and
+//! tokio, in the versions of our `Cargo.lock`.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// The goal, this crate itself included.
+/// The limit, including this crate.
 const AT_MOST: usize = 8;
 
 #[test]
-fn an_application_with_axum_gets_as_many_crates_as_the_readme_says() {
+fn the_readme_states_how_many_crates_an_application_with_axum_gains() {
     let theirs = "axum = '0.8'\ntokio = '1'\n";
     let ours = concat!(
         "mx-job-webhook = { path = '",
@@ -22,18 +22,21 @@ fn an_application_with_axum_gets_as_many_crates_as_the_readme_says() {
 
     let added: Vec<_> = has.difference(&had).collect();
     let number = added.len();
-    assert!(number <= AT_MOST, "{number} are too many: {added:#?}");
+    assert!(
+        number <= AT_MOST,
+        "{number} crates exceed the limit: {added:#?}"
+    );
     let sentence = format!(
         "It adds {number} crates, itself included, to an application that already uses axum."
     );
     let readme = include_str!("../../README.md");
     assert!(
         readme.contains(&sentence),
-        "not said: {sentence} {added:#?}"
+        "the README lacks: {sentence} {added:#?}"
     );
 }
 
-/// Names and versions of all that an application with these dependencies is built of, here.
+/// Names and versions of all crates that an application with these dependencies builds here.
 fn crates_of(name: &str, dependencies: &str) -> BTreeSet<String> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
         .join("weight")
@@ -60,7 +63,7 @@ fn crates_of(name: &str, dependencies: &str) -> BTreeSet<String> {
         .unwrap();
     let said = String::from_utf8_lossy(&tree.stderr);
     assert!(tree.status.success(), "{said}");
-    // `name v1.2.3`, and then where it is from, what kind it is, or that it was told already.
+    // Each line is `name v1.2.3`, then its source, its kind, and whether it was listed before.
     let lines = String::from_utf8(tree.stdout).unwrap();
     let crates: BTreeSet<_> = lines
         .lines()
@@ -68,6 +71,6 @@ fn crates_of(name: &str, dependencies: &str) -> BTreeSet<String> {
         .filter(|named| !named.is_empty())
         .collect();
     let axum = crates.iter().any(|named| named.starts_with("axum v0.8."));
-    assert!(axum, "no tree of an application: {lines}");
+    assert!(axum, "not the dependency tree of an application: {lines}");
     crates
 }

@@ -1,4 +1,4 @@
-//! Hostile tests, written against the promises. Each that fails is a fault.
+//! Hostile tests, written from the promises. Each failing test is a fault.
 
 use std::convert::Infallible;
 use std::future::{Future, pending, ready};
@@ -44,7 +44,7 @@ fn drains_now(background: &Background) -> usize {
     }
 }
 
-/// Each of its clones panics when it is dropped.
+/// Each clone panics when it is dropped.
 #[derive(Clone)]
 struct Bomb;
 
@@ -73,11 +73,11 @@ impl Drop for Nth {
     }
 }
 
-// --- 3. places, and the thread-local ---------------------------------------------------------
+// --- 3. permits, and the thread-local --------------------------------------------------------
 
-/// A call that a callback began, kept for later by somebody else: it runs, and no drain knows.
+/// A callback starts a call and stores it for later: the call keeps its permit, and a drain counts it.
 #[test]
-fn place_of_a_call_begun_in_a_callback_and_kept_beyond_it() {
+fn a_stored_call_that_a_callback_started_keeps_its_permit() {
     let background = Background::new();
     let inner = JobRouter::new()
         .on_completed(|_| pending::<()>())
@@ -89,21 +89,21 @@ fn place_of_a_call_begun_in_a_callback_and_kept_beyond_it() {
         let (keep, router) = (keep.clone(), router.clone());
         async move {
             let mut call = Box::pin(router.call(event));
-            let _ = poll_once(&mut call); // say, a `select!` whose timeout won
+            let _ = poll_once(&mut call); // like a `select!` whose timeout won
             *keep.lock().unwrap() = Some(call);
             Ok::<_, BoxError>(Receipt::Handled)
         }
     });
     let mut run = Box::pin(background.run(outer, event()));
     assert!(poll_once(&mut run).is_ready());
-    assert!(kept.lock().unwrap().is_some(), "it is under way");
+    assert!(kept.lock().unwrap().is_some(), "the callback is running");
     assert_eq!(background.running(), 1);
     assert_eq!(drains_now(&background), 1);
 }
 
-/// The same on tokio, in the shape that an application has: a timeout, then `tokio::spawn`.
+/// The same on tokio, as an application would write it: a timeout, then `tokio::spawn`.
 #[tokio::test(start_paused = true)]
-async fn place_of_a_call_that_timed_out_and_was_spawned() {
+async fn a_call_that_is_spawned_after_a_timeout_keeps_its_permit() {
     let background = Background::new();
     let done = Log::default();
     let log = done.clone();
@@ -122,7 +122,7 @@ async fn place_of_a_call_that_timed_out_and_was_spawned() {
             tokio::select! {
                 outcome = &mut call => outcome,
                 () = tokio::time::sleep(Duration::from_secs(1)) => {
-                    // handed to a task of the application's, which gets to it a little later
+                    // The call moves to a task of the application, which polls it a little later.
                     tokio::spawn(async move {
                         tokio::time::sleep(Duration::from_millis(1)).await;
                         call.await
@@ -137,9 +137,9 @@ async fn place_of_a_call_that_timed_out_and_was_spawned() {
     assert_eq!(done.entries(), ["done"], "the drain missed it");
 }
 
-/// The shortest way to do it: a callback that spawns a call and returns.
+/// The shortest form: a callback that spawns a call and returns.
 #[tokio::test]
-async fn place_of_a_call_that_a_callback_spawned() {
+async fn a_call_that_a_callback_spawns_keeps_its_permit() {
     let background = Background::new();
     let done = Log::default();
     let log = done.clone();
@@ -171,7 +171,7 @@ async fn place_of_a_call_that_a_callback_spawned() {
     );
 }
 
-/// An executor that polls a task once, where it is spawned, and then queues it.
+/// An executor that polls a task once when it is spawned, and then queues it.
 fn eager() -> (Background, Arc<Mutex<Vec<BackgroundTask>>>) {
     let queue: Arc<Mutex<Vec<BackgroundTask>>> = Arc::default();
     let tasks = queue.clone();
@@ -185,23 +185,23 @@ fn eager() -> (Background, Arc<Mutex<Vec<BackgroundTask>>>) {
 }
 
 #[test]
-fn place_of_an_acknowledged_callback_that_the_executor_polls_at_once() {
+fn an_acknowledged_callback_keeps_its_permit_if_the_executor_polls_it_at_once() {
     let (background, queue) = eager();
     let layer = AcknowledgeFirstLayer::new(|_| {});
     let jobs = layer.layer(JobRouter::new().on_completed(|_| pending::<()>()));
     let endpoint = JobWebhook::new(credentials(), jobs).with_background(background.clone());
     let mut answer = Box::pin(endpoint.oneshot(delivery(SAMPLE)));
     let Poll::Ready(Ok(answer)) = poll_once(&mut answer) else {
-        panic!("it waits")
+        panic!("the delivery waits")
     };
     assert_eq!(answer.status(), 204);
-    assert_eq!(queue.lock().unwrap().len(), 1, "it is under way");
+    assert_eq!(queue.lock().unwrap().len(), 1, "the callback is running");
     assert_eq!(background.running(), 1);
     assert_eq!(drains_now(&background), 1);
 }
 
 #[test]
-fn place_of_a_call_dropped_in_a_callback_that_the_executor_polls_at_once() {
+fn a_dropped_call_keeps_its_permit_if_the_executor_polls_it_at_once() {
     let (background, queue) = eager();
     let inner = JobRouter::new()
         .on_completed(|_| pending::<()>())
@@ -216,13 +216,13 @@ fn place_of_a_call_dropped_in_a_callback_that_the_executor_polls_at_once() {
     });
     let mut run = Box::pin(background.run(outer, event()));
     assert!(poll_once(&mut run).is_ready());
-    assert_eq!(queue.lock().unwrap().len(), 1, "it is under way");
+    assert_eq!(queue.lock().unwrap().len(), 1, "the callback is running");
     assert_eq!(background.running(), 1);
 }
 
-/// A, within it B, within that A again: the thread-local knows B alone.
+/// A contains B, which contains A again: the thread-local knows only B.
 #[tokio::test]
-async fn place_within_a_callback_of_another_background_within_ones_own() {
+async fn a_nested_call_reuses_its_permit_through_another_background() {
     let mine = Background::new();
     let innermost = JobRouter::new().on_completed(|_| async {}).run_in(&mine);
     let between = JobRouter::new()
@@ -245,13 +245,13 @@ async fn place_within_a_callback_of_another_background_within_ones_own() {
         async move { mine.run(outer, event()).await }
     });
     tokio::task::yield_now().await;
-    assert_eq!(mine.drain(ready(())).await, 1); // it shuts down in mid-callback
+    assert_eq!(mine.drain(ready(())).await, 1); // shutdown during the callback
     gate.notify_one();
     assert_eq!(running.await.unwrap().unwrap(), Receipt::Handled);
 }
 
 #[tokio::test]
-async fn place_of_a_spawned_run_within_a_callback_at_shutdown() {
+async fn a_spawned_run_of_a_running_callback_finishes_during_shutdown() {
     let mine = Background::new();
     let router = JobRouter::new().on_completed(|_| async {});
     let gate = Arc::new(Notify::new());
@@ -260,7 +260,7 @@ async fn place_of_a_spawned_run_within_a_callback_at_shutdown() {
         let (open, background, router) = (open.clone(), background.clone(), router.clone());
         async move {
             open.notified().await;
-            // Called here, polled elsewhere. What is called elsewhere is a delivery of its own.
+            // The call is made here and polled elsewhere. A call made elsewhere is a separate delivery.
             tokio::spawn(background.run(router, event)).await.unwrap()
         }
     });
@@ -274,9 +274,9 @@ async fn place_of_a_spawned_run_within_a_callback_at_shutdown() {
     assert_eq!(running.await.unwrap().unwrap(), Receipt::Handled);
 }
 
-/// The documentation's own example of `running`, by the documented service around a router.
+/// The documentation's example of `running`, through the documented service around a router.
 #[tokio::test]
-async fn place_is_one_while_the_callback_is_called() {
+async fn a_callback_takes_one_permit_while_it_is_called() {
     let background = Background::new();
     let seen = background.clone();
     let log = Log::default();
@@ -304,7 +304,7 @@ async fn place_is_one_while_the_callback_is_called() {
     assert_eq!(log.entries(), ["1", "1"]);
 }
 
-/// One delivery fans out; the bound of the `Background` that acknowledges is passed.
+/// One delivery fans out beyond the bound of the `Background` that acknowledges.
 #[tokio::test]
 async fn acknowledge_first_is_bounded_within_a_callback_too() {
     let background = Background::new().with_capacity(2);
@@ -323,7 +323,7 @@ async fn acknowledge_first_is_bounded_within_a_callback_too() {
     assert!(background.running() <= 2, "{}", background.running());
 }
 
-/// Records how many places are taken when it is dropped.
+/// Records how many permits are taken when it is dropped.
 struct Recorder(Background, Log);
 
 impl Drop for Recorder {
@@ -332,9 +332,9 @@ impl Drop for Recorder {
     }
 }
 
-/// The place has to be free last, also where what was handed over is dropped.
+/// The permit is released last, also when a task is dropped after the hand-over.
 #[test]
-fn drain_waits_for_destructors_of_a_callback_that_was_cancelled_after_the_hand_over() {
+fn drain_waits_for_destructors_of_a_callback_cancelled_after_the_hand_over() {
     let (executor, tasks) = std::sync::mpsc::channel::<BackgroundTask>();
     let background = Background::new().with_spawn(move |task| {
         let _ = executor.send(task);
@@ -356,7 +356,7 @@ fn drain_waits_for_destructors_of_a_callback_that_was_cancelled_after_the_hand_o
     let mut task = Box::pin(tasks.recv().unwrap());
     assert!(poll_once(&mut task).is_pending());
     drop(task); // the runtime ends
-    // And one that was never polled there.
+    // Also a task that was never polled there.
     let mut call = Box::pin(jobs.call(event()));
     assert!(poll_once(&mut call).is_pending());
     drop(call);
@@ -366,7 +366,7 @@ fn drain_waits_for_destructors_of_a_callback_that_was_cancelled_after_the_hand_o
 
 // --- 1. deadlines ---------------------------------------------------------------------------
 
-/// A ledger that answers when it is told to, and as a ledger in memory does.
+/// A ledger that claims and releases when notified, and commits at once like a ledger in memory.
 #[derive(Clone)]
 struct Slow {
     ledger: MemoryLedger,
@@ -397,9 +397,9 @@ fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// A second runtime, as the documentation's `with_spawn` has; the first ends with the server.
+/// A second runtime, as in the documentation of `with_spawn`; the first ends with the server.
 #[test]
-fn deadline_of_the_ledger_after_a_hand_over_to_another_runtime() {
+fn the_ledgers_deadline_works_after_a_hand_over_to_another_runtime() {
     let (server, second) = (runtime(), runtime());
     let handle = second.handle().clone();
     let background = Background::new().with_spawn(move |task| drop(handle.spawn(task)));
@@ -421,15 +421,15 @@ fn deadline_of_the_ledger_after_a_hand_over_to_another_runtime() {
         tokio::spawn(endpoint.oneshot(delivery(SAMPLE)));
         tokio::time::sleep(Duration::from_millis(10)).await;
     });
-    drop(server); // what it had is handed over
+    drop(server); // its tasks move to the second runtime
     slow.claims.notify_one();
     assert_eq!(second.block_on(background.drain(pending::<()>())), 0);
     assert_eq!(log.entries(), ["ran"]);
 }
 
-/// The same while the ledger does not answer yet.
+/// The same before the ledger answers.
 #[test]
-fn deadline_of_the_ledger_does_not_panic_when_its_runtime_has_ended() {
+fn the_ledgers_deadline_does_not_panic_after_its_runtime_has_ended() {
     let (server, second) = (runtime(), runtime());
     let handle = second.handle().clone();
     let background = Background::new().with_spawn(move |task| drop(handle.spawn(task)));
@@ -463,9 +463,9 @@ fn deadline_of_the_ledger_does_not_panic_when_its_runtime_has_ended() {
     assert_eq!(log.entries(), ["ran"]);
 }
 
-/// A claim on its way back is handed over, too.
+/// A claim that is being released is handed over too.
 #[test]
-fn deadline_of_a_release_after_a_hand_over_to_another_runtime() {
+fn a_releases_deadline_works_after_a_hand_over_to_another_runtime() {
     let (server, second) = (runtime(), runtime());
     let handle = second.handle().clone();
     let background = Background::new().with_spawn(move |task| drop(handle.spawn(task)));
@@ -478,7 +478,7 @@ fn deadline_of_a_release_after_a_hand_over_to_another_runtime() {
     let jobs =
         DedupeLayer::new(slow.clone()).layer(JobRouter::new().on_completed(|_| pending::<()>()));
     server.block_on(async {
-        // As a queue's worker would, which ends with its runtime.
+        // Like a queue's worker, which ends with its runtime.
         tokio::spawn(jobs.oneshot(tracked(&background, event())));
         tokio::time::sleep(Duration::from_millis(10)).await;
     });
@@ -492,15 +492,15 @@ fn deadline_of_a_release_after_a_hand_over_to_another_runtime() {
         });
         assert_eq!(background.drain(pending::<()>()).await, 0);
     });
-    assert_eq!(slow.ledger.in_flight(), 0, "it was never released");
+    assert_eq!(slow.ledger.in_flight(), 0, "the claim was not released");
 }
 
 /// "With `None` the read timeout alone bounds it. Where there is no timer, only what has already
 /// arrived is discarded."
 #[test]
-fn discard_without_a_timer_and_without_a_discard_timeout() {
+fn discarding_stops_at_once_without_a_timer_and_a_discard_timeout() {
     let endpoint = JobWebhook::new(credentials(), JobRouter::new()).with_discard_timeout(None);
-    let body = Body::from(Frames::of_data([&b"x"[..]]).then_nothing_for_ever());
+    let body = Body::from(Frames::of_data([&b"x"[..]]).then_pending());
     let request = Request::post(PATH).body(body).unwrap();
     let mut answer = Box::pin(endpoint.oneshot(request));
     match poll_once(&mut answer) {
@@ -508,13 +508,13 @@ fn discard_without_a_timer_and_without_a_discard_timeout() {
             assert_eq!(answer.status(), 401);
             assert_eq!(answer.headers()["connection"], "close");
         }
-        _ => panic!("a stranger holds it for ever"),
+        _ => panic!("an unauthenticated sender can hold the request forever"),
     }
 }
 
-/// A body that is always there never lets the time be asked for.
+/// The timeout has to pass even if the body is always ready.
 #[test]
-fn discard_is_bounded_in_time_when_the_body_is_always_there() {
+fn discarding_has_a_time_limit_even_if_the_body_is_always_ready() {
     struct Always(Instant);
     impl http_body::Body for Always {
         type Data = axum::body::Bytes;
@@ -555,7 +555,7 @@ fn with_bomb() -> JobEvent {
 fn quietly<T>(code: impl FnOnce() -> T) -> bool {
     match catch_unwind(AssertUnwindSafe(code)) {
         Ok(value) => {
-            // The harness's own drops are not what is tested.
+            // The test does not cover the drops in the harness.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
             true
         }
@@ -564,7 +564,7 @@ fn quietly<T>(code: impl FnOnce() -> T) -> bool {
 }
 
 #[test]
-fn panic_of_what_came_with_an_event_that_nobody_handles() {
+fn an_unhandled_events_extension_may_panic_when_dropped() {
     let event = with_bomb();
     let ran = quietly(move || {
         let background = Background::new();
@@ -575,7 +575,7 @@ fn panic_of_what_came_with_an_event_that_nobody_handles() {
 }
 
 #[test]
-fn panic_of_what_came_with_an_event_that_background_refuses() {
+fn a_refused_events_extension_may_panic_when_dropped() {
     let event = with_bomb();
     let ran = quietly(move || {
         let background = Background::new().with_capacity(0);
@@ -585,9 +585,9 @@ fn panic_of_what_came_with_an_event_that_background_refuses() {
     assert!(ran, "`Background::run` panicked");
 }
 
-/// The copy that is kept for `on_dead_letter`.
+/// The copy is stored for `on_dead_letter`.
 #[test]
-fn panic_of_the_copy_for_dead_letters() {
+fn the_dead_letter_hooks_copy_may_panic_when_dropped() {
     let jobs = JobRouter::new()
         .on_completed(|_| async {})
         .on_dead_letter(|_| async {});
@@ -599,11 +599,11 @@ fn panic_of_the_copy_for_dead_letters() {
         let mut call = Box::pin(run(&jobs, event));
         poll_once(&mut call).map(|outcome| outcome.is_ok())
     });
-    assert!(ran, "the copy's destructor went through `RunOn`");
+    assert!(ran, "the copy's panic escaped `RunOn`");
 }
 
 #[test]
-fn panic_of_what_came_with_a_duplicate() {
+fn a_duplicates_extension_may_panic_when_dropped() {
     let jobs =
         DedupeLayer::new(MemoryLedger::new()).layer(JobRouter::new().on_completed(|_| async {}));
     let mut first = Box::pin(jobs.clone().oneshot(event()));
@@ -616,12 +616,12 @@ fn panic_of_what_came_with_a_duplicate() {
         let mut again = Box::pin(jobs.oneshot(event));
         poll_once(&mut again).map(|outcome| outcome.is_ok())
     });
-    assert!(ran, "the worker that drives it panicked");
+    assert!(ran, "the delivery's worker panicked");
 }
 
-/// It ends the handler's task, and with it the connection.
+/// An escaped panic would end the handler's task, and with it the connection.
 #[tokio::test]
-async fn panic_ends_no_connection_of_a_handler_with_the_extractor() {
+async fn a_panicking_extension_does_not_end_the_connection_of_an_extractor_handler() {
     use std::net::TcpStream;
     async fn webhook(event: JobEvent) -> Result<Receipt, Error> {
         run(&JobRouter::new(), event).await
@@ -660,9 +660,9 @@ async fn panic_ends_no_connection_of_a_handler_with_the_extractor() {
     );
 }
 
-/// What a hook holds goes with the last of its mount, which may be a delivery.
+/// A hook's captures are dropped with the last clone of its mount, possibly by a delivery.
 #[test]
-fn panic_of_what_a_hook_captured() {
+fn a_hooks_capture_may_panic_when_dropped() {
     let bomb = Bomb;
     let endpoint =
         JobWebhook::new(Credentials::unauthenticated(), JobRouter::new()).on_error(move |_| {
@@ -679,14 +679,14 @@ fn panic_of_what_a_hook_captured() {
     assert!(quietly(move || drop(call)), "the delivery's drop panicked");
 }
 
-/// Two closures whose errors both panic when dropped, in a process of its own.
+/// Two closures whose errors both panic when dropped, in a separate process.
 #[test]
-fn panic_of_two_verify_errors_ends_one_delivery() {
+fn two_panicking_verify_errors_fail_one_delivery() {
     let child = std::process::Command::new(std::env::current_exe().unwrap())
         .args([
             "--ignored",
             "--exact",
-            "attacks::callbacks::child_two_verify_errors",
+            "attacks::callbacks::child_answers_500_to_two_panicking_verify_errors",
         ])
         .output()
         .unwrap();
@@ -694,8 +694,8 @@ fn panic_of_two_verify_errors_ends_one_delivery() {
 }
 
 #[test]
-#[ignore = "run by `panic_of_two_verify_errors_ends_one_delivery`"]
-fn child_two_verify_errors() {
+#[ignore = "run by `two_panicking_verify_errors_fail_one_delivery`"]
+fn child_answers_500_to_two_panicking_verify_errors() {
     #[derive(Debug)]
     struct Fails;
     impl Drop for Fails {
@@ -718,7 +718,7 @@ fn child_two_verify_errors() {
 }
 
 #[test]
-fn panic_of_what_came_with_an_event_that_acknowledge_first_refuses() {
+fn an_extension_may_panic_when_acknowledge_first_refuses_its_event() {
     let layer = AcknowledgeFirstLayer::new(|_| {});
     let mut jobs = layer.layer(JobRouter::new());
     let event = with_bomb();
@@ -726,15 +726,15 @@ fn panic_of_what_came_with_an_event_that_acknowledge_first_refuses() {
 }
 
 #[test]
-fn panic_of_what_came_with_an_event_that_a_worker_has_no_callback_for() {
+fn an_extension_may_panic_when_a_worker_has_no_callback_for_its_event() {
     let mut jobs = JobRouter::new();
     let event = with_bomb();
     assert!(quietly(move || Service::call(&mut jobs, event)));
 }
 
-/// What is dropped is the future that a worker gave up, with the copy in it.
+/// The worker drops an unfinished future that contains the copy.
 #[test]
-fn panic_of_the_copy_for_dead_letters_when_the_future_is_dropped() {
+fn the_dead_letter_hooks_copy_may_panic_when_the_future_is_dropped() {
     let mut jobs = JobRouter::new()
         .on_completed(|_| pending::<()>())
         .on_dead_letter(|_| async {});
@@ -765,9 +765,9 @@ impl http_body::Body for DropsBadly {
     }
 }
 
-/// One delivery fails by one panic, and one failure is reported.
+/// One panic fails one delivery and is reported once.
 #[test]
-fn panic_of_a_body_is_reported_once() {
+fn a_panicking_body_is_reported_once() {
     for on_tokio in [true, false] {
         let (log, ran) = (Log::default(), Log::default());
         let (told, runs) = (log.clone(), ran.clone());
@@ -785,7 +785,7 @@ fn panic_of_a_body_is_reported_once() {
         let runtime = on_tokio.then(runtime);
         let entered = runtime.as_ref().map(tokio::runtime::Runtime::enter);
         let Poll::Ready(Ok(answer)) = poll_once(&mut answer) else {
-            panic!("it waits")
+            panic!("the delivery waits")
         };
         drop(entered);
         if let Some(runtime) = runtime {
@@ -799,7 +799,7 @@ fn panic_of_a_body_is_reported_once() {
 // --- 3. Permanent ---------------------------------------------------------------------------
 
 #[tokio::test]
-async fn permanent_survives_wrapping() {
+async fn a_wrapped_permanent_error_stays_permanent() {
     use std::io;
     #[derive(Debug)]
     struct Transparent(BoxError);
@@ -942,7 +942,7 @@ fn apps() -> Vec<(&'static str, Router)> {
 
 /// A refusal, then a valid delivery on the same connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pipelined_delivery_behind_refusals() {
+async fn a_pipelined_delivery_after_a_refusal_is_answered() {
     let auth = "authorization: Basic bXg6c2VjcmV0\r\n";
     let json = "content-type: application/json\r\n";
     let chunk = |size: usize| format!("{size:x}\r\n{}\r\n", "x".repeat(size));
@@ -1021,7 +1021,7 @@ async fn pipelined_delivery_behind_refusals() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pipelined_delivery_behind_a_413_of_the_layer() {
+async fn a_pipelined_delivery_after_a_413_of_the_layer_is_answered() {
     let chunk = |size: usize| format!("{size:x}\r\n{}\r\n", "x".repeat(size));
     let head = format!(
         "POST {PATH} HTTP/1.1\r\nhost: a\r\nauthorization: Basic bXg6c2VjcmV0\r\ncontent-type: application/json\r\n"
@@ -1047,7 +1047,7 @@ async fn pipelined_delivery_behind_a_413_of_the_layer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pipelined_delivery_behind_a_413_of_the_extractor() {
+async fn a_pipelined_delivery_after_a_413_of_the_extractor_is_answered() {
     async fn webhook(_: JobEvent) -> Receipt {
         Receipt::Handled
     }
@@ -1072,9 +1072,9 @@ async fn pipelined_delivery_behind_a_413_of_the_extractor() {
     }
 }
 
-/// `Expect: 100-continue` is not asked for its body, whichever of two headers says it.
+/// A sender of `Expect: 100-continue`, in either of two headers, is not asked for its body.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn expect_continue_is_not_asked() {
+async fn a_refused_sender_that_expects_100_continue_is_not_asked() {
     for (mount, app) in apps() {
         let address = serve(app).await;
         for expect in [
@@ -1099,9 +1099,9 @@ async fn expect_continue_is_not_asked() {
     }
 }
 
-/// A stranger that sends a byte now and then, and one that leaves half-way.
+/// An unauthenticated sender that sends a byte now and then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_strangers_are_answered_in_time() {
+async fn slow_unauthenticated_senders_are_answered_in_time() {
     for (mount, app) in apps() {
         let address = serve(app).await;
         let answer = tokio::task::spawn_blocking(move || {
@@ -1142,9 +1142,9 @@ async fn slow_strangers_are_answered_in_time() {
     }
 }
 
-/// A body is asked for by nobody, whatever it is refused for from the head.
+/// A request refused because of its head is not asked for its body, whatever the reason.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn expect_continue_of_every_refusal_from_the_head() {
+async fn a_refusal_by_the_head_does_not_ask_for_the_body() {
     let auth = "authorization: Basic bXg6c2VjcmV0\r\n";
     let heads = [
         (format!("{auth}content-length: 10\r\n"), "415"),
@@ -1174,9 +1174,9 @@ async fn expect_continue_of_every_refusal_from_the_head() {
     }
 }
 
-/// HTTP/1.0 has no `100 Continue`: the body comes, and ends within the limit.
+/// HTTP/1.0 has no `100 Continue`: the body arrives and ends within the limit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn http_1_0_with_keep_alive() {
+async fn http_1_0_with_keep_alive_gets_both_answers() {
     let valid = valid().replace("HTTP/1.1", "HTTP/1.0");
     for (mount, app) in apps() {
         let address = serve(app).await;
@@ -1194,7 +1194,7 @@ async fn http_1_0_with_keep_alive() {
 // --- 5. todo --------------------------------------------------------------------------------
 
 #[test]
-fn todo_compiles_everywhere() {
+fn todo_compiles_in_every_callback() {
     let jobs = JobRouter::new()
         .on_completed(|_| async { panic!("yet to be written") })
         .on_unhandled(|_| async { panic!("yet to be written") })

@@ -1,4 +1,4 @@
-//! Attacks on commits that go on in the background. RED marks what fails today.
+//! Attacks on commits that continue in the background. RED marks tests that fail today.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -19,34 +19,34 @@ fn event() -> JobEvent {
     Job::new("JOB-1".parse().unwrap(), Status::Completed).into()
 }
 
-/// Of which the first commits fail, hang or panic, and then work.
+/// A ledger whose first commits fail, hang or panic; later commits work.
 #[derive(Clone)]
-struct Odd {
+struct FailsFirst {
     ledger: MemoryLedger,
     commits: Arc<AtomicUsize>,
-    odd: usize,
-    how: How,
+    failing: usize,
+    fault: Fault,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
-enum How {
+enum Fault {
     Fails,
     Hangs,
     Panics,
 }
 
-impl Odd {
-    fn new(odd: usize, how: How) -> Self {
+impl FailsFirst {
+    fn new(failing: usize, fault: Fault) -> Self {
         Self {
             ledger: MemoryLedger::new(),
             commits: Arc::default(),
-            odd,
-            how,
+            failing,
+            fault,
         }
     }
 }
 
-impl Ledger for Odd {
+impl Ledger for FailsFirst {
     type Error = &'static str;
 
     async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, Self::Error> {
@@ -60,11 +60,11 @@ impl Ledger for Odd {
 
     async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, Self::Error> {
         tokio::task::yield_now().await;
-        if self.commits.fetch_add(1, Ordering::SeqCst) < self.odd {
-            match self.how {
-                How::Fails => return Err("it fails"),
-                How::Hangs => pending().await,
-                How::Panics => std::panic::resume_unwind(Box::new(())),
+        if self.commits.fetch_add(1, Ordering::SeqCst) < self.failing {
+            match self.fault {
+                Fault::Fails => return Err("it fails"),
+                Fault::Hangs => pending().await,
+                Fault::Panics => std::panic::resume_unwind(Box::new(())),
             }
         }
         Ok(self
@@ -85,9 +85,9 @@ impl Ledger for Odd {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_commit_that_hangs_is_waited_for_until_the_lease_has_expired() {
+async fn a_hanging_commit_is_awaited_until_the_lease_has_expired() {
     let background = Background::new();
-    let jobs = DedupeLayer::new(Odd::new(usize::MAX, How::Hangs))
+    let jobs = DedupeLayer::new(FailsFirst::new(usize::MAX, Fault::Hangs))
         .with_lease(Duration::from_secs(60))
         .with_ledger_timeout(None)
         .layer(JobRouter::new().on_completed(|_| async {}));
@@ -98,13 +98,13 @@ async fn a_commit_that_hangs_is_waited_for_until_the_lease_has_expired() {
     .await;
     assert!(given_up.is_err());
     let left = background.drain(sleep(Duration::from_secs(120))).await;
-    assert_eq!(left, 0, "the lease was over a minute ago");
+    assert_eq!(left, 0, "the lease expired a minute ago");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_attempt_does_not_outlast_the_lease() {
     let background = Background::new();
-    let jobs = DedupeLayer::new(Odd::new(usize::MAX, How::Hangs))
+    let jobs = DedupeLayer::new(FailsFirst::new(usize::MAX, Fault::Hangs))
         .with_lease(Duration::from_secs(2))
         .with_ledger_timeout(Duration::from_secs(300))
         .layer(JobRouter::new().on_completed(|_| async {}));
@@ -119,16 +119,16 @@ async fn an_attempt_does_not_outlast_the_lease() {
     assert_eq!(left, 0, "after {:?}", started.elapsed());
 }
 
-/// However it goes wrong at first, a success is recorded, with any timeout and any lease.
+/// A success is recorded despite any first failure, with any timeout and any lease.
 #[tokio::test(start_paused = true)]
-async fn a_success_is_recorded_at_last() {
-    for how in [How::Fails, How::Panics, How::Hangs] {
+async fn a_success_is_recorded_despite_failing_commits() {
+    for fault in [Fault::Fails, Fault::Panics, Fault::Hangs] {
         for limit in [None, Some(1), Some(5_000), Some(u64::MAX)] {
             for lease in [Duration::from_secs(600), Duration::MAX] {
-                if how == How::Hangs && limit.is_none_or(|limit| limit > 10_000) {
+                if fault == Fault::Hangs && limit.is_none_or(|limit| limit > 10_000) {
                     continue;
                 }
-                let ledger = Odd::new(7, how);
+                let ledger = FailsFirst::new(7, fault);
                 let background = Background::new().with_capacity(1);
                 let event = tracked(&background, event());
                 let full = background.run(JobRouter::new(), event.clone());
@@ -137,32 +137,32 @@ async fn a_success_is_recorded_at_last() {
                     .with_ledger_timeout(limit.map(Duration::from_millis))
                     .layer(JobRouter::new().on_completed(|_| async {}));
                 let outcome = timeout(Duration::from_secs(500), jobs.clone().oneshot(event)).await;
-                let outcome = outcome.expect("it never ends");
+                let outcome = outcome.expect("the delivery hangs");
                 assert!(
                     outcome.as_ref().map_or_else(
                         |error| error.kind() == ErrorKind::LedgerUnavailable,
                         |receipt| *receipt == Receipt::Handled,
                     ),
-                    "{how:?} {limit:?} {outcome:?}"
+                    "{fault:?} {limit:?} {outcome:?}"
                 );
                 drop(full);
                 assert_eq!(background.drain(sleep(Duration::from_secs(590))).await, 0);
                 assert_eq!(
                     ledger.ledger.settled(),
                     1,
-                    "{how:?} {limit:?} {lease:?} {outcome:?}"
+                    "{fault:?} {limit:?} {lease:?} {outcome:?}"
                 );
             }
         }
     }
 }
 
-/// Dropped at each of its polls, a delivery whose callback has succeeded is recorded, and another is a duplicate or runs
-/// the callback: nothing is lost.
+/// Drops a delivery at each of its polls. If its callback succeeded, the success is recorded; another delivery is a
+/// duplicate or runs the callback. No event is lost.
 #[tokio::test]
-async fn dropped_at_each_poll() {
+async fn a_delivery_dropped_at_any_poll_loses_no_event() {
     for polls in 0..12 {
-        let ledger = Odd::new(1, How::Fails);
+        let ledger = FailsFirst::new(1, Fault::Fails);
         let background = Background::new();
         let ran = Arc::new(AtomicUsize::new(0));
         let counted = ran.clone();
@@ -190,24 +190,24 @@ async fn dropped_at_each_poll() {
         let succeeded = ran.load(Ordering::SeqCst);
         assert_eq!(ledger.ledger.settled(), succeeded, "after {polls} polls");
         if ledger.ledger.in_flight() > 0 {
-            // Dropped as it claimed.
+            // The delivery was dropped during its claim.
             assert_eq!(succeeded, 0);
         }
     }
 }
 
-/// Without timers there is no pause; still the success is told once more.
+/// Without timers there is no pause; the commit is still retried once.
 #[test]
-fn without_timers() {
+fn a_failed_commit_is_retried_once_without_timers() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
-    for how in [How::Fails, How::Panics] {
-        let ledger = Odd::new(1, how);
+    for fault in [Fault::Fails, Fault::Panics] {
+        let ledger = FailsFirst::new(1, fault);
         let jobs =
             DedupeLayer::new(ledger.clone()).layer(JobRouter::new().on_completed(|_| async {}));
         let outcome = runtime.block_on(jobs.oneshot(event()));
-        assert_eq!(outcome.unwrap(), Receipt::Handled, "{how:?}");
+        assert_eq!(outcome.unwrap(), Receipt::Handled, "{fault:?}");
         assert_eq!(ledger.ledger.settled(), 1);
     }
 }

@@ -84,9 +84,7 @@ fn a_run_that_is_blocked_on_calls_its_callback_within_the_runtime() {
         .unwrap();
     let jobs = ServiceBuilder::new()
         .concurrency_limit(1)
-        .service(JobRouter::new().on_completed(|_| {
-            tokio::spawn(async {})
-        }));
+        .service(JobRouter::new().on_completed(|_| tokio::spawn(async {})));
     let outcome = runtime.block_on(Background::new().run(jobs, event("JOB-1")));
     assert_eq!(outcome.map_err(|error| error.kind()), Ok(Receipt::Handled));
 }

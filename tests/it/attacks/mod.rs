@@ -1,5 +1,5 @@
-//! What somebody who had not written the crate tried against its promises, reading its documentation
-//! and its code. What broke is mended, and stays tested.
+//! Tests by an outsider who read the documentation and the code and tried to break the promises.
+//! Each fault found has been fixed and stays tested.
 
 #[cfg(feature = "axum")]
 mod callbacks;

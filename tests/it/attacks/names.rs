@@ -57,7 +57,7 @@ fn a_fraction_in_an_offset_is_not_rounded() {
     }
 }
 
-/// Two bodies that differ, neither date understood in full, are one event.
+/// Two different bodies whose dates are not fully understood are two events.
 #[test]
 fn dates_whose_offsets_differ_in_a_fraction_are_two_events() {
     let one = named(&with_date(r#""2016-08-15T17:13:35+00:00:00.1""#));
@@ -65,8 +65,8 @@ fn dates_whose_offsets_differ_in_a_fraction_are_two_events() {
     assert_ne!(one, other, "{one}");
 }
 
-/// "Both read back as the same moment", but for a fraction outside of the years 0 to 9999. This one is
-/// the end of time of many a program.
+/// "Both read back as the same moment", except for a fraction outside of the years 0 to 9999. Many
+/// programs use this moment as the end of time.
 #[cfg(all(feature = "jiff", feature = "chrono", feature = "time"))]
 #[test]
 fn the_last_moment_of_the_year_9999_reads_back() {
@@ -105,7 +105,7 @@ fn dates_survive_every_conversion_and_serde() {
         assert_eq!(serde_json::from_str::<Timestamp>(&json).unwrap(), moment);
         let value = serde_json::to_value(moment).unwrap();
         assert_eq!(serde_json::from_value::<Timestamp>(value).unwrap(), moment);
-        // The decimal of the name, read as a number.
+        // The name's decimal, read as a number.
         let text = named(&with_date(&json)).to_string();
         let decimal = text.rsplit(' ').next().unwrap();
         assert_eq!(named(&with_date(decimal)).to_string(), text);
@@ -149,13 +149,13 @@ fn mutated() -> Vec<u8> {
 }
 
 #[test]
-fn the_grammar_and_the_values_are_those_of_serde_json() {
+fn the_grammar_and_the_values_equal_those_of_serde_json() {
     fastrand::seed(7);
     let (mut accepted, mut compared) = (0, 0);
     for _ in 0..400_000 {
         let body = mutated();
         let text = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&body);
-        // From text, because from bytes strings that are skipped are not checked to be UTF-8.
+        // Decode from text, because the bytes of skipped strings are not checked to be UTF-8.
         let is_json = std::str::from_utf8(text)
             .is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
         let decoded = Job::decode(&body);
@@ -208,9 +208,9 @@ fn the_grammar_and_the_values_are_those_of_serde_json() {
     );
 }
 
-/// Every byte and escape at each of the sixteen places around the eights.
+/// Every byte and escape at each of the sixteen positions around the multiples of eight.
 #[test]
-fn strings_end_where_they_end() {
+fn strings_end_at_their_closing_quote_at_every_position() {
     for pad in 0..17 {
         for character in (0..0x300).filter_map(char::from_u32) {
             for tail in ["", "x", "1234567", "é234567890"] {
@@ -349,7 +349,7 @@ fn leaves(tree: &mut Tree) -> Vec<&mut Tree> {
 }
 
 #[test]
-fn names_follow_the_values_and_nothing_else() {
+fn names_depend_only_on_the_values() {
     fastrand::seed(11);
     let body_of = |new: &Tree, date: &str, other: bool| {
         let job = vec![
@@ -402,7 +402,7 @@ fn names_follow_the_values_and_nothing_else() {
 
 // ---- Ledgers ----------------------------------------------------------------------------------
 
-/// A ledger that is `MemoryLedger` but for one fault.
+/// A `MemoryLedger` with one fault.
 struct Faulty {
     inner: MemoryLedger,
     fault: Forgets,
@@ -412,11 +412,11 @@ struct Faulty {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Forgets {
-    /// A success of an event that has become stale is not recorded, once its lease is over.
-    LateSuccessOfWhatIsStale,
-    /// A success is not recorded after its own claim was released.
-    SuccessOfWhoReleased,
-    /// A success without a date is not recorded if its claim is unknown.
+    /// Does not record a success of an event that has become stale after its lease has expired.
+    LateSuccessOfStaleEvent,
+    /// Does not record a success after its own claim was released.
+    SuccessAfterRelease,
+    /// Does not record a success without a date if its claim is unknown.
     UndatedSuccesses,
 }
 
@@ -457,8 +457,8 @@ impl Ledger for Faulty {
             .copied();
         let stale = event.ordering_time().is_some_and(|at| Some(at) < last);
         let forgets = match self.fault {
-            Forgets::LateSuccessOfWhatIsStale => over && stale,
-            Forgets::SuccessOfWhoReleased => {
+            Forgets::LateSuccessOfStaleEvent => over && stale,
+            Forgets::SuccessAfterRelease => {
                 known.is_some_and(|(by, _, released)| by == token && released)
             }
             Forgets::UndatedSuccesses => known.is_none() && event.ordering_time().is_none(),
@@ -488,13 +488,13 @@ async fn suite_finds(fault: Forgets) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_suite_finds_a_forgotten_late_success_of_what_is_stale() {
-    suite_finds(Forgets::LateSuccessOfWhatIsStale).await;
+async fn the_suite_finds_a_forgotten_late_success_of_a_stale_event() {
+    suite_finds(Forgets::LateSuccessOfStaleEvent).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_suite_finds_a_forgotten_success_after_a_release() {
-    suite_finds(Forgets::SuccessOfWhoReleased).await;
+    suite_finds(Forgets::SuccessAfterRelease).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -502,8 +502,8 @@ async fn the_suite_finds_a_forgotten_undated_success() {
     suite_finds(Forgets::UndatedSuccesses).await;
 }
 
-/// A ledger that keys a dated event by guid, status and whole seconds: two events of one second are
-/// one, against "fractions count, for the name".
+/// A ledger that keys a dated event by guid, status and whole seconds. It confuses two events of one
+/// second, although "fractions count, for the name".
 struct BySeconds(Mutex<HashMap<String, Row>>, Mutex<u64>);
 
 struct Row {
@@ -596,15 +596,15 @@ impl Ledger for BySeconds {
 async fn the_suite_finds_names_without_their_fraction() {
     let ledger = BySeconds(Mutex::default(), Mutex::default());
     let panic = tokio::spawn(check_ledger(ledger)).await.err();
-    assert!(panic.is_some(), "it passes the conformance suite");
+    assert!(panic.is_some(), "the ledger passes the conformance suite");
 }
 
-/// What every ledger has to do, over and above its conformance suite.
+/// Requirements of every ledger beyond the conformance suite.
 async fn holds(ledger: impl Ledger<Error: std::fmt::Debug>) -> String {
     let mut failed = String::new();
     let guid = || format!("JOB-{:016x}", fastrand::u64(..));
 
-    // Successes of every order of dates and tokens stay.
+    // Successes in every order of dates and tokens stay recorded.
     for at in [
         "null",
         "\"Monday\"",
@@ -628,7 +628,7 @@ async fn holds(ledger: impl Ledger<Error: std::fmt::Debug>) -> String {
             writeln!(failed, "{at}: {commit:?} {claim:?}").unwrap();
         }
     }
-    // Fractions make other events, before zero as after.
+    // Fractions make different events, before the epoch as well as after.
     let job = guid();
     for at in [
         "-1",
@@ -664,11 +664,11 @@ async fn holds(ledger: impl Ledger<Error: std::fmt::Debug>) -> String {
     failed
 }
 
-/// Of tokens beyond what the store counts in: no ledger gives them, and `commit` takes them.
+/// Uses tokens beyond the store's range: no ledger grants them, and `commit` accepts them.
 async fn holds_with_any_token(ledger: impl Ledger<Error: std::fmt::Debug>) -> String {
     let mut failed = String::new();
     let guid = || format!("JOB-{:016x}", fastrand::u64(..));
-    // Tokens of the job go on growing after any that was committed.
+    // A job's tokens keep growing after any committed token.
     for last in [1 << 53, (1 << 53) + 1, i64::MAX as u64 - 1] {
         let job = guid();
         let one = event(&job, Status::Completed, "10");
@@ -691,7 +691,7 @@ async fn holds_with_any_token(ledger: impl Ledger<Error: std::fmt::Debug>) -> St
             writeln!(failed, "after {last}: {given:?} do not grow").unwrap();
         }
     }
-    // Two successes by tokens that no store can tell apart.
+    // Two successes with tokens that no store can tell apart.
     let one = event(&guid(), Status::Completed, "10");
     let tokens = [u64::MAX - 1, u64::MAX].map(FencingToken::new);
     let commits = [
@@ -705,20 +705,20 @@ async fn holds_with_any_token(ledger: impl Ledger<Error: std::fmt::Debug>) -> St
 }
 
 #[tokio::test]
-async fn memory_holds_with_any_token() {
+async fn the_memory_ledger_meets_the_requirements_with_any_token() {
     let failed = holds_with_any_token(MemoryLedger::new()).await;
     assert!(failed.is_empty(), "\n{failed}");
 }
 
 #[tokio::test]
-async fn memory_holds() {
+async fn the_memory_ledger_meets_the_requirements() {
     let failed = holds(MemoryLedger::new()).await;
     assert!(failed.is_empty(), "\n{failed}");
 }
 
 #[tokio::test]
 #[ignore = "needs Redis: set MX_TEST_REDIS_URL"]
-async fn redis_holds() {
+async fn the_redis_ledger_meets_the_requirements() {
     let url = std::env::var("MX_TEST_REDIS_URL").unwrap();
     let failed = holds(RedisLedger::new(redis::Client::open(url).unwrap())).await;
     assert!(failed.is_empty(), "\n{failed}");
@@ -726,7 +726,7 @@ async fn redis_holds() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn postgres_holds() {
+async fn the_postgres_ledger_meets_the_requirements() {
     let url = std::env::var("MX_TEST_POSTGRES_URL").unwrap();
     let ledger = PostgresLedger::new(sqlx::PgPool::connect(&url).await.unwrap());
     ledger.create_table().await.unwrap();
@@ -734,17 +734,17 @@ async fn postgres_holds() {
     assert!(failed.is_empty(), "\n{failed}");
 }
 
-/// Any sequence of calls has the same answers from all three, and no success is forgotten.
+/// All three ledgers answer any sequence of calls alike and forget no success.
 #[tokio::test]
 #[ignore = "needs PostgreSQL and Redis"]
-async fn the_ledgers_agree() {
+async fn all_ledgers_answer_alike() {
     let memory = MemoryLedger::new();
     let redis = std::env::var("MX_TEST_REDIS_URL").unwrap();
     let redis = RedisLedger::new(redis::Client::open(redis).unwrap());
     let url = std::env::var("MX_TEST_POSTGRES_URL").unwrap();
     let postgres = PostgresLedger::new(sqlx::PgPool::connect(&url).await.unwrap());
     postgres.create_table().await.unwrap();
-    // Of this run: the servers remember.
+    // Names are unique to this run, because the servers remember events.
     let run = std::process::id();
     let run = format!(
         "{run}-{:?}",
@@ -768,7 +768,7 @@ async fn the_ledgers_agree() {
             "\"2016-08-15T17:13:35.25Z\"",
             soon.as_str(),
         ];
-        // By event: the tokens that each ledger gave.
+        // The tokens that each ledger granted, by event.
         let mut tokens: HashMap<String, Vec<[FencingToken; 3]>> = HashMap::new();
         let mut succeeded: HashMap<String, [FencingToken; 3]> = HashMap::new();
         let mut said = String::new();
@@ -834,11 +834,11 @@ async fn the_ledgers_agree() {
 
 // ---- `commit_in` ------------------------------------------------------------------------------
 
-/// Leases that run out, callbacks that are slow or fail, transactions that roll back, claims that the
-/// database loses: an effect stands once at most, and once where it was said to.
+/// Leases expire, callbacks are slow or fail, transactions roll back, and the database loses claims: an
+/// effect exists at most once, and exactly once if its transaction was committed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn an_effect_stands_once() {
+async fn an_effect_happens_once() {
     let url = std::env::var("MX_TEST_POSTGRES_URL").unwrap();
     for isolation in ["read committed", "repeatable read", "serializable"] {
         stands_once(&url, isolation).await;
@@ -911,7 +911,7 @@ async fn stands_once(url: &str, isolation: &str) {
                         Err(_) => millis(20).await,
                     }
                     if fastrand::u8(..6) == 0 {
-                        // A crash loses a claim; never what waits to be committed.
+                        // A crash loses a claim, but no row that waits for its commit.
                         let _ = sqlx::query("DELETE FROM mx_job_webhook_events WHERE (job, event) IN (SELECT job, event FROM mx_job_webhook_events WHERE job = $1 AND settled_at IS NULL FOR UPDATE SKIP LOCKED)")
                             .bind(&guid).execute(&pool).await;
                     }
@@ -944,7 +944,7 @@ mod through_the_mounts {
     use crate::support::{self, Log, Settings, delivery, jobs, mounts, no_callbacks, send};
 
     #[tokio::test]
-    async fn two_authorizations_are_refused_whatever_is_accepted() {
+    async fn two_authorization_headers_are_refused_with_any_credentials() {
         let kinds = [
             ("basic", Credentials::basic("mx", "secret").unwrap()),
             ("anyone", Credentials::unauthenticated()),
@@ -977,16 +977,16 @@ mod through_the_mounts {
         }
     }
 
-    /// The credentials are replaced while the closure thinks: the challenges are those of the verdict.
+    /// The closure replaces the credentials: the challenges match the credentials that were checked.
     #[tokio::test]
-    async fn a_refusal_is_of_one_snapshot() {
+    async fn a_refusal_is_consistent_with_one_set_of_credentials() {
         let (slow, handle) = Credentials::basic("a", "b").unwrap().replaceable();
         let replacing = {
             let handle = handle.clone();
             Credentials::basic("mx", "old")
                 .unwrap()
                 .or(Credentials::verify(move |_| {
-                    // While the check is under way, and while the verdict is.
+                    // Replaces them both when the check starts and before the verdict.
                     handle.replace(Credentials::basic("mx", "new").unwrap());
                     let handle = handle.clone();
                     async move {

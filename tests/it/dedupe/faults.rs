@@ -1,4 +1,4 @@
-//! What becomes of deliveries whose ledger hangs or panics.
+//! Deliveries whose ledger hangs or panics.
 
 use crate::support::tracked;
 use mx_job_webhook::Background;
@@ -8,14 +8,14 @@ use super::*;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// What a ledger does instead of answering.
+/// The fault of a ledger's call.
 #[derive(Clone, Copy)]
 enum Fault {
     Hangs,
     Panics,
 }
 
-/// A ledger whose calls go wrong: so many of the first of each kind.
+/// A ledger in which the first calls of each kind fail.
 #[derive(Clone)]
 struct Faulty {
     ledger: MemoryLedger,
@@ -69,26 +69,26 @@ impl Ledger for Faulty {
 fn router() -> JobRouter {
     JobRouter::new()
         .on_completed(|_| async {})
-        .on_challenged(|_| async { Err("nobody to ask") })
+        .on_challenged(|_| async { Err("no answer") })
         .on_halted(|_| std::future::pending::<()>())
 }
 
-/// Settled and in flight.
+/// The numbers of settled events and of events in flight.
 fn remembered(ledger: &MemoryLedger) -> (usize, usize) {
     (ledger.settled(), ledger.in_flight())
 }
 
-/// What it ends in, within a day, and after how many seconds.
+/// Returns the future's output within a day, and the seconds it took.
 async fn timed<F: Future>(future: F) -> (F::Output, u64) {
     let start = Instant::now();
-    let output = timeout(DAY, future).await.expect("it never ends");
+    let output = timeout(DAY, future).await.expect("the future hangs");
     (output, start.elapsed().as_secs())
 }
 
 type Outcome = Result<Receipt, ErrorKind>;
 
-/// What comes of an event at this status in a layer around this ledger, and after how many
-/// seconds.
+/// Returns the outcome of an event of this status in a layer around this ledger, and the
+/// seconds it took.
 async fn outcome(ledger: &Faulty, status: Status) -> (Outcome, u64) {
     let jobs = DedupeLayer::new(ledger.clone()).layer(router());
     let delivery = jobs.oneshot(job("JOB-1", status, 1).into());
@@ -97,11 +97,11 @@ async fn outcome(ledger: &Faulty, status: Status) -> (Outcome, u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ledger_that_hangs_is_given_up() {
+async fn a_hanging_ledger_times_out() {
     use ErrorKind::{CallbackFailed, LedgerUnavailable};
     let (succeeds, fails) = (Status::Completed, Status::Challenged);
     let cases: [(&[_], _, _, _, &[_], _); 5] = [
-        // The calls that hang, what the callback does; outcome, seconds, calls, remembered.
+        // The hanging calls, the callback's behaviour; outcome, seconds, calls, remembered events.
         (
             &[("claim", 1)],
             &succeeds,
@@ -115,7 +115,7 @@ async fn a_ledger_that_hangs_is_given_up() {
             &succeeds,
             Err(LedgerUnavailable),
             5,
-            // After the answer.
+            // These hang after the answer.
             &["claim", "commit", "commit"],
             (1, 0),
         ),
@@ -154,13 +154,13 @@ async fn a_ledger_that_hangs_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ledger_that_panics_is_one_that_cannot_be_asked() {
+async fn a_panicking_ledger_is_unavailable() {
     use ErrorKind::{CallbackFailed, LedgerUnavailable};
     let (succeeds, fails) = (Status::Completed, Status::Challenged);
     let cases: [(&[_], _, _, _); 5] = [
         (&[("claim", 1)], &succeeds, Err(LedgerUnavailable), (0, 0)),
         (&[("commit", 1)], &succeeds, Ok(Receipt::Handled), (1, 0)),
-        // The third, after the answer, succeeds.
+        // The third commit, after the answer, succeeds.
         (&[("commit", 2)], &succeeds, Err(LedgerUnavailable), (1, 0)),
         (&[("release", 1)], &fails, Err(CallbackFailed), (0, 0)),
         (&[("release", 2)], &fails, Err(CallbackFailed), (0, 1)),
@@ -173,10 +173,10 @@ async fn a_ledger_that_panics_is_one_that_cannot_be_asked() {
     }
 }
 
-/// Dropped at whichever await, a delivery keeps a drain no longer than one call may take; a success until the
-/// ledger has it.
+/// A delivery dropped at any await delays a drain by at most one call's timeout; a success delays it until the
+/// ledger has recorded it.
 #[tokio::test(start_paused = true)]
-async fn a_drain_ends_though_the_ledger_hangs() {
+async fn a_drain_ends_even_if_the_ledger_hangs() {
     use Status::{Challenged, Completed, Halted};
     let cases: [(&str, &[_], _, u64, &[_]); 4] = [
         ("claim", &[("claim", 1)], Completed, 0, &["claim"]),
@@ -217,9 +217,9 @@ async fn a_drain_ends_though_the_ledger_hangs() {
     }
 }
 
-/// The timers are disabled here: whoever made one would panic.
+/// The runtime has no timers: creating one would panic.
 #[test]
-fn a_ledger_that_answers_at_once_has_no_timer() {
+fn a_ledger_that_answers_at_once_needs_no_timer() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
@@ -235,7 +235,7 @@ fn a_ledger_that_answers_at_once_has_no_timer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_takes_as_long_as_is_set_or_as_it_takes() {
+async fn a_ledger_calls_timeout_can_be_set_and_disabled() {
     let layer = DedupeLayer::new(Faulty::new(Fault::Hangs, &[("claim", 2)]));
     let strict = layer.clone().with_ledger_timeout(Duration::from_secs(20));
     let delivery = strict.layer(router()).oneshot(completed(1));
@@ -247,7 +247,7 @@ async fn a_call_takes_as_long_as_is_set_or_as_it_takes() {
     assert!(timeout(DAY, delivery).await.is_err());
 }
 
-/// A ledger whose commits fail for so long, as those of a server that restarts do.
+/// A ledger whose commits fail for this long, like those of a restarting server.
 #[derive(Clone)]
 struct FailsOver {
     ledger: MemoryLedger,
@@ -288,9 +288,9 @@ impl Ledger for FailsOver {
     }
 }
 
-/// The callback has succeeded once. A server that fails over must not have it run again.
+/// The callback has succeeded once. A failover of the server must not make it run again.
 #[tokio::test(start_paused = true)]
-async fn an_outage_in_mid_callback_repeats_nothing() {
+async fn an_outage_during_a_callback_does_not_repeat_it() {
     for (outage, expected, answered_after) in [
         (4, Ok(Receipt::Handled), 4),
         (60, Err(ErrorKind::LedgerUnavailable), 5),
@@ -316,7 +316,7 @@ async fn an_outage_in_mid_callback_repeats_nothing() {
             "{outage} s"
         );
         assert_eq!(seconds, answered_after, "{outage} s");
-        // A retry while the ledger does not know is not acknowledged, and runs nothing.
+        // Until the ledger knows of the success, a retry is not acknowledged and runs no callback.
         if expected.is_err() {
             let retry = jobs.clone().oneshot(completed(1)).await.unwrap_err();
             assert_eq!(retry.kind(), ErrorKind::InFlight);
@@ -330,7 +330,7 @@ async fn an_outage_in_mid_callback_repeats_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn commits_end_with_the_lease_and_leave_their_server_in_peace() {
+async fn retried_commits_are_spaced_and_end_with_the_lease() {
     let ledger = FailsOver::after(DAY);
     let background = Background::new();
     let jobs = DedupeLayer::new(ledger.clone())

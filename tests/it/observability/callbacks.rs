@@ -1,4 +1,4 @@
-//! Callbacks: in whose span they are, how long they took, and how many there are.
+//! Callbacks: their span, their duration, and their number.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::support::{SAMPLE, credentials, delivery, jobs, panic_quietly};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Says when it starts, before it is polled, and a second later when it ends.
+/// Logs when it is called, and a second later when it ends.
 fn talking() -> JobRouter {
     JobRouter::new().on_completed(|_| {
         tracing::info!("called");
@@ -24,7 +24,7 @@ fn talking() -> JobRouter {
     })
 }
 
-/// What the callback said, and the spans that it said it in.
+/// Returns the callback's messages and the spans around them.
 fn said(capture: &Capture) -> Vec<(String, Vec<&'static str>)> {
     let mut events = capture.events();
     events.retain(|event| event.target == module_path!());
@@ -39,7 +39,7 @@ fn all_within_the_delivery() -> Vec<(String, Vec<&'static str>)> {
         .to_vec()
 }
 
-/// One delivery with a label of the metrics, and one callback with another.
+/// One delivery with this label in the metrics, and one callback with the other.
 fn counted(capture: &Capture, delivery: &str, callback: &str) {
     let metrics = capture.metrics();
     let expected = [
@@ -61,7 +61,7 @@ fn counted(capture: &Capture, delivery: &str, callback: &str) {
 }
 
 #[test]
-fn a_callback_that_is_waited_for_is_in_the_span() {
+fn an_awaited_callback_runs_in_the_deliverys_span() {
     let capture = Capture::default();
     capture.run(async {
         assert_eq!(answer(&endpoint(talking()), delivery(SAMPLE)).await, 204);
@@ -71,7 +71,7 @@ fn a_callback_that_is_waited_for_is_in_the_span() {
 }
 
 #[test]
-fn a_callback_whose_sender_hung_up_is_in_the_span_and_counted_once() {
+fn a_callback_runs_in_the_span_and_is_counted_once_if_its_sender_hangs_up() {
     let capture = Capture::default();
     capture.run(async {
         hang_up(&endpoint(talking()), delivery(SAMPLE));
@@ -86,7 +86,7 @@ fn a_callback_whose_sender_hung_up_is_in_the_span_and_counted_once() {
 }
 
 #[test]
-fn past_the_answer_deadline_the_callback_is_in_the_span_and_its_end_is_told() {
+fn a_callback_past_the_answer_deadline_stays_in_the_span_and_its_end_is_logged() {
     let capture = Capture::default();
     capture.run(async {
         let endpoint = endpoint(talking()).with_answer_deadline(SECOND / 2);
@@ -113,7 +113,7 @@ fn past_the_answer_deadline_the_callback_is_in_the_span_and_its_end_is_told() {
 }
 
 #[test]
-fn who_is_told_of_errors_is_in_the_span() {
+fn on_error_runs_in_the_span() {
     let capture = Capture::default();
     let telling = |endpoint: Endpoint| endpoint.on_error(|_| tracing::info!("told"));
     capture.run(async {
@@ -128,13 +128,13 @@ fn who_is_told_of_errors_is_in_the_span() {
         .into_iter()
         .filter(|(said, _)| said == "told")
         .collect();
-    // Of the deadline and, at the runtime's end, of the callback that was under way; of the others
-    // once.
+    // Reports the deadline and, at the runtime's end, the callback that was running; the other errors
+    // once each.
     assert_eq!(told, vec![("told".to_owned(), vec![DELIVERY]); 4]);
 }
 
 #[test]
-fn with_middleware_between_the_callback_is_in_the_span() {
+fn a_callback_behind_middleware_runs_in_the_span() {
     for hangs_up in [false, true] {
         let capture = Capture::default();
         capture.run(async {
@@ -162,7 +162,7 @@ fn with_middleware_between_the_callback_is_in_the_span() {
 }
 
 #[test]
-fn acknowledged_first_the_callback_is_in_the_span_and_its_end_is_told() {
+fn a_callback_run_after_the_acknowledgement_is_in_the_span_and_its_end_is_logged() {
     let capture = Capture::default();
     capture.run(async {
         let first = AcknowledgeFirstLayer::new(|_| {});
@@ -193,7 +193,7 @@ fn acknowledged_first_the_callback_is_in_the_span_and_its_end_is_told() {
 }
 
 #[test]
-fn a_callback_that_panics_is_counted_and_is_no_longer_in_flight() {
+fn a_panicking_callback_is_counted_and_leaves_the_in_flight_gauge() {
     let capture = Capture::default();
     capture.run(async {
         let panicking = JobRouter::new().on_completed(|_| async { panic_quietly() });
@@ -203,7 +203,7 @@ fn a_callback_that_panics_is_counted_and_is_no_longer_in_flight() {
 }
 
 #[test]
-fn a_callback_that_the_runtime_cut_short_is_counted_and_is_no_longer_in_flight() {
+fn a_callback_cancelled_by_the_runtime_is_counted_and_leaves_the_in_flight_gauge() {
     struct Held;
     impl Drop for Held {
         fn drop(&mut self) {
@@ -223,7 +223,7 @@ fn a_callback_that_the_runtime_cut_short_is_counted_and_is_no_longer_in_flight()
 }
 
 #[test]
-fn a_queues_worker_has_its_callbacks_timed_and_no_deliveries() {
+fn a_queue_workers_callbacks_are_timed_without_deliveries() {
     let capture = Capture::default();
     capture.run(async {
         let event = JobEvent::decode(SAMPLE).unwrap();

@@ -1,4 +1,4 @@
-//! What an application's subscriber and recorder are told, kept to be looked at.
+//! Captures the output to an application's subscriber and recorder.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -31,7 +31,7 @@ pub(crate) struct Seen {
     pub target: String,
     pub level: Level,
     pub fields: Fields,
-    /// The names of the spans that it is in, the innermost first.
+    /// The names of the enclosing spans, the innermost first.
     pub within: Vec<&'static str>,
 }
 
@@ -60,7 +60,7 @@ impl Visit for Fields {
     }
 }
 
-/// All that was told while it was installed.
+/// Everything that was recorded while the capture was installed.
 #[derive(Clone, Default)]
 pub(crate) struct Capture {
     told: Arc<Mutex<Told>>,
@@ -83,7 +83,7 @@ impl Default for Recorder {
 }
 
 impl Capture {
-    /// Runs something on a runtime of one thread, whose clock stands still.
+    /// Runs a future on a single-threaded runtime with a paused clock.
     pub(crate) fn run<T>(&self, test: impl Future<Output = T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -92,7 +92,7 @@ impl Capture {
             .unwrap();
         self.install(move || {
             let output = runtime.block_on(test);
-            // What is still under way is cancelled here, and told of.
+            // Work still in progress is cancelled here and reported.
             drop(runtime);
             output
         })
@@ -128,10 +128,10 @@ impl Capture {
         events
     }
 
-    /// The metrics by name and labels, `name{label=value,…}`; of a histogram, how many values.
+    /// The metrics by name and labels, `name{label=value,…}`; for a histogram, the number of values.
     pub(crate) fn metrics(&self) -> BTreeMap<String, f64> {
         let metrics = &mut self.told.lock().unwrap().metrics;
-        // A snapshot sets the recorder back to nothing: what it has is more of the same.
+        // A snapshot resets the recorder, so add its values to the earlier ones.
         for (key, _, _, value) in self.recorder.0.snapshotter().snapshot().into_vec() {
             let (name, labels) = key.key().clone().into_parts();
             let labels: Vec<String> = labels
@@ -148,7 +148,7 @@ impl Capture {
         metrics.clone()
     }
 
-    /// All of it, as one text to search.
+    /// Everything as one text to search.
     pub(crate) fn text(&self) -> String {
         format!(
             "{:?} {:?} {:?}",
@@ -178,7 +178,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
 
     fn on_record(&self, id: &Id, values: &Record<'_>, _: Context<'_, S>) {
         let spans = &mut self.told.lock().unwrap().spans;
-        // The latest: ids are used again.
+        // Take the latest span: ids are reused.
         let span = spans.iter_mut().rfind(|span| span.id == id.into_u64());
         values.record(&mut span.unwrap().fields);
     }

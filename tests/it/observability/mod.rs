@@ -1,4 +1,4 @@
-//! What there is to see of deliveries: spans, events and metrics, with every feature on.
+//! Spans, events and metrics of deliveries, with every feature enabled.
 
 mod callbacks;
 mod capture;
@@ -31,14 +31,14 @@ async fn answer(endpoint: &Endpoint, request: Request<Body>) -> u16 {
     response.status().as_u16()
 }
 
-/// Delivers, and hangs up when whatever can be done at once is done.
+/// Starts a delivery and hangs up when it can proceed no further at once.
 fn hang_up(endpoint: &Endpoint, request: Request<Body>) {
     let mut response = Box::pin(endpoint.clone().oneshot(request));
     let mut context = Context::from_waker(Waker::noop());
     assert!(response.as_mut().poll(&mut context).is_pending());
 }
 
-/// Lets every task go as far as it can.
+/// Lets every task run until it must wait.
 async fn settle() {
     tokio::time::sleep(std::time::Duration::from_millis(1)).await;
 }

@@ -1,4 +1,4 @@
-//! However the crate is mounted, a delivery is seen once.
+//! Each delivery is observed once with every mount.
 
 use axum::body::Body;
 use http::Request;
@@ -11,7 +11,7 @@ use crate::support::{
     Frames, PATH, SAMPLE, Settings, credentials, delivery, extractor, jobs, mounts, run, send,
 };
 
-/// `status outcome` of each delivery, which its span and its count agree on.
+/// Returns `status outcome` of each delivery, on which its span and its counter agree.
 fn seen(capture: &Capture) -> Vec<String> {
     let spans = capture.deliveries();
     for span in &spans {
@@ -39,7 +39,7 @@ fn seen(capture: &Capture) -> Vec<String> {
 }
 
 #[test]
-fn each_mount_sees_a_delivery_once() {
+fn every_mount_observes_a_delivery_once() {
     let settings = Settings::new(jobs(JobRouter::new().on_completed(|_| async {})));
     for (mount, app) in mounts(&settings) {
         let requests = [
@@ -59,7 +59,7 @@ fn each_mount_sees_a_delivery_once() {
 }
 
 #[test]
-fn what_is_not_ours_is_not_seen() {
+fn other_requests_are_not_observed() {
     let settings = Settings::new(jobs(JobRouter::new()));
     for (mount, app) in mounts(&settings) {
         let capture = Capture::default();
@@ -75,10 +75,10 @@ fn what_is_not_ours_is_not_seen() {
 }
 
 #[test]
-fn what_the_extractor_began_to_read_is_abandoned_when_it_is_dropped() {
+fn a_delivery_dropped_while_the_extractor_reads_it_is_abandoned() {
     let capture = Capture::default();
     let app = extractor(&Settings::new(jobs(JobRouter::new())));
-    let endless = Frames::of_data([&b"{"[..]]).then_nothing_for_ever();
+    let endless = Frames::of_data([&b"{"[..]]).then_pending();
     capture.run(async {
         let second = std::time::Duration::from_secs(1);
         let waiting = tokio::time::timeout(second, app.oneshot(delivery(endless)));
@@ -88,7 +88,7 @@ fn what_the_extractor_began_to_read_is_abandoned_when_it_is_dropped() {
 }
 
 #[test]
-fn a_router_that_is_called_for_itself_sees_the_delivery() {
+fn a_router_called_directly_observes_the_delivery() {
     let capture = Capture::default();
     capture.run(async {
         let event = || JobEvent::decode(SAMPLE).unwrap();
@@ -109,7 +109,7 @@ fn a_router_that_is_called_for_itself_sees_the_delivery() {
 }
 
 #[test]
-fn a_router_that_is_called_within_a_delivery_does_not_see_it_again() {
+fn a_router_called_within_a_delivery_does_not_observe_it_again() {
     let capture = Capture::default();
     capture.run(async {
         let router = JobRouter::new().on_completed(|_| async {});
@@ -127,7 +127,7 @@ fn a_router_that_is_called_within_a_delivery_does_not_see_it_again() {
 }
 
 #[test]
-fn a_status_or_a_guid_that_somebody_made_up_is_one_value_and_no_label() {
+fn invented_statuses_share_one_label_value_and_a_guid_has_no_label() {
     let capture = Capture::default();
     capture.run(async {
         let app = super::endpoint(JobRouter::new());

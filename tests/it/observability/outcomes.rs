@@ -1,4 +1,4 @@
-//! Every way that a delivery can end, in its span, its event and its count.
+//! Every outcome of a delivery, in its span, its event and its counter.
 
 use std::future::pending;
 use std::pin::Pin;
@@ -19,7 +19,7 @@ use crate::support::{BASIC, Frames, SAMPLE, credentials, delivery, jobs, panic_q
 
 type Run = Pin<Box<dyn Future<Output = ()>>>;
 
-/// What a delivery came to: how it is told, and how it comes about.
+/// An outcome: how it is reported, and the delivery that produces it.
 struct Case {
     outcome: &'static str,
     status: &'static str,
@@ -166,7 +166,7 @@ fn each_outcome_is_in_one_span_one_event_and_one_count() {
 }
 
 #[test]
-fn nothing_of_a_user_a_body_or_a_credential_is_told() {
+fn telemetry_contains_no_user_body_or_credential() {
     for Case { outcome, run, .. } in cases() {
         let capture = Capture::default();
         capture.run(run());
@@ -188,9 +188,9 @@ fn nothing_of_a_user_a_body_or_a_credential_is_told() {
 }
 
 #[test]
-fn every_name_of_the_api_is_in_the_table() {
+fn the_table_has_every_name_of_the_api() {
     let told: Vec<&str> = cases().map(|case| case.outcome).to_vec();
-    // As the tests of `ErrorKind::name` and `Receipt::name` count them, and `abandoned`.
+    // The number of names in the tests of `ErrorKind::name` and `Receipt::name`, plus `abandoned`.
     assert_eq!(told.len(), 20 + 7 + 1);
     let unique: std::collections::BTreeSet<&str> = told.iter().copied().collect();
     assert_eq!(unique.len(), told.len());
@@ -250,7 +250,7 @@ fn broken_off() -> Frames {
 }
 
 fn endless() -> Frames {
-    Frames::of_data([&b"{"[..]]).then_nothing_for_ever()
+    Frames::of_data([&b"{"[..]]).then_pending()
 }
 
 fn unable_to_verify() -> Endpoint {

@@ -1,4 +1,4 @@
-//! tower-http's `TraceLayer` around it: one span in the other, and the reason in the response.
+//! tower-http's `TraceLayer` around the endpoint: nested spans, and the reason in the response.
 
 use http::Response;
 use mx_job_webhook::{Error, JobRouter, JobWebhook};
@@ -9,7 +9,7 @@ use super::{Capture, DELIVERY};
 use crate::support::{PATH, SAMPLE, credentials, delivery};
 
 #[test]
-fn its_span_is_around_ours_and_it_reads_the_reason_in_the_response() {
+fn the_trace_layers_span_contains_ours_and_reads_the_reason() {
     let capture = Capture::default();
     capture.run(async {
         let trace = TraceLayer::new_for_http()

@@ -1,4 +1,4 @@
-//! Ledgers: one that errs and hangs as networks do, and some that are wrong.
+//! Ledgers: one with network failures and hangs, and some with faults.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -10,22 +10,22 @@ use tokio::sync::watch;
 
 use super::world::World;
 
-/// How a ledger can be wrong so that the simulation has to see it.
+/// The faults of a ledger that the simulation must detect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Broken {
     /// Remembers an event before its callback has succeeded.
     CommitsBeforeSuccess,
-    /// Says of an event that is under way that it was handled.
+    /// Reports an event in flight as already handled.
     AcknowledgesInFlight,
-    /// Keeps the claim of a callback that failed or panicked.
+    /// Keeps the claim after its callback failed or panicked.
     NeverReleases,
-    /// Says that it has settled an event, and forgets it.
+    /// Reports an event as settled and forgets it.
     NeverCommits,
     /// Forgets the success of a callback whose claim was taken over.
     ForgetsTheOvertaken,
 }
 
-/// The ledger under test, behind a network that fails or swallows an answer now and then.
+/// The ledger under test, behind a network that sometimes fails or loses an answer.
 pub(crate) struct Unreliable {
     pub(crate) ledger: MemoryLedger,
     pub(crate) world: World,
@@ -36,10 +36,10 @@ pub(crate) struct Unreliable {
 }
 
 impl Unreliable {
-    /// The network on the way there: slow, or down.
+    /// Sends a request over the network, which may be slow or down.
     async fn reach(&self, event: &EventName) -> Result<(), &'static str> {
         if !*self.alive.borrow() {
-            return Err("a process that was killed does nothing more");
+            return Err("the process was killed");
         }
         let delay = self.world.draw(|random| match random.u8(..10) {
             0..7 => 0,
@@ -54,7 +54,7 @@ impl Unreliable {
         Ok(())
     }
 
-    /// The way back: what was asked for is done, and the answer never comes.
+    /// Returns an answer over the network: the call takes effect, but its answer may be lost.
     async fn lose_the_answer(&self, event: &EventName) {
         if self.world.ledger_errs(event) {
             std::future::pending::<()>().await;

@@ -1,9 +1,9 @@
-//! The guarantees, under everything that can go wrong at once, from a seed.
+//! Checks the guarantees while every kind of fault occurs at once, from a seed.
 //!
-//! A stand-in for MX delivers events, with dates of every kind and none, with retries, duplicates,
-//! reordering and hang-ups, to a receiver whose callbacks succeed, fail, panic and stall, whose
-//! ledger errs, and which is killed and started again. Time is paused and there are no sockets, so a seed is always the same run.
-//! What has to hold is checked at every step: see `World`.
+//! A stand-in for MX delivers events with dates of every kind or none, with retries, duplicates,
+//! reordering and hang-ups. The receiver's callbacks succeed, fail, panic and stall, its
+//! ledger fails, and it is killed and restarted. Time is paused and there are no sockets, so a seed always gives the same run.
+//! The guarantees are checked at every step: see `World`.
 
 mod broken;
 mod plan;
@@ -18,10 +18,10 @@ use broken::Broken;
 use plan::Plan;
 use world::World;
 
-/// Seeds that are tried unless `MX_SIMULATION_SEEDS` says how many: `.ci/run` tries 10,000.
+/// The number of seeds unless `MX_SIMULATION_SEEDS` sets it: `.ci/run` tries 10,000.
 const SEEDS: u64 = 1_000;
 
-/// What went wrong in the run of this seed, if anything, after the trace of the run.
+/// Returns the failure of this seed's run, if any, after the trace of the run.
 fn run(seed: u64, broken: Option<Broken>) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -39,7 +39,7 @@ fn run(seed: u64, broken: Option<Broken>) -> Result<(), String> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("the run panicked".to_owned()))
 }
 
-/// The first seed of these that fails, tried on every processor.
+/// Returns the first failing seed, tried on all processors.
 fn first_failure(seeds: u64, broken: Option<Broken>) -> Option<(u64, String)> {
     let next = AtomicU64::new(0);
     let search = || {
@@ -68,7 +68,7 @@ fn seeds() -> u64 {
 }
 
 #[test]
-fn the_guarantees_hold_whatever_happens() {
+fn the_guarantees_hold_with_every_seed() {
     let failure = match std::env::var("MX_SIMULATION_SEED") {
         Ok(seed) => {
             let seed = seed.parse().unwrap();
@@ -85,7 +85,7 @@ fn the_guarantees_hold_whatever_happens() {
 }
 
 #[test]
-fn a_ledger_that_is_broken_is_found_out() {
+fn the_simulation_finds_every_broken_ledger() {
     for (broken, expected) in [
         (Broken::CommitsBeforeSuccess, "acknowledged"),
         (Broken::AcknowledgesInFlight, "acknowledged"),
@@ -94,13 +94,13 @@ fn a_ledger_that_is_broken_is_found_out() {
         (Broken::ForgetsTheOvertaken, "recorded"),
     ] {
         let (_, wrong) = first_failure(500, Some(broken))
-            .unwrap_or_else(|| panic!("nothing was found wrong with {broken:?}"));
+            .unwrap_or_else(|| panic!("the simulation did not find {broken:?}"));
         assert!(wrong.contains(expected), "{broken:?}: {wrong}");
     }
 }
 
 #[test]
-fn a_seed_is_always_the_same_run() {
+fn a_seed_always_gives_the_same_run() {
     for seed in 0..20 {
         let trace = || {
             let runtime = tokio::runtime::Builder::new_current_thread()

@@ -1,19 +1,19 @@
-//! What is decided before a run: the events, how they are written, and what goes wrong.
+//! The plan of a run: the events, their layouts, and the faults.
 
 use std::time::Duration;
 
 use mx_job_webhook::ledger::EventName;
 use mx_job_webhook::{JobEvent, Status};
 
-/// Longer than any callback takes, and any lease that a run has.
+/// Longer than any callback and any lease of a run.
 pub(crate) const LONG: Duration = Duration::from_secs(2 * 3600);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// No two of them are the same event.
+    /// No two of these are the same event.
     pub(crate) events: Vec<Planned>,
     pub(crate) restarts: u8,
-    /// In a thousand calls of the ledger.
+    /// The number of faults in a thousand calls of the ledger.
     pub(crate) ledger_errors: u32,
     pub(crate) answer_deadline: Option<Duration>,
     pub(crate) window: Duration,
@@ -27,8 +27,8 @@ impl Plan {
         for job in 0..random.usize(1..=3) {
             let mut second = 1_471_281_212;
             for step in 0..random.usize(1..=4) {
-                // The ends of two steps can fall in one second; what is then the same event is
-                // told apart by its status.
+                // Two steps can end in the same second; the status then
+                // tells the events apart.
                 second += random.i64(if step % 2 == 0 { 1..3 } else { 0..3 });
                 let event = Planned::draw(random, job, step, second);
                 if events.iter().all(|other| !other.is_same(&event)) {
@@ -48,31 +48,31 @@ impl Plan {
     }
 }
 
-/// An event as MX sends it, and what the judge knows of it without asking the crate.
+/// An event as MX sends it, and what the checks know about it independently of the crate.
 #[derive(Clone, Debug)]
 pub(crate) struct Planned {
     guid: String,
     pub(crate) status: Status,
-    /// Written out, the date among them.
+    /// The JSON fields, including the date.
     fields: Vec<String>,
     date: Date,
 }
 
-/// What a date is to a receiver.
+/// A date as the receiver understands it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Date {
-    /// In nanoseconds since 1970.
+    /// In nanoseconds since the epoch.
     Understood(i128),
-    /// The same, and so far in the future that it orders nothing.
+    /// The same, but so far in the future that it does not order events.
     Future(i128),
-    /// Absent, or not understood: nothing but its text tells the event from others.
+    /// Absent or not understood: only its text tells the event from others.
     None,
 }
 
 impl Planned {
     fn draw(random: &mut fastrand::Rng, job: usize, step: usize, second: i64) -> Self {
         let status = match step % 2 {
-            // Now and then one that no callback is registered for.
+            // Sometimes a status without a callback.
             _ if random.u8(..8) == 0 => Status::Halted,
             0 => Status::Challenged,
             _ => Status::Completed,
@@ -82,7 +82,7 @@ impl Planned {
         let mut fields = vec![
             format!(r#""guid":"{guid}""#),
             format!(r#""status_name":"{status}""#),
-            // What the judge knows the event by.
+            // The value by which the checks identify the event.
             format!(r#""error_message":"step {step}""#),
             r#""new":{"a":[1,{}],"b":null}"#.to_owned(),
         ];
@@ -95,7 +95,7 @@ impl Planned {
         }
     }
 
-    /// Whether both are one event to MX.
+    /// Whether MX means the same event by both.
     fn is_same(&self, other: &Self) -> bool {
         self.guid == other.guid
             && self.status == other.status
@@ -103,7 +103,7 @@ impl Planned {
             && (self.date != Date::None || self.fields == other.fields)
     }
 
-    /// Whether this one, once settled, makes the other stale.
+    /// Whether this event, once settled, makes the other stale.
     pub(crate) fn makes_stale(&self, other: &Self) -> bool {
         match (self.date, other.date) {
             (Date::Understood(this), Date::Understood(other_date)) => {
@@ -113,7 +113,7 @@ impl Planned {
         }
     }
 
-    /// A delivery of it, laid out as no other need be.
+    /// A delivery of the event in a random layout.
     pub(crate) fn body(&self, random: &mut fastrand::Rng) -> String {
         let mut fields = self.fields.clone();
         random.shuffle(&mut fields);
@@ -131,7 +131,7 @@ impl Planned {
         EventName::of(&self.event())
     }
 
-    /// Whether a callback was given this one, whatever its name may be.
+    /// Whether a callback received this event, whatever its name.
     pub(crate) fn is_in(&self, event: &JobEvent) -> bool {
         let message = event.error_message.as_deref().unwrap_or_default();
         let step = format!(r#""error_message":"{message}""#);
@@ -139,7 +139,7 @@ impl Planned {
     }
 }
 
-/// A date, and how it is written, if it is.
+/// A date and its written form, if any.
 fn draw_date(random: &mut fastrand::Rng, second: i64) -> (Date, Option<String>) {
     const SECOND: i128 = 1_000_000_000;
     let quarter = random.u8(1..4);

@@ -29,7 +29,7 @@ pub(crate) struct Receiver {
     pub(crate) endpoint: JobWebhook<Dedupe<Callbacks, Unreliable>>,
     pub(crate) ledger: MemoryLedger,
     pub(crate) background: Background,
-    /// Whether it lives.
+    /// Whether it is alive.
     pub(crate) alive: Arc<watch::Sender<bool>>,
 }
 
@@ -40,7 +40,7 @@ impl Receiver {
         let ledger = MemoryLedger::new()
             .with_window(plan.window)
             .with_capacity(plan.capacity);
-        // What runs on dies with the process, as everything else does.
+        // Background callbacks end with the process, like everything else.
         let life = alive.clone();
         let background = Background::new().with_spawn(move |task| {
             let mut life = life.subscribe();
@@ -100,7 +100,7 @@ fn callbacks(world: &World) -> Callbacks {
                 }
             }
         });
-    // A panic of the router's callbacks never gets out of it; one of middleware does.
+    // A panic in a router's callback never escapes; a panic in middleware does.
     let world = world.clone();
     Callbacks::new(router.map_request(move |event| {
         if !world.is_calm() && world.draw(|random| random.u8(..50)) == 0 {
@@ -110,18 +110,18 @@ fn callbacks(world: &World) -> Callbacks {
     }))
 }
 
-/// What a callback may do.
-enum Course {
+/// The possible behaviours of a callback.
+enum Behavior {
     Succeed,
     Fail,
     FailForGood,
     Panic,
     PanicAtOnce,
-    /// It returns success, and what it held panics when it is dropped.
+    /// It returns success, and its value panics when dropped.
     PanicWhenDropped,
 }
 
-/// A callback's future, with what is dropped after it.
+/// A callback's future and a value dropped after it.
 struct Callback<F> {
     future: Pin<Box<F>>,
     _guard: Option<Guard>,
@@ -135,7 +135,7 @@ impl<F: Future> Future for Callback<F> {
     }
 }
 
-/// Panics when it is dropped; in the unwinding of another panic that would end the process.
+/// Panics when dropped; during another panic that would abort the process.
 struct Guard;
 
 impl Drop for Guard {
@@ -146,7 +146,7 @@ impl Drop for Guard {
     }
 }
 
-/// Sleeps, and uses up the task's budget each time it is polled: a timer that went by the budget
+/// Sleeps and uses up the task's budget at each poll: a timer that depends on the budget
 /// would then never fire.
 async fn sleep_hungrily(duration: Duration) {
     let mut sleep = pin!(unconstrained(tokio::time::sleep(duration)));
@@ -156,7 +156,7 @@ async fn sleep_hungrily(duration: Duration) {
                 consume_budget().await;
             }
         });
-        // Nobody is woken, or the clock would never move.
+        // No task is woken here, or the clock would not advance.
         let _: Poll<()> = eating
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()));
@@ -165,27 +165,27 @@ async fn sleep_hungrily(duration: Duration) {
     .await;
 }
 
-/// A panic that no hook prints ten thousand times.
+/// Panics without calling the panic hook, which would otherwise print ten thousand times.
 fn panic_quietly() -> ! {
     std::panic::resume_unwind(Box::new(()))
 }
 
-fn draw_course(world: &World) -> (Course, u64) {
+fn draw_behavior(world: &World) -> (Behavior, u64) {
     world.draw(|random| {
         let course = match random.u8(..20) {
-            0..11 => Course::Succeed,
-            11..15 => Course::Fail,
-            15 => Course::FailForGood,
-            16 => Course::PanicAtOnce,
-            17 => Course::PanicWhenDropped,
-            _ => Course::Panic,
+            0..11 => Behavior::Succeed,
+            11..15 => Behavior::Fail,
+            15 => Behavior::FailForGood,
+            16 => Behavior::PanicAtOnce,
+            17 => Behavior::PanicWhenDropped,
+            _ => Behavior::Panic,
         };
         let delay = match random.u8(..20) {
             0..4 => 0,
             4..18 => random.u64(..8_000),
-            // Past a lease that is short, and not past all the retries.
+            // Past a short lease, and not past all the retries.
             18 => random.u64(30_000..400_000),
-            // It stalls, for less than the lease.
+            // It stalls for less than the lease.
             _ => 3_600_000,
         };
         (course, delay)
@@ -197,18 +197,18 @@ fn handle(
     event: JobEvent,
 ) -> impl Future<Output = Result<(), BoxError>> + Send + use<> {
     let (course, delay) = if world.is_calm() {
-        (Course::Succeed, 0)
+        (Behavior::Succeed, 0)
     } else {
-        draw_course(world)
+        draw_behavior(world)
     };
     let hungry = world.draw(|random| random.u8(..4)) == 0;
     let running = world.started(&event);
-    if matches!(course, Course::PanicAtOnce) {
+    if matches!(course, Behavior::PanicAtOnce) {
         running.finish();
         panic_quietly();
     }
     let world = world.clone();
-    let guard = matches!(course, Course::PanicWhenDropped).then(|| Guard);
+    let guard = matches!(course, Behavior::PanicWhenDropped).then(|| Guard);
     let future = async move {
         match Duration::from_millis(delay) {
             Duration::ZERO => {}
@@ -217,14 +217,14 @@ fn handle(
         }
         let in_time = running.finish();
         match course {
-            Course::Succeed => {
+            Behavior::Succeed => {
                 world.succeeded(&event, in_time);
                 Ok(())
             }
-            Course::Fail => Err("it failed".into()),
-            Course::FailForGood => Err(Permanent::new("it failed for good").into()),
-            Course::Panic | Course::PanicAtOnce => panic_quietly(),
-            Course::PanicWhenDropped => Ok(()),
+            Behavior::Fail => Err("it failed".into()),
+            Behavior::FailForGood => Err(Permanent::new("it failed permanently").into()),
+            Behavior::Panic | Behavior::PanicAtOnce => panic_quietly(),
+            Behavior::PanicWhenDropped => Ok(()),
         }
     };
     Callback {

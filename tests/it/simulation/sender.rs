@@ -1,4 +1,4 @@
-//! The stand-in for MX: retries what is not answered 2xx, and more often than that.
+//! A stand-in for MX that retries deliveries not answered 2xx, and retries more often than MX does.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use super::world::World;
 /// How often MX retries (MX's page on webhooks).
 const RETRIES: u32 = 12;
 
-/// Delivers one event until it is answered 2xx, or the retries are used up.
+/// Delivers one event until it is answered 2xx or its retries are used up.
 pub(crate) async fn deliver_until_acknowledged(world: World, event: usize) {
     let (start, duplicates) = world.draw(|random| (random.u64(..60_000), random.u8(..4)));
     sleep(Duration::from_millis(start)).await;
-    // Now and then two are on their way at once.
+    // Sometimes two deliveries of an event overlap.
     let twin = (duplicates == 3).then(|| tokio::spawn(deliver(world.clone(), event)));
     let mut pause = 5_000;
     for _ in 0..=RETRIES {
@@ -39,7 +39,7 @@ pub(crate) async fn deliver_until_acknowledged(world: World, event: usize) {
     }
 }
 
-/// One delivery, whether it was answered 2xx.
+/// Makes one delivery and returns whether it was answered 2xx.
 pub(crate) async fn deliver(world: World, event: usize) -> bool {
     let receiver = world.receiver();
     let body = Full::new(Bytes::from(world.body(event)));
@@ -60,7 +60,7 @@ pub(crate) async fn deliver(world: World, event: usize) -> bool {
             let status = response.unwrap().status();
             world.answered(event, status.as_u16())
         }
-        // It hangs up, also if the callback has eaten up the budget of this task.
+        // The sender hangs up, even if the callback has used up this task's budget.
         () = unconstrained(sleep(Duration::from_millis(patience))) => false,
     }
 }

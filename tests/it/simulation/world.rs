@@ -1,4 +1,4 @@
-//! What happened, and what must not.
+//! Records the events of a run and checks its guarantees.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -13,13 +13,13 @@ use super::plan::{LONG, Plan, Planned};
 use super::receiver::Receiver;
 use super::sender::{deliver, deliver_until_acknowledged};
 
-/// A run, and the judge of it.
+/// A run and its checks.
 #[derive(Clone)]
 pub(crate) struct World(Arc<Mutex<State>>);
 
 struct State {
     plan: Plan,
-    /// Of the events of the plan, as the crate has them.
+    /// The plan's events, with the crate's names.
     names: Vec<EventName>,
     random: fastrand::Rng,
     broken: Option<Broken>,
@@ -28,7 +28,7 @@ struct State {
     /// The settled events of this life of the receiver, oldest first.
     committed: Vec<(usize, Instant)>,
     ledger_erred: bool,
-    /// The end of a run, in which nothing goes wrong any more.
+    /// The end of a run, without further faults.
     calm: bool,
     wrong: Option<String>,
     trace: Vec<String>,
@@ -36,17 +36,17 @@ struct State {
 
 #[derive(Clone, Default)]
 struct Event {
-    /// Whether a callback of it succeeded, or its dead letter was taken, in whichever life.
+    /// Whether a callback or the dead-letter hook succeeded in any life of the receiver.
     succeeded: bool,
-    /// Since when a callback of it runs, in this life of the receiver.
+    /// Start time of a running callback in this life of the receiver.
     running: Option<Instant>,
-    /// When one succeeded within its lease, in this life of the receiver.
+    /// Time of a success within its lease in this life of the receiver.
     succeeded_in_time: Option<Instant>,
-    /// Whether the ledger erred over it, and so may not know of a success.
+    /// Whether the ledger failed for this event and may not know of a success.
     ledger_erred: bool,
 }
 
-/// A callback that runs, until it says that it has finished.
+/// A running callback, until it reports its end.
 pub(crate) struct Running {
     world: World,
     event: usize,
@@ -56,7 +56,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Says whether the lease still held.
+    /// Returns whether the lease still held.
     pub(crate) fn finish(mut self) -> bool {
         self.finished = true;
         self.since.elapsed() < self.world.plan().lease
@@ -72,7 +72,7 @@ impl Drop for Running {
         state.events[self.event].running = None;
         if !self.finished {
             let name = &state.names[self.event];
-            let wrong = format!("the callback of {name} was cut short");
+            let wrong = format!("the callback of {name} was cancelled");
             state.fail(wrong);
         }
     }
@@ -97,9 +97,9 @@ impl World {
         })))
     }
 
-    /// Runs it to its end, and judges it.
+    /// Runs to the end and checks the guarantees.
     pub(crate) async fn run(self) -> Result<(), String> {
-        self.judge_the_names();
+        self.check_the_names();
         self.restart();
         let (events, restarts) = {
             let state = self.state();
@@ -117,16 +117,16 @@ impl World {
         for sender in senders {
             sender.await.map_err(|error| error.to_string())?;
         }
-        self.judge_the_calm().await;
-        self.judge_what_is_left().await;
+        self.check_the_calm().await;
+        self.check_the_remainder().await;
         let wrong = self.state().wrong.take();
-        // The receiver holds the world, and the world the receiver.
+        // The receiver and the world hold references to each other.
         self.state().receiver = None;
         wrong.map_or(Ok(()), Err)
     }
 
-    /// No two events have one name: the second would be acknowledged for the first.
-    fn judge_the_names(&self) {
+    /// Different events have different names: otherwise the second would be taken for a duplicate.
+    fn check_the_names(&self) {
         let names = self.state().names.clone();
         for (index, name) in names.iter().enumerate() {
             self.must(!names[..index].contains(name), || {
@@ -135,9 +135,9 @@ impl World {
         }
     }
 
-    /// Once every lease is over and nothing goes wrong any more, each event is acknowledged, and
-    /// then known.
-    async fn judge_the_calm(&self) {
+    /// Once every lease has expired and no faults occur, each event is acknowledged and
+    /// recorded.
+    async fn check_the_calm(&self) {
         sleep(LONG).await;
         self.state().calm = true;
         let events = self.state().events.len();
@@ -151,8 +151,8 @@ impl World {
         }
     }
 
-    /// Nothing is left running or in flight when nobody delivers any more.
-    async fn judge_what_is_left(&self) {
+    /// Once deliveries stop, no callback runs and no event is in flight.
+    async fn check_the_remainder(&self) {
         let receiver = self.receiver();
         let left = receiver.background.drain(sleep(LONG)).await;
         self.must(left == 0, || format!("{left} callbacks never ended"));
@@ -161,7 +161,7 @@ impl World {
         self.must(in_flight == 0 || excused, || {
             format!("{in_flight} events stayed in flight")
         });
-        // Where the ledger could not be told, the lease has to do it.
+        // If the ledger missed the outcome, the claim has to expire with its lease.
         sleep(LONG).await;
         let names = self.state().names.clone();
         for name in &names {
@@ -184,8 +184,8 @@ impl World {
         state.trace("restart");
     }
 
-    /// A callback starts: it must not be a second one, nor that of a stale event. Once started,
-    /// nothing but the end of the process may keep it from its own end.
+    /// A callback starts: none may be running, and the event may not be stale. After its start,
+    /// only the end of the process may cancel it.
     pub(crate) fn started(&self, event: &JobEvent) -> Running {
         let index = self.sent(event);
         let mut state = self.state();
@@ -215,8 +215,8 @@ impl World {
         }
     }
 
-    /// A callback succeeded, while its lease held or later; within the lease, a second time only if
-    /// the ledger may have forgotten the first.
+    /// A callback succeeded, within its lease or later; within the lease, a second success is allowed only
+    /// if the ledger may have forgotten the first.
     pub(crate) fn succeeded(&self, event: &JobEvent, in_time: bool) {
         let index = self.sent(event);
         let mut state = self.state();
@@ -235,18 +235,18 @@ impl World {
         });
         if remembered && !state.events[index].ledger_erred {
             state.fail(format!(
-                "{name} was to be settled, and its callback succeeded again"
+                "{name} should have been settled, and its callback succeeded again"
             ));
         }
     }
 
-    /// The hook took it, which is as good as a callback that succeeded.
+    /// The dead-letter hook succeeded, which counts as a callback's success.
     pub(crate) fn dead_lettered(&self, event: &JobEvent) {
         let index = self.sent(event);
         self.state().events[index].succeeded = true;
     }
 
-    /// The ledger says that another success was recorded first: then there is one.
+    /// The ledger reports that another success was recorded first: then there is one.
     pub(crate) fn overtaken(&self, event: &EventName) {
         let index = self.named(event);
         let mut state = self.state();
@@ -254,7 +254,7 @@ impl World {
         let mut recorded = state.committed.iter().rev();
         let recorded = recorded.find(|(known, _)| *known == index).copied();
         match recorded {
-            // It is remembered since then, and no longer for this one.
+            // The window starts at the first success; this one does not extend it.
             Some((_, at)) => state.events[index].succeeded_in_time = Some(at),
             None => state.fail(format!("a success of {event} was not recorded")),
         }
@@ -264,14 +264,14 @@ impl World {
         let index = self.named(event);
         let mut state = self.state();
         state.trace(format!("committed {index}"));
-        // Committed again, because the answer to the first was lost, it is no younger.
+        // A commit repeated because its answer was lost does not extend the window.
         if state.remembered().iter().any(|(known, _)| *known == index) {
             return;
         }
         state.committed.push((index, Instant::now()));
     }
 
-    /// A delivery was answered; gives whether by 2xx, and then it must have been earned.
+    /// A delivery was answered. Returns whether by 2xx, which requires a success.
     pub(crate) fn answered(&self, index: usize, status: u16) -> bool {
         let mut state = self.state();
         state.trace(format!("answered {index} {status}"));
@@ -280,7 +280,7 @@ impl World {
         let earned = state.events[index].succeeded || state.is_stale(index);
         if acknowledged && wanted && !earned {
             let name = &state.names[index];
-            let wrong = format!("{name} was acknowledged, and no callback of it had succeeded");
+            let wrong = format!("{name} was acknowledged before a callback of it had succeeded");
             state.fail(wrong);
         }
         if !acknowledged && !matches!(status, 500 | 503) {
@@ -334,7 +334,7 @@ impl World {
         }
     }
 
-    /// Which event was sent; however it is laid out, it has its name.
+    /// Checks that the sent event has its name in every layout.
     fn sent(&self, event: &JobEvent) -> usize {
         let mut state = self.state();
         let mut events = state.plan.events.iter();
@@ -364,7 +364,7 @@ impl World {
 }
 
 impl State {
-    /// What the ledger has to remember now: the window and the capacity allow it to forget.
+    /// The events that the ledger must remember now: the window and the capacity let it forget others.
     fn remembered(&self) -> Vec<(usize, Instant)> {
         let oldest = self.committed.len().saturating_sub(self.plan.capacity);
         let now = Instant::now();
