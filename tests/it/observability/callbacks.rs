@@ -61,7 +61,7 @@ fn counted(capture: &Capture, delivery: &str, callback: &str) {
 }
 
 #[test]
-fn an_awaited_callback_runs_in_the_deliverys_span() {
+fn an_awaited_callback_runs_in_the_span_of_its_delivery() {
     let capture = Capture::default();
     capture.run(async {
         assert_eq!(answer(&endpoint(talking()), delivery(SAMPLE)).await, 204);
