@@ -59,32 +59,3 @@ pub(super) const ISO_8601: &str = "ISO 8601 with an offset.";
 /// In the regular expressions of JSON Schema, a byte-order mark is white space and U+0085 is not.
 /// In this crate it is the other way round.
 pub(super) const NOT_BLANK: &str = r"[^\s\u0085]|\uFEFF";
-
-/// Calls a macro with each id type, its name in a schema, and its description.
-macro_rules! for_each_id {
-    ($macro:ident) => {
-        $macro!(crate::job::JobGuid, "MxJobGuid", "MX's id of a job.");
-        $macro!(
-            crate::job::MemberGuid,
-            "MxMemberGuid",
-            "MX's id of a member."
-        );
-        $macro!(crate::job::UserGuid, "MxUserGuid", "MX's id of a user.");
-        $macro!(
-            crate::job::InstitutionGuid,
-            "MxInstitutionGuid",
-            "MX's id of a bank."
-        );
-        $macro!(
-            crate::job::MemberId,
-            "MxMemberId",
-            "The partner's own id of a member."
-        );
-        $macro!(
-            crate::job::UserId,
-            "MxUserId",
-            "The partner's own id of a user."
-        );
-    };
-}
-pub(super) use for_each_id;

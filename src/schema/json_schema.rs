@@ -7,9 +7,11 @@ use serde_json::{Map, Value};
 
 use super::fields::{
     FIELDS, Field, FieldType, ISO_8601, JOB, NOT_BLANK, STATUS, STATUSES, TIMESTAMP, UNIX_SECONDS,
-    WEBHOOK, for_each_id,
+    WEBHOOK,
 };
 use crate::event::JobEvent;
+use crate::job::id::Id;
+use crate::job::id::kind::IdKind;
 use crate::job::{Job, JobGuid, Status, Timestamp};
 
 /// The whole webhook, `{"job": {…}}`, as in the event's body.
@@ -120,22 +122,17 @@ impl JsonSchema for Timestamp {
     }
 }
 
-macro_rules! id_schema {
-    ($id:ty, $name:literal, $text:literal) => {
-        /// A string that is not blank. The schema is inlined.
-        impl JsonSchema for $id {
-            fn inline_schema() -> bool {
-                true
-            }
+/// A string that is not blank. The schema is inlined.
+impl<K: IdKind> JsonSchema for Id<K> {
+    fn inline_schema() -> bool {
+        true
+    }
 
-            fn schema_name() -> Cow<'static, str> {
-                $name.into()
-            }
+    fn schema_name() -> Cow<'static, str> {
+        format!("Mx{}", K::NAME).into()
+    }
 
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({ "description": $text, "type": "string", "pattern": NOT_BLANK })
-            }
-        }
-    };
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "description": K::DESCRIPTION, "type": "string", "pattern": NOT_BLANK })
+    }
 }
-for_each_id!(id_schema);

@@ -10,9 +10,11 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::fields::{
     FIELDS, Field, FieldType, ISO_8601, JOB, NOT_BLANK, STATUS, STATUSES, TIMESTAMP, UNIX_SECONDS,
-    WEBHOOK, for_each_id,
+    WEBHOOK,
 };
 use crate::event::JobEvent;
+use crate::job::id::Id;
+use crate::job::id::kind::IdKind;
 use crate::job::{Job, JobGuid, Status, Timestamp};
 
 type Schemas = Vec<(String, RefOr<Schema>)>;
@@ -143,20 +145,15 @@ fn not_blank(text: &str) -> ObjectBuilder {
         .description(Some(text))
 }
 
-macro_rules! id_schema {
-    ($id:ty, $name:literal, $text:literal) => {
-        impl PartialSchema for $id {
-            fn schema() -> RefOr<Schema> {
-                not_blank($text).into()
-            }
-        }
-
-        /// A string that is not blank.
-        impl ToSchema for $id {
-            fn name() -> Cow<'static, str> {
-                $name.into()
-            }
-        }
-    };
+impl<K: IdKind> PartialSchema for Id<K> {
+    fn schema() -> RefOr<Schema> {
+        not_blank(K::DESCRIPTION).into()
+    }
 }
-for_each_id!(id_schema);
+
+/// A string that is not blank.
+impl<K: IdKind> ToSchema for Id<K> {
+    fn name() -> Cow<'static, str> {
+        format!("Mx{}", K::NAME).into()
+    }
+}

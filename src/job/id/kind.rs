@@ -7,6 +7,9 @@ pub trait IdKind: 'static {
 
     /// Whether the id identifies a person, so that `Debug` redacts it.
     const IS_PERSONAL: bool;
+
+    /// What the id names, for schemas.
+    const DESCRIPTION: &str;
 }
 
 /// The kind of a [`JobGuid`](crate::job::JobGuid).
@@ -36,29 +39,35 @@ pub enum MemberId {}
 impl IdKind for JobGuid {
     const NAME: &str = "JobGuid";
     const IS_PERSONAL: bool = false;
+    const DESCRIPTION: &str = "MX's id of a job.";
 }
 
 impl IdKind for MemberGuid {
     const NAME: &str = "MemberGuid";
     const IS_PERSONAL: bool = false;
+    const DESCRIPTION: &str = "MX's id of a member.";
 }
 
 impl IdKind for UserGuid {
     const NAME: &str = "UserGuid";
     const IS_PERSONAL: bool = true;
+    const DESCRIPTION: &str = "MX's id of a user.";
 }
 
 impl IdKind for InstitutionGuid {
     const NAME: &str = "InstitutionGuid";
     const IS_PERSONAL: bool = false;
+    const DESCRIPTION: &str = "MX's id of a bank.";
 }
 
 impl IdKind for UserId {
     const NAME: &str = "UserId";
     const IS_PERSONAL: bool = true;
+    const DESCRIPTION: &str = "The partner's own id of a user.";
 }
 
 impl IdKind for MemberId {
     const NAME: &str = "MemberId";
     const IS_PERSONAL: bool = true;
+    const DESCRIPTION: &str = "The partner's own id of a member.";
 }
