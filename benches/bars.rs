@@ -1,11 +1,11 @@
-//! The bars for instructions: runs `instructions`, and fails where one is missed by more than 5 %.
+//! The bars for instructions: runs `instructions`, and fails if a bar is missed by more than 5 %.
 //!
 //! `cargo bench -p mx-job-webhook-benches --bench bars`; with `-- --write` it also draws
 //! `instructions.svg`.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a panic is how a benchmark fails, and it prints a table"
+    reason = "a panic fails the benchmark, which prints a table"
 )]
 
 mod plot;
@@ -13,13 +13,13 @@ mod plot;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-/// Instructions repeat to the digit on one machine; another compiler or allocator shifts them.
+/// The margin. Instructions repeat to the digit on one machine, but change with the compiler or the allocator.
 const MARGIN: f64 = 1.05;
 
 enum Bar {
-    /// At most so many times what the other takes.
+    /// At most this many times the other's instructions.
     Ratio(f64),
-    /// At most so many more than the other takes.
+    /// At most this many more instructions than the other.
     More(f64),
 }
 
@@ -174,14 +174,14 @@ fn drawn(folder: &Path) -> String {
     })
 }
 
-/// What gungraun counted for a benchmark, such as `decode.sample`.
+/// Returns gungraun's count for a benchmark, such as `decode.sample`.
 fn instructions(folder: &Path, benchmark: &str) -> f64 {
     let file: PathBuf = folder.join(benchmark).join("summary.json");
     let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
     let summary: serde_json::Value = serde_json::from_str(&text).unwrap();
     let metrics =
         &summary["profiles"][0]["summaries"]["total"]["summary"]["Callgrind"]["Ir"]["metrics"];
-    // Beside an earlier run, the first of both is this one.
+    // If there is an earlier run, the first of the two values is the current one.
     let [alone, beside] = [&metrics["Left"]["Int"], &metrics["Both"][0]["Int"]];
     alone.as_f64().or(beside.as_f64()).unwrap()
 }

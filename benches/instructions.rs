@@ -1,11 +1,11 @@
-//! Instructions, which repeat to the digit whatever else the machine does.
+//! Counts instructions, which repeat to the digit whatever the load of the machine.
 //!
-//! `cargo bench -p mx-job-webhook-benches --bench instructions`, with valgrind and gungraun's runner installed. Every
-//! service has answered a request before the one that is counted.
+//! `cargo bench -p mx-job-webhook-benches --bench instructions`, with valgrind and gungraun's runner installed. Each
+//! service answers one request before the one that is counted.
 #![allow(
     clippy::unwrap_used,
     missing_docs,
-    reason = "gungraun's macros, and a panic is how a benchmark fails"
+    reason = "gungraun's macros, and a panic fails the benchmark"
 )]
 
 mod subjects;
@@ -51,7 +51,7 @@ fn decode_nothing(body: Vec<u8>) -> IgnoredAny {
     serde_json::from_slice(black_box(&body)).unwrap()
 }
 
-/// One request, after another.
+/// Prepares a service's second request.
 fn second<S>(mut service: S, requests: [fn() -> Request<Body>; 2]) -> Measured<StatusCode>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + 'static,
@@ -61,13 +61,13 @@ where
     let request = second();
     Box::new(move || {
         let status = answer(&mut service, request);
-        // What the service itself holds is not the request's to drop.
+        // Dropping the service is not part of a request.
         std::mem::forget(service);
         status
     })
 }
 
-/// An earlier event of the same job: to the ledger, the sample after it is a new one.
+/// An earlier event of the same job, so that the ledger takes the next sample as a new event.
 fn earlier() -> Vec<u8> {
     let sample = String::from_utf8(sample()).unwrap();
     sample.replace("1471281218", "1471281217").into_bytes()

@@ -1,12 +1,12 @@
-//! Events a second through each ledger, from claim to commit, and what one takes in its store.
+//! Events per second through each ledger, from claim to commit, and the storage that an event takes.
 //!
 //! `cargo bench -p mx-job-webhook-benches --features ledgers --bench ledgers`, with
-//! `MX_TEST_POSTGRES_URL` and `MX_TEST_REDIS_URL` naming servers that nobody else uses: what it writes stays there. About a
-//! minute. Client and servers share the machine, so the numbers are what is left for each.
+//! `MX_TEST_POSTGRES_URL` and `MX_TEST_REDIS_URL`. Use servers for this alone, because its rows stay there. It takes about
+//! a minute. Client and servers share the machine, and so its processors.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a panic is how a benchmark fails, and it prints a table"
+    reason = "a panic fails the benchmark, which prints a table"
 )]
 
 use std::sync::Arc;
@@ -97,7 +97,7 @@ async fn effect_with_commit(app: App, event: JobEvent) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Prints a row for each concurrency, and gives how many events there were.
+/// Prints a row for each concurrency, and returns the number of events.
 async fn run<L: Ledger>(name: &str, ledger: L, jobs: JobRouter) -> u64 {
     let jobs = DedupeLayer::new(ledger).layer(jobs);
     let run = fastrand::u64(..);
@@ -111,7 +111,7 @@ async fn run<L: Ledger>(name: &str, ledger: L, jobs: JobRouter) -> u64 {
                 let mut took = Vec::new();
                 while started.elapsed() < SLICE {
                     let number = numbers.fetch_add(1, Ordering::Relaxed);
-                    // As long as MX's.
+                    // As long as MX's guids.
                     let guid = format!("JOB-{run:016x}-{number:019}");
                     let mut job = Job::new(guid.parse().unwrap(), Status::Completed);
                     job.updated_at = Some(Timestamp::from_unix_seconds(1_471_281_218));

@@ -1,14 +1,14 @@
-//! HTTP over loopback: this crate against what one would write by hand, a slice of time each.
+//! HTTP over loopback: this crate against a handler written by hand, in alternating slices of time.
 //!
 //! `cargo bench -p mx-job-webhook-benches --bench loopback`; with `-- --write` it also draws
-//! `throughput.svg`. Each server is a process of its own on a core of its own (by `taskset`, which
-//! Linux distributions have), so that its processor time and its memory can be told from the
-//! load's. Slices alternate, and a ratio is that of two slices side by side: what a shared machine
-//! does to one of them it mostly does to both.
+//! `throughput.svg`. Each server is a process on its own core (by `taskset`, which
+//! Linux distributions have), so that its processor time and its memory are measured without the
+//! client's. Slices alternate, and a ratio compares two adjacent slices, because a shared machine
+//! mostly slows down both.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a panic is how a benchmark fails, and it prints a table"
+    reason = "a panic fails the benchmark, which prints a table"
 )]
 
 mod plot;
@@ -37,7 +37,7 @@ const CONNECTIONS: usize = 32;
 const SLICE: Duration = Duration::from_millis(500);
 const ROUNDS: usize = 24;
 
-/// What is served, by the name that a process is started with.
+/// The servers, by the argument that starts each.
 const SUBJECTS: [(&str, &str); 4] = [
     ("around", "layer around the router"),
     ("layer", "Router::layer"),
@@ -86,7 +86,7 @@ fn serve(subject: &str) {
     });
 }
 
-/// The least that an axum handler can do with a body.
+/// A handler that only collects the body: the ceiling of axum.
 fn collecting() -> Router {
     own_routes().route(PATH, post(|_body: Bytes| async { StatusCode::NO_CONTENT }))
 }
@@ -100,8 +100,8 @@ fn slow() -> mx_job_webhook::mount::JobWebhookService<Router, JobRouter> {
         .layer(own_routes())
 }
 
-/// This program, on one core: the servers have one and the load another, so that neither takes
-/// from the other.
+/// Returns the command of this program on one core. The servers have one core and the client another,
+/// so that they do not compete.
 fn on_core(core: u32) -> Command {
     let mut command = Command::new("taskset");
     command.args(["-c", &core.to_string()]);
@@ -131,16 +131,16 @@ impl Server {
         }
     }
 
-    /// Processor time that it has used, in ticks of the kernel's clock.
+    /// Returns the used processor time, in ticks of the kernel's clock.
     fn ticks(&self) -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        // After the name, which stands in parentheses, the 12th and 13th: user and system time.
+        // The 12th and 13th fields after the name in parentheses: user and system time.
         let (_, fields) = stat.rsplit_once(") ").unwrap();
         let fields = fields.split(' ').skip(11).take(2);
         fields.map(|field| field.parse::<u64>().unwrap()).sum()
     }
 
-    /// The most memory that it ever had, in MB.
+    /// Returns the peak memory, in MB.
     fn peak_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -179,7 +179,7 @@ async fn deliver(stream: &mut TcpStream, request: &[u8]) {
     assert!(answer.starts_with(b"HTTP/1.1 204"));
 }
 
-/// Requests a second, and ticks of processor time a million requests.
+/// Returns the requests per second, and the ticks of processor time per million requests.
 async fn slice(server: &Server) -> [f64; 2] {
     let (stop, count) = (
         Arc::new(AtomicBool::new(false)),
@@ -211,7 +211,7 @@ async fn slice(server: &Server) -> [f64; 2] {
     ]
 }
 
-/// The first quartile, the median and the third.
+/// Returns the first quartile, the median and the third quartile.
 fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
     values.sort_by(f64::total_cmp);
     [1, 2, 3].map(|quarter| values[values.len() * quarter / 4])
@@ -219,13 +219,13 @@ fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
 
 async fn compare(write: bool) {
     let servers = SUBJECTS.map(|(subject, _)| Server::start(subject));
-    // Warm, and not counted.
+    // A warm-up, which is not counted.
     for server in &servers {
         slice(server).await;
     }
     let mut slices: [Vec<[f64; 2]>; SUBJECTS.len()] = Default::default();
     for round in 0..ROUNDS {
-        // Each begins as often as the others.
+        // Each server is first equally often.
         for turn in 0..SUBJECTS.len() {
             let index = (round + turn) % SUBJECTS.len();
             slices[index].push(slice(&servers[index]).await);
@@ -242,7 +242,7 @@ async fn compare(write: bool) {
         println!("| {name} | {median:.0} ({low:.0} to {high:.0}) | {memory} |");
         rows.push((name, median));
     }
-    println!("\n| paired | requests/s | processor time a request |");
+    println!("\n| paired | requests/s | processor time per request |");
     println!("|---|---|---|");
     for (ours, theirs) in [(0, 2), (0, 3), (1, 2), (1, 3)] {
         let ratio = |what: usize| {
@@ -268,7 +268,7 @@ async fn compare(write: bool) {
     }
 }
 
-/// A thousand deliveries whose callbacks take 200 ms, all at once.
+/// Sends a thousand deliveries at once, with callbacks of 200 ms.
 async fn thousand_at_once() {
     let server = Server::start("slow");
     let request = Arc::new(request());

@@ -1,11 +1,11 @@
-//! Times, with what one would write by hand in the same group.
+//! Times, with the code written by hand in the same group.
 //!
-//! `cargo bench -p mx-job-webhook-benches --bench times`; times swing on shared machines, so what means something is the
-//! ratio within a group, read off one run.
+//! `cargo bench -p mx-job-webhook-benches --bench times`; times vary on shared machines, so compare
+//! only ratios within a group of one run.
 #![allow(
     clippy::unwrap_used,
     missing_docs,
-    reason = "criterion's macros, and a panic is how a benchmark fails"
+    reason = "criterion's macros, and a panic fails the benchmark"
 )]
 
 mod subjects;
@@ -112,7 +112,7 @@ fn pass_through(criterion: &mut Criterion) {
     bench(group, "a layer that does nothing", nothing, not_ours, 200);
 }
 
-/// An event is claimed and settled, among so many that are remembered.
+/// Claims and settles an event, in ledgers that remember different numbers of events.
 fn ledger(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("claim and commit in the memory ledger");
     for remembered in [1_000, 100_000] {

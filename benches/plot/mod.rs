@@ -1,4 +1,4 @@
-//! Horizontal bars as an SVG, in the colours of neither a light nor a dark page.
+//! Horizontal bars as an SVG, in colours that suit light and dark pages.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ const ROW: usize = 26;
 const LABELS: usize = 250;
 const WIDTH: usize = 430;
 
-/// Draws a bar for each name; those of this crate stand out.
+/// Draws a bar for each name, and highlights those of this crate.
 pub(crate) fn bars(title: &str, rows: &[(&str, f64)], ours: impl Fn(&str) -> bool) -> String {
     let longest = rows
         .iter()

@@ -1,4 +1,4 @@
-//! What one writes by hand: a struct of `String`s, axum's `Json` and a `match`. No credentials.
+//! The code written by hand: a struct of `String`s, axum's `Json` and a `match`, without credentials.
 
 use axum::extract::FromRequest as _;
 use axum::routing::post;
@@ -13,7 +13,7 @@ pub(crate) struct Webhook {
 }
 
 #[derive(serde::Deserialize)]
-#[expect(dead_code, reason = "decoding them is what is measured")]
+#[expect(dead_code, reason = "only their decoding is measured")]
 struct Job {
     guid: String,
     status: i64,
@@ -43,7 +43,7 @@ async fn handler(Json(webhook): Json<Webhook>) -> StatusCode {
     }
 }
 
-/// What axum's `Json` makes of a request; the request is built before the clock starts.
+/// Decodes a request with axum's `Json`. The request is built before the clock starts.
 pub(crate) fn json(body: Vec<u8>) -> impl FnOnce() -> Webhook {
     let request = delivery(body);
     move || now(Json::<Webhook>::from_request(request, &())).unwrap().0

@@ -1,14 +1,14 @@
-//! What is compared: this crate, mounted in each of its ways, and what one would write by hand.
+//! The code that is compared: this crate in each of its mounts, and the code written by hand.
 
 pub(crate) mod by_hand;
 pub(crate) mod mounts;
 
-/// The documented sample, without the white space that only the page has: 452 bytes.
+/// The documented sample without white space, which is only on the page: 452 bytes.
 pub(crate) fn sample() -> Vec<u8> {
     compact(|fields| fields)
 }
 
-/// The same with the fields in the other order.
+/// The same sample with the fields in reverse order.
 pub(crate) fn reversed() -> Vec<u8> {
     compact(|mut fields| {
         fields.reverse();
@@ -18,7 +18,7 @@ pub(crate) fn reversed() -> Vec<u8> {
 
 fn compact(order: impl FnOnce(Vec<&'static str>) -> Vec<&'static str>) -> Vec<u8> {
     let sample = include_str!("../../tests/fixtures/completed.json");
-    // A field stands on a line of its own.
+    // Each field is on its own line.
     let fields = sample.lines().map(|line| line.trim().trim_end_matches(','));
     let fields = fields.filter(|line| line.starts_with('"') && !line.starts_with("\"job\""));
     let fields = order(fields.collect()).join(",").replace("\": ", "\":");

@@ -1,4 +1,4 @@
-//! This crate, mounted in each of its ways.
+//! This crate in each of its mounts.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -41,7 +41,7 @@ pub(crate) fn around_the_router() -> JobWebhookService<Router, JobRouter> {
     layer().layer(own_routes())
 }
 
-/// Ledger and all. What it is asked first it has seen before.
+/// The layer with a ledger, which remembers the event of the first request.
 pub(crate) fn with_the_memory_ledger() -> JobWebhookService<Router, Dedupe<JobRouter, MemoryLedger>>
 {
     let jobs = DedupeLayer::new(MemoryLedger::new()).layer(jobs());
@@ -54,7 +54,7 @@ pub(crate) fn router_layer() -> Router {
     own_routes().layer(layer())
 }
 
-/// What axum itself takes for a layer that does nothing.
+/// A layer that does nothing, to measure axum's own cost.
 pub(crate) fn router_with_a_layer_that_does_nothing() -> Router {
     own_routes().layer(Identity::new())
 }
@@ -96,7 +96,7 @@ pub(crate) fn not_ours() -> Request<Body> {
     Request::get("/accounts").body(Body::empty()).unwrap()
 }
 
-/// One request's way through a service.
+/// A service's answer to one request.
 pub(crate) fn answer<S>(service: &mut S, request: Request<Body>) -> StatusCode
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
@@ -105,7 +105,7 @@ where
     now(service.call(request)).unwrap().status()
 }
 
-/// Polls a future that never waits to its end: no runtime is part of what is measured.
+/// Polls a future to its end without a runtime, so that no runtime is measured. The future never waits.
 pub(crate) fn now<F: Future>(future: F) -> F::Output {
     let context = &mut Context::from_waker(Waker::noop());
     match pin!(future).poll(context) {

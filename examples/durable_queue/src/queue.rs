@@ -46,7 +46,7 @@ BEGIN
 END $$;
 DO $$
 BEGIN
-    -- A new trigger waits for everyone who writes to the table.
+    -- Creating a trigger waits for every transaction that writes to the table.
     IF NOT EXISTS (SELECT FROM pg_trigger
             WHERE tgrelid = 'apalis.jobs'::regclass AND tgname = 'mx_jobs_keep') THEN
         CREATE TRIGGER mx_jobs_keep BEFORE DELETE ON apalis.jobs

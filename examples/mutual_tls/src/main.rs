@@ -51,7 +51,7 @@ fn app(credentials: Credentials) -> Router {
         .on_completed(|event| async move { println!("completed {}", event.guid) })
         .on_unhandled(|unhandled| async move { println!("{} unhandled", unhandled.status) });
     Router::new()
-        .route("/", get(|| async { "for everybody, certificate or not\n" }))
+        .route("/", get(|| async { "a page that needs no certificate\n" }))
         .layer(JobWebhook::new(credentials, jobs).at("/admin/webhooks"))
 }
 

@@ -184,7 +184,7 @@ fn each_panel_uses_the_chosen_data_source() {
 }
 
 #[test]
-fn each_exported_metric_has_a_help_text() {
+fn the_export_has_help_texts_types_and_values() {
     let exposition = exposition();
     for line in [
         "# HELP mx_job_webhook_deliveries_total Deliveries answered or abandoned, by the job's status and by outcome.",
