@@ -156,18 +156,8 @@ fn ledger_and_background_rows() -> Vec<Row> {
         )
         .because(ErrorKind::InFlight)
         .header(retry.0, retry.1),
-        unavailable(row(
-            "the claim fails",
-            behind(Err("down")),
-            sample,
-            503,
-        )),
-        unavailable(row(
-            "the commit fails",
-            commits(Err("down")),
-            sample,
-            503,
-        )),
+        unavailable(row("the claim fails", behind(Err("down")), sample, 503)),
+        unavailable(row("the commit fails", commits(Err("down")), sample, 503)),
         row("settled", commits(Ok(Commit::Settled)), sample, 204),
         row(
             "the claim was overtaken and the callback succeeded",
@@ -429,10 +419,7 @@ async fn every_mount_answers_each_row_alike() {
             let name = format!("{} ({mount})", row.name);
             let (head, body) = send(app, (row.request)()).await;
             assert_eq!(head.status.as_u16(), row.status, "{name}");
-            assert!(
-                body.is_empty(),
-                "{name}: the answer's body is empty"
-            );
+            assert!(body.is_empty(), "{name}: the answer's body is empty");
             let kind = head.extensions.get::<Error>().map(Error::kind);
             assert_eq!(kind, row.kind, "{name}");
             if let Some((header, value)) = row.header {

@@ -153,7 +153,11 @@ async fn a_call_that_outlives_its_callback_keeps_the_permit_and_is_awaited() {
         endpoint.oneshot(delivery(SAMPLE)).await.unwrap().status(),
         204
     );
-    assert_eq!(background.running(), 1, "until the other call is polled too");
+    assert_eq!(
+        background.running(),
+        1,
+        "until the other call is polled too"
+    );
     tokio::task::yield_now().await;
     gate.add_permits(1);
     tokio::task::yield_now().await;
@@ -223,7 +227,7 @@ mod on_tokio {
         let (log, failed) = (Log::default(), Log::default());
         let (background, gate) = (Background::new(), Arc::new(Semaphore::new(0)));
         let router = gated(&log, &gate)
-            .on_halted(|_| async { Err("nobody to tell") })
+            .on_halted(|_| async { Err("no recipient") })
             .on_denied(|_| async { panic_quietly() });
         let layer = AcknowledgeFirstLayer::new(failures(&failed));
         let jobs = layer.layer(router);

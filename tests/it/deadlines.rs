@@ -156,7 +156,11 @@ async fn the_discard_timeout_passes_on_time() {
     let stranger = Request::post("/").body(body).unwrap();
     let answer = within.oneshot(stranger).await.unwrap();
     assert_eq!(answer.status(), 401);
-    assert_eq!(answer.headers()["connection"], "close", "discarding has stopped");
+    assert_eq!(
+        answer.headers()["connection"],
+        "close",
+        "discarding has stopped"
+    );
 }
 
 #[tokio::test]
@@ -180,10 +184,7 @@ async fn the_ledgers_timeout_passes_on_time() {
         .layer(JobRouter::new().on_completed(|_| async { Err("no") }));
     let error = once.oneshot(JobEvent::decode(SAMPLE).unwrap()).await;
     assert_eq!(error.unwrap_err().kind(), ErrorKind::CallbackFailed);
-    assert!(
-        start.elapsed() < LONG,
-        "a release has a timeout"
-    );
+    assert!(start.elapsed() < LONG, "a release has a timeout");
 }
 
 #[test]

@@ -262,7 +262,10 @@ impl Service<JobEvent> for ReadyOnce {
     }
 
     fn call(&mut self, _: JobEvent) -> Self::Future {
-        assert!(std::mem::take(&mut self.0), "called without having been ready");
+        assert!(
+            std::mem::take(&mut self.0),
+            "called without having been ready"
+        );
         std::future::ready(Ok(()))
     }
 }
@@ -500,7 +503,11 @@ mod memory {
                             };
                             let before = holders[number].fetch_add(1, Ordering::SeqCst);
                             assert_eq!(before, 0, "two threads held the event");
-                            assert_eq!(settled[number].load(Ordering::SeqCst), 0, "the event was already settled");
+                            assert_eq!(
+                                settled[number].load(Ordering::SeqCst),
+                                0,
+                                "the event was already settled"
+                            );
                             std::thread::yield_now();
                             holders[number].fetch_sub(1, Ordering::SeqCst);
                             if (thread * 7 + turn + round) % 5 == 0 {

@@ -81,7 +81,10 @@ impl OwnLedger {
         match self.fault {
             Some(Fault::NeverSaysStale) => false,
             Some(Fault::SaysStaleOfTheSameTime) => other >= this,
-            #[allow(clippy::cast_precision_loss, reason = "this loss of precision is the fault")]
+            #[allow(
+                clippy::cast_precision_loss,
+                reason = "this loss of precision is the fault"
+            )]
             Some(Fault::TakesTimesAsFloats) => {
                 other.unix_seconds() as f64 > this.unix_seconds() as f64
             }

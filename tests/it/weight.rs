@@ -22,7 +22,10 @@ fn the_readme_states_how_many_crates_an_application_with_axum_gains() {
 
     let added: Vec<_> = has.difference(&had).collect();
     let number = added.len();
-    assert!(number <= AT_MOST, "{number} crates exceed the limit: {added:#?}");
+    assert!(
+        number <= AT_MOST,
+        "{number} crates exceed the limit: {added:#?}"
+    );
     let sentence =
         format!("To an application that has axum it adds {number} crates, itself included.");
     let readme = include_str!("../../README.md");

@@ -40,7 +40,10 @@ async fn a_run_that_is_not_polled_yet_holds_up_no_other_event() {
     let third = background.run(jobs.clone(), event("JOB-3"));
     assert_eq!(first.await.unwrap(), Receipt::Handled);
     let third = timeout(Duration::from_secs(2), third).await;
-    assert!(third.is_ok(), "the third waits for a permit that the second has and does not use");
+    assert!(
+        third.is_ok(),
+        "the third waits for a permit that the second has and does not use"
+    );
     assert_eq!(later.await.unwrap(), Receipt::Handled);
 }
 
@@ -98,8 +101,8 @@ async fn event_of_a_mount(background: &Background) -> JobEvent {
         let sender = sender.clone();
         async move { sender.send(event).map_err(|_| "closed") }
     });
-    let webhooks = JobWebhook::new(Credentials::unauthenticated(), jobs)
-        .with_background(background.clone());
+    let webhooks =
+        JobWebhook::new(Credentials::unauthenticated(), jobs).with_background(background.clone());
     let answer = webhooks.oneshot(delivery(SAMPLE)).await.unwrap();
     assert_eq!(answer.status(), 204);
     events.recv().await.unwrap()
@@ -200,7 +203,10 @@ async fn acknowledge_first_drops_the_service_before_the_callback_runs() {
     let inner = Counted(count.clone());
     let jobs = AcknowledgeFirstLayer::new(|_| {}).layer(inner);
     let before = Arc::strong_count(&count);
-    assert_eq!(jobs.clone().oneshot(event("JOB-1")).await.unwrap(), Receipt::Accepted);
+    assert_eq!(
+        jobs.clone().oneshot(event("JOB-1")).await.unwrap(),
+        Receipt::Accepted
+    );
     tokio::task::yield_now().await;
     assert_eq!(Arc::strong_count(&count), before);
 }
@@ -213,7 +219,10 @@ fn the_compile_fail_cases_fail_because_of_the_mistake_that_they_show() {
     let mut wrong = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.extension().is_none_or(|extension| extension != "stderr") {
+        if path
+            .extension()
+            .is_none_or(|extension| extension != "stderr")
+        {
             continue;
         }
         let expected = fs::read_to_string(&path).unwrap();
@@ -222,7 +231,10 @@ fn the_compile_fail_cases_fail_because_of_the_mistake_that_they_show() {
         }
     }
     wrong.sort();
-    assert!(wrong.is_empty(), "an import is missing, and nothing else is shown, in {wrong:?}");
+    assert!(
+        wrong.is_empty(),
+        "an import is missing, and nothing else is shown, in {wrong:?}"
+    );
 }
 
 /// The guides name the tests that show each promise. These are no longer there.
@@ -261,9 +273,17 @@ async fn a_boxed_service_reserves_per_clone_and_gives_its_reservation_back() {
     let mut reserved = jobs.clone();
     assert!(matches!(reserved.ready().await, Ok(_)));
     let mut waits = jobs.clone();
-    assert!(timeout(Duration::from_millis(20), waits.ready()).await.is_err());
+    assert!(
+        timeout(Duration::from_millis(20), waits.ready())
+            .await
+            .is_err()
+    );
     drop(reserved);
-    assert!(timeout(Duration::from_millis(200), waits.ready()).await.is_ok());
+    assert!(
+        timeout(Duration::from_millis(200), waits.ready())
+            .await
+            .is_ok()
+    );
     assert_eq!(waits.call(event("JOB-1")).await.unwrap(), Receipt::Handled);
 }
 
@@ -308,7 +328,9 @@ async fn a_panic_of_a_boxed_service_ends_one_delivery() {
         assert_eq!(answer.status(), status, "{at}");
         let background = Background::new();
         if at != "clone" {
-            let outcome = background.run(BoxJobService::new(Panics(at)), event("JOB-1")).await;
+            let outcome = background
+                .run(BoxJobService::new(Panics(at)), event("JOB-1"))
+                .await;
             assert_eq!(outcome.is_ok(), status == 204, "{at}");
         }
         assert_eq!(background.running(), 0, "{at}");
@@ -332,18 +354,24 @@ async fn registering_twice_with_the_builder_panics_at_the_callers_line() {
     });
     std::panic::set_hook(hook);
     assert!(outcome.is_err());
-    assert!(seen.lock().unwrap().as_deref().is_some_and(|file| file.ends_with("house.rs")));
+    assert!(
+        seen.lock()
+            .unwrap()
+            .as_deref()
+            .is_some_and(|file| file.ends_with("house.rs"))
+    );
 }
 
 #[tokio::test]
 async fn a_run_that_is_polled_after_it_was_ready_says_so() {
-    let mut run = Box::pin(Background::new().run(
-        JobRouter::new().on_completed(|_| async {}),
-        event("JOB-1"),
-    ));
+    let mut run = Box::pin(
+        Background::new().run(JobRouter::new().on_completed(|_| async {}), event("JOB-1")),
+    );
     assert_eq!(run.as_mut().await.unwrap(), Receipt::Handled);
     let again = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let _ = run.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop()));
+        let _ = run
+            .as_mut()
+            .poll(&mut Context::from_waker(std::task::Waker::noop()));
     }));
     assert!(again.is_err());
 }
@@ -403,5 +431,8 @@ async fn a_ledger_in_an_arc_or_a_box_conforms() {
     use mx_job_webhook::ledger::BoxLedger;
     use mx_job_webhook::testing::check_ledger;
     check_ledger(Arc::new(MemoryLedger::new())).await;
-    check_ledger(BoxLedger::new(Arc::new(BoxLedger::new(MemoryLedger::new())))).await;
+    check_ledger(BoxLedger::new(Arc::new(
+        BoxLedger::new(MemoryLedger::new()),
+    )))
+    .await;
 }
