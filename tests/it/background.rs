@@ -227,7 +227,7 @@ mod on_tokio {
         let (log, failed) = (Log::default(), Log::default());
         let (background, gate) = (Background::new(), Arc::new(Semaphore::new(0)));
         let router = gated(&log, &gate)
-            .on_halted(|_| async { Err("nobody to tell") })
+            .on_halted(|_| async { Err("no recipient") })
             .on_denied(|_| async { panic_quietly() });
         let layer = AcknowledgeFirstLayer::new(failures(&failed));
         let jobs = layer.layer(router);

@@ -1,10 +1,10 @@
-//! The curl lines that examples name, pasted into a shell.
+//! The curl commands of the examples, pasted into a shell.
 
 use std::process::Command;
 
 use crate::{Process, repository, run};
 
-/// Returns the curl line in the first lines of an example, whose source this is.
+/// Returns the curl command in the first lines of this source of an example.
 pub fn line(source: &str) -> String {
     let head: Vec<&str> = source
         .lines()
@@ -17,7 +17,7 @@ pub fn line(source: &str) -> String {
     line.to_owned()
 }
 
-/// Starts the example and sends it its curl line: once as it stands, once with another password.
+/// Starts the example and runs its curl command twice: unchanged, and with a wrong password.
 pub fn assert_delivers(example: &str, command: Command, line: &str) -> Process {
     let mut server = Process::start(command);
     let listening = server.line();
@@ -41,7 +41,7 @@ pub fn assert_delivers(example: &str, command: Command, line: &str) -> Process {
     server
 }
 
-/// Returns the status line of the answer to a curl line that is pasted with the server's port.
+/// Returns the status line of the answer to a curl command with the server's port.
 pub fn status(line: &str, server: &Process) -> String {
     let port = format!(":{}/", server.address.port());
     let line = line.replace(":3000/", &port).replace(":3443/", &port);

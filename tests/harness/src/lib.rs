@@ -1,9 +1,9 @@
-//! Starts what tests need as processes of their own: examples, curl, servers that a test may kill.
+//! Starts the processes that tests need: examples, curl, and servers that a test may kill.
 #![allow(
     clippy::missing_panics_doc,
     clippy::must_use_candidate,
     clippy::unwrap_used,
-    reason = "it is for tests alone, and a panic is how a test fails"
+    reason = "only tests use it, and a panic is how a test fails"
 )]
 
 pub mod curl;
@@ -15,7 +15,7 @@ use std::path::Path;
 
 pub use process::{Process, example, run};
 
-/// Returns the root of the repository, where the commands of the examples are to be run.
+/// Returns the root of the repository, where the examples' commands run.
 pub fn repository() -> &'static Path {
     // This package is `tests/harness`.
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -8,10 +8,10 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Far more than anything takes: it ends a test that would hang.
+/// A generous limit that ends a test that would hang.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Returns the command of an example, without the variables of this process that examples read.
+/// Returns the command of an example, without the environment variables of this process that examples read.
 pub fn example(binary: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(binary);
     for variable in [
@@ -29,12 +29,12 @@ pub fn example(binary: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// An example that runs. It is killed when dropped.
+/// A running example. It is killed when dropped.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
     lines: Receiver<String>,
-    /// Where it listens, once `serve` has read it.
+    /// Its address, once `serve` has read it.
     pub address: SocketAddr,
 }
 
@@ -68,7 +68,7 @@ impl Process {
         (process, printed)
     }
 
-    /// Waits for the next line that it prints and that is not empty.
+    /// Waits for the next line of output that is not empty.
     pub fn line(&self) -> String {
         loop {
             let line = self.lines.recv_timeout(PATIENCE).unwrap();
@@ -84,7 +84,7 @@ impl Process {
         let _ = self.child.wait();
     }
 
-    /// Sends a signal, such as `STOP`, which freezes it, or `CONT`, which thaws it.
+    /// Sends a signal, such as `STOP`, which pauses it, or `CONT`, which resumes it.
     pub fn signal(&self, signal: &str) {
         let signalled = Command::new("kill")
             .args([&format!("-{signal}"), &self.child.id().to_string()])
@@ -93,7 +93,7 @@ impl Process {
         assert!(signalled.success());
     }
 
-    /// Sends a signal, such as Ctrl-C's `INT`, and waits for the end.
+    /// Sends a signal, such as Ctrl-C's `INT`, and waits until it ends.
     pub fn stop(&mut self, signal: &str) -> ExitStatus {
         self.signal(signal);
         let patience = Instant::now() + PATIENCE;
@@ -101,12 +101,15 @@ impl Process {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(Instant::now() < patience, "it went on after the signal");
+            assert!(
+                Instant::now() < patience,
+                "the process continued after the signal"
+            );
             thread::sleep(Duration::from_millis(10));
         }
     }
 
-    /// Returns a line of the kernel's account of the process, in kB.
+    /// Returns a line of the kernel's statistics of the process, in kB.
     pub fn memory(&self, line: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let value = status.lines().find_map(|found| found.strip_prefix(line));

@@ -1,4 +1,4 @@
-//! Servers of a test's own, which it may kill: `PostgreSQL`, Redis, `HAProxy`.
+//! Servers for one test, which may kill them: `PostgreSQL`, Redis, `HAProxy`.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use crate::run;
 
-/// Far more than any server takes to start or to stop.
+/// A generous limit for a server's start and stop.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Returns an address of this machine on which nothing listens.
+/// Returns a free address of this machine.
 pub fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -33,7 +33,7 @@ impl Folder {
         Self(path)
     }
 
-    /// Returns where it is.
+    /// Returns its path.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -54,11 +54,11 @@ impl Drop for Folder {
 /// A process that listens on an address. It is killed when dropped.
 #[derive(Debug)]
 pub struct Server {
-    /// Where it listens.
+    /// Its address.
     pub address: SocketAddr,
     command: Command,
     child: Option<Child>,
-    /// The signal by which it dies, without `SIG`.
+    /// The signal that simulates a crash, without `SIG`.
     pub crash_by: &'static str,
 }
 
@@ -81,13 +81,13 @@ impl Server {
         self.child = Some(self.command.spawn().unwrap());
     }
 
-    /// Waits until something accepts connections on its address.
+    /// Waits until its address accepts connections.
     pub fn wait_until_it_listens(&mut self) {
         let patience = Instant::now() + PATIENCE;
         while TcpStream::connect(self.address).is_err() {
             assert!(
                 Instant::now() < patience,
-                "nobody listens on {}",
+                "no server listens on {}",
                 self.address
             );
             self.restart_if_it_ended();
@@ -95,7 +95,7 @@ impl Server {
         }
     }
 
-    /// Starts it again if it has ended: its predecessor was in its way, or something it needs was missing.
+    /// Restarts it if it has ended, because its predecessor still ran or a dependency was missing.
     pub fn restart_if_it_ended(&mut self) {
         let ended = |child: &mut Child| child.try_wait().unwrap().is_some();
         if self.child.as_mut().is_none_or(ended) {
@@ -127,7 +127,7 @@ impl Server {
         while child.try_wait().is_ok_and(|status| status.is_none()) {
             if Instant::now() > patience {
                 let _ = child.kill();
-                panic!("{:?} went on after {signal}", self.command);
+                panic!("{:?} continued after {signal}", self.command);
             }
             sleep(Duration::from_millis(5));
         }
@@ -140,7 +140,7 @@ impl Drop for Server {
     }
 }
 
-/// Starts a Redis that writes each command to its file before it answers.
+/// Starts a Redis that writes each command to disk before it answers.
 pub fn redis(folder: &Folder, arguments: &[&str]) -> Server {
     let address = free_address();
     let place = folder.path().join(format!("redis-{}", address.port()));
@@ -182,7 +182,7 @@ pub fn redis_cluster(folder: &Folder) -> Vec<Server> {
     servers
 }
 
-/// Starts `PostgreSQL` as it is installed. The URL is that of the superuser `postgres`.
+/// Starts the installed `PostgreSQL`. The URL is that of the superuser `postgres`.
 pub fn postgres(folder: &Folder) -> (Server, String) {
     let address = free_address();
     let place = folder.path().join("postgres");
@@ -216,12 +216,12 @@ pub fn postgres(folder: &Folder) -> (Server, String) {
     server.stderr(fs::File::create(place.join("log")).unwrap());
     let url = format!("postgres://postgres@{address}/postgres");
     let mut server = Server::start(address, server);
-    // Its children die with it, and leave the memory that they share.
+    // The server's children end with it and leave its shared memory behind.
     server.crash_by = "QUIT";
     (server, url)
 }
 
-/// Debian keeps them out of `PATH`.
+/// Debian keeps these programs out of `PATH`.
 fn postgres_programs() -> PathBuf {
     let found = fs::read_dir("/usr/lib/postgresql");
     let programs = found
@@ -232,7 +232,7 @@ fn postgres_programs() -> PathBuf {
     programs.max().unwrap_or_default()
 }
 
-/// Returns the user and the group of `postgres` if this runs as root, as which `PostgreSQL` refuses to run.
+/// Returns the user and the group of `postgres` if this process is root, as which `PostgreSQL` refuses to run.
 pub fn postgres_user() -> Option<(u32, u32)> {
     let id = |arguments: &[&str]| {
         let output = run(Command::new("id").args(arguments));
@@ -245,7 +245,7 @@ pub fn postgres_user() -> Option<(u32, u32)> {
     (id(&["-u"]) == 0).then(|| (id(&["-u", "postgres"]), id(&["-g", "postgres"])))
 }
 
-/// Starts `HAProxy` in front of the replicas that answer on `/health`.
+/// Starts `HAProxy` in front of the replicas, which answer on `/health`.
 pub fn load_balancer(folder: &Folder, replicas: &[SocketAddr]) -> Server {
     let address = free_address();
     let mut configuration = format!(

@@ -340,10 +340,10 @@ fn drain_waits_for_destructors_of_a_callback_cancelled_after_the_hand_over() {
         let _ = executor.send(task);
     });
     let log = Log::default();
-    let (told, place) = (log.clone(), background.clone());
+    let (told, counted) = (log.clone(), background.clone());
     let jobs = JobRouter::new()
         .on_completed(move |_| {
-            let recorder = Recorder(place.clone(), told.clone());
+            let recorder = Recorder(counted.clone(), told.clone());
             async move {
                 let _recorder = recorder;
                 pending::<()>().await;

@@ -1,5 +1,5 @@
-//! Attacks on the shared statements and the connections of the ledger on Postgres.
-//! RED marks what fails today.
+//! Attacks on the batched statements and the connections of the ledger on Postgres.
+//! RED marks tests that fail today.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use tower::{Layer as _, ServiceExt as _};
 
 use crate::engines::postgres::{Database, Postgres, Version, pool};
 use crate::proxy::Proxy;
-use crate::support::{LEASE, completed, granted, name, one_of_a_kind};
+use crate::support::{LEASE, completed, granted, name, unique_id};
 use harness::servers::Folder;
 
 const SOON: Duration = Duration::from_secs(2);
@@ -28,13 +28,13 @@ async fn set_up() -> (Database, PgPool, PostgresLedger) {
     (database, pool, ledger)
 }
 
-/// What `commit_in` writes for an event whose row is not there: a crash of the server, or a failover, lost the claim.
+/// The row that `commit_in` writes for an event without a row: a crash of the server or a failover lost the claim.
 const LOST_AND_SETTLED: &str = "INSERT INTO mx_job_webhook_events \
     (job, event, updated_at, token, leased_until, settled_at) \
     VALUES ($1, 'COMPLETED 1', 1, 1, clock_timestamp(), clock_timestamp())";
 
 #[tokio::test]
-async fn a_commit_is_not_stuck_behind_a_claim_that_stalls() {
+async fn a_stalled_claim_does_not_delay_a_commit() {
     let (database, _, ledger) = set_up().await;
     let proxy = Proxy::to(database.server()).await;
     let options = database
@@ -45,7 +45,7 @@ async fn a_commit_is_not_stuck_behind_a_claim_that_stalls() {
     let ledger = PostgresLedger::new(pool(options));
     let (old, new) = (name("old", 1), name("new", 1));
     let token = granted(ledger.claim(&old, LEASE).await.unwrap());
-    proxy.stall_what_is_there();
+    proxy.stall_existing();
     let claim = timeout(Duration::from_secs(5), ledger.claim(&new, LEASE));
     let commit = async {
         let started = Instant::now();
@@ -53,7 +53,7 @@ async fn a_commit_is_not_stuck_behind_a_claim_that_stalls() {
         (outcome.is_ok(), started.elapsed())
     };
     let (claim, (committed, after)) = tokio::join!(claim, commit);
-    assert!(claim.is_err(), "its connection stalls");
+    assert!(claim.is_err(), "the claim's connection stalls");
     assert!(
         committed && after < SOON,
         "committed: {committed}, after {after:?}"
@@ -61,7 +61,7 @@ async fn a_commit_is_not_stuck_behind_a_claim_that_stalls() {
 }
 
 #[tokio::test]
-async fn a_commit_is_not_stuck_behind_a_claim_that_waits() {
+async fn a_waiting_claim_does_not_delay_a_commit() {
     let (_database, pool, ledger) = set_up().await;
     let (x, y) = (name("x", 1), name("y", 1));
     let token = granted(ledger.claim(&y, LEASE).await.unwrap());
@@ -81,15 +81,15 @@ async fn a_commit_is_not_stuck_behind_a_claim_that_waits() {
 }
 
 #[tokio::test]
-async fn no_claim_waits_for_the_applications_transaction() {
+async fn claims_do_not_wait_for_the_applications_transaction() {
     let (_database, pool, ledger) = set_up().await;
-    let (lost, innocent) = (name("x", 1), name("n", 1));
+    let (lost, unrelated) = (name("x", 1), name("n", 1));
     let settles = {
         let (pool, ledger) = (pool.clone(), ledger.clone());
         move |event: JobEvent| {
             let (pool, ledger) = (pool.clone(), ledger.clone());
             async move {
-                // The server crashes, and forgets the claim: it was not on disk.
+                // The server crashes and loses the claim, which was not on disk.
                 sqlx::query("DELETE FROM mx_job_webhook_events")
                     .execute(&pool)
                     .await?;
@@ -105,38 +105,38 @@ async fn no_claim_waits_for_the_applications_transaction() {
     let open = tokio::spawn(once.oneshot(completed("x", 1)));
     sleep(Duration::from_millis(500)).await;
     let other = PostgresLedger::new(pool.clone());
-    let (lost, innocent) = tokio::join!(
+    let (lost, unrelated) = tokio::join!(
         timeout(SOON, other.claim(&lost, LEASE)),
-        timeout(SOON, other.claim(&innocent, LEASE)),
+        timeout(SOON, other.claim(&unrelated, LEASE)),
     );
     open.abort();
-    let answers = format!("its own: {lost:?}, innocent: {innocent:?}");
-    assert!(innocent.is_ok() && lost.is_ok(), "{answers}");
+    let answers = format!("the same event: {lost:?}, unrelated: {unrelated:?}");
+    assert!(unrelated.is_ok() && lost.is_ok(), "{answers}");
 }
 
 #[tokio::test]
-async fn no_commit_waits_for_the_applications_transaction() {
+async fn commits_do_not_wait_for_the_applications_transaction() {
     let (_database, pool, ledger) = set_up().await;
-    let (lost, innocent) = (name("x", 1), name("n", 1));
-    let token = granted(ledger.claim(&innocent, LEASE).await.unwrap());
+    let (lost, unrelated) = (name("x", 1), name("n", 1));
+    let token = granted(ledger.claim(&unrelated, LEASE).await.unwrap());
     let mut open = pool.begin().await.unwrap();
     sqlx::query(LOST_AND_SETTLED)
         .bind("x")
         .execute(&mut *open)
         .await
         .unwrap();
-    let (_, innocent) = tokio::join!(
+    let (_, unrelated) = tokio::join!(
         timeout(SOON * 2, ledger.commit(&lost, FencingToken::new(7))),
-        timeout(SOON, ledger.commit(&innocent, token)),
+        timeout(SOON, ledger.commit(&unrelated, token)),
     );
     assert_eq!(
-        innocent.expect("it has nothing to do with it").unwrap(),
+        unrelated.expect("the events are unrelated").unwrap(),
         Commit::Settled
     );
 }
 
 #[tokio::test]
-async fn a_lease_is_whole_when_it_is_granted() {
+async fn a_lease_starts_when_the_claim_is_granted() {
     const SHORT: Duration = Duration::from_secs(4);
     let (_database, pool, ledger) = set_up().await;
     let (x, n) = (name("x", 1), name("n", 1));
@@ -152,7 +152,7 @@ async fn a_lease_is_whole_when_it_is_granted() {
     .await
     .unwrap();
     granted(first.unwrap());
-    // Its transaction may yet settle it.
+    // Its open transaction may still settle the event.
     assert_eq!(other.unwrap(), Claim::InFlight);
     sleep(SHORT / 2).await;
     assert_eq!(ledger.claim(&n, SHORT).await.unwrap(), Claim::InFlight);
@@ -161,7 +161,7 @@ async fn a_lease_is_whole_when_it_is_granted() {
 }
 
 #[tokio::test]
-async fn a_statement_timeout_hits_the_call_that_waits_and_no_other() {
+async fn a_statement_timeout_fails_only_the_call_that_waits() {
     let (database, pool, ledger) = set_up().await;
     drop(ledger);
     let options = database.options().options([("statement_timeout", "1s")]);
@@ -173,8 +173,8 @@ async fn a_statement_timeout_hits_the_call_that_waits_and_no_other() {
         .execute(&mut *open)
         .await
         .unwrap();
-    let (innocent, _) = tokio::join!(ledger.claim(&n, LEASE), ledger.claim(&x, LEASE));
-    granted(innocent.unwrap());
+    let (unrelated, _) = tokio::join!(ledger.claim(&n, LEASE), ledger.claim(&x, LEASE));
+    granted(unrelated.unwrap());
 }
 
 async fn backends(admin: &PgPool, application: &str) -> i64 {
@@ -187,7 +187,7 @@ async fn backends(admin: &PgPool, application: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_slow_to_make_is_made_at_last() {
+async fn a_slow_connection_is_established_eventually() {
     let (database, _admin, ledger) = set_up().await;
     drop(ledger);
     let proxy = Proxy::slow_to_connect(database.server(), Duration::from_millis(700)).await;
@@ -252,7 +252,7 @@ async fn prune_works_at_every_isolation_level() {
 }
 
 #[tokio::test]
-async fn replicas_that_start_at_once_where_transactions_are_serializable() {
+async fn replicas_can_start_at_once_with_serializable_transactions() {
     for shape in [None, Some("bigint")] {
         let database = Database::create("").await;
         if shape.is_some() {
@@ -282,7 +282,7 @@ async fn replicas_that_start_at_once_where_transactions_are_serializable() {
 }
 
 #[tokio::test]
-async fn tokens_at_their_ends() {
+async fn the_smallest_and_greatest_tokens_work() {
     let (_database, _pool, ledger) = set_up().await;
     for (number, token) in [0, 1, u64::MAX / 2, u64::MAX - 1, u64::MAX]
         .into_iter()
@@ -307,9 +307,9 @@ async fn tokens_at_their_ends() {
     }
 }
 
-/// Tables that are dropped, altered and made again under prepared statements.
+/// Tables that are dropped, altered and recreated while statements are prepared.
 #[tokio::test]
-async fn tables_that_are_swapped() {
+async fn the_ledger_recovers_when_its_table_is_replaced() {
     let (_database, pool, ledger) = set_up().await;
     for (turn, sql) in [
         "DROP TABLE mx_job_webhook_events",
@@ -350,9 +350,9 @@ fn faulty(options: PgConnectOptions, hook: Arc<AtomicUsize>) -> PgPool {
         .connect_lazy_with(options)
 }
 
-/// Hooks that fail, hang and panic; then they are mended.
+/// Hooks that fail, hang and panic, and then work again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hooks_that_misbehave_are_survived() {
+async fn the_ledger_recovers_from_failing_connection_hooks() {
     let (database, _admin, ledger) = set_up().await;
     drop(ledger);
     for fault in [1, 2, 3] {
@@ -370,7 +370,7 @@ async fn hooks_that_misbehave_are_survived() {
         }
         calls.join_all().await;
         hook.store(0, Ordering::SeqCst);
-        // A hook that hangs holds a connection up for five seconds, and fails the calls that wait for it.
+        // A hook that hangs delays a connection by five seconds and fails the calls that wait for it.
         let event = name(&format!("{fault}"), 1);
         let mended = async {
             loop {
@@ -380,13 +380,13 @@ async fn hooks_that_misbehave_are_survived() {
             }
         };
         let claim = timeout(SOON * 5, mended).await;
-        granted(claim.unwrap_or_else(|_| panic!("fault {fault} is not survived")));
+        granted(claim.unwrap_or_else(|_| panic!("the ledger does not recover from fault {fault}")));
     }
 }
 
-/// A server that has no connection left, and then has.
+/// A server without free connections, which then has some again.
 #[tokio::test]
-async fn a_server_at_its_max_connections_is_survived() {
+async fn the_ledger_recovers_from_a_server_at_its_max_connections() {
     let folder = Folder::new();
     let primary = Postgres::primary(&folder, Version::V15, &["fsync=off", "max_connections=8"]);
     let application = primary.options();
@@ -423,7 +423,7 @@ async fn a_server_at_its_max_connections_is_survived() {
             calls.join_all().await.into_iter().filter(|ok| *ok).count()
         }
     };
-    // It has one already, and should do with that.
+    // The ledger has one connection already, which should suffice.
     let with_one = run(0).await;
     drop(taken);
     sleep(Duration::from_millis(300)).await;
@@ -431,9 +431,9 @@ async fn a_server_at_its_max_connections_is_survived() {
     assert_eq!((with_one, after), (32, 32));
 }
 
-/// A password that is wrong until `set_connect_options`.
+/// A wrong password is corrected by `set_connect_options`.
 #[tokio::test]
-async fn options_that_are_mended_are_used() {
+async fn corrected_connect_options_are_used() {
     let (database, _admin, ledger) = set_up().await;
     drop(ledger);
     let pool = pool(database.options().database("nowhere"));
@@ -445,18 +445,18 @@ async fn options_that_are_mended_are_used() {
     granted(ledger.claim(&name("y", 1), LEASE).await.unwrap());
 }
 
-/// After use and after the ledger is dropped, nothing is left on the server.
+/// No connection remains on the server after the ledger was used and dropped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_connection_is_left() {
+async fn a_dropped_ledger_leaves_no_connection() {
     let (database, admin, ledger) = set_up().await;
     drop(ledger);
-    let application = one_of_a_kind();
+    let application = unique_id();
     let pool = pool(database.options().application_name(&application));
     let ledger = PostgresLedger::new(pool.clone());
     storm(&ledger, Duration::from_secs(3)).await;
     let busy = backends(&admin, &application).await;
-    assert!(busy <= 4, "{busy} while it was busy");
-    // Nothing is stuck after the storm.
+    assert!(busy <= 4, "{busy} connections under load");
+    // After the storm, new calls still work.
     let mut calls = tokio::task::JoinSet::new();
     for number in 0..200 {
         let ledger = ledger.clone();
@@ -479,7 +479,7 @@ async fn no_connection_is_left() {
     assert_eq!(backends(&admin, &application).await, 0, "dropped");
 }
 
-/// Callers that give up at every moment.
+/// Callers that cancel their calls at random moments.
 async fn storm(ledger: &PostgresLedger, time: Duration) {
     let until = Instant::now() + time;
     let mut callers = tokio::task::JoinSet::new();
@@ -505,9 +505,9 @@ async fn storm(ledger: &PostgresLedger, time: Duration) {
     callers.join_all().await;
 }
 
-// RED (small): runtimes that come and go while others use a clone: a call of one that lives fails now and then.
+// RED (small): other runtimes use a clone and end: a call from a running runtime sometimes fails.
 #[test]
-fn runtimes_come_and_go() {
+fn runtimes_that_end_do_not_block_other_users_of_the_ledger() {
     let main = tokio::runtime::Runtime::new().unwrap();
     let (_database, _pool, ledger) = main.block_on(set_up());
     let until = Instant::now() + Duration::from_secs(5);
@@ -549,14 +549,14 @@ fn runtimes_come_and_go() {
         });
     });
     let (errors, hangs) = (errors.load(Ordering::SeqCst), hangs.load(Ordering::SeqCst));
-    // A call of a runtime that lives may fail with the worker of another that ended: that is a 503.
+    // A call from a running runtime may fail with the worker of a runtime that ended: the answer is 503.
     assert_eq!(hangs, 0);
     assert!(errors <= 5, "{errors}");
 }
 
-/// All that locks at once: ledger statements over the same events in every order, `prune`, `commit_in`, `create_table`.
+/// All lock users at once: statements over the same events in every order, `prune`, `commit_in`, `create_table`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_deadlocks() {
+async fn concurrent_statements_do_not_deadlock() {
     const JOBS: usize = 12;
     let (_database, pool, _) = set_up().await;
     let until = Instant::now() + Duration::from_secs(8);
@@ -614,9 +614,9 @@ async fn nothing_deadlocks() {
     );
 }
 
-/// Of many holders that commit one event at once, one settles it.
+/// If many holders commit one event at once, one settles it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_of_many_holders_settles() {
+async fn one_of_many_concurrent_commits_settles_the_event() {
     let (_database, pool, _) = set_up().await;
     for turn in 0..40 {
         let event = name(&format!("{turn}"), 1);
@@ -641,13 +641,13 @@ async fn one_of_many_holders_settles() {
         let mut tokens: Vec<_> = held.iter().map(|(token, _)| token).collect();
         tokens.sort();
         tokens.dedup();
-        assert_eq!(tokens.len(), held.len(), "a token for each");
+        assert_eq!(tokens.len(), held.len(), "each holder has its own token");
     }
 }
 
-/// Every claim of the same event at once: one is granted, none hangs.
+/// Many concurrent claims of one event: one is granted, and all are answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_same_event_very_often_at_once() {
+async fn one_of_many_concurrent_claims_of_an_event_is_granted() {
     let (_database, _pool, ledger) = set_up().await;
     let event = name("x", 1);
     let mut callers = tokio::task::JoinSet::new();
@@ -667,7 +667,7 @@ async fn the_same_event_very_often_at_once() {
 }
 
 #[tokio::test]
-async fn an_innocent_event_is_handled_once() {
+async fn an_event_beside_a_waiting_claim_is_handled_once() {
     let (_database, pool, ledger) = set_up().await;
     let effects = Arc::new(AtomicUsize::new(0));
     let counted = effects.clone();
@@ -698,7 +698,7 @@ async fn an_innocent_event_is_handled_once() {
     };
     sleep(Duration::from_millis(3_500)).await;
     open.commit().await.unwrap();
-    // Delivered again in mid-callback.
+    // The event is delivered again during its callback.
     sleep(Duration::from_millis(100)).await;
     let again = once.oneshot(completed("n", 1)).await;
     let (first, _) = both.await.unwrap();
@@ -706,8 +706,8 @@ async fn an_innocent_event_is_handled_once() {
     assert_eq!(effects.load(Ordering::SeqCst), 1, "{seen}");
 }
 
-/// How many of the calls of some seconds fail while one connection works and no other can be made.
-async fn failing_beside_a_connection_that_works(ledger: &PostgresLedger) -> (usize, usize) {
+/// Returns the calls and the failures over some seconds, while one connection works and new ones fail.
+async fn failing_beside_a_working_connection(ledger: &PostgresLedger) -> (usize, usize) {
     let until = Instant::now() + Duration::from_secs(4);
     let mut callers = tokio::task::JoinSet::new();
     for number in 0..16 {
@@ -731,12 +731,12 @@ async fn failing_beside_a_connection_that_works(ledger: &PostgresLedger) -> (usi
 }
 
 #[tokio::test]
-async fn a_connection_that_cannot_be_made_fails_no_call_that_another_can_serve() {
+async fn a_failed_connect_fails_no_call_that_another_connection_can_serve() {
     let (_database, pool, ledger) = set_up().await;
     granted(ledger.claim(&name("x", 1), LEASE).await.unwrap());
     let wrong = (*pool.connect_options()).clone().database("nowhere");
     pool.set_connect_options(wrong);
-    let (calls, failed) = failing_beside_a_connection_that_works(&ledger).await;
+    let (calls, failed) = failing_beside_a_working_connection(&ledger).await;
     assert_eq!(failed, 0, "of {calls}");
 }
 
@@ -758,14 +758,14 @@ async fn a_full_server_fails_no_call_that_an_open_connection_can_serve() {
         taken.push(connection);
         assert!(taken.len() < 20);
     }
-    let (calls, failed) = failing_beside_a_connection_that_works(&ledger).await;
+    let (calls, failed) = failing_beside_a_working_connection(&ledger).await;
     drop(taken);
     assert_eq!(failed, 0, "of {calls}");
 }
 
-/// Sessions that the server ends when they are idle.
+/// The server ends idle sessions.
 #[tokio::test]
-async fn sessions_that_end_when_idle_cost_no_call() {
+async fn sessions_that_the_server_ends_when_idle_fail_no_call() {
     let (database, _admin, ledger) = set_up().await;
     drop(ledger);
     let options = database
@@ -783,9 +783,9 @@ async fn sessions_that_end_when_idle_cost_no_call() {
     }
 }
 
-/// A claim whose caller has given up, while others of its statement wait on, is given back.
+/// A claim is released if its caller cancels it while others of its statement still wait.
 #[tokio::test]
-async fn a_claim_that_was_given_up_is_given_back() {
+async fn a_cancelled_claim_is_released() {
     let (_database, pool, ledger) = set_up().await;
     let (a, x) = (name("a", 1), name("x", 1));
     let mut open = pool.begin().await.unwrap();
@@ -810,7 +810,7 @@ async fn a_claim_that_was_given_up_is_given_back() {
 }
 
 #[tokio::test]
-async fn what_became_stale_while_its_claim_waited_is_stale() {
+async fn an_event_that_becomes_stale_during_its_claim_is_stale() {
     let (_database, pool, ledger) = set_up().await;
     let (older, later) = (name("x", 1), name("x", 2));
     let mut open = pool.begin().await.unwrap();
@@ -831,9 +831,9 @@ async fn what_became_stale_while_its_claim_waited_is_stale() {
     assert_eq!(ledger.claim(&older, LEASE).await.unwrap(), Claim::Stale);
 }
 
-/// A database whose callbacks hold transactions open while the table is brought to this version.
+/// Callbacks hold transactions open while the table is upgraded to this version.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_upgrade_under_load() {
+async fn the_table_can_be_upgraded_under_load() {
     let database = Database::create("").await;
     let pool = database.pool();
     let old = PostgresLedger::TABLE
@@ -880,9 +880,9 @@ async fn the_upgrade_under_load() {
     });
 }
 
-/// One call of a statement fails for what is stored: the others do not.
+/// If one call of a statement fails because of its stored row, the others succeed.
 #[tokio::test]
-async fn a_call_that_fails_fails_alone() {
+async fn a_failing_call_does_not_fail_the_others_of_its_statement() {
     let (_database, pool, ledger) = set_up().await;
     sqlx::query(
         "INSERT INTO mx_job_webhook_events VALUES ('bad', 'COMPLETED 1', 1, $1, 'epoch', NULL)",
@@ -914,9 +914,9 @@ async fn a_call_that_fails_fails_alone() {
     );
 }
 
-/// Without timers, and without a runtime: an error, and no wait for ever.
+/// Without timers and without a runtime, a delivery fails instead of waiting forever.
 #[test]
-fn no_timers_and_no_runtime() {
+fn a_delivery_without_timers_or_a_runtime_ends_with_an_error() {
     let main = tokio::runtime::Runtime::new().unwrap();
     let (_database, _pool, ledger) = main.block_on(set_up());
     let deliver = |ledger: &PostgresLedger, guid: &str| {
@@ -936,7 +936,7 @@ fn no_timers_and_no_runtime() {
     });
     let outcome = ends
         .recv_timeout(Duration::from_secs(8))
-        .expect("it never ends");
+        .expect("the delivery hangs");
     assert_eq!(
         outcome.unwrap_err(),
         mx_job_webhook::ErrorKind::LedgerUnavailable
@@ -957,7 +957,7 @@ fn no_timers_and_no_runtime() {
         }
         std::task::Poll::Pending => {}
     }
-    // Others are not harmed.
+    // Other calls still work.
     main.block_on(async {
         granted(
             timeout(SOON, ledger.claim(&name("after", 1), LEASE))
@@ -968,9 +968,9 @@ fn no_timers_and_no_runtime() {
     });
 }
 
-/// Leases at their ends.
+/// The shortest and longest leases and the earliest dates.
 #[tokio::test]
-async fn leases_at_their_ends() {
+async fn the_shortest_and_longest_leases_work() {
     let (_database, _pool, ledger) = set_up().await;
     for (number, lease) in [Duration::ZERO, Duration::from_nanos(1)]
         .into_iter()
@@ -994,9 +994,9 @@ async fn leases_at_their_ends() {
     );
 }
 
-/// Events of one job with different times, and tokens of one event, in one statement.
+/// One statement with events of one job with different times, and tokens of one event.
 #[tokio::test]
-async fn events_of_one_job_in_one_statement() {
+async fn events_of_one_job_can_share_a_statement() {
     let (_database, _pool, ledger) = set_up().await;
     let [zero, one, two, three] = [0, 1, 2, 3].map(|at| name("x", at));
     let (a, b) = tokio::join!(ledger.claim(&one, LEASE), ledger.claim(&two, LEASE));
@@ -1022,14 +1022,14 @@ async fn events_of_one_job_in_one_statement() {
     assert_eq!(both, [false, true]);
 }
 
-/// The ledger's sessions are ended again and again under load: nothing is doubled, and nothing acknowledged without its
-/// effect.
+/// The ledger's sessions are ended again and again under load: each effect happens once, and each acknowledged event
+/// has its effect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sessions_that_are_ended_double_nothing() {
+async fn terminated_sessions_repeat_no_effect() {
     for level in ["read committed", "serializable"] {
         let (database, admin, ledger) = set_up().await;
         drop(ledger);
-        let application = one_of_a_kind();
+        let application = unique_id();
         let options = database
             .options()
             .application_name(&application)
@@ -1075,7 +1075,7 @@ async fn sessions_that_are_ended_double_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_dies_without_a_word_leaves_no_open_transaction() {
+async fn a_replica_that_dies_silently_leaves_no_open_transaction() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let (database, _admin, ledger) = set_up().await;
     drop(ledger);
@@ -1100,7 +1100,7 @@ async fn a_replica_that_dies_without_a_word_leaves_no_open_transaction() {
                     if bytes[..count].windows(7).any(|text| text == b"COMMIT\0") {
                         counted.fetch_add(1, Ordering::SeqCst);
                         if is_armed.load(Ordering::SeqCst) {
-                            // The machine is gone: the server hears nothing any more.
+                            // The machine disappears: the server receives no more packets.
                             sleep(Duration::from_secs(60)).await;
                         }
                     }
@@ -1120,7 +1120,7 @@ async fn a_replica_that_dies_without_a_word_leaves_no_open_transaction() {
         .host("127.0.0.1")
         .port(port);
     let dies = PostgresLedger::new(pool(options)).with_max_connections(1);
-    // Until it has met a race.
+    // Repeat until a race occurs.
     let until = Instant::now() + Duration::from_secs(10);
     while commits.load(Ordering::SeqCst) == 0 && Instant::now() < until {
         let event = name("race", 1);
@@ -1135,7 +1135,7 @@ async fn a_replica_that_dies_without_a_word_leaves_no_open_transaction() {
     }
     assert!(
         commits.load(Ordering::SeqCst) > 0,
-        "no race: nothing was tested"
+        "no race occurred, so the test checked nothing"
     );
     armed.store(true, Ordering::SeqCst);
     let event = name("victim", 1);
@@ -1146,18 +1146,18 @@ async fn a_replica_that_dies_without_a_word_leaves_no_open_transaction() {
     .await;
     assert!(claim.is_err(), "{claim:?}");
     drop(dies);
-    let other = name("innocent", 1);
-    let (victim, innocent) = tokio::join!(
+    let other = name("unrelated", 1);
+    let (victim, unrelated) = tokio::join!(
         timeout(SOON * 2, direct.claim(&event, LEASE)),
         timeout(SOON * 2, direct.claim(&other, LEASE)),
     );
-    let answers = format!("victim {victim:?}, innocent {innocent:?}");
-    assert!(victim.is_ok() && innocent.is_ok(), "{answers}");
+    let answers = format!("victim {victim:?}, unrelated {unrelated:?}");
+    assert!(victim.is_ok() && unrelated.is_ok(), "{answers}");
 }
 
-/// A runtime ends while callbacks run: their claims are released from destructors, where no worker can be started.
+/// A runtime ends while callbacks run: destructors release their claims, where no worker can be started.
 #[test]
-fn a_runtime_that_ends_in_mid_callback_ends() {
+fn a_runtime_can_end_during_a_callback() {
     let (done, is_done) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         for _ in 0..20 {
@@ -1184,5 +1184,5 @@ fn a_runtime_that_ends_in_mid_callback_ends() {
         done.send(()).unwrap();
     });
     let limit = Duration::from_secs(60);
-    is_done.recv_timeout(limit).expect("a runtime never ends");
+    is_done.recv_timeout(limit).expect("the runtime hangs");
 }

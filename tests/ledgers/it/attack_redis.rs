@@ -1,4 +1,4 @@
-//! Attacks on the ledger on Redis. RED marks what fails today.
+//! Attacks on the ledger on Redis. RED marks tests that fail today.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
 use crate::proxy::{Network, Proxy};
-use crate::support::{LEASE, granted, name, one_of_a_kind};
+use crate::support::{LEASE, granted, name, unique_id};
 
 const SOON: Duration = Duration::from_secs(4);
 
@@ -30,7 +30,7 @@ fn server() -> std::net::SocketAddr {
 }
 
 #[test]
-fn a_dial_in_a_runtime_that_stands_still_stops_no_other() {
+fn a_connect_in_a_stalled_runtime_does_not_block_another_runtime() {
     let build = || {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -40,7 +40,7 @@ fn a_dial_in_a_runtime_that_stands_still_stops_no_other() {
     let (one, other, proxying) = (build(), build(), tokio::runtime::Runtime::new().unwrap());
     let proxy = proxying.block_on(Proxy::slow_to_connect(server(), Duration::from_millis(300)));
     let ledger = RedisLedger::new(Client::open(format!("redis://{}", proxy.address)).unwrap());
-    let guid = one_of_a_kind();
+    let guid = unique_id();
     let given_up = one.block_on(async {
         timeout(
             Duration::from_millis(100),
@@ -49,7 +49,7 @@ fn a_dial_in_a_runtime_that_stands_still_stops_no_other() {
         .await
     });
     assert!(given_up.is_err());
-    // `one` is alive, and nobody runs it.
+    // The runtime `one` exists but is not polled.
     let answered = other.block_on(async {
         let mut answered = 0;
         for number in 2..4 {
@@ -62,9 +62,9 @@ fn a_dial_in_a_runtime_that_stands_still_stops_no_other() {
     assert_eq!(answered, 2);
 }
 
-/// The connection is there, and its runtime stands still.
+/// The connection exists, and its runtime is stalled.
 #[test]
-fn a_connection_of_a_runtime_that_stands_still_is_replaced() {
+fn a_connection_of_a_stalled_runtime_is_replaced() {
     let build = || {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -73,18 +73,18 @@ fn a_connection_of_a_runtime_that_stands_still_is_replaced() {
     };
     let (one, other) = (build(), build());
     let ledger = RedisLedger::new(client());
-    let guid = one_of_a_kind();
+    let guid = unique_id();
     granted(one.block_on(ledger.claim(&name(&guid, 1), LEASE)).unwrap());
     let claim = other.block_on(async { timeout(SOON, ledger.claim(&name(&guid, 2), LEASE)).await });
     granted(claim.expect("an answer").unwrap());
 }
 
-/// Values that this version did not write: an error, and nothing is changed.
+/// Values that this version did not write are an error and stay unchanged.
 #[tokio::test]
-async fn hostile_values_are_errors_and_stay() {
+async fn hostile_values_are_errors_and_stay_unchanged() {
     let mut connection = client().get_multiplexed_async_connection().await.unwrap();
     for version in ["", "0", "2", "1 ", "-1", "1\0", "nan"] {
-        let (ledger, guid) = (RedisLedger::new(client()), one_of_a_kind());
+        let (ledger, guid) = (RedisLedger::new(client()), unique_id());
         let key = format!("mx-job-webhook:{guid}");
         let _: () = redis::cmd("HSET")
             .arg(&key)
@@ -110,7 +110,7 @@ async fn hostile_values_are_errors_and_stay() {
             .unwrap();
         assert_eq!(count, 1, "{version:?}");
     }
-    let (ledger, guid) = (RedisLedger::new(client()), one_of_a_kind());
+    let (ledger, guid) = (RedisLedger::new(client()), unique_id());
     let key = format!("mx-job-webhook:{guid}");
     let _: () = redis::cmd("SET")
         .arg(&key)
@@ -131,23 +131,18 @@ async fn hostile_values_are_errors_and_stay() {
             .await
             .is_err()
     );
-    // Others are not concerned.
-    granted(
-        ledger
-            .claim(&name(&one_of_a_kind(), 1), LEASE)
-            .await
-            .unwrap(),
-    );
+    // Other events are unaffected.
+    granted(ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap());
 }
 
-/// Many calls while the server answers nonsense: few dials, and it goes on at once after.
+/// Many calls while the server sends garbage: there are few connects, and the ledger recovers at once.
 #[tokio::test]
-async fn nonsense_is_no_storm_of_dials() {
+async fn garbage_from_the_server_causes_few_connects() {
     let proxy = Proxy::to(server()).await;
     let ledger = RedisLedger::new(Client::open(format!("redis://{}", proxy.address)).unwrap());
-    let run = one_of_a_kind();
+    let run = unique_id();
     granted(ledger.claim(&name(&run, 1), LEASE).await.unwrap());
-    proxy.set(Network::Nonsense);
+    proxy.set(Network::Garbage);
     let before = proxy.connections();
     let mut callers = tokio::task::JoinSet::new();
     for number in 0..50 {
@@ -166,14 +161,14 @@ async fn nonsense_is_no_storm_of_dials() {
     assert!(dials <= 20, "{dials}");
     proxy.set(Network::Works);
     granted(
-        timeout(SOON, ledger.claim(&name(&one_of_a_kind(), 1), LEASE))
+        timeout(SOON, ledger.claim(&name(&unique_id(), 1), LEASE))
             .await
             .unwrap()
             .unwrap(),
     );
 }
 
-/// A Sentinel that answers this address and this epoch.
+/// A Sentinel that answers with this address and this epoch.
 async fn sentinel(address: String, epoch: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let own = listener.local_addr().unwrap();
@@ -215,19 +210,19 @@ async fn sentinel(address: String, epoch: &'static str) -> String {
 
 async fn availability(sentinels: Vec<String>, wait: Duration) -> usize {
     let ledger = RedisLedger::from_sentinels(Sentinels::new(sentinels, "mymaster").unwrap());
-    let _ = timeout(SOON, ledger.claim(&name(&one_of_a_kind(), 1), LEASE)).await;
+    let _ = timeout(SOON, ledger.claim(&name(&unique_id(), 1), LEASE)).await;
     sleep(wait).await;
     let mut answered = 0;
     for _ in 0..3 {
-        let claim = timeout(SOON, ledger.claim(&name(&one_of_a_kind(), 1), LEASE)).await;
+        let claim = timeout(SOON, ledger.claim(&name(&unique_id(), 1), LEASE)).await;
         answered += usize::from(matches!(claim, Ok(Ok(Claim::Granted(_)))));
     }
     answered
 }
 
-/// Two of three name the master, one hangs.
+/// Two of three Sentinels name the master, and one hangs.
 #[tokio::test]
-async fn a_sentinel_that_hangs() {
+async fn a_hanging_sentinel_fails_no_call() {
     let hangs = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let master = server().to_string();
     let sentinels = vec![
@@ -238,13 +233,13 @@ async fn a_sentinel_that_hangs() {
     assert_eq!(availability(sentinels, Duration::from_secs(3)).await, 3);
 }
 
-/// Runtimes that come and go while others use a clone.
+/// Other runtimes use a clone of the ledger and end.
 #[test]
-fn runtimes_come_and_go() {
+fn runtimes_that_end_do_not_block_other_users_of_the_ledger() {
     let main = tokio::runtime::Runtime::new().unwrap();
     let ledger = RedisLedger::new(client());
     let until = std::time::Instant::now() + Duration::from_secs(4);
-    let run = one_of_a_kind();
+    let run = unique_id();
     let (mut hangs, mut errors, mut calls) = (0, 0, 0);
     std::thread::scope(|scope| {
         let (own, run_of_others) = (ledger.clone(), run.clone());
@@ -284,6 +279,6 @@ fn runtimes_come_and_go() {
         });
     });
     assert_eq!(hangs, 0);
-    // Errors are retried by MX; they should be rare.
+    // MX retries deliveries that failed; errors should be rare.
     assert!(errors * 20 <= calls, "{errors} of {calls}");
 }

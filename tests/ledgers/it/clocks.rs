@@ -1,4 +1,4 @@
-//! A server that takes over with another clock: leases are by the clock of the server.
+//! A server with another clock takes over: the server's clock decides about leases.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use mx_job_webhook::{DedupeLayer, JobEvent, JobRouter};
 use tower::{BoxError, Layer as _, ServiceExt as _};
 
 use crate::engines::postgres::{Postgres, Version};
-use crate::support::{completed, granted, name, one_of_a_kind};
+use crate::support::{completed, granted, name, unique_id};
 use harness::servers::Folder;
 
 const TEN_MINUTES: Duration = Duration::from_secs(600);
@@ -26,7 +26,7 @@ async fn postgres() -> (Folder, Postgres, PostgresLedger) {
 
 async fn succeeded_by_one_that_differs(mut server: Postgres, by: &'static str) -> Postgres {
     let start = move || {
-        // What was claimed last need not be on disk: it is after a while.
+        // The latest claim is on disk only after a while.
         std::thread::sleep(Duration::from_secs(1));
         server.crash();
         server.start_again_with_a_clock_that_differs(by);
@@ -35,10 +35,10 @@ async fn succeeded_by_one_that_differs(mut server: Postgres, by: &'static str) -
     tokio::task::spawn_blocking(start).await.unwrap()
 }
 
-/// Fifteen minutes ahead, leases of ten minutes have expired: what is in flight is claimed again. Both successes may
-/// have an effect, but in the database of the ledger, where one of them is rolled back. Tokens still grow.
+/// With a clock fifteen minutes ahead, leases of ten minutes have expired: events in flight are claimed again. Both
+/// callbacks may have an effect; in the ledger's database, one transaction rolls back. Tokens still grow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clock_that_is_ahead_repeats_what_is_in_flight_and_no_transaction() {
+async fn a_clock_ahead_repeats_callbacks_in_flight_but_no_transaction() {
     let (_folder, server, ledger) = postgres().await;
     let pool = server.pool();
     let effects = "CREATE TABLE effects (job text NOT NULL)";
@@ -65,13 +65,13 @@ async fn a_clock_that_is_ahead_repeats_what_is_in_flight_and_no_transaction() {
     };
     let jobs = JobRouter::new().on_completed(callback);
     let once = DedupeLayer::new(ledger).with_lease(TEN_MINUTES).layer(jobs);
-    let event = completed(&one_of_a_kind(), 1);
+    let event = completed(&unique_id(), 1);
     let mut is_started = is_started;
     let first = tokio::spawn(once.clone().oneshot(event.clone()));
     is_started.wait_for(|started| *started == 1).await.unwrap();
     let _server = succeeded_by_one_that_differs(server, "+15m").await;
     let second = tokio::spawn(once.clone().oneshot(event.clone()));
-    // It runs again, ten minutes early.
+    // The callback runs again, ten minutes early.
     let again = is_started.wait_for(|started| *started == 2);
     let again = tokio::time::timeout(Duration::from_secs(30), again).await;
     again.unwrap().unwrap();
@@ -82,12 +82,12 @@ async fn a_clock_that_is_ahead_repeats_what_is_in_flight_and_no_transaction() {
     assert_eq!(effects.fetch_one(&pool).await.unwrap(), 1);
 }
 
-/// Fifteen minutes behind, a lease of ten minutes lasts for twenty-five: an event whose holder died waits for so long.
-/// One whose holder lives is settled as ever, and tokens still grow.
+/// With a clock fifteen minutes behind, a lease of ten minutes lasts twenty-five: a dead holder's event waits that
+/// long. An event whose holder lives is settled as usual, and tokens still grow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clock_that_is_behind_makes_leases_longer_by_as_much() {
+async fn a_clock_behind_lengthens_leases_by_the_difference() {
     let (_folder, server, ledger) = postgres().await;
-    let guid = one_of_a_kind();
+    let guid = unique_id();
     let (held, released) = (name(&guid, 1), name(&guid, 2));
     let token = granted(ledger.claim(&held, TEN_MINUTES).await.unwrap());
     let before = granted(ledger.claim(&released, TEN_MINUTES).await.unwrap());

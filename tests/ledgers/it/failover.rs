@@ -1,7 +1,7 @@
-//! The ledger on PostgreSQL, while a standby takes over from the primary, and while the primary may not
-//! write.
+//! The ledger on PostgreSQL while a standby takes over from the primary, and while the primary is
+//! read-only.
 //!
-//! sqlx knows one address, as that of a load balancer or a name is. A failover moves it to the standby.
+//! sqlx knows one address, such as a load balancer's or a DNS name. A failover moves it to the standby.
 
 use std::time::{Duration, Instant};
 
@@ -14,24 +14,24 @@ use tower::{BoxError, Layer as _, ServiceExt as _};
 use super::proxy::{Network, Proxy};
 use crate::engines::postgres::{Database, Postgres, Version, at};
 use crate::load::{self, Load, Plan, Tally};
-use crate::support::{LEASE, completed, granted, name, one_of_a_kind};
+use crate::support::{LEASE, completed, granted, name, unique_id};
 use harness::servers::Folder;
 
-/// Without waiting for the disk of this machine: no test cuts its power.
+/// Without waiting for the disk: no test cuts the machine's power.
 const SETTINGS: [&str; 3] = ["fsync=off", "wal_level=replica", "max_wal_senders=4"];
 
-/// Longer than a call to a database that works takes, and shorter than the patience of the tests.
+/// Longer than a call to a working database takes, and shorter than the patience of the tests.
 const LIMIT: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Replication {
     /// A commit waits until the standby has it.
     Synchronous,
-    /// The standby follows in its own time.
+    /// The standby follows asynchronously.
     Asynchronous,
 }
 
-/// A primary, a standby that streams from it, and the address by which clients find the one that is
+/// A primary, a standby that streams from it, and the address at which clients find the current
 /// primary.
 struct Pair {
     primary: Postgres,
@@ -56,7 +56,7 @@ impl Pair {
         let primary = Postgres::primary(&folder, version, &settings);
         let stream = Proxy::to(primary.address()).await;
         let through = stream.address;
-        // In a thread: it streams through the proxy, which runs in this runtime.
+        // This runs in a thread, because the standby streams through the proxy in this runtime.
         let (folder, standby) = tokio::task::spawn_blocking(move || {
             let standby = Postgres::standby_of(&folder, version, through, &SETTINGS);
             (folder, standby)
@@ -97,7 +97,7 @@ impl Pair {
             .await;
     }
 
-    /// Waits until this is so of it, by the primary's account.
+    /// Waits until the primary reports this condition of the standby.
     async fn wait_until_the_standby(&self, condition: &str) {
         let query = format!("SELECT FROM pg_stat_replication WHERE {condition}");
         let direct = self.primary.pool();
@@ -116,7 +116,7 @@ impl Pair {
         at(self.address.address)
     }
 
-    /// The primary dies, the standby takes over, and the address leads to it.
+    /// The primary crashes, the standby takes over, and the address moves to it.
     async fn fail_over(mut self) -> (Postgres, Proxy, Folder) {
         let Self {
             standby,
@@ -150,18 +150,18 @@ fn layer(pool: &PgPool) -> DedupeLayer<PostgresLedger> {
         .with_ledger_timeout(LIMIT)
 }
 
-/// What came of a failover, with effects in memory and, by `commit_in`, in the database.
+/// The result of a failover, with effects in memory and in the database by `commit_in`.
 struct Outcome {
     memory: Tally,
     database: Tally,
-    /// Events that were acknowledged, and whose callbacks ran again.
+    /// Acknowledged events whose callbacks ran again.
     forgotten: usize,
 }
 
-/// Fails over under load. The standby lags behind when the primary dies.
+/// Fails over under load. The standby lags when the primary crashes.
 ///
-/// Commits may be local by default: for one kind of effects by the pool's setting, for the other by the
-/// role's.
+/// Commits may be local by default: by the pool's setting for one kind of effects, by the
+/// role's for the other.
 async fn fail_over(replication: Replication, are_local: bool) -> Outcome {
     let pair = Pair::new(replication).await;
     let pools = match are_local {
@@ -194,8 +194,8 @@ async fn fail_over(replication: Replication, are_local: bool) -> Outcome {
     );
     tokio::join!(memory.more(100), database.more(100));
     pair.stream.set(Network::Hangs);
-    // A commit that waits for the standby is answered with an error in the end; one that does not is
-    // acknowledged, and lost with the primary.
+    // A commit that waits for the standby finally fails; one that does not wait is
+    // acknowledged and lost with the primary.
     let acknowledged = async { tokio::join!(memory.more(100), database.more(100)) };
     tokio::select! {
         () = memory.more_unavailable(8) => {}
@@ -233,7 +233,7 @@ impl Outcome {
         assert_eq!(self.memory.lost(), [""; 0]);
         assert_eq!(self.database.lost(), [""; 0], "commit_in");
         assert_eq!(self.database.doubled(), [""; 0], "commit_in");
-        assert_eq!(self.forgotten, 0, "what was acknowledged is settled");
+        assert_eq!(self.forgotten, 0, "acknowledged events are settled");
         self.everything_is_acknowledged();
     }
 
@@ -250,24 +250,24 @@ async fn a_synchronous_standby_has_everything_that_was_acknowledged() {
     outcome.nothing_is_lost();
 }
 
-/// The application has said so for its own transactions. The ledger's are no less durable for it.
+/// The application has chosen this for its own transactions. The ledger's remain durable.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_synchronous_standby_has_everything_where_local_commits_are_the_default() {
+async fn a_synchronous_standby_has_everything_if_local_commits_are_the_default() {
     fail_over(Replication::Synchronous, true)
         .await
         .nothing_is_lost();
 }
 
-/// The standby has not got what was acknowledged last. Those events are delivered no more: their effects in
-/// the database are lost with their entries. A second delivery of one runs again.
+/// The standby lacks the latest acknowledged events, which MX does not deliver again: their effects in
+/// the database are lost with their entries. A second delivery of one runs its callback again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_asynchronous_standby_loses_what_was_acknowledged_last() {
+async fn an_asynchronous_standby_loses_the_latest_acknowledged_events() {
     let outcome = fail_over(Replication::Asynchronous, false).await;
     outcome.everything_is_acknowledged();
     assert_eq!(outcome.database.doubled(), [""; 0], "commit_in");
 }
 
-/// A commit is as durable as the application wants all of its own to be, and no less than on the disks of
+/// A commit is as durable as the application's setting for all its commits, and at least on the disks of
 /// the synchronous standbys.
 #[tokio::test]
 async fn a_weak_setting_is_raised_for_a_commit_and_a_strong_one_is_kept() {
@@ -298,7 +298,7 @@ async fn a_weak_setting_is_raised_for_a_commit_and_a_strong_one_is_kept() {
             }
         });
         let service = DedupeLayer::new(ledger).layer(jobs);
-        let receipt = service.oneshot(completed(&one_of_a_kind(), 1)).await;
+        let receipt = service.oneshot(completed(&unique_id(), 1)).await;
         assert_eq!(receipt.unwrap(), Receipt::Handled);
         let is = seen.look(|counts| counts.effects.keys().cloned().collect::<String>());
         if is != expected {
@@ -309,10 +309,10 @@ async fn a_weak_setting_is_raised_for_a_commit_and_a_strong_one_is_kept() {
     assert_eq!(at_fault, [""; 0]);
 }
 
-/// Commits wait for it, and the server keeps each of them even when its client has hung up. The ledger works
+/// Commits wait for the standby, and the server keeps each of them even after its client has hung up. The ledger works
 /// again when the standby does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_synchronous_standby_that_is_away_for_a_while_is_survived() {
+async fn the_ledger_recovers_from_an_absent_synchronous_standby() {
     let pair = Pair::new(Replication::Synchronous).await;
     let direct = PgPoolOptions::new()
         .max_connections(1)
@@ -325,7 +325,7 @@ async fn a_synchronous_standby_that_is_away_for_a_while_is_survived() {
         .with_lease(Duration::from_secs(30))
         .with_ledger_timeout(Duration::from_millis(400));
     let service = layer.layer(load::in_memory(&tally));
-    // Senders that turn to the next event after a while.
+    // These senders move on to the next event after a while.
     let plan = Plan {
         patience: Duration::from_millis(100),
         ..Plan::of(usize::MAX)
@@ -356,10 +356,10 @@ async fn a_synchronous_standby_that_is_away_for_a_while_is_survived() {
     assert_eq!(load::forgotten(&tally, &service).await, 0);
 }
 
-/// A primary that may not write, as some that manage it have it do before they switch over. The connections
-/// to it are good again when it may.
+/// A primary is read-only, as some providers make it before a switchover. The connections
+/// to it are usable again afterwards.
 #[tokio::test]
-async fn a_primary_that_may_not_write_costs_no_connections() {
+async fn a_read_only_primary_causes_no_new_connections() {
     const CALLS: usize = 40;
     let folder = Folder::new();
     let primary = Postgres::primary(&folder, Version::V15, &SETTINGS);
@@ -370,7 +370,7 @@ async fn a_primary_that_may_not_write_costs_no_connections() {
         .unwrap();
     let proxy = Proxy::to(primary.address()).await;
     let ledger = PostgresLedger::new(pool(at(proxy.address)));
-    let run = one_of_a_kind();
+    let run = unique_id();
     let event = |number: usize| name(&format!("{run}-{number}"), 1);
     let claimed = granted(ledger.claim(&event(0), LEASE).await.unwrap());
 
@@ -397,7 +397,7 @@ async fn a_primary_that_may_not_write_costs_no_connections() {
     );
 }
 
-/// Sets it for everybody else, and waits until they have it.
+/// Sets it for all other sessions, and waits until they have it.
 async fn read_only(direct: &PgPool, on: bool) {
     let set = match on {
         true => "ALTER SYSTEM SET default_transaction_read_only = on",
@@ -411,7 +411,7 @@ async fn read_only(direct: &PgPool, on: bool) {
             .unwrap();
     }
     drop(connection);
-    // A connection that is new, or idle, has it at once; the server reads it a moment after it was told.
+    // A new or idle connection has it at once; the server reads it a moment after the signal.
     let patience = Instant::now() + Duration::from_secs(30);
     let expected = if on { "on" } else { "off" };
     loop {
@@ -427,20 +427,20 @@ async fn read_only(direct: &PgPool, on: bool) {
     }
 }
 
-/// A pool whose connections lead to a standby that stays one, because the address was moved late. The ledger
-/// finds the primary, without a restart.
+/// A pool's connections lead to a server that stays a standby, because the address moved late. The ledger
+/// finds the primary without a restart.
 #[tokio::test]
-async fn connections_to_a_standby_are_replaced_when_the_address_has_moved() {
+async fn connections_to_a_standby_are_replaced_after_the_address_moves() {
     let pair = Pair::new(Replication::Asynchronous).await;
     pair.address.move_to(pair.standby.address());
     let ledger = PostgresLedger::new(pool(pair.options()));
-    let (run, patience) = (one_of_a_kind(), Instant::now() + Duration::from_secs(60));
+    let (run, patience) = (unique_id(), Instant::now() + Duration::from_secs(60));
     let event = |number: usize| name(&format!("{run}-{number}"), 1);
     for number in 0..8 {
         let error = ledger.claim(&event(number), LEASE).await.unwrap_err();
         assert!(error.to_string().contains("read-only"), "{error}");
     }
-    // Those that are there stay where they are.
+    // Existing connections stay with the old server.
     pair.address.lead_to(pair.primary.address());
     let mut errors = 0;
     let token = loop {

@@ -1,5 +1,5 @@
-//! The ledger on a PostgreSQL whose transactions are isolated more strictly than by default. The server
-//! then sees conflicts between events that have nothing to do with each other.
+//! The ledger on a PostgreSQL with stricter transaction isolation than the default. The server
+//! then reports conflicts between unrelated events.
 
 use std::time::Duration;
 
@@ -11,26 +11,26 @@ use tower::Layer as _;
 use crate::engines::postgres::Database;
 use crate::load::{self, Load, Plan, Tally};
 
-/// Far longer than any call takes. An event whose commit fails for good would be handled again when it is
-/// over: its senders give up before.
+/// Far longer than any call. An event whose commit always fails would be handled again when the lease
+/// expires; its senders give up earlier.
 const LEASE: Duration = Duration::from_secs(30);
 
-/// Each write takes as long as on a server that is busy, so that they overlap.
+/// Slows each write down as on a busy server, so that the writes overlap.
 const SLOWLY: &str = "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql \
      AS 'BEGIN PERFORM pg_sleep(0.002); RETURN new; END'; \
      CREATE TRIGGER slowly BEFORE INSERT OR UPDATE ON mx_job_webhook_events \
      FOR EACH ROW EXECUTE PROCEDURE slowly()";
 
-/// Of each kind: effects in memory, and by `commit_in` in the database.
+/// The number of each kind: effects in memory, and effects in the database by `commit_in`.
 const AT_ONCE: usize = 16;
 
-async fn no_effect_doubles(isolation: &str) {
+async fn effects_happen_once(isolation: &str) {
     let events = match std::env::var_os("MX_TEST_STORM") {
         None => 500,
         Some(_) => 10_000,
     };
     let database = Database::create("").await;
-    // Without an index, each statement reads all events, as the planner has it where a table is small.
+    // Without an index, each statement reads all events, as the planner chooses for a small table.
     let options = database.options().options([
         ("default_transaction_isolation", isolation),
         ("enable_indexscan", "off"),
@@ -64,16 +64,16 @@ async fn no_effect_doubles(isolation: &str) {
         assert_eq!(tally.lost(), [""; 0]);
         assert_eq!(tally.doubled(), [""; 0]);
     }
-    // Each callback has run. Those of events that are not acknowledged by now would run once more.
+    // Each callback has run. Those of events not acknowledged by now would run once more.
     tallies[0].look(|counts| assert_eq!(counts.acknowledged.len(), events));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_effect_doubles_where_transactions_are_serializable() {
-    no_effect_doubles("serializable").await;
+async fn effects_happen_once_with_serializable_transactions() {
+    effects_happen_once("serializable").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_effect_doubles_where_reads_are_repeatable() {
-    no_effect_doubles("repeatable read").await;
+async fn effects_happen_once_with_repeatable_reads() {
+    effects_happen_once("repeatable read").await;
 }

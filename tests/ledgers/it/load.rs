@@ -1,5 +1,5 @@
-//! Many deliveries at once, as MX sends them: each is sent again until it is acknowledged. What came of
-//! them is counted.
+//! Many concurrent deliveries, as MX sends them: each is retried until it is acknowledged. The results
+//! are counted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
@@ -13,32 +13,32 @@ use mx_job_webhook::{Error, ErrorKind, JobEvent, JobRouter, Receipt};
 use sqlx::{PgPool, Row as _};
 use tower::{BoxError, Service, ServiceExt as _};
 
-use crate::support::{completed, one_of_a_kind};
+use crate::support::{completed, unique_id};
 
-/// Far more than any server takes to come back.
+/// A generous limit for a server's recovery.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Every so many events are sent by two senders at once.
+/// Two senders send every event of this number at once.
 const TWICE: usize = 8;
 
-/// What came of the deliveries so far.
+/// The results of the deliveries so far.
 #[derive(Clone)]
 pub(crate) struct Tally(Arc<Mutex<Counts>>);
 
 pub(crate) struct Counts {
     /// The guids that were answered with a success.
     pub(crate) acknowledged: BTreeSet<String>,
-    /// How often each callback ran to its end.
+    /// The number of completed callbacks per guid.
     pub(crate) effects: BTreeMap<String, usize>,
-    /// Guids that were not acknowledged however often they were sent.
+    /// Guids that remained unacknowledged after all retries.
     pub(crate) given_up: usize,
     pub(crate) errors: usize,
-    /// Of which the ledger could not be asked, or not told.
+    /// Deliveries whose claim or commit failed.
     unavailable: usize,
-    /// How often which error was answered.
+    /// The number of answers per error.
     messages: BTreeMap<String, usize>,
     latest: Instant,
-    /// The longest time in which nothing was acknowledged.
+    /// The longest time without an acknowledgement.
     silence: Duration,
 }
 
@@ -60,28 +60,28 @@ impl Tally {
         at(&mut self.0.lock().unwrap())
     }
 
-    /// An effect of the event with this guid.
+    /// Records an effect of the event with this guid.
     pub(crate) fn effect(&self, guid: &str) {
         self.look(|counts| *counts.effects.entry(guid.to_owned()).or_default() += 1);
     }
 
-    /// Waits until this is so.
+    /// Waits until this condition holds.
     pub(crate) async fn until(&self, what: &str, is_so: impl Fn(&Counts) -> bool) {
         let patience = Instant::now() + PATIENCE;
         while !self.look(|counts| is_so(counts)) {
-            assert!(Instant::now() < patience, "waited in vain: {what}\n{self}");
+            assert!(Instant::now() < patience, "waited too long: {what}\n{self}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// Waits until so many more events were acknowledged.
+    /// Waits for this many more acknowledged events.
     pub(crate) async fn more(&self, events: usize) {
         let now = self.look(|counts| counts.acknowledged.len());
         let enough = |counts: &Counts| counts.acknowledged.len() >= now + events;
-        self.until("more is acknowledged", enough).await;
+        self.until("more events are acknowledged", enough).await;
     }
 
-    /// Waits until so many more deliveries found the ledger unavailable.
+    /// Waits for this many more deliveries that found the ledger unavailable.
     pub(crate) async fn more_unavailable(&self, deliveries: usize) {
         let now = self.look(|counts| counts.unavailable);
         let enough = |counts: &Counts| counts.unavailable >= now + deliveries;
@@ -152,7 +152,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Without numbers: how often which kind of error occurs is counted.
+/// The causes without numbers, so that equal errors are counted together.
 fn with_causes(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -163,13 +163,13 @@ fn with_causes(error: &Error) -> String {
     text.replace(|character: char| character.is_ascii_digit(), "#")
 }
 
-/// How events are sent.
+/// A sending plan.
 #[derive(Clone, Copy)]
 pub(crate) struct Plan {
     /// `usize::MAX`: until [`Load::finish`].
     pub(crate) events: usize,
     pub(crate) at_once: usize,
-    /// How long an event is sent again.
+    /// The time during which an event is retried.
     pub(crate) patience: Duration,
 }
 
@@ -183,7 +183,7 @@ impl Plan {
     }
 }
 
-/// Senders at work.
+/// Running senders.
 pub(crate) struct Load {
     senders: tokio::task::JoinSet<()>,
     limit: Arc<AtomicUsize>,
@@ -197,7 +197,7 @@ impl Load {
         S: Service<JobEvent, Response = Receipt, Error = Error> + Clone + Send + Sync + 'static,
         S::Future: Send,
     {
-        let run = one_of_a_kind();
+        let run = unique_id();
         let mut load = Self {
             senders: tokio::task::JoinSet::new(),
             limit: Arc::new(AtomicUsize::new(plan.events)),
@@ -230,7 +230,7 @@ impl Load {
         load
     }
 
-    /// Begins no further event, and waits until each that was begun is acknowledged or given up.
+    /// Starts no further event, and waits until each started event is acknowledged or given up.
     pub(crate) async fn finish(self) {
         let begun = self.next.load(Ordering::SeqCst);
         self.limit.fetch_min(begun, Ordering::SeqCst);
@@ -264,7 +264,7 @@ where
     }
 }
 
-/// Sends every event that was acknowledged once more: those whose callbacks ran again.
+/// Sends every acknowledged event once more and returns the number of callbacks that ran again.
 pub(crate) async fn forgotten<S>(tally: &Tally, replica: &S) -> usize
 where
     S: Service<JobEvent, Response = Receipt, Error = Error> + Clone,
@@ -276,7 +276,7 @@ where
         let receipt = loop {
             match replica.clone().oneshot(event.clone()).await {
                 Ok(receipt) => break receipt,
-                // A claim is left of it, which its lease ends.
+                // Its claim remains until the lease expires.
                 Err(error) => assert!(Instant::now() < patience, "{error:?}"),
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -286,7 +286,7 @@ where
     again
 }
 
-/// Callbacks that have their effect in memory.
+/// Callbacks with their effect in memory.
 pub(crate) fn in_memory(tally: &Tally) -> JobRouter {
     let tally = tally.clone();
     JobRouter::new().on_completed(move |event: JobEvent| {
@@ -297,20 +297,20 @@ pub(crate) fn in_memory(tally: &Tally) -> JobRouter {
 
 /// The table of the effects of [`in_the_database`].
 ///
-/// Nothing but the ledger keeps a row from being there twice.
+/// Only the ledger prevents a second row.
 pub(crate) async fn create_effects(pool: &PgPool) {
     let table = "CREATE TABLE IF NOT EXISTS mx_test_effects (job text NOT NULL)";
     sqlx::query(table).execute(pool).await.unwrap();
 }
 
-/// Callbacks whose effect is a row, by `commit_in` in the transaction that writes it.
+/// Callbacks whose effect is a row, written in the transaction of `commit_in`.
 pub(crate) fn in_the_database(pool: &PgPool) -> JobRouter {
     let (pool, ledger) = (pool.clone(), PostgresLedger::new(pool.clone()));
     JobRouter::new().on_completed(move |event: JobEvent| {
         let (pool, ledger) = (pool.clone(), ledger.clone());
         async move {
             let mut transaction = pool.begin().await?;
-            // As text, without a prepared statement: what goes wrong is the ledger's.
+            // Uses a simple query without a prepared statement, so that any failure comes from the ledger.
             let effect = format!(
                 "INSERT INTO mx_test_effects VALUES ('{}')",
                 event.guid.as_str()
@@ -325,7 +325,7 @@ pub(crate) fn in_the_database(pool: &PgPool) -> JobRouter {
     })
 }
 
-/// Tallies the effects that are in the database.
+/// Counts the effects in the database.
 pub(crate) async fn read_effects(tally: &Tally, pool: &PgPool) {
     let count = "SELECT job, count(*) FROM mx_test_effects GROUP BY job";
     for row in sqlx::query(count).fetch_all(pool).await.unwrap() {

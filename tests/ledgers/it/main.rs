@@ -1,7 +1,7 @@
 //! The ledgers that several replicas share, on real servers.
 //!
-//! They find the shared servers by `MX_TEST_POSTGRES_URL` and `MX_TEST_REDIS_URL`, which `.ci/servers` prints; what a
-//! test kills it starts by itself.
+//! They find the shared servers by `MX_TEST_POSTGRES_URL` and `MX_TEST_REDIS_URL`, which `.ci/servers` prints; each
+//! test starts the servers that it kills.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod attack_postgres;

@@ -1,4 +1,4 @@
-//! A server that restarts, refuses writes or fails over while callbacks are under way: each has succeeded once, and
+//! A server restarts, refuses writes or fails over while callbacks run: each callback has succeeded once, and
 //! none runs again.
 
 use std::collections::HashMap;
@@ -14,19 +14,19 @@ use tower::{Layer as _, ServiceExt as _};
 
 use crate::engines::postgres::{Postgres, Version};
 use crate::engines::redis::{PASSWORD, SENTINEL_PASSWORD, ask, wait_until, watched};
-use crate::support::{completed, one_of_a_kind};
+use crate::support::{completed, unique_id};
 use harness::servers::{self, Folder, Server};
 
 const AT_ONCE: usize = 32;
 
-/// Longer than two commits without a pause between them would ever take, and shorter than the patience of one.
+/// Longer than two commits without a pause between them, and shorter than the patience of one commit.
 const OUTAGE: Duration = Duration::from_secs(2);
 
-/// Far more than anything takes.
+/// A generous limit for every step.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// Delivers events at once. The server breaks when all of their callbacks are under way; they succeed; it is mended.
-/// Each event is then delivered until it is acknowledged, as MX does.
+/// Delivers events at once. The server breaks while all of their callbacks run; the callbacks succeed; the server is
+/// repaired. Each event is then delivered until it is acknowledged, as MX does.
 async fn repeats_nothing<L, Breaks, Mends>(what: &str, ledger: L, breaks: Breaks, mends: Mends)
 where
     L: Ledger,
@@ -48,9 +48,7 @@ where
         }
     };
     let once = DedupeLayer::new(ledger).layer(JobRouter::new().on_completed(callback));
-    let events: Vec<_> = (0..AT_ONCE)
-        .map(|_| completed(&one_of_a_kind(), 1))
-        .collect();
+    let events: Vec<_> = (0..AT_ONCE).map(|_| completed(&unique_id(), 1)).collect();
     let mut deliveries = tokio::task::JoinSet::new();
     for event in events.clone() {
         deliveries.spawn(once.clone().oneshot(event));
@@ -72,7 +70,10 @@ where
     let errors = answers.iter().filter(|answer| answer.is_err()).count();
     for event in events {
         while once.clone().oneshot(event.clone()).await.is_err() {
-            assert!(Instant::now() < patience, "{what}: it does not recover");
+            assert!(
+                Instant::now() < patience,
+                "{what}: the server does not recover"
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -86,7 +87,7 @@ where
     assert_eq!(repeated, 0, "{what}");
 }
 
-/// By `redis-cli`, what stops a Redis from writing, and what has it write again.
+/// Stops a Redis from writing by `redis-cli`, and makes it writable again.
 async fn redis_that(what: &str, breaks: &[&'static str], mends: &'static str) {
     let folder = Folder::new();
     let server = servers::redis(&folder, &[]);
@@ -107,7 +108,7 @@ async fn redis_that(what: &str, breaks: &[&'static str], mends: &'static str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_is_full_repeats_nothing() {
+async fn a_full_redis_repeats_no_callback() {
     let full = [
         "CONFIG SET maxmemory-policy noeviction",
         "CONFIG SET maxmemory 1",
@@ -116,7 +117,7 @@ async fn a_redis_that_is_full_repeats_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_lacks_replicas_repeats_nothing() {
+async fn a_redis_without_enough_replicas_repeats_no_callback() {
     let lacks = ["CONFIG SET min-replicas-to-write 1"];
     redis_that(
         "Redis, NOREPLICAS",
@@ -127,7 +128,7 @@ async fn a_redis_that_lacks_replicas_repeats_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_is_a_replica_for_a_while_repeats_nothing() {
+async fn a_redis_that_is_temporarily_a_replica_repeats_no_callback() {
     redis_that(
         "Redis, READONLY",
         &["REPLICAOF 127.0.0.1 1"],
@@ -137,7 +138,7 @@ async fn a_redis_that_is_a_replica_for_a_while_repeats_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_is_busy_repeats_nothing() {
+async fn a_busy_redis_repeats_no_callback() {
     let folder = Folder::new();
     let server = servers::redis(&folder, &["--lua-time-limit", "10"]);
     let address = server.address;
@@ -162,15 +163,15 @@ async fn a_redis_that_is_busy_repeats_nothing() {
     .await;
 }
 
-/// A server that the test ends and starts again, from two closures.
+/// A server that two closures of the test stop and restart.
 type Shared = Arc<Mutex<Server>>;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_crashes_and_has_all_on_disk_repeats_nothing() {
+async fn a_crashed_redis_with_all_writes_on_disk_repeats_no_callback() {
     let folder = Folder::new();
     let server = servers::redis(&folder, &["--appendfsync", "always"]);
     let url = format!("redis://{}/", server.address);
-    // It lives as long as the test.
+    // The folder lives as long as the test.
     let kept: Shared = Arc::new(Mutex::new(server));
     let (crashed, server) = (kept.clone(), kept.clone());
     repeats_nothing(
@@ -186,9 +187,9 @@ async fn a_redis_that_crashes_and_has_all_on_disk_repeats_nothing() {
     .await;
 }
 
-/// Until Sentinel has made the old master a replica, after some ten seconds, none may write.
+/// No server accepts writes until Sentinel has made the old master a replica, after about ten seconds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_planned_failover_by_sentinel_repeats_nothing() {
+async fn a_planned_failover_by_sentinel_repeats_no_callback() {
     let folder = Folder::new();
     let settings = [
         "--min-replicas-to-write",
@@ -210,7 +211,7 @@ async fn a_planned_failover_by_sentinel_repeats_nothing() {
         "Redis Sentinel, planned failover",
         RedisLedger::from_sentinels(sentinels),
         move || {
-            // What was claimed last is on the replica.
+            // The replica has the latest claims.
             std::thread::sleep(Duration::from_millis(500));
             let words = "SENTINEL FAILOVER mymaster";
             let answer = ask(sentinel, Some(SENTINEL_PASSWORD), words);
@@ -238,9 +239,9 @@ async fn postgres() -> (Folder, Postgres, PostgresLedger) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_postgres_that_crashes_repeats_nothing() {
+async fn a_crashed_postgres_repeats_no_callback() {
     let (_folder, server, ledger) = postgres().await;
-    // It lives as long as the test.
+    // The folder lives as long as the test.
     let kept = Arc::new(Mutex::new(server));
     let (crashed, server) = (kept.clone(), kept.clone());
     repeats_nothing(
@@ -253,7 +254,7 @@ async fn a_postgres_that_crashes_repeats_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_postgres_that_may_not_write_for_a_while_repeats_nothing() {
+async fn a_temporarily_read_only_postgres_repeats_no_callback() {
     let (_folder, server, ledger) = postgres().await;
     let direct = server.pool();
     let set = move |direct: PgPool, setting: &'static str| {
@@ -264,7 +265,7 @@ async fn a_postgres_that_may_not_write_for_a_while_repeats_nothing() {
                     .block_on(sqlx::raw_sql(sql).execute(&direct))
                     .unwrap();
             }
-            // Each session hears of it in its own time.
+            // Each session reads the new setting at a different time.
             std::thread::sleep(Duration::from_millis(300));
         }
     };

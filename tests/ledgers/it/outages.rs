@@ -1,5 +1,5 @@
-//! A ledger that is down, slow or answers nonsense: 503 in bounded time, nothing acknowledged,
-//! and it goes on by itself when the server is back. The same for every ledger on a server.
+//! Tests every ledger on a server with a server that is down, slow or sends garbage: deliveries are
+//! answered 503 in bounded time, none is acknowledged, and the ledger recovers with the server.
 
 use std::time::{Duration, Instant};
 
@@ -8,29 +8,29 @@ use mx_job_webhook::{Credentials, DedupeLayer, JobRouter, JobWebhook};
 use tower::{Layer as _, ServiceExt as _};
 
 use super::proxy::{Network, Proxy};
-use crate::support::{Log, SAMPLE, delivery, one_of_a_kind};
+use crate::support::{Log, SAMPLE, delivery, unique_id};
 
 const LIMIT: Duration = Duration::from_secs(1);
 const LEASE: Duration = Duration::from_secs(2);
 
-/// Far more than anything takes.
+/// A generous limit for every step.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const BROKEN: [Network; 4] = [
     Network::Down,
     Network::Hangs,
     Network::LosesAnswers,
-    Network::Nonsense,
+    Network::Garbage,
 ];
 
-/// A delivery of a job that nobody has had yet: the status and how long it took.
+/// Delivers a new job's event and returns the status and the time taken.
 async fn deliver<L: Ledger>(layer: &DedupeLayer<L>, jobs: JobRouter, guid: &str) -> u16 {
     let endpoint = JobWebhook::new(Credentials::unauthenticated(), layer.layer(jobs));
     let body = SAMPLE.replace("a177e002-e5b8-0680-3427-39556fa93c6e", guid);
     let started = Instant::now();
     let answer = endpoint.oneshot(delivery(body)).await.unwrap();
     let took = started.elapsed();
-    // A claim, a commit that is tried twice: each has its limit. The rest is a slow machine's.
+    // A claim and a commit that is tried twice have a limit each. The rest allows for a slow machine.
     assert!(took < LIMIT * 5, "{guid}: answered after {took:?}");
     answer.status().as_u16()
 }
@@ -45,7 +45,10 @@ async fn deliver_until_acknowledged<L: Ledger>(
     loop {
         match deliver(layer, jobs.clone(), guid).await {
             204 => return,
-            503 => assert!(started.elapsed() < PATIENCE, "{guid}: it did not recover"),
+            503 => assert!(
+                started.elapsed() < PATIENCE,
+                "{guid}: the ledger did not recover"
+            ),
             other => panic!("{guid}: {other}"),
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -56,7 +59,7 @@ pub(crate) async fn are_survived<L: Ledger>(ledger: L, proxy: Proxy) {
     let layer = DedupeLayer::new(ledger)
         .with_lease(LEASE)
         .with_ledger_timeout(LIMIT);
-    let run = one_of_a_kind();
+    let run = unique_id();
     for network in BROKEN {
         let log = Log::default();
         let seen = log.clone();
@@ -64,12 +67,12 @@ pub(crate) async fn are_survived<L: Ledger>(ledger: L, proxy: Proxy) {
             seen.push("ran");
             async {}
         });
-        // Whatever was broken before, it works now.
+        // After any earlier fault, the ledger works now.
         let guid = format!("{run}-{network:?}");
         deliver_until_acknowledged(&layer, jobs.clone(), &format!("{guid}-before")).await;
         assert_eq!(log.entries().len(), 1, "{network:?}");
 
-        // Broken before the claim: nothing runs and nothing is acknowledged.
+        // If the network breaks before the claim, no callback runs and no delivery is acknowledged.
         proxy.set(network);
         for _ in 0..3 {
             assert_eq!(
@@ -83,10 +86,14 @@ pub(crate) async fn are_survived<L: Ledger>(ledger: L, proxy: Proxy) {
         deliver_until_acknowledged(&layer, jobs.clone(), &guid).await;
         assert_eq!(log.entries().len(), 2, "{network:?}");
         assert_eq!(deliver(&layer, jobs, &guid).await, 204);
-        assert_eq!(log.entries().len(), 2, "{network:?}: it is a duplicate");
+        assert_eq!(
+            log.entries().len(),
+            2,
+            "{network:?}: the delivery is a duplicate"
+        );
 
-        // Broken while the callback runs: it has succeeded, and still nothing is acknowledged that
-        // the ledger does not know.
+        // If the network breaks while the callback runs, the callback succeeds, and the delivery is acknowledged only
+        // once the ledger knows.
         let guid = format!("{guid}-commit");
         let (log, seen, switch) = (Log::default(), Log::default(), proxy.switch());
         let (ran, breaks) = (log.clone(), seen.clone());
@@ -105,7 +112,7 @@ pub(crate) async fn are_survived<L: Ledger>(ledger: L, proxy: Proxy) {
         );
         proxy.set(Network::Works);
         deliver_until_acknowledged(&layer, jobs, &guid).await;
-        // Once more at the most, when the lease is over: the commit may have got through.
+        // At most one more run, after the lease expires: the commit may have reached the server.
         let times = log.entries().len();
         assert!((1..=2).contains(&times), "{network:?}: {times} times");
     }

@@ -1,5 +1,5 @@
-//! The ledger on PostgreSQL behind PgBouncer, in both of its modes, by versions that know prepared
-//! statements and by one that does not.
+//! The ledger on PostgreSQL behind PgBouncer in both of its modes, with versions that track prepared
+//! statements and one that does not.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::engines::postgres::{Database, at};
 use crate::load::{self, Load, Plan, Tally};
 use harness::servers::{Folder, Server};
 
-/// Half of them have their effects in memory, half in the database.
+/// Half of the events have their effects in memory, the other half in the database.
 fn events() -> usize {
     match std::env::var_os("MX_TEST_STORM") {
         None => 600,
@@ -23,16 +23,16 @@ fn events() -> usize {
     }
 }
 
-/// sqlx names it when it connects, and PgBouncer knows it not.
+/// sqlx sends this parameter when it connects, and PgBouncer does not know it.
 const IGNORE: (&str, &str) = ("ignore_startup_parameters", "extra_float_digits");
 
 const TRANSACTION: (&str, &str) = ("pool_mode", "transaction");
 const SESSION: (&str, &str) = ("pool_mode", "session");
 
-/// Fewer connections to the server than clients: they take turns.
+/// Fewer server connections than clients, so that the clients share them.
 const FEW: (&str, &str) = ("default_pool_size", "3");
-/// Each client keeps a connection to the server as long as it stays: as many as all pools have, and the
-/// ledgers beside them.
+/// Each client keeps its server connection for its whole session, so there are as many as all pools and ledgers
+/// need.
 const ENOUGH: (&str, &str) = ("default_pool_size", "64");
 
 /// A database with a PgBouncer in front of it.
@@ -76,8 +76,8 @@ fn pools(options: &PgConnectOptions) -> Vec<PgPool> {
     (0..4).map(pool).collect()
 }
 
-/// Effects in memory and in the database, by replicas that have both kinds of callbacks; all of them use
-/// the same connections to the server.
+/// Effects in memory and in the database, by replicas with both kinds of callbacks, over shared
+/// server connections.
 struct Outcome {
     memory: Tally,
     database: Tally,
@@ -129,7 +129,7 @@ impl Outcome {
     }
 }
 
-/// A set-up that the guide says works.
+/// A set-up that the guide recommends.
 async fn works(set_up: &str, version: Version, settings: &[(&str, &str)]) {
     let behind = Behind::new(version, settings).await;
     let outcome = Outcome::of(&behind, &behind.options(), Duration::from_secs(60)).await;
@@ -139,8 +139,8 @@ async fn works(set_up: &str, version: Version, settings: &[(&str, &str)]) {
     assert_eq!(outcome.memory.doubled(), [""; 0]);
 }
 
-/// A set-up that does not work: most deliveries are answered with an error, and none is acknowledged that
-/// had no effect.
+/// A set-up that does not work: most deliveries are answered with an error, and every acknowledged one
+/// had its effect.
 async fn loses_nothing(set_up: &str, version: Version, settings: &[(&str, &str)], kept: bool) {
     let behind = Behind::new(version, settings).await;
     let options = behind.options();
@@ -154,17 +154,17 @@ async fn loses_nothing(set_up: &str, version: Version, settings: &[(&str, &str)]
 }
 
 #[tokio::test]
-async fn a_session_works_by_an_old_one() {
+async fn session_mode_works_with_an_old_pgbouncer() {
     works("1.18, session", V1_18, &[IGNORE, SESSION, ENOUGH]).await;
 }
 
 #[tokio::test]
-async fn a_session_works_by_a_new_one() {
+async fn session_mode_works_with_a_new_pgbouncer() {
     works("1.24, session", V1_24, &[IGNORE, SESSION, ENOUGH]).await;
 }
 
 #[tokio::test]
-async fn a_transaction_works_by_one_that_tracks_statements() {
+async fn transaction_mode_works_if_pgbouncer_tracks_statements() {
     let tracks = ("max_prepared_statements", "100");
     let settings = [IGNORE, TRANSACTION, FEW, tracks];
     works(
@@ -176,13 +176,13 @@ async fn a_transaction_works_by_one_that_tracks_statements() {
 }
 
 #[tokio::test]
-async fn statements_that_an_old_one_mixes_up_lose_nothing() {
+async fn statements_confused_by_an_old_pgbouncer_lose_no_event() {
     let settings = [IGNORE, TRANSACTION, FEW];
     loses_nothing("1.18, transaction", V1_18, &settings, true).await;
 }
 
 #[tokio::test]
-async fn statements_that_a_new_one_mixes_up_lose_nothing() {
+async fn statements_confused_by_a_new_pgbouncer_lose_no_event() {
     let mixes = ("max_prepared_statements", "0");
     let settings = [IGNORE, TRANSACTION, FEW, mixes];
     loses_nothing(
@@ -194,9 +194,9 @@ async fn statements_that_a_new_one_mixes_up_lose_nothing() {
     .await;
 }
 
-/// sqlx prepares them all the same, each time by another name, which another client may have given as well.
+/// sqlx still prepares them, each time under a new name, which another client may have used as well.
 #[tokio::test]
-async fn statements_that_are_not_kept_and_are_mixed_up_lose_nothing() {
+async fn uncached_statements_that_are_confused_lose_no_event() {
     let mixes = ("max_prepared_statements", "0");
     let settings = [IGNORE, TRANSACTION, FEW];
     loses_nothing(
@@ -216,9 +216,9 @@ async fn statements_that_are_not_kept_and_are_mixed_up_lose_nothing() {
     .await;
 }
 
-/// PgBouncer is restarted under load, as for an update of its configuration.
+/// PgBouncer restarts under load, as for an update of its configuration.
 #[tokio::test]
-async fn a_restart_loses_nothing() {
+async fn a_restart_of_pgbouncer_loses_no_event() {
     let mut behind = Behind::new(V1_24, &[IGNORE, TRANSACTION, FEW]).await;
     let tally = Tally::new();
     let services: Vec<_> = pools(&behind.options())
@@ -250,15 +250,15 @@ async fn connect(options: PgConnectOptions) -> Result<PgConnection, String> {
     options.connect().await.map_err(|error| error.to_string())
 }
 
-/// What a client may name when it connects, and what it takes instead.
+/// The parameters that a client may send when it connects, and the alternatives.
 #[tokio::test]
-async fn parameters_of_the_connection_are_refused_unless_they_are_ignored() {
+async fn connection_parameters_are_refused_unless_pgbouncer_ignores_them() {
     for version in [V1_18, V1_24] {
         let strict = Behind::new(version, &[TRANSACTION, FEW]).await;
         let refused = connect(strict.options()).await.unwrap_err();
         println!("{version:?}, sqlx as it is: {refused}");
         assert!(refused.contains("unsupported startup parameter: extra_float_digits"));
-        // The client can leave it out as well.
+        // The client can also omit the parameter.
         let options = strict.options().extra_float_digits(None);
         connect(options.clone())
             .await
@@ -272,7 +272,7 @@ async fn parameters_of_the_connection_are_refused_unless_they_are_ignored() {
         println!("{version:?}, statement_timeout: {refused}");
         assert!(refused.contains("unsupported startup parameter"));
 
-        // A role's settings, or a database's, reach the server by no client.
+        // Settings of a role or a database apply without the client.
         let lenient = Behind::new(version, &[IGNORE, TRANSACTION, FEW]).await;
         let set = format!(
             "ALTER DATABASE {} SET statement_timeout = '5s'",

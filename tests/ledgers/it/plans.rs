@@ -1,4 +1,4 @@
-//! How PostgreSQL runs the ledger's statements at a million events: each by an index.
+//! PostgreSQL's plans for the ledger's statements at a million events: each uses an index.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::engines::postgres::{Database, Postgres, Version, pool};
 use crate::support::completed;
 use harness::servers::Folder;
 
-/// Of pages: a call looks at a few rows, by way of the index, and a new connection at the catalogue.
+/// In pages: a call reads a few rows through the index, and a new connection reads the catalogue.
 const FEW: i64 = 300;
 
 /// How many rows `prune` deletes at a time.
@@ -42,7 +42,7 @@ fn statements() -> Vec<(String, String)> {
                 .lines()
                 .filter(|line| !line.trim_start().starts_with("--"));
             let begin = code.find_map(|line| line.split_whitespace().next());
-            // Not those that make the table.
+            // Without the statements that create the table.
             if ["WITH", "SELECT", "INSERT", "UPDATE", "DELETE"].contains(&begin.unwrap_or_default())
             {
                 statements.push((name, text));
@@ -64,7 +64,7 @@ async fn with_events(options: PgConnectOptions, events: u32) -> PgConnection {
     ledger.create_table().await.unwrap();
     pool.close().await;
     let mut connection = options.connect().await.unwrap();
-    // Five events a job, settled in the last 48 hours; one in a hundred is given up.
+    // Five events per job, settled in the last 48 hours; one in a hundred is not committed.
     let fill = format!(
         "INSERT INTO mx_job_webhook_events (job, event, updated_at, token, leased_until, settled_at) \
          SELECT md5((number / 5)::text), 'event ' || number % 5, 1700000000 + number, \
@@ -73,7 +73,7 @@ async fn with_events(options: PgConnectOptions, events: u32) -> PgConnection {
          FROM generate_series(1, {events}) AS number) AS numbers"
     );
     execute(&mut connection, &fill).await;
-    // As autovacuum leaves it.
+    // The state that autovacuum leaves.
     execute(&mut connection, "VACUUM ANALYZE mx_job_webhook_events").await;
     connection
 }
@@ -88,13 +88,13 @@ async fn lines(connection: &mut PgConnection, query: &str) -> Vec<String> {
     rows.await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-/// Values for the parameters of a prepared statement, by their types and in their order.
+/// Values for the parameters of a prepared statement, in order and by type.
 struct Values {
-    /// Of the parameters that are arrays: how many events one call is for.
+    /// For array parameters: the number of events in one call.
     events: i64,
-    /// As SQL. The last of them stands for the rest.
+    /// As SQL. The last one is used for all further parameters.
     numbers: [String; 2],
-    /// What the call may touch.
+    /// The number of buffers that the call may touch.
     buffers: i64,
 }
 
@@ -106,12 +106,12 @@ impl Values {
             buffers,
         };
         match name {
-            // How long ago, and how many: nothing is as old, or a batch is.
+            // The age and the batch size: either no event or a whole batch is that old.
             "prune" => vec![
                 values(1, [&(49 * HOURS), &BATCH], FEW),
                 values(1, [&(47 * HOURS), &BATCH], 20 * BATCH),
             ],
-            // The token of the event, or a lease of an hour or so; a limit in ms.
+            // The event's token or a lease of about an hour; a limit in ms.
             _ => {
                 let numbers: [&dyn ToString; 2] = [&"1000000 * (5 * n + n % 6)::bigint", &60_000];
                 vec![values(1, numbers, FEW), values(64, numbers, 64 * 30)]
@@ -123,7 +123,7 @@ impl Values {
         let types = format!(
             "SELECT unnest(parameter_types)::text FROM pg_prepared_statements WHERE name = '{name}'"
         );
-        // Of jobs that are there; of their events, some are settled, one is given up, and some are not there.
+        // The jobs exist; of their events, some are settled, one is not committed, and some do not exist.
         let mut texts = vec!["md5(n::text)", "'event ' || n % 6", "'1700061728'"];
         let tag = format!("'{name}'");
         if statement.contains(&format!("$1::text = {tag}")) {
@@ -153,7 +153,7 @@ impl Values {
                 1019 + self.events
             ));
         }
-        // An argument may not be a query: they are evaluated before.
+        // An argument may not be a query, so the values are evaluated first.
         let mut literals = Vec::new();
         for value in values {
             let literal = lines(connection, &format!("SELECT quote_nullable({value}::text)")).await;
@@ -166,9 +166,9 @@ impl Values {
     }
 }
 
-/// Neither the plan that is made once for all values nor one for these reads the whole table.
-async fn are_by_an_index(connection: &mut PgConnection) {
-    // Before PostgreSQL 12 there is no such setting: the sixth call may have the plan for all values.
+/// Checks that neither the generic plan nor the plan for these values reads the whole table.
+async fn use_an_index(connection: &mut PgConnection) {
+    // PostgreSQL 11 and older lack this setting: the sixth call may use the generic plan.
     let version = lines(connection, "SHOW server_version_num").await;
     let modes = match version[0].parse::<u32>().unwrap() {
         ..120_000 => ["SELECT"; 6].to_vec(),
@@ -204,10 +204,10 @@ async fn are_by_an_index(connection: &mut PgConnection) {
     assert!(at_fault.is_empty(), "{}", at_fault.join("\n\n"));
 }
 
-/// Of the whole plan: its first line of them sums up the rest.
+/// Of the whole plan: its first such line is the total.
 fn buffers(plan: &[String]) -> i64 {
     let line = plan.iter().find(|line| line.contains("Buffers: shared"));
-    // What is of temporary files comes after a comma.
+    // Temporary files are listed after a comma.
     let shared = line
         .and_then(|line| line.split(',').next())
         .unwrap_or_default();
@@ -217,36 +217,36 @@ fn buffers(plan: &[String]) -> i64 {
 }
 
 #[tokio::test]
-async fn each_statement_is_by_an_index_at_a_million_events() {
+async fn each_statement_uses_an_index_at_a_million_events() {
     let database = Database::create("").await;
     let mut connection = with_events(database.options(), 1_000_000).await;
-    are_by_an_index(&mut connection).await;
+    use_an_index(&mut connection).await;
 }
 
 #[tokio::test]
-async fn each_statement_is_by_an_index_on_the_oldest_server() {
+async fn each_statement_uses_an_index_on_the_oldest_server() {
     let folder = Folder::new();
     let server = Postgres::primary(&folder, Version::V10, &["fsync=off"]);
     let mut connection = with_events(server.options(), 200_000).await;
-    are_by_an_index(&mut connection).await;
+    use_an_index(&mut connection).await;
 }
 
 #[tokio::test]
-async fn each_statement_is_by_an_index_on_the_newest_server() {
+async fn each_statement_uses_an_index_on_the_newest_server() {
     let folder = Folder::new();
     let server = Postgres::primary(&folder, Version::V18, &["fsync=off"]);
     let mut connection = with_events(server.options(), 200_000).await;
-    are_by_an_index(&mut connection).await;
+    use_an_index(&mut connection).await;
 }
 
-/// The server plans a ledger's statements by the size of the table, which is small at first, and keeps the plans of a
-/// connection while there are no new statistics. Events that come in a burst must not each read all of the table.
+/// The server plans a ledger's statements by the size of the table, which is small at first, and keeps a connection's
+/// plans until there are new statistics. In a burst, each event must not read the whole table.
 #[tokio::test]
-async fn a_table_that_grows_fast_is_not_read_for_each_event() {
+async fn a_fast_growing_table_is_not_read_for_each_event() {
     const EVENTS: i64 = 3_000;
     let database = Database::create("").await;
     let mut connection = with_events(database.options(), 0).await;
-    // So that no statistics come, as they would within a minute.
+    // Prevents new statistics, which would arrive within a minute.
     let alone = "ALTER TABLE mx_job_webhook_events SET (autovacuum_enabled = off)";
     execute(&mut connection, alone).await;
     let ledger = PostgresLedger::new(pool(database.options())).with_max_connections(1);
@@ -265,7 +265,7 @@ async fn a_table_that_grows_fast_is_not_read_for_each_event() {
         });
     }
     deliveries.join_all().await;
-    // The server counts what a session did when that ends, at the latest.
+    // The server counts a session's work at the latest when it ends.
     drop(once);
     let read = "SELECT seq_tup_read FROM pg_stat_user_tables \
                 WHERE relname = 'mx_job_webhook_events' AND n_tup_ins >= 3000";
@@ -275,10 +275,13 @@ async fn a_table_that_grows_fast_is_not_read_for_each_event() {
         if let Some(row) = row.unwrap() {
             break row.get::<i64, _>(0);
         }
-        assert!(Instant::now() < patience, "the server counts nothing");
+        assert!(
+            Instant::now() < patience,
+            "the server's statistics lack the rows"
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     println!("{read} rows were read in order for {EVENTS} events");
-    // As long as the table is a few pages, reading it is the quickest. All along, it would be 20 million.
+    // While the table has few pages, reading it is fastest. For the whole test, that would be 20 million rows.
     assert!(read < 1_000_000, "{read}");
 }

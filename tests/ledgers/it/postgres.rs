@@ -1,4 +1,4 @@
-//! The ledger on Postgres: what only it does, and what only a Postgres can do to it.
+//! The ledger on Postgres: its own behaviour, and faults that only a Postgres has.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use tower::{BoxError, Layer as _, ServiceExt as _};
 
 use super::outages;
 use super::proxy::Proxy;
-use crate::support::{LEASE, completed, granted, name, one_of_a_kind};
+use crate::support::{LEASE, completed, granted, name, unique_id};
 
 fn options() -> PgConnectOptions {
     let url = std::env::var("MX_TEST_POSTGRES_URL").unwrap();
@@ -36,20 +36,20 @@ async fn ledger() -> PostgresLedger {
 }
 
 #[tokio::test]
-async fn conforms() {
+async fn the_postgres_ledger_conforms() {
     check_ledger(ledger().await).await;
 }
 
-async fn shown(connection: &mut PgConnection, setting: &'static str) -> String {
+async fn setting(connection: &mut PgConnection, setting: &'static str) -> String {
     let row = sqlx::query(setting).fetch_one(connection).await;
     row.unwrap().get(0)
 }
 
-/// A transaction that settles an event is on disk, and on the synchronous standbys, even if the application has
-/// asked for less; and a client that is gone in the middle of it does not hold its locks for hours. The next
-/// transaction has the application's own settings.
+/// A transaction that settles an event is on disk and on the synchronous standbys, even if the application has
+/// chosen less durability. A client that disappears during it does not hold its locks for hours. The next
+/// transaction has the application's settings again.
 #[tokio::test]
-async fn a_transaction_that_settles_is_durable_and_does_not_stay_open() {
+async fn a_settling_transaction_is_durable_and_does_not_stay_open() {
     const DURABLE: &str = "SHOW synchronous_commit";
     const SILENCE: &str = "SHOW idle_in_transaction_session_timeout";
     const DAYS: Duration = Duration::from_secs(100 * 86_400);
@@ -84,26 +84,26 @@ async fn a_transaction_that_settles_is_durable_and_does_not_stay_open() {
             async move {
                 let mut transaction = pool.begin().await?;
                 ledger.commit_in(&mut transaction, &event).await?;
-                assert_eq!(shown(&mut transaction, DURABLE).await, durable_in_it);
-                assert_eq!(shown(&mut transaction, SILENCE).await, idle_in_it);
+                assert_eq!(setting(&mut transaction, DURABLE).await, durable_in_it);
+                assert_eq!(setting(&mut transaction, SILENCE).await, idle_in_it);
                 transaction.commit().await?;
                 let mut connection = pool.acquire().await?;
-                assert_eq!(shown(&mut connection, DURABLE).await, durable);
-                assert_eq!(shown(&mut connection, SILENCE).await, idle);
+                assert_eq!(setting(&mut connection, DURABLE).await, durable);
+                assert_eq!(setting(&mut connection, SILENCE).await, idle);
                 Ok::<_, BoxError>(())
             }
         };
         let jobs = JobRouter::new().on_completed(looks);
         let once = DedupeLayer::new(PostgresLedger::new(shared)).layer(jobs);
-        let receipt = once.oneshot(completed(&one_of_a_kind(), 1)).await;
+        let receipt = once.oneshot(completed(&unique_id(), 1)).await;
         assert_eq!(receipt.unwrap(), Receipt::Handled, "{durable} {idle}");
     }
 }
 
 #[tokio::test]
-async fn tokens_go_on_growing_when_the_servers_clock_is_set_back() {
+async fn tokens_keep_growing_when_the_servers_clock_is_set_back() {
     const LATER: i64 = 4_000_000_000_000_000;
-    let (ledger, guid) = (ledger().await, one_of_a_kind());
+    let (ledger, guid) = (ledger().await, unique_id());
     let event = name(&guid, 10);
     let token = granted(ledger.claim(&event, LEASE).await.unwrap());
     ledger.release(&event, token).await.unwrap();
@@ -119,28 +119,28 @@ async fn tokens_go_on_growing_when_the_servers_clock_is_set_back() {
 }
 
 #[tokio::test]
-async fn conforms_where_transactions_are_isolated_more_strictly() {
+async fn the_postgres_ledger_conforms_at_stricter_isolation_levels() {
     ledger().await;
     let options = options().options([("default_transaction_isolation", "repeatable read")]);
     check_ledger(PostgresLedger::new(pool_of(options))).await;
 }
 
 #[tokio::test]
-async fn outages_are_survived() {
+async fn the_postgres_ledger_recovers_from_outages() {
     ledger().await;
     let (options, proxy) = proxied().await;
     outages::are_survived(PostgresLedger::new(pool_of(options)), proxy).await;
 }
 
-/// Connections that stall for good, as behind a firewall that has forgotten them, cost the calls that wait for
-/// them their time. Each is replaced.
+/// Connections that stall for good, as behind a firewall that dropped them, delay the calls that wait for
+/// them. Each connection is replaced.
 #[tokio::test]
-async fn connections_that_stall_are_replaced() {
+async fn stalled_connections_are_replaced() {
     const CONNECTIONS: u32 = 2;
     ledger().await;
     let (options, proxy) = proxied().await;
     let ledger = PostgresLedger::new(pool_of(options)).with_max_connections(CONNECTIONS);
-    let run = one_of_a_kind();
+    let run = unique_id();
     let claim = async |number| {
         let event = name(&format!("{run}-{number}"), 1);
         tokio::time::timeout(Duration::from_secs(1), ledger.claim(&event, LEASE)).await
@@ -148,7 +148,7 @@ async fn connections_that_stall_are_replaced() {
     let (first, second) = tokio::join!(claim(0), claim(1));
     granted(first.unwrap().unwrap());
     granted(second.unwrap().unwrap());
-    proxy.stall_what_is_there();
+    proxy.stall_existing();
     let mut stalled = 0;
     for number in 2..8 {
         stalled += u32::from(claim(number).await.is_err());
@@ -157,9 +157,9 @@ async fn connections_that_stall_are_replaced() {
     granted(claim(8).await.unwrap().unwrap());
 }
 
-/// Callbacks that hold all connections of the application's pool for long keep no event from being settled.
+/// Callbacks that hold all connections of the application's pool for a long time do not prevent commits.
 #[tokio::test]
-async fn slow_callbacks_that_share_the_pool_starve_no_commit() {
+async fn slow_callbacks_that_hold_the_pool_do_not_delay_commits() {
     const DELIVERIES: usize = 64;
     ledger().await;
     let pool = PgPoolOptions::new()
@@ -184,7 +184,7 @@ async fn slow_callbacks_that_share_the_pool_starve_no_commit() {
         .layer(JobRouter::with_state(pool).on_completed(callback).build());
     let mut deliveries = tokio::task::JoinSet::new();
     for _ in 0..DELIVERIES {
-        deliveries.spawn(once.clone().oneshot(completed(&one_of_a_kind(), 1)));
+        deliveries.spawn(once.clone().oneshot(completed(&unique_id(), 1)));
     }
     for receipt in deliveries.join_all().await {
         assert_eq!(receipt.unwrap(), Receipt::Handled);
@@ -192,7 +192,7 @@ async fn slow_callbacks_that_share_the_pool_starve_no_commit() {
     assert_eq!(ran.load(Ordering::SeqCst), DELIVERIES);
 }
 
-/// The way to the server through a proxy.
+/// Connects to the server through a proxy.
 async fn proxied() -> (PgConnectOptions, Proxy) {
     let options = options();
     let server = format!("{}:{}", options.get_host(), options.get_port());
@@ -204,11 +204,11 @@ async fn proxied() -> (PgConnectOptions, Proxy) {
     (options, proxy)
 }
 
-/// Several replicas start at once, in a database that has nothing.
+/// Several replicas start at once in an empty database.
 #[tokio::test]
-async fn the_table_is_created_once_by_however_many() {
+async fn many_replicas_create_the_table_once() {
     let admin = pool_of(options());
-    let database = format!("mx_{}", one_of_a_kind());
+    let database = format!("mx_{}", unique_id());
     let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {database}"));
     sqlx::query(create).execute(&admin).await.unwrap();
     let ledgers: Vec<_> = (0..8)
@@ -230,9 +230,9 @@ async fn the_table_is_created_once_by_however_many() {
 }
 
 #[tokio::test]
-async fn what_is_over_long_ago_is_pruned_and_what_is_under_way_never() {
-    // A schema of its own: others prune too.
-    let schema = format!("mx_{}", one_of_a_kind());
+async fn prune_deletes_old_events_and_keeps_those_in_flight() {
+    // The schema is the test's own, because other tests prune too.
+    let schema = format!("mx_{}", unique_id());
     let pool = pool_of(options().options([("search_path", schema.as_str())]));
     let create = sqlx::AssertSqlSafe(format!("CREATE SCHEMA {schema}"));
     sqlx::query(create).execute(&pool).await.unwrap();
@@ -257,8 +257,8 @@ async fn what_is_over_long_ago_is_pruned_and_what_is_under_way_never() {
     sqlx::query(drop).execute(&pool).await.unwrap();
 }
 
-/// An application whose effect is a row in the ledger's database. Nothing keeps a row from being
-/// there twice but the ledger.
+/// An application whose effect is a row in the ledger's database. Only the ledger prevents a second
+/// row.
 #[derive(Clone)]
 struct App {
     pool: PgPool,
@@ -269,14 +269,14 @@ impl App {
     async fn new() -> Self {
         let pool = pool_of(options());
         let table = "CREATE TABLE IF NOT EXISTS mx_test_effects (job text NOT NULL)";
-        // Two that create it at once: the second may fail.
+        // If two tests create it at once, the second may fail.
         let _ = sqlx::query(table).execute(&pool).await;
         let ledger = PostgresLedger::new(pool.clone());
         ledger.create_table().await.unwrap();
         Self { pool, ledger }
     }
 
-    /// The effect, and the ledger's entry with it.
+    /// Writes the effect together with the ledger's entry.
     async fn effect(&self, event: &JobEvent, pause: Duration) -> Result<(), BoxError> {
         let mut transaction = self.pool.begin().await?;
         sqlx::query("INSERT INTO mx_test_effects VALUES ($1)")
@@ -301,7 +301,7 @@ impl App {
 
 #[tokio::test]
 async fn an_effect_and_its_entry_are_durable_together() {
-    let (app, guid) = (App::new().await, one_of_a_kind());
+    let (app, guid) = (App::new().await, unique_id());
     let event = completed(&guid, 1);
     let tries = Arc::new(AtomicUsize::new(0));
     let counted = tries.clone();
@@ -309,23 +309,23 @@ async fn an_effect_and_its_entry_are_durable_together() {
         let try_number = counted.fetch_add(1, Ordering::SeqCst);
         async move {
             match try_number {
-                // It is rolled back: neither is there.
+                // The transaction rolls back: neither row exists.
                 0 => {
                     let mut transaction = app.pool.begin().await?;
                     app.ledger.commit_in(&mut transaction, &event).await?;
                     transaction.rollback().await?;
                     Err("rolled back".into())
                 }
-                // Both are there, and nobody is told.
+                // Both rows exist, and the callback's success is not reported.
                 1 => {
                     app.effect(&event, Duration::ZERO).await?;
-                    // Within one claim, a second effect is refused too.
+                    // A second effect within one claim is refused too.
                     let again = app.effect(&event, Duration::ZERO).await.unwrap_err();
                     let again = again.downcast::<mx_job_webhook::ledger::CommitInError>();
                     assert!(again.unwrap().is_overtaken());
                     Err("the answer to the commit was lost".into())
                 }
-                _ => Err::<(), BoxError>("it ran again".into()),
+                _ => Err::<(), BoxError>("the callback ran again".into()),
             }
         }
     };
@@ -345,8 +345,8 @@ async fn an_effect_and_its_entry_are_durable_together() {
 }
 
 #[tokio::test]
-async fn whose_lease_was_taken_over_cannot_have_an_effect() {
-    let (app, guid) = (App::new().await, one_of_a_kind());
+async fn a_callback_whose_lease_was_taken_over_cannot_have_an_effect() {
+    let (app, guid) = (App::new().await, unique_id());
     let event = completed(&guid, 1);
     let callback = move |app: App, event: JobEvent| async move {
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -367,10 +367,10 @@ async fn whose_lease_was_taken_over_cannot_have_an_effect() {
     assert_eq!(app.effects(&guid).await, 1);
 }
 
-/// Whose success was recorded first has had its effect; the effect of who overtook it is refused.
+/// The callback whose success was recorded first has had its effect; the effect of the one that took over is refused.
 #[tokio::test]
-async fn what_a_slow_holder_has_committed_cannot_have_an_effect_again() {
-    let (app, guid) = (App::new().await, one_of_a_kind());
+async fn an_event_that_a_slow_holder_committed_cannot_have_a_second_effect() {
+    let (app, guid) = (App::new().await, unique_id());
     let name = name(&guid, 1);
     let callback = move |app: App, event: JobEvent| {
         let name = name.clone();
@@ -381,7 +381,7 @@ async fn what_a_slow_holder_has_committed_cannot_have_an_effect_again() {
             let refused = app.effect(&event, Duration::ZERO).await.unwrap_err();
             let refused = refused.downcast::<mx_job_webhook::ledger::CommitInError>();
             assert!(refused.unwrap().is_overtaken());
-            Err::<(), BoxError>("it was refused".into())
+            Err::<(), BoxError>("the effect was refused".into())
         }
     };
     let jobs = JobRouter::with_state(app.clone())
@@ -396,8 +396,8 @@ async fn what_a_slow_holder_has_committed_cannot_have_an_effect_again() {
 }
 
 #[tokio::test]
-async fn nobody_waits_for_a_transaction_that_is_open() {
-    let (app, guid) = (App::new().await, one_of_a_kind());
+async fn calls_do_not_wait_for_an_open_transaction() {
+    let (app, guid) = (App::new().await, unique_id());
     let (event, name) = (completed(&guid, 1), name(&guid, 1));
     let (settled, end) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (has_settled, ends) = (settled.clone(), end.clone());
@@ -420,7 +420,7 @@ async fn nobody_waits_for_a_transaction_that_is_open() {
         .layer(jobs);
     let open = tokio::spawn(once.oneshot(event));
     settled.notified().await;
-    // While the lease holds, and after.
+    // While the lease holds, and after it has expired.
     for wait in [0, 3] {
         tokio::time::sleep(Duration::from_secs(wait)).await;
         let claim = app.ledger.claim(&name, LEASE);
@@ -438,7 +438,7 @@ async fn nobody_waits_for_a_transaction_that_is_open() {
 }
 
 #[tokio::test]
-async fn an_event_that_was_not_claimed_is_not_settled() {
+async fn an_unclaimed_event_is_not_settled() {
     let app = App::new().await;
     let error = app
         .effect(&completed("JOB-1", 1), Duration::ZERO)
@@ -447,21 +447,21 @@ async fn an_event_that_was_not_claimed_is_not_settled() {
     assert!(error.to_string().contains("DedupeLayer"), "{error}");
 }
 
-/// Callbacks that fail, panic, are cancelled or outlast their lease, servers that cut their
-/// connections, and duplicates at every moment: an effect stands once.
+/// Callbacks fail, panic, are cancelled or outlast their lease, servers cut their connections,
+/// and duplicates arrive at every moment: each effect happens once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_effect_stands_exactly_once_whatever_happens() {
+async fn an_effect_happens_exactly_once_despite_all_faults() {
     const EVENTS: usize = 60;
-    let (app, run) = (App::new().await, one_of_a_kind());
+    let (app, run) = (App::new().await, unique_id());
     let callback = |app: App, event: JobEvent| async move {
         let fate = fastrand::u8(..10);
         tokio::time::sleep(Duration::from_millis(fastrand::u64(..150))).await;
         match fate {
-            0 => Err("it fails before".into()),
+            0 => Err("fails before the effect".into()),
             1 => std::panic::resume_unwind(Box::new(())),
             2 => {
                 app.effect(&event, Duration::ZERO).await?;
-                Err::<(), BoxError>("it fails after".into())
+                Err::<(), BoxError>("fails after the effect".into())
             }
             3 => {
                 app.effect(&event, Duration::ZERO).await?;
@@ -487,7 +487,7 @@ async fn an_effect_stands_exactly_once_whatever_happens() {
             for _ in 0..200 {
                 let patience = Duration::from_millis(fastrand::u64(20..400));
                 let delivery = once.clone().oneshot(event.clone());
-                // A sender that hangs up: here the callback is cancelled.
+                // The sender hangs up, and here the callback is cancelled.
                 if let Ok(Ok(_)) = tokio::time::timeout(patience, delivery).await {
                     return true;
                 }

@@ -1,4 +1,4 @@
-//! The table of the ledger on Postgres: its versions, and databases and roles that do not fit.
+//! The table of the ledger on Postgres: its versions, and unsuitable databases and roles.
 
 use std::time::Duration;
 
@@ -6,9 +6,9 @@ use mx_job_webhook::ledger::{Claim, Commit, Ledger as _, PostgresLedger};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Row as _};
 
-use crate::support::{LEASE, granted, name, one_of_a_kind};
+use crate::support::{LEASE, granted, name, unique_id};
 
-/// A database of a test's own, on the server that the tests share.
+/// A database for one test, on the shared server.
 struct Database {
     name: String,
     admin: PgPool,
@@ -22,7 +22,7 @@ impl Database {
         let admin = PgPoolOptions::new()
             .acquire_timeout(Duration::from_secs(60))
             .connect_lazy_with(options.clone());
-        let name = format!("mx_{}", one_of_a_kind());
+        let name = format!("mx_{}", unique_id());
         execute(&admin, format!("CREATE DATABASE {name} {settings}")).await;
         let pool = PgPoolOptions::new().connect_lazy_with(options.database(&name));
         Self { name, admin, pool }
@@ -55,7 +55,7 @@ const COMMENT: &str = "SELECT obj_description('mx_job_webhook_events'::regclass)
 const TYPE: &str = "SELECT format_type(atttypid, atttypmod) FROM pg_attribute \
                     WHERE attrelid = 'mx_job_webhook_events'::regclass AND attname = 'updated_at'";
 
-/// The tables of before version 1.
+/// The tables before version 1.
 fn before_version_1(updated_at: &str) -> String {
     format!(
         "CREATE TABLE mx_job_webhook_events (
@@ -72,10 +72,10 @@ fn before_version_1(updated_at: &str) -> String {
     )
 }
 
-/// What is known stays known, what is in flight stays in flight, and replicas of the version before, whose
-/// statements these are, work on with the new table.
+/// Known events stay known, events in flight stay in flight, and replicas of the previous version, whose
+/// statements these are, continue with the new table.
 #[tokio::test]
-async fn a_rolling_deployment_from_before_version_1_loses_nothing() {
+async fn a_rolling_deployment_from_before_version_1_loses_no_event() {
     for updated_at in ["bigint", "numeric"] {
         let database = Database::new("").await;
         execute(&database.pool, before_version_1(updated_at)).await;
@@ -114,7 +114,7 @@ async fn a_rolling_deployment_from_before_version_1_loses_nothing() {
     }
 }
 
-/// A role that may read and write the table, and nothing else, works with a table that its owner has made.
+/// A role that may only read and write the table works with a table that its owner created.
 #[tokio::test]
 async fn a_role_without_rights_to_create_uses_the_table_of_its_owner() {
     let database = Database::new("").await;
@@ -131,7 +131,7 @@ async fn a_role_without_rights_to_create_uses_the_table_of_its_owner() {
     let refused = ledger.create_table().await.unwrap_err().to_string();
     assert!(refused.contains("permission denied"), "{refused}");
 
-    // As printed, by the owner.
+    // The owner runs the printed statement.
     execute(&database.pool, PostgresLedger::TABLE.to_owned()).await;
     let lacks = ledger.create_table().await.unwrap_err().to_string();
     assert!(lacks.contains("lacks a privilege"), "{lacks}");
@@ -143,7 +143,7 @@ async fn a_role_without_rights_to_create_uses_the_table_of_its_owner() {
     assert_eq!(ledger.commit(&event, token).await.unwrap(), Commit::Settled);
     assert_eq!(ledger.prune(Duration::ZERO).await.unwrap(), 1);
 
-    // The owner's table of before version 1, with the right columns.
+    // The owner's table from before version 1, with the right columns.
     execute(
         &database.pool,
         "COMMENT ON TABLE mx_job_webhook_events IS NULL".to_owned(),
@@ -156,9 +156,9 @@ async fn a_role_without_rights_to_create_uses_the_table_of_its_owner() {
     database.drop().await;
 }
 
-/// A start that fails and says why is better than an event that is answered 503 for ever.
+/// A failed start with a reason is better than an event that is always answered 503.
 #[tokio::test]
-async fn a_database_that_does_not_fit_is_refused_at_the_start() {
+async fn an_unsuitable_database_is_refused_at_the_start() {
     let latin1 = "ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'";
     let column = before_version_1("numeric")
         .replace("settled_at timestamptz,", "settled bool, x timestamptz,");

@@ -1,5 +1,5 @@
-//! What goes over the wire to Postgres: how many round trips a delivery takes, and that no statement can be
-//! taken for another.
+//! The traffic to Postgres: the number of round trips per delivery, and proof that no statement can be
+//! confused with another.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,14 +13,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tower::{BoxError, Layer as _, ServiceExt as _};
 
-use crate::support::{completed, one_of_a_kind};
+use crate::support::{completed, unique_id};
 
 fn options() -> PgConnectOptions {
     let url = std::env::var("MX_TEST_POSTGRES_URL").unwrap();
     url.parse().unwrap()
 }
 
-/// The server behind a forwarder that counts what asks for an answer: each `Sync`, and each simple query.
+/// The server behind a forwarder that counts requests for an answer: each `Sync` and each simple query.
 async fn counted() -> (PgConnectOptions, Arc<AtomicUsize>) {
     let options = options();
     let server = format!("{}:{}", options.get_host(), options.get_port());
@@ -44,7 +44,7 @@ async fn forward(client: TcpStream, server: TcpStream, round_trips: Arc<AtomicUs
     tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
     let mut chunk = vec![0; 65_536];
     let mut unread = Vec::new();
-    // The first message, which has no type, and the offer of TLS before it, which has neither.
+    // The first message has no type, and neither does the TLS request before it.
     let mut has_started = false;
     while let Ok(count @ 1..) = from_client.read(&mut chunk).await {
         if to_server.write_all(&chunk[..count]).await.is_err() {
@@ -73,19 +73,19 @@ async fn forward(client: TcpStream, server: TcpStream, round_trips: Arc<AtomicUs
 }
 
 /// A claim and a commit, once the statements are prepared: one round trip each, whatever the pool does for its
-/// own connections. Many at once share them.
+/// own connections. Concurrent calls share round trips.
 #[tokio::test]
-async fn a_delivery_takes_two_round_trips_and_many_at_once_fewer() {
+async fn a_delivery_takes_two_round_trips_and_concurrent_deliveries_share_them() {
     PostgresLedger::new(PgPool::connect_with(options()).await.unwrap())
         .create_table()
         .await
         .unwrap();
     let (options, round_trips) = counted().await;
-    // sqlx's own settings: such a pool asks before each use of a connection, and after.
+    // sqlx's default settings: such a pool pings before and after each use of a connection.
     let pool = PgPoolOptions::new().connect_with(options).await.unwrap();
     let ledger = PostgresLedger::new(pool).with_max_connections(1);
     let once = DedupeLayer::new(ledger).layer(JobRouter::new().on_completed(|_| async {}));
-    let deliver = || once.clone().oneshot(completed(&one_of_a_kind(), 1));
+    let deliver = || once.clone().oneshot(completed(&unique_id(), 1));
     assert_eq!(deliver().await.unwrap(), Receipt::Handled);
 
     round_trips.store(0, Ordering::SeqCst);
@@ -106,10 +106,10 @@ async fn a_delivery_takes_two_round_trips_and_many_at_once_fewer() {
     assert!(shared <= 16, "{shared} round trips for 64 deliveries");
 }
 
-/// With an effect in the application's transaction: the transaction's own (begin, effect, end), `commit_in`, and
-/// the claim and the commit, which finds the event settled and writes nothing.
+/// With an effect in the application's transaction: begin, effect and end, `commit_in`, and
+/// the claim and the commit, which finds the event settled and writes no row.
 #[tokio::test]
-async fn an_effect_in_the_same_transaction_takes_one_round_trip_more() {
+async fn an_effect_in_the_same_transaction_takes_one_more_round_trip() {
     let (options, round_trips) = counted().await;
     let pool = PgPoolOptions::new()
         .max_connections(1)
@@ -132,9 +132,9 @@ async fn an_effect_in_the_same_transaction_takes_one_round_trip_more() {
     let mut last = 0;
     for _ in 0..3 {
         round_trips.store(0, Ordering::SeqCst);
-        let receipt = once.clone().oneshot(completed(&one_of_a_kind(), 1)).await;
+        let receipt = once.clone().oneshot(completed(&unique_id(), 1)).await;
         assert_eq!(receipt.unwrap(), Receipt::Handled);
-        // The pool asks once more when it has the connection back.
+        // The pool pings once more when the connection returns.
         tokio::time::sleep(Duration::from_millis(50)).await;
         last = round_trips.load(Ordering::SeqCst);
     }
@@ -142,10 +142,10 @@ async fn an_effect_in_the_same_transaction_takes_one_round_trip_more() {
     assert_eq!(last, 4 + 2);
 }
 
-/// A pooler in transaction mode that does not know prepared statements may run another client's under the same
-/// name. No statement of the ledger does anything when it is asked in the place of another, or says that it has.
+/// A pooler in transaction mode that does not track prepared statements may run another client's statement of the same
+/// name. A statement of the ledger that runs in place of another changes no row and reports no success.
 #[tokio::test]
-async fn no_statement_is_taken_for_another() {
+async fn a_confused_statement_changes_no_row() {
     let statements = [
         (
             "claim",
@@ -174,20 +174,20 @@ async fn no_statement_is_taken_for_another() {
         ),
     ];
     const MANY: &str = "ARRAY['J'], ARRAY['E'], ARRAY['1'], ARRAY[7]::bigint[]";
-    // Whichever statement of the crate has parameters is one of these, and is told by the first.
+    // Each statement of the crate with parameters is one of these, and its first parameter identifies it.
     for (name, sql) in statements_with_parameters() {
         let names = statements.map(|(name, ..)| name);
         assert!(names.contains(&name.as_str()), "{name} is not tested here");
         let told = format!("$1::text = '{name}'");
-        assert!(sql.contains(&told), "{name} does not say {told}");
+        assert!(sql.contains(&told), "{name} lacks {told}");
     }
     let mut connection = PgConnection::connect_with(&options()).await.unwrap();
-    let schema = format!("mx_{}", one_of_a_kind());
+    let schema = format!("mx_{}", unique_id());
     for sql in [
         format!("CREATE SCHEMA {schema}"),
         format!("SET search_path = {schema}"),
         PostgresLedger::TABLE.to_owned(),
-        // One that is claimed by token 7, and may be taken over; and one that could be pruned.
+        // One event is claimed with token 7 and may be taken over; another could be pruned.
         "INSERT INTO mx_job_webhook_events VALUES \
          ('J', 'E', 1, 7, now(), NULL), ('J', 'old', 0, 1, now(), now() - interval '1 year')"
             .to_owned(),
@@ -200,7 +200,7 @@ async fn no_statement_is_taken_for_another() {
     for (name, sql, parameters) in statements {
         run(&mut connection, format!("PREPARE {name}_prepared AS {sql}")).await;
         for (asked, _, _) in statements {
-            // In the place of `asked`, with parameters of the same types.
+            // Runs in place of `asked`, with parameters of the same types.
             if asked == name {
                 continue;
             }
@@ -214,7 +214,7 @@ async fn no_statement_is_taken_for_another() {
             "{name}"
         );
     }
-    // Each does something when it is asked for.
+    // Each statement changes a row when it is called correctly.
     for (name, _, parameters) in statements {
         let execute = format!("EXECUTE {name}_prepared ('{name}', {parameters})");
         let answer = text(&mut connection, execute).await.unwrap();
@@ -231,7 +231,7 @@ async fn no_statement_is_taken_for_another() {
     run(&mut connection, format!("DROP SCHEMA {schema} CASCADE")).await;
 }
 
-/// Of all of the crate's SQL.
+/// All of the crate's SQL statements with parameters.
 fn statements_with_parameters() -> Vec<(String, String)> {
     let mut folders = vec![std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../src")];
     let mut statements = Vec::new();
@@ -254,9 +254,9 @@ fn statements_with_parameters() -> Vec<(String, String)> {
 }
 
 /// A success is on disk and on the synchronous standbys before it is acknowledged, even if the application has
-/// asked for less. A claim and a release wait for neither. None of it outlives the statement.
+/// chosen less durability. A claim and a release wait for neither. The setting ends with the statement.
 #[tokio::test]
-async fn each_statement_is_as_durable_as_it_has_to_be() {
+async fn each_statement_has_the_durability_it_needs() {
     const PARAMETERS: &str = "ARRAY['J'], ARRAY['E'], ARRAY['1'], ARRAY[7]::bigint[]";
     let statements = [
         (

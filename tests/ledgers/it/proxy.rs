@@ -1,4 +1,4 @@
-//! What stands between a ledger and its server, and can misbehave as networks do.
+//! A proxy between a ledger and its server that can fail like a network.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -8,33 +8,33 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// What happens to connections, those that are there and new ones.
+/// The state of existing and new connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Network {
     Works,
-    /// Connections are cut, and new ones at once.
+    /// All connections are cut, including new ones.
     Down,
-    /// Connections stay, and nothing gets through.
+    /// Connections stay open, and no data passes.
     Hangs,
-    /// What is asked gets through; instead of the answer, the connection is cut.
+    /// Requests pass; instead of the answer, the connection is cut.
     LosesAnswers,
-    /// The same, once: then it works.
+    /// The same for one request; afterwards the network works.
     LosesOneAnswer,
-    /// What comes back is not what the server said.
-    Nonsense,
+    /// The answer's bytes differ from the server's.
+    Garbage,
 }
 
-/// The connections so far, by their numbers, which begin with 1.
+/// The connections so far, numbered from 1.
 #[derive(Clone, Copy, Default)]
 struct Connections {
     made: usize,
-    /// Nothing gets through these any more.
+    /// No data passes through these any more.
     stalled: usize,
     /// These are closed.
     closed: usize,
 }
 
-/// Forwards to a server, as long as it is not dropped.
+/// Forwards to a server until it is dropped.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     network: Arc<watch::Sender<Network>>,
@@ -48,7 +48,7 @@ impl Proxy {
         Self::slow_to_connect(server, Duration::ZERO).await
     }
 
-    /// As a server in another place, or with TLS, is.
+    /// Like a remote server or one with TLS.
     pub(crate) async fn slow_to_connect(server: SocketAddr, delay: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -84,35 +84,35 @@ impl Proxy {
         self.network.send_replace(network);
     }
 
-    /// What sets it from elsewhere.
+    /// A function that sets the state from elsewhere.
     pub(crate) fn switch(&self) -> Arc<watch::Sender<Network>> {
         self.network.clone()
     }
 
-    /// Nothing gets through the connections that are there any more; new ones work.
-    pub(crate) fn stall_what_is_there(&self) {
+    /// Existing connections stop passing data; new ones work.
+    pub(crate) fn stall_existing(&self) {
         self.connections
             .send_modify(|connections| connections.stalled = connections.made);
     }
 
-    /// New connections lead to another server; those that are there stay.
+    /// New connections lead to another server; existing ones stay.
     pub(crate) fn lead_to(&self, server: SocketAddr) {
         *self.server.lock().unwrap() = server;
     }
 
-    /// Moves the address to another server, as a failover does: closes the connections that are there.
+    /// Moves the address to another server as a failover does, and closes the existing connections.
     pub(crate) fn move_to(&self, server: SocketAddr) {
         self.lead_to(server);
         self.connections
             .send_modify(|connections| connections.closed = connections.made);
     }
 
-    /// How many connections were made so far.
+    /// The number of connections so far.
     pub(crate) fn connections(&self) -> usize {
         self.connections.borrow().made
     }
 
-    /// Cuts every connection there is; new ones work.
+    /// Cuts all existing connections; new ones work.
     pub(crate) async fn cut(&self) {
         self.set(Network::Down);
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -157,7 +157,7 @@ impl Forwarding {
                 },
                 count = server.read(&mut answered), if gets_through => {
                     let answer = match (count, now) {
-                        (Ok(1..), Network::Nonsense) => &b"-\x00\xff nonsense\r\n"[..],
+                        (Ok(1..), Network::Garbage) => &b"-\x00\xff garbage\r\n"[..],
                         (Ok(count @ 1..), Network::Works) => &answered[..count],
                         (_, Network::LosesOneAnswer) => {
                             self.switch.send_replace(Network::Works);

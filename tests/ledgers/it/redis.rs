@@ -1,4 +1,4 @@
-//! The ledger on Redis: what only it does, and what only a Redis can do to it.
+//! The ledger on Redis: its own behaviour, and faults that only a Redis has.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use redis::{AsyncCommands as _, Client, Cmd, Pipeline, RedisFuture, Value};
 
 use super::outages;
 use super::proxy::{Network, Proxy};
-use crate::support::{LEASE, granted, name, one_of_a_kind};
+use crate::support::{LEASE, granted, name, unique_id};
 use harness::servers::{self, Folder};
 
 fn url() -> String {
@@ -23,7 +23,7 @@ fn client() -> Client {
     Client::open(url()).unwrap()
 }
 
-/// To look at what the ledger has done.
+/// A connection to inspect the ledger's keys.
 async fn connection() -> MultiplexedConnection {
     client().get_multiplexed_async_connection().await.unwrap()
 }
@@ -36,20 +36,20 @@ async fn proxied() -> (RedisLedger<Reconnecting>, Proxy) {
 }
 
 #[tokio::test]
-async fn conforms() {
+async fn the_redis_ledger_conforms() {
     check_ledger(RedisLedger::new(client())).await;
 }
 
 #[tokio::test]
-async fn outages_are_survived() {
+async fn the_redis_ledger_recovers_from_outages() {
     let (ledger, proxy) = proxied().await;
     outages::are_survived(ledger, proxy).await;
 }
 
 #[tokio::test]
-async fn a_connection_that_broke_while_idle_costs_nothing() {
+async fn a_connection_that_broke_while_idle_fails_no_call() {
     let (ledger, proxy) = proxied().await;
-    let guid = one_of_a_kind();
+    let guid = unique_id();
     for second in 0..3 {
         let event = name(&guid, second);
         let token = granted(ledger.claim(&event, LEASE).await.unwrap());
@@ -60,11 +60,11 @@ async fn a_connection_that_broke_while_idle_costs_nothing() {
     }
 }
 
-/// The server has granted it, and nobody heard of it: asked again, it is the same claim.
+/// The server has granted the claim and its answer was lost: asked again, it grants the same claim.
 #[tokio::test]
-async fn a_claim_whose_answer_is_lost_is_granted_when_asked_again() {
+async fn a_claim_whose_answer_is_lost_is_granted_on_retry() {
     let (ledger, proxy) = proxied().await;
-    let (warm, event) = (name(&one_of_a_kind(), 1), name(&one_of_a_kind(), 1));
+    let (warm, event) = (name(&unique_id(), 1), name(&unique_id(), 1));
     ledger.claim(&warm, LEASE).await.unwrap();
     proxy.set(Network::LosesOneAnswer);
     let token = granted(ledger.claim(&event, LEASE).await.unwrap());
@@ -74,9 +74,9 @@ async fn a_claim_whose_answer_is_lost_is_granted_when_asked_again() {
 }
 
 #[tokio::test]
-async fn a_job_is_one_key_with_its_prefix_and_is_forgotten_after_the_window() {
+async fn a_job_is_one_key_with_the_prefix_and_expires_after_the_window() {
     let mut redis = connection().await;
-    let guid = one_of_a_kind();
+    let guid = unique_id();
     let ledger = RedisLedger::new(client())
         .with_key_prefix("another application:")
         .with_window(Duration::from_secs(2));
@@ -90,21 +90,21 @@ async fn a_job_is_one_key_with_its_prefix_and_is_forgotten_after_the_window() {
     assert_eq!(found, std::slice::from_ref(&key));
     let left: i64 = redis.pttl(&key).await.unwrap();
     assert!((1_000..=2_000).contains(&left), "{left} ms");
-    // Another prefix is another ledger.
+    // Another prefix is a separate ledger.
     let other = RedisLedger::new(client());
     granted(other.claim(&first, LEASE).await.unwrap());
 
     tokio::time::sleep(Duration::from_millis(2_100)).await;
-    // A claim that is longer than the window is no shorter for it.
+    // A claim longer than the window is not shortened by it.
     granted(ledger.claim(&first, LEASE).await.unwrap());
     let left: i64 = redis.pttl(&key).await.unwrap();
     assert!((590_000..=600_000).contains(&left), "{left} ms");
 }
 
 #[tokio::test]
-async fn tokens_go_on_growing_when_the_servers_clock_is_set_back() {
+async fn tokens_keep_growing_when_the_servers_clock_is_set_back() {
     const LATER: u64 = 4_000_000_000_000_000;
-    let guid = one_of_a_kind();
+    let guid = unique_id();
     let ledger = RedisLedger::new(client());
     let event = name(&guid, 10);
     let token = granted(ledger.claim(&event, LEASE).await.unwrap());
@@ -117,9 +117,9 @@ async fn tokens_go_on_growing_when_the_servers_clock_is_set_back() {
 }
 
 #[tokio::test]
-async fn what_a_server_lost_is_settled_all_the_same_and_tokens_go_on_growing() {
+async fn an_event_that_the_server_lost_can_be_settled_and_tokens_keep_growing() {
     let mut redis = connection().await;
-    let guid = one_of_a_kind();
+    let guid = unique_id();
     let ledger = RedisLedger::new(client());
     let event = name(&guid, 10);
     let before = granted(ledger.claim(&event, LEASE).await.unwrap());
@@ -133,7 +133,7 @@ async fn what_a_server_lost_is_settled_all_the_same_and_tokens_go_on_growing() {
     assert_eq!(earlier, Claim::Stale);
 }
 
-/// Counts what is sent.
+/// Counts the requests sent.
 #[derive(Clone)]
 struct Counting(MultiplexedConnection, Arc<AtomicUsize>);
 
@@ -163,7 +163,7 @@ async fn each_call_is_one_round_trip_once_the_server_knows_the_scripts() {
     let sent = Arc::new(AtomicUsize::new(0));
     let ledger = RedisLedger::from_connection(Counting(connection().await, sent.clone()));
     for warm in [true, false] {
-        let (settled, released) = (name(&one_of_a_kind(), 1), name(&one_of_a_kind(), 1));
+        let (settled, released) = (name(&unique_id(), 1), name(&unique_id(), 1));
         sent.store(0, Ordering::SeqCst);
         let token = granted(ledger.claim(&settled, LEASE).await.unwrap());
         ledger.commit(&settled, token).await.unwrap();
@@ -173,39 +173,26 @@ async fn each_call_is_one_round_trip_once_the_server_knows_the_scripts() {
             assert_eq!(sent.load(Ordering::SeqCst), 4);
         }
     }
-    // A server that was restarted knows none.
+    // A restarted server knows no scripts.
     let _: () = redis::cmd("SCRIPT")
         .arg("FLUSH")
         .query_async(&mut connection().await)
         .await
         .unwrap();
-    granted(
-        ledger
-            .claim(&name(&one_of_a_kind(), 1), LEASE)
-            .await
-            .unwrap(),
-    );
+    granted(ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap());
 }
 
-/// A connection that stalls for good, as behind a firewall that has forgotten it, costs the calls
-/// that wait for it a second: others are made on another.
+/// A connection that stalls for good, as behind a firewall that dropped it, delays the calls that
+/// wait for it by a second. Other calls use a new connection.
 #[tokio::test]
 async fn a_connection_that_stalls_is_replaced() {
     let (ledger, proxy) = proxied().await;
-    ledger
-        .claim(&name(&one_of_a_kind(), 1), LEASE)
-        .await
-        .unwrap();
-    proxy.stall_what_is_there();
+    ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap();
+    proxy.stall_existing();
     let started = std::time::Instant::now();
-    granted(
-        ledger
-            .claim(&name(&one_of_a_kind(), 1), LEASE)
-            .await
-            .unwrap(),
-    );
+    granted(ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap());
     assert!(started.elapsed() >= Duration::from_secs(1));
-    let next = name(&one_of_a_kind(), 1);
+    let next = name(&unique_id(), 1);
     let claim = ledger.claim(&next, LEASE);
     granted(
         tokio::time::timeout(Duration::from_secs(1), claim)
@@ -215,17 +202,14 @@ async fn a_connection_that_stalls_is_replaced() {
     );
 }
 
-/// Calls that are given up while they wait for a connection do not keep it from being made.
+/// Calls that are cancelled while they wait for a connection do not prevent it from being established.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn under_load_it_is_back_as_soon_as_the_server_is() {
+async fn the_ledger_recovers_with_its_server_under_load() {
     let server = url().split('/').nth(2).unwrap().parse().unwrap();
     let proxy = Proxy::slow_to_connect(server, Duration::from_millis(30)).await;
     let client = Client::open(format!("redis://{}/", proxy.address)).unwrap();
     let ledger = RedisLedger::new(client);
-    ledger
-        .claim(&name(&one_of_a_kind(), 1), LEASE)
-        .await
-        .unwrap();
+    ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap();
     proxy.set(Network::Hangs);
     let answered = Arc::new(AtomicUsize::new(0));
     let load = tokio::spawn({
@@ -234,7 +218,7 @@ async fn under_load_it_is_back_as_soon_as_the_server_is() {
             loop {
                 let (ledger, answered) = (ledger.clone(), answered.clone());
                 tokio::spawn(async move {
-                    let event = name(&one_of_a_kind(), 1);
+                    let event = name(&unique_id(), 1);
                     let claim = ledger.claim(&event, LEASE);
                     if let Ok(Ok(_)) = tokio::time::timeout(Duration::from_secs(2), claim).await {
                         answered.fetch_add(1, Ordering::SeqCst);
@@ -248,15 +232,18 @@ async fn under_load_it_is_back_as_soon_as_the_server_is() {
     assert_eq!(answered.load(Ordering::SeqCst), 0);
     proxy.set(Network::Works);
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert!(answered.load(Ordering::SeqCst) > 100, "it is not back");
+    assert!(
+        answered.load(Ordering::SeqCst) > 100,
+        "the ledger has not recovered"
+    );
     load.abort();
 }
 
-/// A call that was slow is made again, granted and given back. The first, which comes now, is not
-/// granted to nobody.
+/// A slow call is repeated, granted and released. The first call, which arrives now, is not
+/// granted, because its caller is gone.
 #[tokio::test]
-async fn a_claim_that_comes_late_is_not_granted_when_it_was_given_back() {
-    let (ledger, guid) = (RedisLedger::new(client()), one_of_a_kind());
+async fn a_late_claim_is_not_granted_after_its_release() {
+    let (ledger, guid) = (RedisLedger::new(client()), unique_id());
     let event = name(&guid, 10);
     let claim = async |claim: &str| {
         let script = redis::Script::new(include_str!("../../../src/ledger/redis/claim.lua"));
@@ -282,7 +269,7 @@ async fn a_claim_that_comes_late_is_not_granted_when_it_was_given_back() {
 }
 
 #[test]
-fn nothing_is_shown_of_where_a_connection_leads() {
+fn printing_a_ledger_does_not_show_its_connection() {
     let ledger = RedisLedger::from_connection("redis://user:secret@host/").with_key_prefix("a:");
     let shown = format!("{ledger:?}");
     assert!(
@@ -291,9 +278,9 @@ fn nothing_is_shown_of_where_a_connection_leads() {
     );
 }
 
-/// Each job is in one slot, and the jobs are on all three servers.
+/// Each job is in one slot, and the jobs are spread over all three servers.
 #[tokio::test]
-async fn conforms_on_a_cluster() {
+async fn the_redis_ledger_conforms_on_a_cluster() {
     let folder = Folder::new();
     let servers = servers::redis_cluster(&folder);
     let nodes = servers

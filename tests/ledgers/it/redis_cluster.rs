@@ -11,7 +11,7 @@ use crate::engines::redis::{
 };
 use harness::servers::{Folder, Server};
 
-/// All jobs are in a slot of the first master: nothing else answers for it.
+/// All jobs are in a slot of the first master, which alone answers for them.
 async fn ledger(servers: &[Server]) -> RedisLedger<ClusterConnection> {
     let nodes = servers
         .iter()
@@ -25,9 +25,9 @@ async fn ledger(servers: &[Server]) -> RedisLedger<ClusterConnection> {
     RedisLedger::from_connection(connection).with_key_prefix(tag_of_first_master(servers))
 }
 
-/// The demoted node runs scripts of connections that may read from it, and answers READONLY.
+/// The demoted node runs scripts on connections that may read from it, and answers READONLY.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_planned_failover_of_a_cluster_loses_nothing_and_is_over_at_once() {
+async fn a_planned_failover_of_a_cluster_loses_no_event_and_is_short() {
     let folder = Folder::new();
     let servers = cluster_with_replica(&folder);
     let ledger = ledger(&servers).await;
@@ -38,7 +38,7 @@ async fn a_planned_failover_of_a_cluster_loses_nothing_and_is_over_at_once() {
     wait_until("another master", || {
         ask(replica, None, "INFO replication").contains("role:master")
     });
-    // The load stops while the old master hands over; it goes on now.
+    // The load pauses while the old master hands over, and then continues.
     tokio::time::sleep(Duration::from_secs(1)).await;
     load.acknowledges(500).await;
     let outcome = load.stop(&ledger, "Redis Cluster, planned failover").await;
@@ -66,7 +66,7 @@ async fn a_master_of_a_cluster_that_hangs_and_returns_is_replaced() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     load.acknowledges(500).await;
     let outcome = load.stop(&ledger, "Redis Cluster, master hangs").await;
-    // What it acknowledged last before it hung had not reached its replica, perhaps.
+    // The replica may lack the latest events that the master acknowledged before it hung.
     assert!(outcome.lost <= 20, "{} lost", outcome.lost);
     assert!(outcome.longest_gap < Duration::from_secs(15));
 }

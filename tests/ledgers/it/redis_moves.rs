@@ -1,4 +1,4 @@
-//! One Redis behind an address: it moves, it refuses, and connections are counted.
+//! One Redis behind an address that moves or a server that refuses; connections are counted.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use redis::Client;
 
 use super::proxy::Proxy;
 use crate::engines::redis::{Load, ask, replicated, wait_until};
-use crate::support::{LEASE, name, one_of_a_kind};
+use crate::support::{LEASE, name, unique_id};
 use harness::servers::{self, Folder, Server};
 
 async fn behind(server: &Server, login: &str) -> (RedisLedger<Reconnecting>, Proxy) {
@@ -16,18 +16,18 @@ async fn behind(server: &Server, login: &str) -> (RedisLedger<Reconnecting>, Pro
     (RedisLedger::new(client), proxy)
 }
 
-/// The old primary stays up as a replica, and so do connections to it.
+/// The old primary continues as a replica, and its connections stay open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_address_that_moves_is_followed() {
+async fn the_ledger_follows_an_address_that_moves() {
     let folder = Folder::new();
     let servers = replicated(&folder, 1, &[]);
     let (old, new) = (servers[0].address, servers[1].address);
     let (ledger, proxy) = behind(&servers[0], "").await;
     let load = Load::on(&ledger);
     load.acknowledges(200).await;
-    // In this order nothing that was acknowledged can be missing.
+    // In this order, the replica has every acknowledged event.
     ask(old, None, "CONFIG SET min-replicas-to-write 2");
-    wait_until("a replica that has all", || {
+    wait_until("a replica that has caught up", || {
         let offset = |server| {
             let info = ask(server, None, "INFO replication");
             let line = info
@@ -48,7 +48,7 @@ async fn an_address_that_moves_is_followed() {
     println!("Redis, the address moves: back after {took:.2?}");
     assert_eq!(outcome.lost, 0);
     assert!(took < Duration::from_secs(3), "back after {took:?}");
-    // The first, the one that follows, and those that were made in between.
+    // The first connection, the one to the new primary, and those made in between.
     assert!(
         proxy.connections() <= 4,
         "{} connections",
@@ -56,13 +56,13 @@ async fn an_address_that_moves_is_followed() {
     );
 }
 
-/// Calls for two seconds, all of which fail. Returns how many connections that took.
+/// Makes calls for two seconds, all of which fail. Returns the number of connections they took.
 async fn connections_while_it_refuses(server: &Server, login: &str, error: &str) -> usize {
     let (ledger, proxy) = behind(server, login).await;
     let until = Instant::now() + Duration::from_secs(2);
     let mut calls = 0;
     while Instant::now() < until {
-        let claim = ledger.claim(&name(&one_of_a_kind(), 1), LEASE).await;
+        let claim = ledger.claim(&name(&unique_id(), 1), LEASE).await;
         let refused = claim.unwrap_err();
         assert!(
             refused.code() == Some(error) || format!("{refused:?}").contains(error),
@@ -77,7 +77,7 @@ async fn connections_while_it_refuses(server: &Server, login: &str, error: &str)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_what_a_new_connection_can_mend_costs_one() {
+async fn only_errors_that_a_new_connection_can_fix_cause_one() {
     let folder = Folder::new();
     let server = |arguments: &[&str]| servers::redis(&folder, arguments);
     let full = server(&["--maxmemory", "1", "--maxmemory-policy", "noeviction"]);
@@ -105,9 +105,9 @@ async fn only_what_a_new_connection_can_mend_costs_one() {
     assert_eq!([busy, full, alone, locked], [1; 4]);
 }
 
-/// However many calls there are, a server that stays of no use costs five connections a second.
+/// With any number of calls, a server that stays unusable causes at most five connections a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_stays_of_no_use_costs_few_connections() {
+async fn a_server_that_stays_unusable_causes_few_connections() {
     let folder = Folder::new();
     let servers = replicated(&folder, 1, &[]);
     let locked = servers::redis(&folder, &["--requirepass", "another"]);

@@ -1,4 +1,4 @@
-//! The ledger on the master that Sentinels name.
+//! The ledger on the master that the Sentinels name.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use mx_job_webhook::testing::check_ledger;
 use crate::engines::redis::{
     Load, PASSWORD, SENTINEL_PASSWORD, Watched, ask, pid, signal, storm, wait_until, watched,
 };
-use crate::support::{LEASE, granted, name, one_of_a_kind};
+use crate::support::{LEASE, granted, name, unique_id};
 use harness::servers::Folder;
 
 fn ledger(watched: &Watched) -> RedisLedger<Reconnecting> {
@@ -24,7 +24,7 @@ fn ledger(watched: &Watched) -> RedisLedger<Reconnecting> {
 }
 
 fn fail_over(watched: &Watched) {
-    // The second of them: the first may be down.
+    // Asks the second Sentinel: the first may be down.
     let sentinel = watched.sentinels[1].address;
     let answer = ask(
         sentinel,
@@ -54,7 +54,7 @@ async fn a_planned_failover_by_sentinel_loses_no_commit_that_waited_for_the_repl
     );
     let ledger = ledger(&watched);
     check_ledger(ledger.clone()).await;
-    // The Sentinel that is listed first is down.
+    // The first Sentinel in the list is down.
     watched.sentinels[0].crash();
     let waiting = ledger
         .clone()
@@ -64,8 +64,8 @@ async fn a_planned_failover_by_sentinel_loses_no_commit_that_waited_for_the_repl
     waits.acknowledges(200).await;
     fail_over(&watched);
     wait_until("another master", || role(&watched, 1) == "master");
-    // The old master refuses until Sentinel has made it a replica, after some ten seconds, and the
-    // new one until it has that replica.
+    // The old master refuses writes until Sentinel has made it a replica, after about ten seconds, and the
+    // new master refuses them until it has that replica.
     wait_until("a replica that was the master", || {
         role(&watched, 0) == "slave"
     });
@@ -73,7 +73,7 @@ async fn a_planned_failover_by_sentinel_loses_no_commit_that_waited_for_the_repl
     waits.acknowledges(200).await;
     let what = "Redis Sentinel, planned failover, min-replicas-to-write 1";
     let outcome = load.stop(&ledger, what).await;
-    // The old master acknowledges until it has noticed that its replica is gone: milliseconds.
+    // The old master acknowledges until it notices that its replica is gone, within milliseconds.
     assert!(outcome.lost <= 50, "{} lost", outcome.lost);
     assert!(outcome.longest_gap < Duration::from_secs(20));
     let what = format!("{what}, commits wait for the replica");
@@ -82,10 +82,10 @@ async fn a_planned_failover_by_sentinel_loses_no_commit_that_waited_for_the_repl
     assert!(outcome.longest_gap < Duration::from_secs(20));
 }
 
-/// Without `min-replicas-to-write`, an old master goes on acknowledging for about ten seconds. The
+/// Without `min-replicas-to-write`, an old master continues to acknowledge for about ten seconds. The
 /// ledger leaves it within about a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_ledger_leaves_an_old_master_that_goes_on_answering() {
+async fn the_ledger_leaves_an_old_master_that_still_answers() {
     let folder = Folder::new();
     let watched = watched(&folder, 1, &[]);
     let ledger = ledger(&watched);
@@ -94,7 +94,7 @@ async fn the_ledger_leaves_an_old_master_that_goes_on_answering() {
     fail_over(&watched);
     wait_until("another master", || role(&watched, 1) == "master");
     tokio::time::sleep(Duration::from_secs(4)).await;
-    // It is still there, and would acknowledge.
+    // The old master still runs and would acknowledge.
     assert_eq!(role(&watched, 0), "master");
     let new = watched.servers[1].address;
     let keys = || {
@@ -117,10 +117,10 @@ async fn the_ledger_leaves_an_old_master_that_goes_on_answering() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_master_that_dies_forgets_no_commit_that_all_replicas_had() {
+async fn a_masters_crash_loses_no_commit_that_all_replicas_had() {
     let folder = Folder::new();
     let mut watched = watched(&folder, 2, &[]);
-    // Sentinel takes the replica that has most: with one, nothing that was acknowledged is missing.
+    // Sentinel promotes the most advanced replica: with one replica, it has every acknowledged event.
     let ledger = ledger(&watched).with_replicated_commits(1, Duration::from_millis(300));
     let load = Load::on(&ledger);
     load.acknowledges(200).await;
@@ -138,11 +138,11 @@ async fn a_master_that_dies_forgets_no_commit_that_all_replicas_had() {
 }
 
 #[tokio::test]
-async fn a_commit_that_no_replica_has_fails_and_can_be_made_again() {
+async fn a_commit_that_reaches_no_replica_fails_and_can_be_retried() {
     let folder = Folder::new();
     let watched = watched(&folder, 1, &["--min-replicas-max-lag", "2"]);
     let ledger = ledger(&watched).with_replicated_commits(1, Duration::from_millis(300));
-    let (guid, replica) = (one_of_a_kind(), watched.servers[1].address);
+    let (guid, replica) = (unique_id(), watched.servers[1].address);
     let event = name(&guid, 1);
     let token = granted(ledger.claim(&event, LEASE).await.unwrap());
     let process = pid(replica, Some(PASSWORD));
@@ -150,11 +150,11 @@ async fn a_commit_that_no_replica_has_fails_and_can_be_made_again() {
     let refused = ledger.commit(&event, token).await.unwrap_err();
     assert_eq!(refused.code(), Some("NOREPLICAS"), "{refused}");
     assert!(refused.to_string().contains("0 of 1 replicas"), "{refused}");
-    // It is on the master, and still not acknowledged.
+    // The commit is on the master and is still not acknowledged.
     let refused = ledger.claim(&event, LEASE).await.unwrap_err();
     assert_eq!(refused.code(), Some("NOREPLICAS"), "{refused}");
-    // Claims of others are not held up.
-    let other = name(&one_of_a_kind(), 1);
+    // Other claims are not delayed.
+    let other = name(&unique_id(), 1);
     let claim = ledger.claim(&other, LEASE);
     granted(
         tokio::time::timeout(Duration::from_millis(250), claim)
@@ -168,7 +168,7 @@ async fn a_commit_that_no_replica_has_fails_and_can_be_made_again() {
 }
 
 #[tokio::test]
-async fn a_name_that_no_sentinel_knows_is_an_error_without_addresses_or_passwords() {
+async fn an_unknown_master_name_is_an_error_without_addresses_or_passwords() {
     let sentinels = Sentinels::new(["redis://:secret@127.0.0.1:1/"], "mymaster").unwrap();
     let shown = format!(
         "{sentinels:?} {:?}",
@@ -183,9 +183,9 @@ async fn a_name_that_no_sentinel_knows_is_an_error_without_addresses_or_password
     );
 }
 
-/// The measurements of the guide: how much an old master forgets, and for how long 503 is answered.
+/// Measurements for the guide: the number of events that an old master loses, and the duration of 503 answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn storms_by_sentinel() {
+async fn losses_and_outages_of_sentinel_failovers_are_measured() {
     if !storm() {
         println!("MX_TEST_STORM=1 runs it");
         return;
@@ -249,9 +249,9 @@ async fn storms_by_sentinel() {
     .await;
 }
 
-/// What it costs that commits wait for replicas.
+/// Measures the cost of commits that wait for replicas.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn storm_of_commits_that_wait() {
+async fn the_cost_of_commits_that_wait_for_replicas_is_measured() {
     if !storm() {
         println!("MX_TEST_STORM=1 runs it");
         return;
@@ -268,7 +268,7 @@ async fn storm_of_commits_that_wait() {
                 let ledger = ledger.clone();
                 tokio::spawn(async move {
                     for _ in 0..events / at_once {
-                        let event = name(&one_of_a_kind(), 1);
+                        let event = name(&unique_id(), 1);
                         let token = granted(ledger.claim(&event, LEASE).await.unwrap());
                         ledger.commit(&event, token).await.unwrap();
                     }

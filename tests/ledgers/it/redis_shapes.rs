@@ -1,4 +1,4 @@
-//! Releases beside each other, over the same keys; and answers that are another call's.
+//! Two releases share the same keys; and answers that belong to another call.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,7 +7,7 @@ use mx_job_webhook::ledger::{Claim, Commit, Ledger as _, Reconnecting, RedisLedg
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncCommands as _, Client, Cmd, Pipeline, RedisFuture, Script, Value};
 
-use crate::support::{LEASE, granted, name, one_of_a_kind};
+use crate::support::{LEASE, granted, name, unique_id};
 
 fn client() -> Client {
     Client::open(std::env::var("MX_TEST_REDIS_URL").unwrap()).unwrap()
@@ -21,7 +21,7 @@ fn ledger() -> RedisLedger<Reconnecting> {
     RedisLedger::new(client())
 }
 
-/// The release before values had a version, by its own scripts.
+/// The release before values had a version, with its original scripts.
 struct First {
     connection: MultiplexedConnection,
     guid: String,
@@ -43,7 +43,7 @@ impl First {
         let script = Script::new(include_str!("first_shape/claim.lua"));
         let mut call = script.key(format!("mx-job-webhook:{}", self.guid));
         call.arg(format!("COMPLETED {at}")).arg(Self::digits(at));
-        call.arg(60_000_000).arg(60_000).arg(one_of_a_kind());
+        call.arg(60_000_000).arg(60_000).arg(unique_id());
         call.invoke_async(&mut self.connection).await.unwrap()
     }
 
@@ -65,9 +65,9 @@ impl First {
 
 #[tokio::test]
 async fn entries_of_the_first_release_are_read() {
-    let guid = one_of_a_kind();
+    let guid = unique_id();
     let (mut old, new) = (First::of(&guid).await, ledger());
-    // In flight, and committed by the other release.
+    // One claim is in flight; the other release commits one.
     let (answer, token) = old.claim(10).await;
     assert_eq!(answer, "granted");
     assert_eq!(
@@ -77,7 +77,7 @@ async fn entries_of_the_first_release_are_read() {
     let commit = new.commit(&name(&guid, 10), FencingToken::new(token)).await;
     assert_eq!(commit.unwrap(), Commit::Settled);
     assert_eq!(old.claim(10).await.0, "settled");
-    // Settled, stale, overtaken.
+    // Settled, stale and overtaken events.
     let (_, token) = old.claim(20).await;
     assert_eq!(old.commit(20, token).await, "settled");
     assert_eq!(
@@ -92,7 +92,7 @@ async fn entries_of_the_first_release_are_read() {
         .commit(&name(&guid, 20), FencingToken::new(token + 1))
         .await;
     assert_eq!(commit.unwrap(), Commit::Overtaken);
-    // Given back, by either; tokens go on growing.
+    // Either release releases claims; tokens keep growing.
     let (_, token) = old.claim(30).await;
     assert_eq!(old.release(30, token).await, "released");
     let next = granted(new.claim(&name(&guid, 30), LEASE).await.unwrap());
@@ -105,8 +105,8 @@ async fn entries_of_the_first_release_are_read() {
 }
 
 #[tokio::test]
-async fn the_first_release_reads_what_this_one_writes() {
-    let guid = one_of_a_kind();
+async fn the_first_release_reads_entries_of_this_one() {
+    let guid = unique_id();
     let (mut old, new) = (First::of(&guid).await, ledger());
     let token = granted(new.claim(&name(&guid, 10), LEASE).await.unwrap());
     let version: String = connection()
@@ -135,12 +135,12 @@ async fn the_first_release_reads_what_this_one_writes() {
     granted(new.claim(&name(&guid, 40), LEASE).await.unwrap());
 }
 
-/// 503, and nothing is changed, so that a release that knows the shape finds it as it was.
+/// The answer is 503 and the entry is unchanged, so that a release that knows its format can still read it.
 #[tokio::test]
-async fn an_entry_of_a_later_version_is_an_error_and_stays_as_it_is() {
-    let (guid, mut redis) = (one_of_a_kind(), connection().await);
+async fn an_entry_of_a_later_version_is_an_error_and_stays_unchanged() {
+    let (guid, mut redis) = (unique_id(), connection().await);
     let (key, event) = (format!("mx-job-webhook:{guid}"), name(&guid, 10));
-    let fields = [("version", "2"), ("COMPLETED 10", "in a shape of its own")];
+    let fields = [("version", "2"), ("COMPLETED 10", "in a later format")];
     let _: () = redis.hset_multiple(&key, &fields).await.unwrap();
     let ledger = ledger();
     let token = FencingToken::new(1);
@@ -161,7 +161,7 @@ async fn an_entry_of_a_later_version_is_an_error_and_stays_as_it_is() {
     let _: () = redis.del(&key).await.unwrap();
 }
 
-/// Gives each call the answer of the one before it, as a proxy that has lost count does.
+/// Gives each call the answer of the previous one, like a proxy that has lost count.
 #[derive(Clone)]
 struct OneBehind(MultiplexedConnection, Arc<Mutex<Option<Value>>>);
 
@@ -190,9 +190,9 @@ impl ConnectionLike for OneBehind {
 
 #[tokio::test]
 async fn an_answer_to_another_call_is_an_error() {
-    let guid = one_of_a_kind();
+    let guid = unique_id();
     let event = |at| name(&guid, at);
-    // The server knows the scripts.
+    // This loads the scripts into the server.
     for at in 1..3 {
         let token = granted(ledger().claim(&event(at), LEASE).await.unwrap());
         ledger().release(&event(at), token).await.unwrap();
@@ -201,7 +201,7 @@ async fn an_answer_to_another_call_is_an_error() {
     let one_behind = OneBehind(connection().await, Arc::default());
     let ledger = RedisLedger::from_connection(one_behind);
     let token = granted(ledger.claim(&event(10), LEASE).await.unwrap());
-    // Claim, commit, release: each with the answer of another script, or of the same one.
+    // Claim, commit and release each receive the answer of another script or of the same one.
     ledger.claim(&event(11), LEASE).await.unwrap_err();
     ledger.claim(&event(12), LEASE).await.unwrap_err();
     ledger.commit(&event(10), token).await.unwrap_err();

@@ -73,7 +73,7 @@ fn a_connection_to_a_cluster_can_be_used_in_a_layer() {
 }
 
 #[tokio::test]
-async fn printing_a_postgres_ledger_shows_nothing_of_its_pool() {
+async fn printing_a_postgres_ledger_does_not_show_its_pool() {
     let ledger =
         PostgresLedger::new(pool()).with_idle_in_transaction(Some(Duration::from_secs(300)));
     assert_eq!(format!("{ledger:?}"), "PostgresLedger { .. }");

@@ -1,4 +1,4 @@
-//! What the tests have in common: events, deliveries, and what their callbacks saw.
+//! Shared test code: events, deliveries, and a log of their callbacks.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,8 +16,8 @@ pub(crate) const SAMPLE: &str = include_str!("../../fixtures/completed.json");
 /// Longer than any test.
 pub(crate) const LEASE: Duration = Duration::from_secs(600);
 
-/// The servers are shared: each test has jobs of its own.
-pub(crate) fn one_of_a_kind() -> String {
+/// A unique id: the servers are shared, so each test has its own jobs.
+pub(crate) fn unique_id() -> String {
     format!("{:016x}", fastrand::u64(..))
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn delivery(body: String) -> Request<Full<Bytes>> {
         .unwrap()
 }
 
-/// What callbacks did, in their order.
+/// The actions of callbacks, in order.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
 

@@ -1,5 +1,5 @@
-//! Each ledger on the oldest and the newest version of its server that there is, and on those between that
-//! people run most.
+//! Each ledger on the oldest and the newest installed version of its server, and on the most common ones
+//! in between.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use harness::servers::{Folder, Server, free_address};
 
 const EVENTS: usize = 150;
 
-/// Effects in memory, by several at once.
+/// Effects in memory, by several senders at once.
 async fn handles_each_once<L: Ledger>(engine: &str, ledger: L) {
     let tally = Tally::new();
     let service = DedupeLayer::new(ledger).layer(load::in_memory(&tally));
@@ -52,7 +52,7 @@ async fn a_postgres_works(engine: &str, options: PgConnectOptions) {
     assert_eq!(tally.doubled(), [""; 0]);
     tally.look(|counts| assert_eq!(counts.acknowledged.len(), EVENTS));
 
-    // What the conformance suite has settled is among them.
+    // The events that the conformance suite has settled are included.
     assert!(ledger.prune(Duration::ZERO).await.unwrap() >= 2 * EVENTS as u64);
     ledger.create_table().await.unwrap();
     pool.close().await;
@@ -78,9 +78,9 @@ async fn postgres_18_works() {
     a_postgres_works("PostgreSQL 18", server.options()).await;
 }
 
-/// The setting is of PostgreSQL 14. An older one refuses every connection that names it.
+/// The setting exists since PostgreSQL 14. An older server refuses every connection that sends it.
 #[tokio::test]
-async fn postgres_10_refuses_to_check_whether_a_client_is_there() {
+async fn postgres_10_refuses_client_connection_check_interval() {
     let folder = Folder::new();
     let server = Postgres::primary(&folder, Version::V10, &["fsync=off"]);
     let checks = [("client_connection_check_interval", "1s")];
@@ -89,7 +89,7 @@ async fn postgres_10_refuses_to_check_whether_a_client_is_there() {
     println!("PostgreSQL 10, client_connection_check_interval: {refused}");
     let code = refused.as_database_error().and_then(|error| error.code());
     assert_eq!(code.as_deref(), Some("42704"), "{refused}");
-    // What the guide sets besides is older.
+    // The guide's other settings are older.
     let others = [
         ("statement_timeout", "5s"),
         ("idle_in_transaction_session_timeout", "60s"),

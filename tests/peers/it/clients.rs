@@ -1,4 +1,4 @@
-//! HTTP clients that post to the quickstart. Each reads the answer at another moment.
+//! HTTP clients that post to the quickstart. Each reads the answer at a different time.
 
 use std::fs;
 use std::process::Command;
@@ -9,14 +9,14 @@ use crate::server::Folder;
 use crate::tally::Tally;
 use crate::{HUGE, LARGE, SAMPLE, sample_of};
 
-/// How often each client tries each kind of request.
+/// The number of tries of each client for each kind of request.
 const TRIES: usize = 20;
 
-/// The kinds of request that a client sends, and the answer that each gets.
+/// The kinds of request of a client, and the answer to each.
 type Kinds = &'static [(&'static str, &'static str)];
 
 #[test]
-fn rubys_httpclient_is_acknowledged_when_challenged_and_hears_every_refusal() {
+fn rubys_httpclient_is_acknowledged_when_challenged_and_gets_every_refusal() {
     let ruby = || program("ruby", "ruby");
     library(
         &mut ruby(),
@@ -36,7 +36,7 @@ fn rubys_httpclient_is_acknowledged_when_challenged_and_hears_every_refusal() {
 }
 
 #[test]
-fn wget_is_acknowledged_when_challenged_and_hears_every_refusal() {
+fn wget_is_acknowledged_when_challenged_and_gets_every_refusal() {
     program("wget", "wget");
     let kinds: Kinds = &[
         ("545 B, challenge first", "204"),
@@ -50,7 +50,7 @@ fn wget_is_acknowledged_when_challenged_and_hears_every_refusal() {
 }
 
 #[test]
-fn curl_is_acknowledged_when_challenged_and_hears_every_refusal() {
+fn curl_is_acknowledged_when_challenged_and_gets_every_refusal() {
     program("curl", "curl");
     let kinds: Kinds = &[
         ("545 B, challenge first", "204"),
@@ -66,7 +66,7 @@ fn curl_is_acknowledged_when_challenged_and_hears_every_refusal() {
 }
 
 #[test]
-fn python_is_acknowledged_when_challenged_and_hears_every_refusal() {
+fn python_is_acknowledged_when_challenged_and_gets_every_refusal() {
     let python = || program("python3", "python3");
     library(&mut python(), &["-c", "import urllib.request"], "python3");
     let kinds: Kinds = &[
@@ -81,8 +81,8 @@ fn python_is_acknowledged_when_challenged_and_hears_every_refusal() {
 }
 
 #[test]
-fn java_is_acknowledged_when_challenged_and_hears_every_refusal() {
-    // It compiles what it runs.
+fn java_is_acknowledged_when_challenged_and_gets_every_refusal() {
+    // The `java` command compiles its source first.
     program("javac", "default-jdk-headless");
     let kinds: Kinds = &[
         ("545 B, challenge first", "204"),
@@ -99,7 +99,7 @@ fn java_is_acknowledged_when_challenged_and_hears_every_refusal() {
     );
 }
 
-/// Runs a program of `clients/` against a quickstart of its own. It prints a line for each try: the kind, a tab
+/// Runs a program of `clients/` against a separate quickstart. It prints a line for each try: the kind, a tab
 /// and the answer.
 fn every_answer_arrives(mut interpreter: Command, script: &str, kinds: Kinds) {
     let quickstart = Quickstart::start();

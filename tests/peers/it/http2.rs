@@ -19,9 +19,9 @@ fn credentials() -> Credentials {
     Credentials::basic("mx", "secret").unwrap()
 }
 
-/// Strangers' streams on one connection of HTTP/2 cost a delivery on it nothing.
+/// Unauthenticated streams on an HTTP/2 connection do not affect a delivery on it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn http_2_strangers_beside_a_delivery() {
+async fn unauthenticated_http_2_streams_do_not_affect_a_delivery() {
     for (mount, app) in apps() {
         let address = serve(app).await;
         let client = Client::builder(TokioExecutor::new())

@@ -1,4 +1,4 @@
-//! Load of which half is refused, on connections that are kept as long as both sides allow.
+//! Load whose requests are half refused, on connections that stay open as long as both sides allow.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -19,13 +19,13 @@ use tokio::time::{Sleep, interval, sleep, timeout};
 use crate::tally::Tally;
 use crate::{HUGE, LARGE, PATH, SAMPLE, TOO_LARGE, sample_of};
 
-/// `mx:secret`, as the quickstart has it.
+/// `mx:secret`, as in the quickstart.
 const CREDENTIALS: &str = "Basic bXg6c2VjcmV0";
 const JSON: &str = "application/json; charset=utf-8";
-/// Far more than any answer takes.
+/// A generous limit for any answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// One kind of request, and the status that it is answered.
+/// One kind of request, and its expected status.
 #[derive(Clone)]
 struct Kind {
     name: &'static str,
@@ -80,7 +80,7 @@ impl Kind {
         ]
     }
 
-    /// This kind, once with its body right behind its head and once with its body a little later.
+    /// This kind in two variants: the body directly after the head, and a little later.
     fn at_each_pace(self) -> [Self; 2] {
         let late = Self {
             pause: Duration::from_millis(3),
@@ -100,7 +100,7 @@ impl Kind {
         request.body(Upload::new(self)).unwrap()
     }
 
-    /// Sends one, and counts its answer under the kind and the circumstances.
+    /// Sends one request, and counts its answer under the kind and the circumstances.
     async fn send(&self, connection: &mut Connection, circumstances: &str, tally: &mut Tally) {
         let answer = connection.send(self.request()).await;
         let late = if self.pause.is_zero() { "" } else { ", late" };
@@ -124,13 +124,13 @@ pub(crate) async fn nothing_refused(address: SocketAddr) -> Tally {
     tally
 }
 
-/// Eight senders at once. Each sends one request that is refused and one valid delivery in turn.
+/// Eight concurrent senders. Each alternates between a refused request and a valid delivery.
 pub(crate) async fn half_refused(address: SocketAddr) -> Tally {
     let senders = (0..8).map(|number| half_refused_by_one(address, number));
     tally_of(senders).await
 }
 
-/// Every second sender has one connection for both; the others have one for each.
+/// Every second sender uses one connection for both; the others use one for each.
 async fn half_refused_by_one(address: SocketAddr, number: usize) -> Tally {
     const ROUNDS: usize = 80;
 
@@ -140,7 +140,7 @@ async fn half_refused_by_one(address: SocketAddr, number: usize) -> Tally {
     let mut tally = Tally::default();
     let mut connection = Connection::new(address);
     let mut other = Connection::new(address);
-    // Each begins with another kind, so that all kinds are under way at once.
+    // Each sender starts with another kind, so that all kinds are in progress at once.
     for round in number..number + ROUNDS {
         let (valid, refused) = (&valid[round / 2 % 2], &refused[round % refused.len()]);
         if number % 2 == 0 {
@@ -156,8 +156,8 @@ async fn half_refused_by_one(address: SocketAddr, number: usize) -> Tally {
     tally
 }
 
-/// For six seconds, one mebibyte without credentials ten times a second, and four senders of valid deliveries
-/// beside it.
+/// For six seconds, sends one mebibyte without credentials ten times a second, beside four senders of valid
+/// deliveries.
 pub(crate) async fn one_mebibyte_refused(address: SocketAddr) -> Tally {
     let huge = Kind::without_credentials("no credentials, 1 MiB", HUGE);
     let refused = at_a_rate(address, huge, Duration::from_millis(100), 60);
@@ -165,7 +165,7 @@ pub(crate) async fn one_mebibyte_refused(address: SocketAddr) -> Tally {
     tally_of(valid.into_iter().chain([refused])).await
 }
 
-/// Sends so many of a kind on one connection, one at each tick of a clock.
+/// Sends this many requests of a kind on one connection, one at each tick of a clock.
 async fn at_a_rate(address: SocketAddr, kind: Kind, tick: Duration, count: usize) -> Tally {
     let mut tally = Tally::default();
     let mut connection = Connection::new(address);
@@ -177,7 +177,7 @@ async fn at_a_rate(address: SocketAddr, kind: Kind, tick: Duration, count: usize
     tally
 }
 
-/// Runs these at once, and adds up what they counted.
+/// Runs these concurrently, and adds their tallies.
 async fn tally_of(
     senders: impl Iterator<Item = impl Future<Output = Tally> + Send + 'static>,
 ) -> Tally {
@@ -189,7 +189,7 @@ async fn tally_of(
     tally
 }
 
-/// A connection that is kept as long as both sides allow, and then replaced.
+/// A connection that stays open as long as both sides allow, and is then replaced.
 struct Connection {
     address: SocketAddr,
     sender: Option<SendRequest<Upload>>,
@@ -203,7 +203,7 @@ impl Connection {
         }
     }
 
-    /// Returns the status of the answer, or the error that came instead.
+    /// Returns the status of the answer, or the error.
     async fn send(&mut self, request: Request<Upload>) -> String {
         match timeout(PATIENCE, self.try_send(request)).await {
             Ok(Ok(status)) => status,
@@ -221,7 +221,7 @@ impl Connection {
         Ok(status)
     }
 
-    /// Returns the connection that was used before, unless it has ended.
+    /// Returns the previous connection, unless it has ended.
     async fn ready(&mut self) -> Result<SendRequest<Upload>, Box<dyn Error>> {
         if let Some(mut sender) = self.sender.take() {
             if sender.ready().await.is_ok() {
@@ -231,7 +231,7 @@ impl Connection {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        // Its errors are reported by the requests on it.
+        // The requests on it report its errors.
         tokio::spawn(connection);
         Ok(sender)
     }
@@ -243,14 +243,14 @@ fn with_causes(error: &dyn Error) -> String {
     causes.join(": ")
 }
 
-/// A body in pieces, the first of which comes after a pause.
+/// A body in pieces; the first one follows after a pause.
 struct Upload {
     pause: Option<Pin<Box<Sleep>>>,
     left: Bytes,
 }
 
 impl Upload {
-    /// How much the client writes at once.
+    /// The size of the client's writes.
     const PIECE: usize = 16 * 1024;
 
     fn new(kind: &Kind) -> Self {

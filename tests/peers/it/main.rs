@@ -1,4 +1,4 @@
-//! The quickstart as real reverse proxies and real clients see it: every valid delivery is acknowledged and every
+//! The quickstart behind real reverse proxies and with real clients: every valid delivery is acknowledged and every
 //! refusal arrives, whatever else uses the same connection.
 
 mod clients;
@@ -10,7 +10,7 @@ mod quickstart;
 mod server;
 mod tally;
 
-/// Where the quickstart takes webhooks.
+/// The path of the quickstart's webhooks.
 const PATH: &str = "/admin/webhooks";
 /// The delivery that MX documents: 545 bytes.
 const SAMPLE: &str = include_str!("../../fixtures/completed.json");
@@ -18,7 +18,7 @@ const SAMPLE: &str = include_str!("../../fixtures/completed.json");
 const LARGE: usize = 60 * 1024;
 /// A sample of this size is refused: 413.
 const TOO_LARGE: usize = 100 * 1024;
-/// The most that nginx accepts by default, and the most that is read of a refused body by default.
+/// The most that nginx accepts by default, and the most that is discarded of a refused body by default.
 const HUGE: usize = 1024 * 1024;
 
 /// The sample, padded to this size with white space, which JSON allows.

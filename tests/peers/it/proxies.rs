@@ -1,4 +1,4 @@
-//! Reverse proxies in front of the quickstart, with the settings that they have by default.
+//! Reverse proxies in front of the quickstart, with their default settings.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -75,19 +75,19 @@ async fn half_refused(title: &str, address: SocketAddr) {
     tally.assert_as_expected(title);
 }
 
-/// If this fails, the proxy or its configuration is at fault, not a refusal.
+/// If this fails, the proxy or its configuration is at fault, and not a refusal.
 async fn nothing_refused(title: &str, address: SocketAddr) {
     let tally = load::nothing_refused(address).await;
     tally.assert_as_expected(&format!("{title}, valid deliveries alone"));
 }
 
-/// nginx as Debian configures it, but for the places of its files.
+/// nginx as Debian configures it, with other paths.
 fn nginx<const N: usize>(quickstarts: [&Quickstart; N], upstream: &str, location: &str) -> Server {
     let mut servers = String::new();
     for quickstart in quickstarts {
         write!(servers, "server {}; ", quickstart.address).unwrap();
     }
-    // Its workers write request bodies into the folder, which is root's.
+    // Its workers write request bodies into the folder, which belongs to root.
     let user = if running_as_root() { "user root;" } else { "" };
     Server::start(|address, folder| {
         let place = folder.display();
@@ -115,7 +115,7 @@ fn nginx<const N: usize>(quickstarts: [&Quickstart; N], upstream: &str, location
     })
 }
 
-/// HAProxy with the defaults that Debian writes into its configuration.
+/// HAProxy with the defaults of Debian's configuration.
 fn haproxy(quickstart: &Quickstart, more: &str) -> Server {
     Server::start(|address, folder| {
         let configuration = format!(

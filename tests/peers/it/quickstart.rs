@@ -10,14 +10,14 @@ use std::thread;
 
 use crate::PATH;
 
-/// A quickstart that serves, killed when dropped.
+/// A running quickstart, killed when dropped.
 pub(crate) struct Quickstart {
     child: Child,
     pub(crate) address: SocketAddr,
 }
 
 impl Quickstart {
-    /// Starts it on a port of its choice, and waits until it has delivered its sample to itself.
+    /// Starts it on a free port, and waits until it has delivered its sample to itself.
     pub(crate) fn start() -> Self {
         let mut child = Command::new(binary())
             .env("ADDR", "127.0.0.1:0")
@@ -40,7 +40,7 @@ impl Quickstart {
             line.clear();
             assert_ne!(printed.read_line(&mut line).unwrap(), 0, "it ended");
         }
-        // It prints a line for each delivery, and would wait for a reader.
+        // It prints a line for each delivery, and would block without a reader.
         thread::spawn(move || io::copy(&mut printed, &mut io::sink()));
         quickstart
     }
@@ -57,7 +57,7 @@ impl Drop for Quickstart {
     }
 }
 
-/// Built here: cargo builds no examples of another package for a test.
+/// Built here, because cargo builds no examples of another package for a test.
 fn binary() -> &'static PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {

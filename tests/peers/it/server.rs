@@ -1,4 +1,4 @@
-//! Servers that a test starts on a free port and in a folder of their own.
+//! Servers that a test starts on a free port and in a separate folder.
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,20 +8,20 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Far more than any server takes to start or to stop.
+/// A generous limit for a server's start and stop.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A server that listens, stopped when dropped.
+/// A listening server, stopped when dropped.
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: SocketAddr,
-    // Dropped after the server has stopped.
+    // This is dropped after the server has stopped.
     _folder: Folder,
 }
 
 impl Server {
     /// Starts the command that `configured` returns for an address and a folder. If another process takes the port
-    /// first, it tries another.
+    /// first, it tries another one.
     pub(crate) fn start(configured: impl Fn(SocketAddr, &Path) -> Command) -> Self {
         let mut said = String::new();
         for _ in 0..5 {
@@ -65,7 +65,7 @@ impl Server {
 }
 
 impl Drop for Server {
-    /// Stops it by SIGTERM. Killed by SIGKILL, nginx and Apache would leave their workers running.
+    /// Stops the server by SIGTERM. After SIGKILL, nginx and Apache would leave their workers running.
     fn drop(&mut self) {
         let process = self.child.id().to_string();
         let _ = Command::new("kill").args(["-TERM", &process]).status();
@@ -80,7 +80,7 @@ impl Drop for Server {
     }
 }
 
-/// An address that no process listens on.
+/// An address without a listening process.
 fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()

@@ -1,9 +1,9 @@
-//! Answers, counted by the kind of request that they came to.
+//! Answers, counted by kind of request.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// How often each kind of request got each answer.
+/// The number of each answer to each kind of request.
 #[derive(Default)]
 pub(crate) struct Tally(BTreeMap<String, Row>);
 
@@ -13,7 +13,7 @@ struct Row {
 }
 
 impl Tally {
-    /// Counts one request of this kind. The answer is a status, or the error that came instead.
+    /// Counts one request of this kind. The answer is a status or an error.
     pub(crate) fn add(&mut self, kind: &str, expected: &str, answer: &str) {
         self.add_many(kind, expected, answer, 1);
     }
@@ -34,7 +34,7 @@ impl Tally {
         }
     }
 
-    /// How many requests of this kind there were.
+    /// Returns the number of requests of this kind.
     pub(crate) fn count(&self, kind: &str) -> usize {
         self.0.get(kind).map_or(0, Row::count)
     }
@@ -43,7 +43,7 @@ impl Tally {
     pub(crate) fn assert_as_expected(&self, title: &str) {
         let lost: usize = self.0.values().map(Row::lost).sum();
         let count: usize = self.0.values().map(Row::count).sum();
-        assert!(count > 0, "{title}: nothing was sent");
+        assert!(count > 0, "{title}: no request was sent");
         assert!(
             lost == 0,
             "{title}: {lost} of {count} requests did not get the expected answer\n{self}"

@@ -1,4 +1,4 @@
-//! The schemas that schemars and utoipa publish, asked by a validator that knows neither.
+//! The schemas of schemars and utoipa, checked by an independent validator.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -20,7 +20,7 @@ use strategies::job;
 
 const SAMPLE: &str = include_str!("../../fixtures/completed.json");
 
-/// What validates a whole webhook, from each crate that has a schema of it.
+/// The validators of a whole webhook, one for each crate that has a schema of it.
 static VALIDATORS: LazyLock<[(&str, Validator); 2]> =
     LazyLock::new(|| [("schemars", schemars()), ("utoipa", utoipa())]);
 
@@ -33,7 +33,7 @@ fn utoipa() -> Validator {
     let document = described(OpenApiWebhook::new());
     let body = &document["webhooks"]["mxJob"]["post"]["requestBody"]["content"];
     let mut schema = body["application/json"]["schema"].clone();
-    // What its references lead to.
+    // The schemas that it references.
     schema["components"] = document["components"].clone();
     validator(&schema)
 }
@@ -65,7 +65,7 @@ fn valid_samples() -> Vec<(&'static str, Sample)> {
             "a new field",
             completed().with_field("new", json!({"a": [1]})),
         ),
-        // White space to some and not to others.
+        // This is white space by some definitions and not by others.
         ("a mark for a guid", completed().with_guid("\u{feff}")),
         ("no name", completed().without_field("status_name")),
         ("no integer", completed().without_field("status")),
@@ -153,7 +153,7 @@ fn json_of(sample: &Sample) -> Value {
 }
 
 #[test]
-fn what_mx_sends_is_valid_and_is_read() {
+fn webhooks_of_mx_are_valid_and_are_decoded() {
     for (by, validator) in VALIDATORS.iter() {
         assert!(validator.is_valid(&serde_json::from_str(SAMPLE).unwrap()));
         for (name, sample) in valid_samples() {
@@ -164,7 +164,7 @@ fn what_mx_sends_is_valid_and_is_read() {
 }
 
 #[test]
-fn what_lacks_a_guid_or_a_status_or_is_of_another_type_is_not_valid() {
+fn a_webhook_without_guid_or_status_or_of_a_wrong_type_is_invalid() {
     for (by, validator) in VALIDATORS.iter() {
         for (name, sample) in invalid_samples() {
             assert!(!validator.is_valid(&json_of(&sample)), "{by}: {name}");
@@ -183,7 +183,7 @@ fn what_lacks_a_guid_or_a_status_or_is_of_another_type_is_not_valid() {
 }
 
 #[test]
-fn the_fields_are_those_that_a_job_is_written_with() {
+fn the_schemas_fields_are_those_of_a_written_job() {
     let schema = schemars::schema_for!(Job);
     let described = schema.get("properties").and_then(Value::as_object).unwrap();
     let job = serde_json::to_value(Job::new("JOB-1".parse().unwrap(), Status::Halted)).unwrap();
@@ -195,7 +195,7 @@ fn the_fields_are_those_that_a_job_is_written_with() {
 }
 
 #[test]
-fn ids_statuses_and_moments_have_schemas_of_their_own() {
+fn ids_statuses_and_timestamps_have_their_own_schemas() {
     use mx_job_webhook::job::{InstitutionGuid, JobGuid, MemberGuid, MemberId, UserGuid, UserId};
     type Ids = (
         JobGuid,
@@ -218,7 +218,7 @@ fn ids_statuses_and_moments_have_schemas_of_their_own() {
 
 proptest! {
     #[test]
-    fn whatever_a_job_is_written_as_is_valid(job in job()) {
+    fn every_written_job_is_valid(job in job()) {
         let written = json!({"job": job});
         for (by, validator) in VALIDATORS.iter() {
             prop_assert!(validator.is_valid(&written), "{}: {}", by, written);
@@ -270,11 +270,11 @@ fn the_names_of_the_schemas_start_with_mx() {
 }
 
 #[test]
-fn a_path_of_the_application_can_take_the_event_as_its_request_body() {
+fn an_applications_path_can_have_the_event_as_its_request_body() {
     use utoipa::OpenApi as _;
 
     #[utoipa::path(post, path = "/mx", request_body = JobEvent, responses((status = 204)))]
-    #[expect(dead_code, reason = "only its description is used")]
+    #[expect(dead_code, reason = "the test uses only its description")]
     async fn mx(_: JobEvent) {}
 
     #[derive(utoipa::OpenApi)]
@@ -286,7 +286,7 @@ fn a_path_of_the_application_can_take_the_event_as_its_request_body() {
 }
 
 #[test]
-fn a_webhook_has_the_name_that_is_set() {
+fn the_name_of_a_webhook_can_be_set() {
     let document = described(OpenApiWebhook::new().with_name("jobStatus"));
     let webhooks = document["webhooks"].as_object().unwrap();
     assert_eq!(webhooks.keys().collect::<Vec<_>>(), ["jobStatus"]);

@@ -1,4 +1,4 @@
-//! Engines of a test's own, as production has them: poolers, standbys, Sentinels, clusters, other versions.
+//! Engines for one test as in production: poolers, standbys, Sentinels, clusters, other versions.
 
 pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
@@ -6,7 +6,7 @@ pub(crate) mod redis;
 
 use std::path::PathBuf;
 
-/// The folder of an engine's programs, which this variable names.
+/// The folder of an engine's programs, from this variable.
 pub(crate) fn programs(variable: &str) -> PathBuf {
     match std::env::var_os(variable) {
         Some(folder) => folder.into(),

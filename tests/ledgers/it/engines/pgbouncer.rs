@@ -8,16 +8,16 @@ use std::process::{Command, Stdio};
 use super::programs;
 use harness::servers::{Folder, Server, free_address, postgres_user};
 
-/// The versions there are, by the variable that names the folder of their programs.
+/// The versions, by the variable that names the folder of their programs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Version {
-    /// Debian 12's. It knows nothing of prepared statements.
+    /// Debian 12's version. It does not track prepared statements.
     V1_18,
     /// It tracks prepared statements, unless `max_prepared_statements` is 0.
     V1_24,
 }
 
-/// Starts a PgBouncer that leads every database to this server, as the user `postgres`.
+/// Starts a PgBouncer that forwards every database to this server as the user `postgres`.
 ///
 /// The settings are lines of its configuration: `("pool_mode", "session")`.
 pub(crate) fn start(

@@ -1,4 +1,4 @@
-//! PostgreSQL of any version that is there: primaries with settings, and their standbys.
+//! PostgreSQL in every installed version: primaries with settings, and their standbys.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -15,11 +15,11 @@ use super::programs;
 use harness::run;
 use harness::servers::{Folder, Server, free_address, postgres_user};
 
-/// The versions there are, by the variable that names the folder of their programs.
+/// The versions, by the variable that names the folder of their programs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Version {
     V10,
-    /// Debian 12's, the only one that has the programs for standbys.
+    /// Debian 12's version, the only one with the programs for standbys.
     V15,
     V18,
 }
@@ -34,16 +34,16 @@ impl Version {
     }
 }
 
-/// A server of the test's own. It crashes when it is dropped.
+/// A server for one test. It crashes when it is dropped.
 pub(crate) struct Postgres {
     server: Server,
-    place: Place,
+    place: ServerFolder,
 }
 
 impl Postgres {
     /// A primary with these settings: `"fsync=off"`.
     pub(crate) fn primary(folder: &Folder, version: Version, settings: &[&str]) -> Self {
-        let place = Place::new(folder, version);
+        let place = ServerFolder::new(folder, version);
         let mut initdb = place.command("initdb");
         initdb.args([
             "-U",
@@ -63,14 +63,14 @@ impl Postgres {
     /// A standby that streams from the server at this address, a primary of the same version or a proxy
     /// to one.
     ///
-    /// The primary counts it as synchronous if its `synchronous_standby_names` says so.
+    /// The primary treats it as synchronous if its `synchronous_standby_names` says so.
     pub(crate) fn standby_of(
         folder: &Folder,
         version: Version,
         primary: SocketAddr,
         settings: &[&str],
     ) -> Self {
-        let place = Place::new(folder, version);
+        let place = ServerFolder::new(folder, version);
         let mut copy = place.command("pg_basebackup");
         let port = primary.port().to_string();
         copy.args(["-h", "127.0.0.1", "-p", &port, "-U", "postgres"])
@@ -81,7 +81,7 @@ impl Postgres {
         Self::start(place, settings)
     }
 
-    fn start(place: Place, settings: &[&str]) -> Self {
+    fn start(place: ServerFolder, settings: &[&str]) -> Self {
         let address = free_address();
         let mut command = place.command("postgres");
         command.arg("-D").arg(place.data());
@@ -100,14 +100,14 @@ impl Postgres {
         let log = place.path.join("log");
         command.stderr(fs::File::create(log).unwrap());
         let mut server = Server::start(address, command);
-        // Its children die with it, and leave the memory that they share.
+        // The server's children end with it and leave its shared memory behind.
         server.crash_by = "QUIT";
         let postgres = Self { server, place };
         postgres.wait_until_it_is_ready(1);
         postgres
     }
 
-    /// It listens before it lets anybody in. Its log has this line of each start.
+    /// The server listens before it accepts sessions. Its log has this line for each start.
     fn wait_until_it_is_ready(&self, starts: usize) {
         let log = self.place.path.join("log");
         let patience = Instant::now() + Duration::from_secs(60);
@@ -117,7 +117,7 @@ impl Postgres {
             .count()
             < starts
         {
-            assert!(Instant::now() < patience, "it does not start");
+            assert!(Instant::now() < patience, "the server does not start");
             sleep(Duration::from_millis(20));
         }
     }
@@ -126,7 +126,7 @@ impl Postgres {
         self.server.address
     }
 
-    /// How the superuser connects to it.
+    /// Returns the superuser's connection options.
     pub(crate) fn options(&self) -> PgConnectOptions {
         at(self.address())
     }
@@ -135,7 +135,7 @@ impl Postgres {
         pool(self.options())
     }
 
-    /// Ends it as a crash does: no transaction under way is finished, and nobody is told.
+    /// Stops the server like a crash: transactions in progress do not finish, and clients receive no message.
     pub(crate) fn crash(&mut self) {
         self.server.crash();
     }
@@ -147,18 +147,18 @@ impl Postgres {
         self.wait_until_it_is_ready(2);
     }
 
-    /// Starts it after a crash, as a successor whose clock differs by so much: `+15m`.
+    /// Restarts the server after a crash as a successor whose clock differs by this much: `+15m`.
     pub(crate) fn start_again_with_a_clock_that_differs(&mut self, by: &str) {
         let library = std::env::var("MX_TEST_FAKETIME").expect("`.ci/servers engines` prints it");
         self.server.set_environment("LD_PRELOAD", &library);
         self.server.set_environment("FAKETIME", by);
-        // Timers go on as they do; only the time of day differs.
+        // Timers are unaffected; only the time of day differs.
         self.server
             .set_environment("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         self.start_again();
     }
 
-    /// Makes a primary of a standby, and waits until it is one.
+    /// Promotes a standby to primary, and waits until it is one.
     pub(crate) fn promote(&self) {
         let mut promote = self.place.command("pg_ctl");
         let promoted = run(promote.args(["promote", "-w", "-D"]).arg(self.place.data()));
@@ -166,7 +166,7 @@ impl Postgres {
     }
 }
 
-/// How the superuser connects to the server at this address.
+/// Returns the superuser's connection options for the server at this address.
 pub(crate) fn at(address: SocketAddr) -> PgConnectOptions {
     PgConnectOptions::new_without_pgpass()
         .host("127.0.0.1")
@@ -177,7 +177,7 @@ pub(crate) fn at(address: SocketAddr) -> PgConnectOptions {
         .disable_statement_logging()
 }
 
-/// A pool that is patient with a slow machine.
+/// A pool whose timeouts suit a slow machine.
 pub(crate) fn pool(options: PgConnectOptions) -> PgPool {
     PgPoolOptions::new()
         .max_connections(8)
@@ -185,7 +185,7 @@ pub(crate) fn pool(options: PgConnectOptions) -> PgPool {
         .connect_lazy_with(options)
 }
 
-/// A database of the test's own on the server that the tests share. It is dropped with this.
+/// A database for one test on the shared server. It is dropped with this value.
 pub(crate) struct Database {
     pub(crate) name: String,
     server: PgConnectOptions,
@@ -197,7 +197,7 @@ impl Database {
         let url = std::env::var("MX_TEST_POSTGRES_URL").unwrap();
         let server: PgConnectOptions = url.parse().unwrap();
         let server = server.disable_statement_logging();
-        let name = format!("mx_{}", crate::support::one_of_a_kind());
+        let name = format!("mx_{}", crate::support::unique_id());
         let create = format!("CREATE DATABASE {name} {settings}");
         let admin = pool(server.clone());
         let created = sqlx::query(sqlx::AssertSqlSafe(create)).execute(&admin);
@@ -230,15 +230,15 @@ impl Drop for Database {
     }
 }
 
-/// Where a server keeps its files, and whose they are.
-struct Place {
+/// The folder of a server's files, and its owner.
+struct ServerFolder {
     path: PathBuf,
     programs: PathBuf,
-    /// Whom to be instead of root, which PostgreSQL refuses to be.
+    /// The user to run as instead of root, which PostgreSQL refuses.
     owner: Option<(u32, u32)>,
 }
 
-impl Place {
+impl ServerFolder {
     fn new(folder: &Folder, version: Version) -> Self {
         let path = folder
             .path()

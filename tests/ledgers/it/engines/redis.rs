@@ -1,4 +1,4 @@
-//! Redis as production has it: a primary with replicas, Sentinels, a cluster whose master has a replica.
+//! Redis as in production: a primary with replicas, Sentinels, a cluster whose master has a replica.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -10,21 +10,21 @@ use std::time::{Duration, Instant};
 
 use mx_job_webhook::ledger::{Claim, Commit, EventName, Ledger};
 
-use crate::support::{LEASE, name, one_of_a_kind};
+use crate::support::{LEASE, name, unique_id};
 use harness::servers::{self, Folder, Server, free_address};
 
-/// Far more than anything takes.
+/// A generous limit for every step.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) const PASSWORD: &str = "of-the-master";
 pub(crate) const SENTINEL_PASSWORD: &str = "of-the-sentinels";
 
-/// Whether tests that take long, or load the machine, are to run.
+/// Returns whether to run tests that take long or load the machine.
 pub(crate) fn storm() -> bool {
     std::env::var("MX_TEST_STORM").is_ok_and(|storm| storm == "1")
 }
 
-/// Asks a server by `redis-cli`; the words are separated by spaces.
+/// Sends a command to a server by `redis-cli`; spaces separate the words.
 pub(crate) fn ask(server: SocketAddr, password: Option<&str>, words: &str) -> String {
     let mut command = Command::new("redis-cli");
     command.args(["-p", &server.port().to_string()]);
@@ -59,10 +59,10 @@ pub(crate) fn pid(server: SocketAddr, password: Option<&str>) -> String {
     line.unwrap().trim().to_owned()
 }
 
-/// A primary, and replicas that follow it.
+/// A primary and the replicas that follow it.
 pub(crate) fn replicated(folder: &Folder, replicas: usize, arguments: &[&str]) -> Vec<Server> {
     let arguments = [
-        // Replication starts at once, not in five seconds.
+        // Replication starts at once instead of after five seconds.
         &[
             "--repl-diskless-sync-delay",
             "0",
@@ -78,14 +78,14 @@ pub(crate) fn replicated(folder: &Folder, replicas: usize, arguments: &[&str]) -
     let mut all = vec![primary];
     all.extend((0..replicas).map(|_| servers::redis(folder, &of_primary)));
     let password = arguments.contains(&"--requirepass").then_some(PASSWORD);
-    wait_until("replicas that are in step", || {
+    wait_until("replicas that have caught up", || {
         let info = ask(all[0].address, password, "INFO replication");
         info.matches("state=online").count() == replicas
     });
     all
 }
 
-/// A primary `mymaster` with replicas, and three Sentinels. Both have a password, each another.
+/// A primary `mymaster` with replicas, and three Sentinels. Servers and Sentinels have different passwords.
 pub(crate) struct Watched {
     pub(crate) servers: Vec<Server>,
     pub(crate) sentinels: Vec<Server>,
@@ -135,7 +135,7 @@ pub(crate) fn watched(folder: &Folder, replicas: usize, arguments: &[&str]) -> W
                 && value("flags") == "master"
         })
     });
-    // A Sentinel promotes no replica of which it has not heard.
+    // A Sentinel only promotes a replica that it knows.
     for sentinel in &watched.sentinels {
         wait_until("replicas that could take over", || {
             let about = ask(
@@ -149,7 +149,7 @@ pub(crate) fn watched(folder: &Folder, replicas: usize, arguments: &[&str]) -> W
     watched
 }
 
-/// Three masters, and a replica of the first, which comes last.
+/// Three masters and a replica of the first master; the replica comes last.
 pub(crate) fn cluster_with_replica(folder: &Folder) -> Vec<Server> {
     let mut all = servers::redis_cluster(folder);
     let replica = servers::redis(
@@ -174,7 +174,7 @@ pub(crate) fn cluster_with_replica(folder: &Folder) -> Vec<Server> {
         ask(replica.address, None, &format!("CLUSTER REPLICATE {id}")).starts_with("OK")
     });
     all.push(replica);
-    wait_until("a replica that all know, and that is in step", || {
+    wait_until("a replica that all know and that has caught up", || {
         let replica = all[3].address;
         ask(replica, None, "INFO replication").contains("master_link_status:up")
             && ask(replica, None, "CLUSTER INFO").contains("cluster_state:ok")
@@ -188,7 +188,7 @@ pub(crate) fn cluster_with_replica(folder: &Folder) -> Vec<Server> {
     all
 }
 
-/// A `{…}` of which the slot belongs to the first master of a cluster.
+/// A `{…}` whose slot belongs to the first master of a cluster.
 pub(crate) fn tag_of_first_master(servers: &[Server]) -> String {
     let master = servers[0].address;
     let nodes = ask(master, None, "CLUSTER NODES");
@@ -196,7 +196,7 @@ pub(crate) fn tag_of_first_master(servers: &[Server]) -> String {
     let (first, last) = myself.rsplit(' ').next().unwrap().split_once('-').unwrap();
     let slots = first.parse::<u32>().unwrap()..=last.parse().unwrap();
     loop {
-        let tag = format!("{{{}}}", one_of_a_kind());
+        let tag = format!("{{{}}}", unique_id());
         let slot = ask(master, None, &format!("CLUSTER KEYSLOT {tag}"));
         if slots.contains(&slot.trim().parse().unwrap()) {
             return tag;
@@ -204,7 +204,7 @@ pub(crate) fn tag_of_first_master(servers: &[Server]) -> String {
     }
 }
 
-/// Claims and commits new events until it is stopped, and remembers what was acknowledged.
+/// Claims and commits new events until it is stopped, and records those acknowledged.
 pub(crate) struct Load {
     started: Instant,
     shared: Arc<Shared>,
@@ -221,12 +221,12 @@ struct Shared {
     longest_gap: AtomicU64,
 }
 
-/// What became of a load.
+/// The result of a load.
 pub(crate) struct Outcome {
     pub(crate) acknowledged: usize,
     pub(crate) refused: usize,
     pub(crate) lost: usize,
-    /// The longest time in which nothing was acknowledged.
+    /// The longest time without an acknowledgement.
     pub(crate) longest_gap: Duration,
 }
 
@@ -243,12 +243,12 @@ impl Load {
         }
     }
 
-    /// Returns how many were acknowledged until now.
+    /// Returns the number of acknowledgements so far.
     pub(crate) fn acknowledged(&self) -> usize {
         self.shared.acknowledged.lock().unwrap().len()
     }
 
-    /// Waits until so many more are acknowledged.
+    /// Waits for this many more acknowledgements.
     pub(crate) async fn acknowledges(&self, more: usize) {
         let goal = self.acknowledged() + more;
         let patience = Instant::now() + PATIENCE;
@@ -256,14 +256,14 @@ impl Load {
             let refused = self.shared.refused.load(Ordering::SeqCst);
             assert!(
                 Instant::now() < patience,
-                "{} of {goal} acknowledged, {refused} refused: it does not come back",
+                "{} of {goal} acknowledged, {refused} refused: the server does not recover",
                 self.acknowledged(),
             );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// Stops it, and asks the ledger for each event that was acknowledged.
+    /// Stops the load, and asks the ledger for each acknowledged event.
     pub(crate) async fn stop<L: Ledger>(self, ledger: &L, what: &str) -> Outcome {
         self.shared.stopped.store(true, Ordering::SeqCst);
         for worker in self.workers {
@@ -296,7 +296,7 @@ impl Load {
 
 async fn work<L: Ledger<Error: Send>>(ledger: L, shared: Arc<Shared>, started: Instant) {
     while !shared.stopped.load(Ordering::SeqCst) {
-        let event = name(&one_of_a_kind(), 1);
+        let event = name(&unique_id(), 1);
         if handled(&ledger, &event).await {
             let now = started.elapsed().as_millis() as u64;
             let last = shared.last.swap(now, Ordering::SeqCst);
@@ -307,13 +307,13 @@ async fn work<L: Ledger<Error: Send>>(ledger: L, shared: Arc<Shared>, started: I
         } else {
             shared.refused.fetch_add(1, Ordering::SeqCst);
         }
-        // No storm: what is measured is how long it takes, not how much.
+        // The rate is low, because the test measures the recovery time.
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
 async fn handled<L: Ledger<Error: Send>>(ledger: &L, event: &EventName) -> bool {
-    // As long as the layer waits for a ledger.
+    // Waits as long as the layer waits for a ledger.
     let limit = Duration::from_secs(5);
     let claim = tokio::time::timeout(limit, ledger.claim(event, LEASE)).await;
     let Ok(Ok(Claim::Granted(token))) = claim else {
