@@ -12,7 +12,7 @@ use mx_job_webhook::{
 use tokio::sync::Semaphore;
 use tower::{Layer as _, ServiceExt as _};
 
-use crate::support::{Log, RunIn as _, SAMPLE, credentials, delivery, tracked};
+use crate::support::{Log, RunIn as _, SAMPLE, credentials, delivery};
 
 fn event() -> JobEvent {
     Job::new("JOB-1".parse().unwrap(), Status::Completed).into()
@@ -192,6 +192,7 @@ mod on_tokio {
 
     use super::*;
     use crate::support::panic_quietly;
+    use crate::support::tracked;
 
     fn failures(log: &Log) -> impl Fn(mx_job_webhook::callback::Failure<'_>) + Send + Sync + use<> {
         let log = log.clone();

@@ -12,7 +12,7 @@ use mx_job_webhook::{
 };
 use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
 
-use crate::support::{Log, SAMPLE, credentials, delivery, tracked};
+use crate::support::{Log, SAMPLE, credentials, delivery};
 
 fn event() -> JobEvent {
     Job::new("JOB-1".parse().unwrap(), Status::Completed).into()
@@ -147,6 +147,7 @@ mod on_tokio {
     use tower::ServiceBuilder;
 
     use super::*;
+    use crate::support::tracked;
 
     #[test]
     fn on_error_reports_a_callback_cancelled_by_the_runtimes_end() {

@@ -12,7 +12,7 @@ use mx_job_webhook::mount::JobWebhookLayer;
 use mx_job_webhook::{Credentials, JobEvent, JobRouter, JobWebhook, Receipt};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
-use crate::support::{BASIC, PATH, SAMPLE, credentials, delivery, run};
+use crate::support::{BASIC, PATH, SAMPLE, credentials, delivery};
 
 fn layer() -> JobWebhookLayer<JobRouter> {
     JobWebhook::new(credentials(), JobRouter::new().on_completed(|_| async {})).at(PATH)
@@ -175,6 +175,7 @@ mod extractor {
     use mx_job_webhook::mount::JobEventRejection;
 
     use super::*;
+    use crate::support::run;
 
     fn panics() {
         panic!("on purpose")

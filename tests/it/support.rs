@@ -304,6 +304,7 @@ pub(crate) fn run(
     jobs.clone().run_in(&Background::new()).call(event)
 }
 
+#[cfg(feature = "tokio")]
 /// An event with this `Background`, like the events of a mount.
 pub(crate) fn tracked(background: &Background, event: JobEvent) -> JobEvent {
     let (sender, events) = std::sync::mpsc::channel();
