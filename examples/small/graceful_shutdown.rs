@@ -92,7 +92,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
         sleep(PATIENCE).await;
     });
     // First the server: it accepts no more connections, and answers the open requests. The deadline
-    // limits this, because a sender could keep its connection open for ever.
+    // limits this, because a sender could keep its connection open forever.
     let server = axum::serve(listener, app).with_graceful_shutdown(async move {
         stop_signal().await;
         stopped.notify_one();

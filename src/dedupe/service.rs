@@ -78,10 +78,11 @@ where
             Claim::Settled => return Ok(Receipt::Duplicate),
             Claim::InFlight => return Err(Error::new(ErrorKind::InFlight)),
             Claim::Stale => {
-                return match &guard.options.on_stale {
-                    Some(on_stale) => on_stale(event).await,
-                    None => Ok(Receipt::Stale),
+                let Some(on_stale) = &guard.options.on_stale else {
+                    return Ok(Receipt::Stale);
                 };
+                event.clear_background();
+                return on_stale(event).await;
             }
         }
         // `call` turns a panic into an error, so that the release below is awaited.

@@ -138,7 +138,7 @@ impl JobEvent {
         self.background.as_ref()
     }
 
-    /// Removes the `Background`: from the callback on, the event is the application's, and may be
+    /// Removes the `Background`: from a callback or hook on, the event is the application's, and may be
     /// stored for longer than the delivery lasts.
     pub(crate) fn clear_background(&mut self) {
         self.background = None;

@@ -74,8 +74,8 @@ async fn the_certificate_authenticates_the_sender() {
     assert_eq!(mx.unwrap(), StatusCode::NO_CONTENT);
     let stranger = send(Some(identity(&ours, "mx.example")), delivery()).await;
     assert_eq!(stranger.unwrap(), StatusCode::UNAUTHORIZED);
-    let nobody = send(None, delivery()).await;
-    assert_eq!(nobody.unwrap(), StatusCode::UNAUTHORIZED);
+    let anonymous = send(None, delivery()).await;
+    assert_eq!(anonymous.unwrap(), StatusCode::UNAUTHORIZED);
 
     let visitor = send(None, Request::get("/").header("host", "localhost")).await;
     assert_eq!(visitor.unwrap(), StatusCode::OK);

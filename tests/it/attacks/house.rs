@@ -412,6 +412,34 @@ async fn a_stored_event_does_not_keep_what_the_mount_spawns_on() {
     assert_eq!(Arc::strong_count(&runtime), 1, "{stored:?} keeps it");
 }
 
+/// The hook for stale events stores them as a callback does.
+#[tokio::test]
+async fn a_stored_stale_event_does_not_keep_what_the_mount_spawns_on() {
+    let runtime = Arc::new(());
+    let of_the_spawn_function = runtime.clone();
+    let background = Background::new().with_spawn(move |task| {
+        let _runtime = &of_the_spawn_function;
+        drop(task);
+    });
+    let (sender, mut events) = mpsc::unbounded_channel();
+    let jobs = DedupeLayer::new(MemoryLedger::new())
+        .on_stale(move |event| {
+            let sender = sender.clone();
+            async move { sender.send(event).map_err(|_| "closed") }
+        })
+        .layer(JobRouter::new().on_completed(|_| async {}));
+    for updated_at in [20, 10] {
+        let body = format!(
+            r#"{{"job": {{"guid": "JOB-1", "status_name": "COMPLETED", "updated_at": {updated_at}}}}}"#
+        );
+        let event = JobEvent::decode(body).unwrap();
+        background.run(jobs.clone(), event).await.unwrap();
+    }
+    let stored = events.recv().await.unwrap();
+    drop((background, jobs));
+    assert_eq!(Arc::strong_count(&runtime), 1, "{stored:?} keeps it");
+}
+
 /// Holds: `Arc` and a box forward to the ledger, within `DedupeLayer` and its timeouts.
 #[cfg(feature = "test-util")]
 #[tokio::test(start_paused = true)]

@@ -11,8 +11,8 @@ fn text(output: &[u8]) -> &str {
 #[test]
 fn mistakes_are_reported_without_the_password() {
     // The port of the service `discard`, which does not run here.
-    const UNREACHABLE: &str = "postgres://somebody:hunter2@127.0.0.1:9/none";
-    const UNREADABLE: &str = "//somebody:hunter2@127.0.0.1";
+    const UNREACHABLE: &str = "postgres://user:hunter2@127.0.0.1:9/none";
+    const UNREADABLE: &str = "//user:hunter2@127.0.0.1";
     const URL: &str = "DATABASE_URL";
     type Mistake = (
         &'static [&'static str],
