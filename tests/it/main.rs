@@ -7,16 +7,15 @@ mod answers;
 mod attacks;
 mod background;
 mod bodies;
+mod cancellation;
 mod credentials;
-mod cut_short;
 #[cfg(feature = "tokio")]
 mod deadlines;
 mod decode;
 mod dedupe;
+mod dropped_deliveries;
 mod events;
 mod hooks;
-#[cfg(all(feature = "jiff", feature = "chrono", feature = "time"))]
-mod moments;
 mod mounts;
 #[cfg(all(
     feature = "axum",
@@ -37,7 +36,6 @@ mod readme;
 mod refusals;
 mod rooms;
 mod router;
-mod running_on;
 #[cfg(feature = "tokio")]
 mod simulation;
 #[cfg(target_os = "linux")]
@@ -46,4 +44,6 @@ mod strategies;
 mod support;
 #[cfg(feature = "test-util")]
 mod testing_kit;
+#[cfg(all(feature = "jiff", feature = "chrono", feature = "time"))]
+mod timestamp_conversions;
 mod weight;

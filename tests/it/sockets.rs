@@ -1,9 +1,9 @@
 //! Real sockets: without axum, and with senders that leave. The package of the small examples has more tests.
 
+mod sender;
+
 use std::convert::Infallible;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::io::Write as _;
 
 use bytes::Bytes;
 use http::Response;
@@ -18,53 +18,7 @@ use tokio::net::TcpListener;
 use tower::{Layer as _, service_fn};
 
 use crate::support::{BASIC, Log, PATH, SAMPLE, credentials, panic_quietly, sample_with_status};
-
-/// A delivery as MX sends it.
-fn with_length(body: &str) -> String {
-    let length = body.len();
-    format!(
-        "POST {PATH} HTTP/1.1\r\nhost: mx\r\nauthorization: {BASIC}\r\n\
-         content-type: application/json; charset=utf-8\r\ncontent-length: {length}\r\n\r\n{body}"
-    )
-}
-
-fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).unwrap();
-    stream.set_nodelay(true).unwrap();
-    // Shorter than the read timeout, so that waiting for a missing body fails the test.
-    let patience = Some(Duration::from_secs(8));
-    stream.set_read_timeout(patience).unwrap();
-    stream
-}
-
-/// The head of the next response, without a byte beyond it.
-fn answer(stream: &mut TcpStream) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        match stream.read(&mut byte).unwrap() {
-            0 => break,
-            _ => head.push(byte[0]),
-        }
-    }
-    String::from_utf8(head).unwrap()
-}
-
-/// Sends this, waits, and returns the status, or only the end of the connection.
-fn say(address: SocketAddr, request: &[u8]) -> String {
-    let mut stream = connect(address);
-    stream.write_all(request).unwrap();
-    answer(&mut stream)
-}
-
-fn status(answer: &str) -> u16 {
-    let code = answer.split(' ').nth(1).unwrap_or("0");
-    code.parse().unwrap()
-}
-
-fn delivers(address: SocketAddr) -> bool {
-    status(&say(address, with_length(SAMPLE).as_bytes())) == 204
-}
+use sender::{answer, connect, delivers, say, status, with_length};
 
 #[test]
 fn plain_hyper_works_without_axum_and_survives_a_panic() {
@@ -124,6 +78,7 @@ enum Leaves {
 async fn all_of_a_hundred_callbacks_finish_however_their_senders_leave() {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 

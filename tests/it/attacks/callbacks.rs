@@ -1,5 +1,7 @@
 //! Hostile tests, written from the promises. Each failing test is a fault.
 
+mod mounts;
+
 use std::convert::Infallible;
 use std::future::{Future, pending, ready};
 use std::io::{Read as _, Write as _};
@@ -25,6 +27,7 @@ use tokio::sync::Notify;
 use tower::{BoxError, Layer as _, Service, ServiceExt as _, service_fn};
 
 use crate::support::{Frames, Log, PATH, RunIn as _, SAMPLE, credentials, delivery, run, tracked};
+use mounts::{apps, serve};
 
 fn event() -> JobEvent {
     Job::new("JOB-1".parse().unwrap(), Status::Completed).into()
@@ -879,13 +882,6 @@ async fn a_wrapped_permanent_error_stays_permanent() {
 
 // --- 4. refusals, on sockets ----------------------------------------------------------------
 
-async fn serve(app: Router) -> std::net::SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, app).await });
-    address
-}
-
 async fn exchange(address: std::net::SocketAddr, sent: Vec<u8>) -> String {
     tokio::task::spawn_blocking(move || {
         let mut client = std::net::TcpStream::connect(address).unwrap();
@@ -908,36 +904,6 @@ fn valid() -> String {
          content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )
-}
-
-fn apps() -> Vec<(&'static str, Router)> {
-    let jobs = || JobRouter::new().on_completed(|_| async {});
-    async fn webhook(_: JobEvent) -> Receipt {
-        Receipt::Handled
-    }
-    vec![
-        (
-            "layer",
-            Router::new().layer(JobWebhook::new(credentials(), jobs()).at(PATH)),
-        ),
-        (
-            "endpoint",
-            Router::new().route_service(PATH, JobWebhook::new(credentials(), jobs())),
-        ),
-        (
-            "extractor",
-            Router::new()
-                .route(PATH, axum::routing::post(webhook))
-                .with_state(credentials()),
-        ),
-        (
-            "extractor, no limit",
-            Router::new()
-                .route(PATH, axum::routing::post(webhook))
-                .layer(axum::extract::DefaultBodyLimit::disable())
-                .with_state(credentials()),
-        ),
-    ]
 }
 
 /// A refusal, then a valid delivery on the same connection.

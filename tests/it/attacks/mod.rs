@@ -3,7 +3,7 @@
 
 #[cfg(feature = "axum")]
 mod callbacks;
-mod held;
+mod commits;
 #[cfg(feature = "axum")]
 mod house;
 #[cfg(all(feature = "postgres", feature = "redis", feature = "test-util"))]

@@ -1,19 +1,18 @@
 //! HTTP/2, where deliveries share a connection with others.
 
-use std::net::SocketAddr;
+#[path = "../../it/attacks/callbacks/mounts.rs"]
+mod mounts;
+
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::DefaultBodyLimit;
-use axum::routing::post;
 use http::Request;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use mx_job_webhook::{Credentials, JobEvent, JobRouter, JobWebhook, Receipt};
-use tokio::net::TcpListener;
+use mx_job_webhook::Credentials;
 
 use crate::{PATH, SAMPLE};
+use mounts::{apps, serve};
 
 fn credentials() -> Credentials {
     Credentials::basic("mx", "secret").unwrap()
@@ -61,41 +60,4 @@ async fn unauthenticated_http_2_streams_do_not_affect_a_delivery() {
             assert_eq!(answer.unwrap().unwrap().status(), 204, "{mount}");
         }
     }
-}
-
-fn apps() -> Vec<(&'static str, Router)> {
-    let jobs = || JobRouter::new().on_completed(|_| async {});
-    async fn webhook(_: JobEvent) -> Receipt {
-        Receipt::Handled
-    }
-    vec![
-        (
-            "layer",
-            Router::new().layer(JobWebhook::new(credentials(), jobs()).at(PATH)),
-        ),
-        (
-            "endpoint",
-            Router::new().route_service(PATH, JobWebhook::new(credentials(), jobs())),
-        ),
-        (
-            "extractor",
-            Router::new()
-                .route(PATH, post(webhook))
-                .with_state(credentials()),
-        ),
-        (
-            "extractor, no limit",
-            Router::new()
-                .route(PATH, post(webhook))
-                .layer(DefaultBodyLimit::disable())
-                .with_state(credentials()),
-        ),
-    ]
-}
-
-async fn serve(app: Router) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, app).await });
-    address
 }

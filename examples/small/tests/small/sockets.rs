@@ -1,29 +1,21 @@
 //! Real sockets: valid and hostile senders, and the receiver's answers.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::Duration;
+// Not in `harness`, because the crate publishes its tests and not that package.
+#[path = "../../../../tests/it/sockets/sender.rs"]
+mod sender;
+
+use std::io::Write as _;
+use std::net::{Shutdown, TcpStream};
 
 use harness::Process;
 
 use crate::quickstart;
+use sender::{answer, connect, delivers, head, say, status, with_length};
 
 const SAMPLE: &str = include_str!("../../../../tests/fixtures/completed.json");
 const PATH: &str = "/admin/webhooks";
 /// `mx:secret`
 const BASIC: &str = "Basic bXg6c2VjcmV0";
-
-/// Returns the head of a delivery with additional headers, each ended by CRLF.
-fn head(more: &str) -> String {
-    format!(
-        "POST {PATH} HTTP/1.1\r\nhost: mx\r\nauthorization: {BASIC}\r\n\
-         content-type: application/json; charset=utf-8\r\n{more}\r\n"
-    )
-}
-
-fn with_length(body: &str) -> String {
-    head(&format!("content-length: {}\r\n", body.len())) + body
-}
 
 fn chunked(chunks: impl IntoIterator<Item = impl AsRef<str>>, trailers: &str) -> String {
     let mut request = head("transfer-encoding: chunked\r\n");
@@ -36,44 +28,6 @@ fn chunked(chunks: impl IntoIterator<Item = impl AsRef<str>>, trailers: &str) ->
 
 fn one_byte_each(text: &str) -> impl Iterator<Item = &str> {
     text.split("").filter(|byte| !byte.is_empty())
-}
-
-fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).unwrap();
-    stream.set_nodelay(true).unwrap();
-    // Less than the read timeout, so the test fails if an answer waits for a missing body.
-    let patience = Some(Duration::from_secs(8));
-    stream.set_read_timeout(patience).unwrap();
-    stream
-}
-
-/// Reads the head of the next response, and nothing after it.
-fn answer(stream: &mut TcpStream) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        match stream.read(&mut byte).unwrap() {
-            0 => break,
-            _ => head.push(byte[0]),
-        }
-    }
-    String::from_utf8(head).unwrap()
-}
-
-/// Sends `request` and returns the head of the answer, which is empty if the connection closes.
-fn say(address: SocketAddr, request: &[u8]) -> String {
-    let mut stream = connect(address);
-    stream.write_all(request).unwrap();
-    answer(&mut stream)
-}
-
-fn status(answer: &str) -> u16 {
-    let code = answer.split(' ').nth(1).unwrap_or("0");
-    code.parse().unwrap()
-}
-
-fn delivers(address: SocketAddr) -> bool {
-    status(&say(address, with_length(SAMPLE).as_bytes())) == 204
 }
 
 #[test]

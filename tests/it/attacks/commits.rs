@@ -1,4 +1,4 @@
-//! Attacks on commits that continue in the background. RED marks tests that fail today.
+//! Attacks on commits that continue in the background.
 
 use std::convert::Infallible;
 use std::future::pending;
