@@ -1,10 +1,10 @@
 //! A layer that answers 204 at once, and runs the callback in the background.
 //!
-//! It is for callbacks that take longer than a sender waits, and events that may be lost. This room
+//! Use it for callbacks that take longer than a sender waits, and only if the events may be lost. This room
 //! uses `background`, `callback`, `event`, `observe`, `error` and `util`.
 
 use std::fmt;
-use std::future::{Ready, poll_fn, ready};
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
@@ -30,7 +30,7 @@ use crate::util::catch_panic::{CatchDrop, Panicked, catch};
 /// Failures go to the hook `on_error`, which is a required argument. The [`Background`] of the
 /// mount, or of `background.run`, bounds and drains the callbacks. If all its permits are taken, if
 /// it is drained, or if no runtime takes the callback, the event is answered 503. If the service is
-/// called directly, the layer uses a `Background` of its own, which cannot be drained.
+/// called on a task of its own, the layer uses a `Background` of its own, which cannot be drained.
 ///
 /// Put [`DedupeLayer`](crate::DedupeLayer) inside this layer, so that an event is settled when its
 /// callback has succeeded.
@@ -62,7 +62,7 @@ use crate::util::catch_panic::{CatchDrop, Panicked, catch};
 #[derive(Clone)]
 pub struct AcknowledgeFirstLayer {
     on_error: FailureHook,
-    /// Used for events that carry no `Background`.
+    /// Used outside of a mount and of `background.run`.
     background: Background,
 }
 
@@ -118,35 +118,41 @@ where
 {
     type Response = Receipt;
     type Error = Error;
-    type Future = Ready<Result<Receipt, Error>>;
+    type Future = JobFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, event: JobEvent) -> Self::Future {
-        ready(self.accept(event))
+    fn call(&mut self, event: JobEvent) -> JobFuture {
+        let jobs = catch(|| CatchDrop::new(self.inner.clone()));
+        let layer = self.layer.clone();
+        // Within the future, because middleware such as `buffer` calls on a task of its own, where
+        // the delivery's `Background` is not known.
+        JobFuture::new(async move {
+            let jobs = jobs.map_err(|Panicked| Error::new(ErrorKind::CallbackPanicked))?;
+            layer.accept(jobs, event)
+        })
     }
 }
 
-impl<S> AcknowledgeFirst<S>
-where
-    S: Service<JobEvent> + Clone + Send + 'static,
-    S::Response: Into<Receipt>,
-    S::Error: Into<BoxError>,
-    S::Future: Send + 'static,
-{
-    fn accept(&self, event: JobEvent) -> Result<Receipt, Error> {
+impl AcknowledgeFirstLayer {
+    fn accept<S>(&self, jobs: CatchDrop<S>, event: JobEvent) -> Result<Receipt, Error>
+    where
+        S: Service<JobEvent> + Send + 'static,
+        S::Response: Into<Receipt>,
+        S::Error: Into<BoxError>,
+        S::Future: Send + 'static,
+    {
         let overloaded = || Error::new(ErrorKind::Overloaded);
-        let background = event.background().unwrap_or(&self.layer.background);
+        let background = Background::of_current_callback();
+        let background = background.as_ref().unwrap_or(&self.background);
         let permit = background.acquire_another()?;
         if !permit.can_spawn() {
             return Err(overloaded());
         }
-        let jobs = catch(|| CatchDrop::new(self.inner.clone()))
-            .map_err(|Panicked| Error::new(ErrorKind::CallbackPanicked))?;
         let offer = Arc::new(Offer::default());
-        let report = ReportEnd::new(Some(&self.layer.on_error), Some(event.job()));
+        let report = ReportEnd::new(Some(&self.on_error), Some(event.job()));
         let loss = ReportLoss {
             offer: offer.clone(),
             started: false,

@@ -68,12 +68,14 @@
 //!
 //! [`guarantees`](guide::guarantees) states them in full, with their limits.
 //!
-//! 1. **A 2xx is a receipt.** It is sent only after the application's own code has succeeded for the
-//!    event, or if nothing is registered for it. All other answers are error statuses, and MX's
-//!    retries (12 in about 24 hours) keep the event.
+//! 1. **A 2xx is a receipt.** It is sent only after the application's own code has taken charge of
+//!    the event, in this delivery or an earlier one, or if nothing is registered for it. All other
+//!    answers are error statuses, and MX's retries (12 in about 24 hours) keep the event.
+//!    `AcknowledgeFirstLayer` alone gives this up.
 //! 2. **A started callback finishes**, with the feature `tokio`, even if the sender hangs up. A
 //!    callback that is cut short is reported. See [`Background`].
-//! 3. **Every wait ends.** Each deadline fires on time, whatever the code it bounds does.
+//! 3. **Every wait ends.** With the feature `tokio`, each deadline fires on time, unless the
+//!    application's code blocks its thread.
 //! 4. **Every request is authenticated before its body is read**, and bodies are bounded. A panic
 //!    ends one delivery. New fields and statuses never fail decoding.
 //!

@@ -182,10 +182,23 @@ impl Background {
         });
     }
 
-    /// Returns a permit. Within a callback that this `Background` tracks, it shares that
-    /// callback's.
+    /// Returns the `Background` that tracks the callback which this thread is polling.
+    ///
+    /// What a layer leaves to be done after a delivery belongs to that `Background`. It is not taken
+    /// from the event, because middleware can rebuild events, and applications can store them for
+    /// longer than a mount lasts.
+    pub(crate) fn of_current_callback() -> Option<Self> {
+        permit::of_current_callback()
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Returns a permit. Within a callback that this `Background` tracks, it borrows that
+    /// callback's, if that is not lent yet.
     pub(crate) fn acquire(&self) -> Result<Permit, NoPermit> {
-        Permit::of_current_callback(self).map_or_else(|| self.acquire_another(), Ok)
+        Permit::borrow_from_current_callback(self).map_or_else(|| self.acquire_another(), Ok)
     }
 
     /// Returns a separate permit, even within a callback: for deliveries, and for callbacks that

@@ -17,6 +17,7 @@ pub(super) struct Permits {
 const CLOSED: usize = !(usize::MAX >> 1);
 
 /// The reason why no permit was given.
+#[derive(Clone, Copy)]
 pub(crate) enum NoPermit {
     /// All permits are taken.
     AllTaken,

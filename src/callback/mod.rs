@@ -4,7 +4,7 @@
 //! stored boxed, and a panic of one is caught and becomes an error. Services of events are called
 //! in the same way: see [`JobService`].
 //!
-//! This room uses `event`, `job`, `error` and `util`.
+//! This module uses `event`, `job`, `error` and `util`.
 
 mod box_job_service;
 mod boxed;
@@ -20,7 +20,7 @@ pub(crate) use boxed::{BoxedCallback, box_callback};
 pub use failure::Failure;
 pub(crate) use failure::{FailureHook, ReportEnd};
 pub use future::JobFuture;
-pub use service::JobService;
+pub use service::{EventService, JobService};
 pub(crate) use service::{call, call_reporting, poll_ready};
 
 /// An async closure or `async fn` of one argument, such as a [`JobEvent`].

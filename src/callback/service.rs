@@ -13,11 +13,34 @@ use crate::util::catch_panic::{CatchDrop, CatchPanic, Panicked, catch};
 
 /// A service of events: a [`JobRouter`](crate::JobRouter), or middleware around one.
 ///
+/// [`Background::run`](crate::Background::run) takes one. Implemented for every `Service<JobEvent>`
+/// whose response is a [`Receipt`] or `()`, whose error converts into a boxed error, and whose
+/// future is `Send + 'static`. There is nothing to implement by hand.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot take job events",
+    label = "expected a `JobRouter`, or tower middleware around one",
+    note = "required: `Service<JobEvent>`, with a response of `Receipt` or `()`, an error that is \
+            `Into<Box<dyn Error + Send + Sync>>`, and a future that is `Send + 'static`",
+    note = "a layer is not a service, apply it to the router: `ServiceBuilder::new().layer(DedupeLayer::new(ledger)).service(jobs)`",
+    note = "a `JobRouterBuilder` has to be finished: `JobRouter::with_state(app).on_completed(completed).build()`"
+)]
+pub trait EventService:
+    Service<JobEvent, Response: Into<Receipt>, Error: Into<BoxError>, Future: Send + 'static>
+{
+}
+
+#[diagnostic::do_not_recommend]
+impl<S> EventService for S where
+    S: Service<JobEvent, Response: Into<Receipt>, Error: Into<BoxError>, Future: Send + 'static>
+{
+}
+
+/// An [`EventService`] that a mount can clone for each delivery.
+///
 /// [`JobWebhook`](crate::JobWebhook) and [`BoxJobService`](crate::BoxJobService) take one.
 ///
-/// Implemented for every `Service<JobEvent>` that is `Clone + Send + Sync + 'static`, whose
-/// response is a [`Receipt`] or `()`, whose error converts into a boxed error, and whose future is
-/// `Send + 'static`. There is nothing to implement by hand.
+/// Implemented for every [`EventService`] that is `Clone + Send + Sync + 'static`. There is nothing
+/// to implement by hand.
 ///
 /// The service is cloned for each delivery, and the clone is made ready before it is called. If it
 /// is not ready, only deliveries wait; requests that pass through do not. tower's `rate_limit` is
@@ -33,14 +56,7 @@ use crate::util::catch_panic::{CatchDrop, CatchPanic, Panicked, catch};
     note = "`RateLimit` is not `Clone`: write `ServiceBuilder::new().buffer(n).rate_limit(…).service(jobs)`",
     note = "`BoxCloneService` is not `Sync`: use `BoxJobService`"
 )]
-pub trait JobService:
-    Service<JobEvent, Response: Into<Receipt>, Error: Into<BoxError>, Future: Send + 'static>
-    + Clone
-    + Send
-    + Sync
-    + 'static
-{
-}
+pub trait JobService: EventService + Clone + Send + Sync + 'static {}
 
 #[diagnostic::do_not_recommend]
 impl<S> JobService for S where

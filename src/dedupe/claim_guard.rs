@@ -37,7 +37,7 @@ impl<L: Ledger> ClaimGuard<L> {
             options,
             event: EventName::of(event),
             state: State::Done,
-            background: event.background().cloned(),
+            background: Background::of_current_callback(),
         }
     }
 

@@ -4,7 +4,7 @@
 //! runs, and commits it when the callback has succeeded. Duplicates and stale events are
 //! acknowledged without a callback.
 //!
-//! This room uses `ledger`, `callback`, `event`, `error`, `background` and `util`.
+//! This module uses `ledger`, `callback`, `event`, `error`, `background` and `util`.
 
 mod backoff;
 mod bounded_ledger;

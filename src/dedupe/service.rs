@@ -81,7 +81,6 @@ where
                 let Some(on_stale) = &guard.options.on_stale else {
                     return Ok(Receipt::Stale);
                 };
-                event.clear_background();
                 return on_stale(event).await;
             }
         }

@@ -1,6 +1,6 @@
 //! Events: a delivered job, with the body, headers and extensions of its request.
 //!
-//! This module uses `util`, `background`, `error` and `job`.
+//! This module uses `util`, `error` and `job`.
 
 mod fencing_token;
 mod undecodable;
@@ -11,7 +11,6 @@ use std::ops::Deref;
 use bytes::Bytes;
 use http::{Extensions, HeaderMap};
 
-use crate::background::Background;
 use crate::error::Error;
 use crate::job::Job;
 use crate::util::catch_panic::CatchDrop;
@@ -51,7 +50,6 @@ pub struct JobEvent {
     headers: CatchDrop<HeaderMap>,
     extensions: CatchDrop<Extensions>,
     fencing_token: Option<FencingToken>,
-    background: Option<Background>,
     is_observed: bool,
 }
 
@@ -80,7 +78,6 @@ impl JobEvent {
             headers: CatchDrop::new(headers),
             extensions: CatchDrop::new(extensions),
             fencing_token: None,
-            background: None,
             is_observed: false,
         }
     }
@@ -133,24 +130,10 @@ impl JobEvent {
         self.fencing_token = Some(token);
     }
 
-    /// Returns the `Background` that tracks this event's callback, if any does.
-    pub(crate) fn background(&self) -> Option<&Background> {
-        self.background.as_ref()
-    }
-
-    /// Removes the `Background`: from a callback or hook on, the event is the application's, and may be
-    /// stored for longer than the delivery lasts.
-    pub(crate) fn clear_background(&mut self) {
-        self.background = None;
-    }
-
-    pub(crate) fn set_background(&mut self, background: &Background) {
-        self.background = Some(background.clone());
-    }
-
     /// Marks the event as observed, so that logs and metrics report its delivery once.
     ///
-    /// Returns whether it was marked before.
+    /// Returns whether it was marked before. The mark counts while the delivery's callback runs: an
+    /// event that the application has stored can be run again later.
     #[cfg_attr(
         not(any(feature = "metrics", feature = "tracing")),
         allow(dead_code, reason = "there are no logs and metrics")

@@ -23,7 +23,8 @@ use crate::util::catch_panic::{Panicked, catch, drop_caught};
 /// Extracts an authenticated and decoded event.
 ///
 /// The [`Credentials`] come from the router's state by axum's `FromRef`, so a handler without
-/// credentials does not compile. The limit of the body is axum's `DefaultBodyLimit`, which defaults
+/// credentials does not compile. axum's feature `macros` derives it, and its `debug_handler` says
+/// why a handler does not compile. The limit of the body is axum's `DefaultBodyLimit`, which defaults
 /// to 2 MB. The read timeout is 10 s. Of a refused body, up to 1 MiB is discarded, for up to 2 s.
 ///
 /// The route chooses the method: use `post`. To run the event's callback, pass the event to

@@ -3,7 +3,7 @@
 //! [`Background::run`](crate::Background::run), which runs an event outside of a mount, is
 //! implemented here too. All mounts take the steps of `pipeline`.
 //!
-//! This room uses `pipeline` and all rooms that `pipeline` uses.
+//! This module uses `pipeline` and all rooms that `pipeline` uses.
 
 #[cfg(feature = "axum")]
 mod extractor;

@@ -3,10 +3,8 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tower::{BoxError, Service};
-
-use crate::background::{Background, Permit, Tracked};
-use crate::callback::{call_reporting, poll_ready};
+use crate::background::{Background, NoPermit, Permit, Tracked};
+use crate::callback::{EventService, call_reporting, poll_ready};
 use crate::error::{Error, Receipt};
 use crate::event::JobEvent;
 use crate::observe::{Observation, Observed};
@@ -31,6 +29,13 @@ impl Background {
     /// dropped before the service is ready, the event is dropped with it. The permit is acquired
     /// when `run` is called; all else happens when the future is polled.
     ///
+    /// # Within a callback
+    ///
+    /// A callback that this `Background` tracks can run further events. It lends its permit to one
+    /// of them at a time, so an event that it runs and awaits is part of the callback: it counts no
+    /// second time, and it starts even if a drain has begun. Events that run at the same time need
+    /// permits of their own.
+    ///
     /// # Example
     ///
     /// ```
@@ -46,29 +51,17 @@ impl Background {
     /// assert_eq!(Background::new().run(jobs, event).await?, Receipt::Handled);
     /// # Ok(()) }
     /// ```
-    pub fn run<J>(
+    pub fn run<J: EventService>(
         &self,
         jobs: J,
-        mut event: JobEvent,
-    ) -> impl Future<Output = Result<Receipt, Error>> + use<J>
-    where
-        J: Service<JobEvent>,
-        J::Response: Into<Receipt>,
-        J::Error: Into<BoxError>,
-        J::Future: Send + 'static,
-    {
-        let observation = Observation::of(&mut event);
-        event.set_background(self);
-        let jobs = CatchDrop::new(jobs);
-        match self.acquire() {
-            Ok(permit) => Run::AwaitingReadiness(Some(PendingCall {
-                jobs,
-                event,
-                permit,
-                observation,
-            })),
-            Err(reason) => Run::refuse(observation, reason.into()),
-        }
+        event: JobEvent,
+    ) -> impl Future<Output = Result<Receipt, Error>> + use<J> {
+        Run::Waiting(Some(Waiting {
+            jobs: CatchDrop::new(jobs),
+            event,
+            permit: self.acquire(),
+            observation: None,
+        }))
     }
 }
 
@@ -78,90 +71,72 @@ impl Background {
     reason = "each run starts with the large one, and a box would cost an allocation"
 )]
 enum Run<J> {
-    AwaitingReadiness(Option<PendingCall<J>>),
+    Waiting(Option<Waiting<J>>),
     Running(Tracked<Observed>),
-    Refused(Option<Error>),
 }
 
-/// An event whose service is not ready.
-struct PendingCall<J> {
+/// An event that was not polled yet, or whose service is not ready.
+struct Waiting<J> {
     jobs: CatchDrop<J>,
     event: JobEvent,
-    permit: Permit,
-    observation: Observation,
+    permit: Result<Permit, NoPermit>,
+    /// `None` until the first poll.
+    observation: Option<Observation>,
 }
 
-impl<J> Run<J>
-where
-    J: Service<JobEvent>,
-    J::Response: Into<Receipt>,
-    J::Error: Into<BoxError>,
-    J::Future: Send + 'static,
-{
-    fn refuse(mut observation: Observation, error: Error) -> Self {
-        observation.refuse(&error);
-        Self::Refused(Some(error))
-    }
-}
-
-impl<J> PendingCall<J>
-where
-    J: Service<JobEvent>,
-    J::Response: Into<Receipt>,
-    J::Error: Into<BoxError>,
-    J::Future: Send + 'static,
-{
+impl<J: EventService> Waiting<J> {
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let _entered = self.observation.enter();
+        let Self { event, .. } = self;
+        let observation = self
+            .observation
+            .get_or_insert_with(|| Observation::of(event));
+        if let Err(reason) = self.permit {
+            return Poll::Ready(Err(reason.into()));
+        }
+        let _entered = observation.enter();
         poll_ready(&mut *self.jobs, context)
     }
 
-    fn call(self) -> Run<J> {
-        let Self {
-            jobs,
-            event,
-            mut permit,
-            observation,
-        } = self;
+    /// Calls the service, which is ready.
+    fn call(self) -> Result<Tracked<Observed>, Error> {
+        let observation = self.observation.unwrap_or_default();
+        let mut permit = self.permit?;
         let entered = (observation.enter(), permit.enter());
-        let callback = call_reporting(jobs, event, None);
+        let callback = call_reporting(self.jobs, self.event, None);
         drop(entered);
-        Run::Running(Tracked::new(Observed::new(callback, observation), permit))
+        Ok(Tracked::new(Observed::new(callback, observation), permit))
+    }
+
+    fn refuse(self, error: &Error) {
+        self.observation.unwrap_or_default().refuse(error);
     }
 }
 
 impl<J> Unpin for Run<J> {}
 
-impl<J> Future for Run<J>
-where
-    J: Service<JobEvent>,
-    J::Response: Into<Receipt>,
-    J::Error: Into<BoxError>,
-    J::Future: Send + 'static,
-{
+impl<J: EventService> Future for Run<J> {
     type Output = Result<Receipt, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             match &mut *self {
-                Self::AwaitingReadiness(slot) => {
-                    let Some(mut pending) = slot.take() else {
+                Self::Waiting(slot) => {
+                    let Some(mut waiting) = slot.take() else {
                         panic!("`Background::run` was polled after it was ready");
                     };
-                    let Poll::Ready(ready) = pending.poll_ready(context) else {
-                        *slot = Some(pending);
-                        return Poll::Pending;
-                    };
-                    *self = match ready {
-                        Ok(()) => pending.call(),
-                        Err(error) => Self::refuse(pending.observation, error),
-                    };
+                    match waiting.poll_ready(context) {
+                        Poll::Pending => {
+                            *slot = Some(waiting);
+                            return Poll::Pending;
+                        }
+                        Poll::Ready(Ok(())) => *self = Self::Running(waiting.call()?),
+                        Poll::Ready(Err(error)) => {
+                            waiting.refuse(&error);
+                            return Poll::Ready(Err(error));
+                        }
+                    }
                 }
                 Self::Running(callback) => return Pin::new(callback).poll(context),
-                Self::Refused(error) => match error.take() {
-                    Some(error) => return Poll::Ready(Err(error)),
-                    None => panic!("`Background::run` was polled after it was ready"),
-                },
             }
         }
     }

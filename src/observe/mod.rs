@@ -1,7 +1,7 @@
 //! Spans, logs and metrics of deliveries and callbacks.
 //!
 //! The features `tracing` and `metrics` choose the implementations here. Without them, empty
-//! implementations compile to nothing. This room uses `callback`, `event`, `job`, `error` and
+//! implementations compile to nothing. This module uses `callback`, `event`, `job`, `error` and
 //! `util`.
 
 #[cfg(feature = "metrics")]

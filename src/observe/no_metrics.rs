@@ -21,8 +21,8 @@ impl Timer {
 
 #[cfg(feature = "tracing")]
 mod meter {
-    use super::super::outcome::Outcome;
     use crate::job::Job;
+    use crate::observe::outcome::Outcome;
 
     /// Counts one delivery.
     #[derive(Default)]

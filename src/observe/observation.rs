@@ -3,6 +3,7 @@
 use super::metrics::Meter;
 use super::outcome::Outcome;
 use super::trace::{self, Trace};
+use crate::background::Background;
 use crate::callback::JobFuture;
 use crate::error::{Error, ErrorKind, Receipt};
 use crate::event::JobEvent;
@@ -63,9 +64,9 @@ impl Observation {
         self.stage = Stage::Done;
     }
 
-    /// Observes an event, unless its mount does so already.
+    /// Observes an event, unless the callback that runs it is observed as its delivery.
     pub(crate) fn of(event: &mut JobEvent) -> Self {
-        if event.mark_observed() {
+        if event.mark_observed() && Background::of_current_callback().is_some() {
             return Self::default();
         }
         let mut this = Self::start();

@@ -191,7 +191,6 @@ where
     ) -> Result<Step<B, J>, DeliveryFailure> {
         let settings = &***self.settings;
         self.observation.decoded(&mut event);
-        event.set_background(&settings.background);
         let permit = match settings.background.acquire_another() {
             Ok(permit) => permit,
             Err(reason) => return Err(DeliveryFailure::with_event(reason, event, None)),

@@ -5,7 +5,7 @@
 //! refuses. Nothing outside of `respond` chooses a status code, and nothing reads a body before
 //! `authenticate` has accepted the request.
 //!
-//! This room uses `background`, `callback`, `credentials`, `event`, `job`, `observe`, `error` and
+//! This module uses `background`, `callback`, `credentials`, `event`, `job`, `observe`, `error` and
 //! `util`.
 
 pub(crate) mod accept;

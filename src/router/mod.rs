@@ -1,6 +1,6 @@
 //! [`JobRouter`], which routes each event to the callback of its status.
 //!
-//! This room uses `callback`, `event`, `job`, `observe` and `error`.
+//! This module uses `callback`, `event`, `job`, `observe` and `error`.
 
 mod builder;
 mod dead_letter;
@@ -174,8 +174,7 @@ impl Service<JobEvent> for JobRouter {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut event: JobEvent) -> JobFuture {
-        event.clear_background();
+    fn call(&mut self, event: JobEvent) -> JobFuture {
         self.start(event)
     }
 }

@@ -3,7 +3,7 @@
 //! A [`Sample`] is a payload as MX sends it. [`Mx`] delivers samples as MX does, and returns a
 //! [`Transcript`] of all answers. [`check_ledger`] tests a ledger that you wrote.
 //!
-//! This room uses `event`, `job`, `error`, `ledger` and `util`.
+//! This module uses `event`, `job`, `error`, `ledger` and `util`.
 
 mod attempt;
 mod ledger;

@@ -1,6 +1,6 @@
 //! Tools without knowledge of jobs: catching panics, deadlines, and a name for `!`.
 //!
-//! This room uses no other room. The feature `tokio` chooses the implementation of deadlines here:
+//! This module uses no other room. The feature `tokio` chooses the implementation of deadlines here:
 //! without it, no deadline ever passes.
 
 pub(crate) mod catch_panic;

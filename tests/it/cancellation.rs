@@ -147,7 +147,7 @@ mod on_tokio {
     use tower::ServiceBuilder;
 
     use super::*;
-    use crate::support::tracked;
+    use crate::support::within;
 
     #[test]
     fn on_error_reports_a_callback_cancelled_by_the_runtimes_end() {
@@ -183,8 +183,12 @@ mod on_tokio {
         let entered = handle.enter();
         let layer = AcknowledgeFirstLayer::new(|_| ());
         let mut jobs = layer.layer(never());
-        let call = tower::Service::call(&mut jobs, event());
-        assert_eq!(call.into_inner().unwrap_err().kind(), ErrorKind::Overloaded);
+        let mut call = tower::Service::call(&mut jobs, event());
+        let context = &mut Context::from_waker(Waker::noop());
+        let Poll::Ready(outcome) = Pin::new(&mut call).poll(context) else {
+            panic!("the delivery waits");
+        };
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Overloaded);
         drop(entered);
     }
 
@@ -200,22 +204,22 @@ mod on_tokio {
                 seen.push("finished");
             }
         });
-        let background = Background::new().with_capacity(3);
+        let background = Background::new().with_capacity(4);
         let jobs = ServiceBuilder::new()
             .layer(AcknowledgeFirstLayer::new(|_| ()))
             .concurrency_limit(1)
             .service(slow);
-        let event = tracked(&background, event());
         for _ in 0..3 {
-            let mut accepted = Box::pin(jobs.clone().oneshot(event.clone()));
+            let delivery = within(&background, jobs.clone().oneshot(event()));
+            let mut accepted = Box::pin(delivery);
             let context = &mut Context::from_waker(Waker::noop());
             let Poll::Ready(outcome) = accepted.as_mut().poll(context) else {
                 panic!("the delivery waits for earlier callbacks");
             };
             assert_eq!(outcome.unwrap(), Receipt::Accepted);
         }
-        let refused = jobs.oneshot(event).await.unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::Overloaded);
+        let refused = within(&background, jobs.oneshot(event())).await;
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Overloaded);
         gate.add_permits(3);
         assert_eq!(background.drain(pending::<()>()).await, 0);
         assert_eq!(log.entries().len(), 3);

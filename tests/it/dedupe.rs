@@ -535,7 +535,7 @@ mod on_tokio {
     use tower::ServiceBuilder;
 
     use super::*;
-    use crate::support::{SAMPLE, delivery, tracked};
+    use crate::support::{SAMPLE, delivery, within};
 
     /// A ledger behind a network: no call completes at once.
     #[derive(Clone)]
@@ -571,15 +571,14 @@ mod on_tokio {
         let stalls = service_fn(|_| std::future::pending::<Result<(), BoxError>>());
         // The claim is released regardless of capacity and shutdown.
         let background = Background::new().with_capacity(1);
-        let event = tracked(&background, completed(1));
-        let full = background.run(JobRouter::new(), event.clone());
         let jobs = DedupeLayer::new(ledger.clone()).layer(stalls);
-        let mut delivery = Box::pin(jobs.oneshot(event));
+        let mut delivery = Box::pin(within(&background, jobs.oneshot(completed(1))));
         let context = &mut Context::from_waker(Waker::noop());
         // The delivery waits for the claim, and then for the callback.
         for _ in 0..2 {
             assert!(delivery.as_mut().poll(context).is_pending());
         }
+        let full = background.run(JobRouter::new(), completed(2));
         drop(delivery);
         assert_eq!((ledger.0.in_flight(), background.running()), (1, 2));
         drop(full);
@@ -594,7 +593,7 @@ mod on_tokio {
         let background = Background::new();
         let jobs =
             DedupeLayer::new(ledger.clone()).layer(JobRouter::new().on_completed(|_| async {}));
-        let mut delivery = Box::pin(jobs.oneshot(tracked(&background, completed(1))));
+        let mut delivery = Box::pin(within(&background, jobs.oneshot(completed(1))));
         let context = &mut Context::from_waker(Waker::noop());
         // The delivery waits for the claim, and then for the commit.
         for _ in 0..2 {

@@ -61,6 +61,41 @@ fn names_in_crate(code: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// Spellings by which the code reaches the crate's root otherwise than by `crate::` and a room.
+///
+/// `depth` says how many modules the file is below the root.
+fn other_ways_to_the_root(code: &str, depth: usize) -> Vec<String> {
+    let mut found = Vec::new();
+    let words = code.split(|character: char| !(character.is_alphanumeric() || character == '_'));
+    let mut rest = code;
+    for word in words {
+        rest = &rest[rest.find(word).unwrap() + word.len()..];
+        if word == "crate" && !rest.starts_with("::") && !rest.starts_with(')') {
+            found.push("`crate` that no `::` follows".to_owned());
+        }
+    }
+    // Unit tests are one module deeper.
+    let (code, tests) = code.split_once("\nmod tests {").unwrap_or((code, ""));
+    for (code, depth) in [(code, depth), (tests, depth + 1)] {
+        let spaceless: String = code.split_whitespace().collect();
+        if spaceless.contains(&"super::".repeat(depth)) {
+            found.push("super::".repeat(depth));
+        }
+    }
+    found
+}
+
+/// How many modules a file is below the root: `room.rs` and `room/mod.rs` are one below it.
+fn depth(path: &Path) -> usize {
+    let below = path.strip_prefix(source()).unwrap();
+    let parts = below.components().count();
+    if below.ends_with("mod.rs") {
+        parts - 1
+    } else {
+        parts
+    }
+}
+
 #[test]
 fn each_room_uses_only_the_rooms_above_it() {
     let rooms = rooms();
@@ -73,9 +108,35 @@ fn each_room_uses_only_the_rooms_above_it() {
                     wrong.push(format!("{} uses `crate::{name}`", path.display()));
                 }
             }
+            for way in other_ways_to_the_root(&code, depth(&path)) {
+                wrong.push(format!("{} contains {way}", path.display()));
+            }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn imports_from_the_root_are_found_in_each_spelling() {
+    let (room, within, test) = (1, 2, "\nmod tests {\n");
+    for (code, depth) in [
+        ("use super::Background;", room),
+        ("fn f(_: super :: Background) {}", room),
+        ("use super::super::router::JobRouter;", within),
+        (&format!("{test}use super::super::Background;"), room),
+        ("use crate as root;", room),
+        ("use crate\n::Background;", room),
+        ("extern crate self as house;", room),
+    ] {
+        assert_eq!(other_ways_to_the_root(code, depth).len(), 1, "{code}");
+    }
+    for (code, depth) in [
+        ("use crate::error::Error;\npub(crate) fn f() {}", room),
+        ("use super::layer::Options;", within),
+        (&format!("{test}use super::*;"), room),
+    ] {
+        assert!(other_ways_to_the_root(code, depth).is_empty(), "{code}");
+    }
 }
 
 #[test]

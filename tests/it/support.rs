@@ -304,17 +304,32 @@ pub(crate) fn run(
     jobs.clone().run_in(&Background::new()).call(event)
 }
 
+/// Polls a future as part of a callback that this `Background` tracks. Unlike a callback, it ends
+/// when it is dropped.
 #[cfg(feature = "tokio")]
-/// An event with this `Background`, like the events of a mount.
-pub(crate) fn tracked(background: &Background, event: JobEvent) -> JobEvent {
-    let (sender, events) = std::sync::mpsc::channel();
-    let keep = tower::service_fn(move |event: JobEvent| {
-        std::future::ready(sender.send(event).map_err(BoxError::from))
-    });
-    let mut run = Box::pin(background.run(keep, event));
-    let polled = run
-        .as_mut()
-        .poll(&mut Context::from_waker(std::task::Waker::noop()));
-    assert!(matches!(polled, Poll::Ready(Ok(Receipt::Handled))));
-    events.try_recv().unwrap()
+pub(crate) fn within<F>(
+    background: &Background,
+    future: F,
+) -> impl Future<Output = F::Output> + Send + use<F>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    let background = background.clone();
+    let future = Arc::new(Mutex::new(Box::pin(future)));
+    std::future::poll_fn(move |context| {
+        let (sender, polled) = std::sync::mpsc::channel();
+        let (future, waker) = (future.clone(), context.waker().clone());
+        let poll = tower::service_fn(move |_: JobEvent| {
+            let mut future = future.lock().unwrap();
+            let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
+            std::future::ready(sender.send(polled).map_err(|_| "nobody waits"))
+        });
+        let event = JobEvent::decode(SAMPLE).unwrap();
+        let mut run = Box::pin(background.run(poll, event));
+        let ended = run
+            .as_mut()
+            .poll(&mut Context::from_waker(std::task::Waker::noop()));
+        assert!(matches!(ended, Poll::Ready(Ok(Receipt::Handled))));
+        polled.try_recv().unwrap()
+    })
 }

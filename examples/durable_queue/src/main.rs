@@ -20,8 +20,8 @@
 //! store the result. So its effect has to be idempotent: see the guide `guarantees`.
 //!
 //! The example deletes old workers, but no events. Schedule a `DELETE FROM apalis.jobs`, or apalis'
-//! own vacuum: of this queue, a trigger lets both delete only events that were handled more than 48
-//! hours ago, and skips the others silently. MX delivers an event for about 24 hours, and the row
+//! own vacuum. A trigger lets both of them delete only those events of this queue that were handled
+//! more than 48 hours ago. It keeps the others silently. MX delivers an event for about 24 hours, and the row
 //! identifies a duplicate. The trigger does not see `TRUNCATE`, and leaves other queues alone.
 //!
 //! An event that failed permanently, or too often, stays with its error. It runs again once you set

@@ -26,7 +26,7 @@ use mx_job_webhook::{
 use tokio::sync::Notify;
 use tower::{BoxError, Layer as _, Service, ServiceExt as _, service_fn};
 
-use crate::support::{Frames, Log, PATH, RunIn as _, SAMPLE, credentials, delivery, run, tracked};
+use crate::support::{Frames, Log, PATH, RunIn as _, SAMPLE, credentials, delivery, run, within};
 use mounts::{apps, serve};
 
 fn event() -> JobEvent {
@@ -482,7 +482,7 @@ fn a_releases_deadline_works_after_a_hand_over_to_another_runtime() {
         DedupeLayer::new(slow.clone()).layer(JobRouter::new().on_completed(|_| pending::<()>()));
     server.block_on(async {
         // Like a queue's worker, which ends with its runtime.
-        tokio::spawn(jobs.oneshot(tracked(&background, event())));
+        tokio::spawn(within(&background, jobs.oneshot(event())));
         tokio::time::sleep(Duration::from_millis(10)).await;
     });
     assert_eq!(slow.ledger.in_flight(), 1);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::tracked;
+use crate::support::within;
 use mx_job_webhook::event::FencingToken;
 use mx_job_webhook::ledger::{Claim, Commit, EventName, Ledger, MemoryLedger};
 use mx_job_webhook::{
@@ -93,7 +93,7 @@ async fn a_hanging_commit_is_awaited_until_the_lease_has_expired() {
         .layer(JobRouter::new().on_completed(|_| async {}));
     let given_up = timeout(
         Duration::from_secs(1),
-        jobs.oneshot(tracked(&background, event())),
+        within(&background, jobs.oneshot(event())),
     )
     .await;
     assert!(given_up.is_err());
@@ -110,7 +110,7 @@ async fn an_attempt_does_not_outlast_the_lease() {
         .layer(JobRouter::new().on_completed(|_| async {}));
     let given_up = timeout(
         Duration::from_secs(1),
-        jobs.oneshot(tracked(&background, event())),
+        within(&background, jobs.oneshot(event())),
     )
     .await;
     assert!(given_up.is_err());
@@ -130,13 +130,12 @@ async fn a_success_is_recorded_despite_failing_commits() {
                 }
                 let ledger = FailsFirst::new(7, fault);
                 let background = Background::new().with_capacity(1);
-                let event = tracked(&background, event());
-                let full = background.run(JobRouter::new(), event.clone());
                 let jobs = DedupeLayer::new(ledger.clone())
                     .with_lease(lease)
                     .with_ledger_timeout(limit.map(Duration::from_millis))
                     .layer(JobRouter::new().on_completed(|_| async {}));
-                let outcome = timeout(Duration::from_secs(500), jobs.clone().oneshot(event)).await;
+                let delivery = within(&background, jobs.clone().oneshot(event()));
+                let outcome = timeout(Duration::from_secs(500), delivery).await;
                 let outcome = outcome.expect("the delivery hangs");
                 assert!(
                     outcome.as_ref().map_or_else(
@@ -145,7 +144,6 @@ async fn a_success_is_recorded_despite_failing_commits() {
                     ),
                     "{fault:?} {limit:?} {outcome:?}"
                 );
-                drop(full);
                 assert_eq!(background.drain(sleep(Duration::from_secs(590))).await, 0);
                 assert_eq!(
                     ledger.ledger.settled(),
@@ -174,7 +172,7 @@ async fn a_delivery_dropped_at_any_poll_loses_no_event() {
                     counted.fetch_add(1, Ordering::SeqCst);
                 }
             }));
-        let mut delivery = Box::pin(jobs.clone().oneshot(tracked(&background, event())));
+        let mut delivery = Box::pin(within(&background, jobs.clone().oneshot(event())));
         for _ in 0..polls {
             let polled = std::future::poll_fn(|context| {
                 std::task::Poll::Ready(delivery.as_mut().poll(context).is_ready())

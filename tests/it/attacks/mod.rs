@@ -8,3 +8,10 @@ mod commits;
 mod house;
 #[cfg(all(feature = "postgres", feature = "redis", feature = "test-util"))]
 mod names;
+#[cfg(all(
+    feature = "axum",
+    feature = "metrics",
+    feature = "test-util",
+    feature = "tracing"
+))]
+mod runs;

@@ -1,6 +1,6 @@
 //! Deliveries whose ledger hangs or panics.
 
-use crate::support::tracked;
+use crate::support::within;
 use mx_job_webhook::Background;
 use tokio::time::{Instant, timeout};
 
@@ -206,8 +206,8 @@ async fn a_drain_ends_even_if_the_ledger_hangs() {
         let ledger = Faulty::new(Fault::Hangs, faults);
         let background = Background::new();
         let jobs = DedupeLayer::new(ledger.clone()).layer(router());
-        let event = tracked(&background, job("JOB-1", status, 1).into());
-        let mut delivery = Box::pin(jobs.oneshot(event));
+        let event = job("JOB-1", status, 1).into();
+        let mut delivery = Box::pin(within(&background, jobs.oneshot(event)));
         let context = &mut Context::from_waker(Waker::noop());
         assert!(delivery.as_mut().poll(context).is_pending());
         drop(delivery);
@@ -336,8 +336,8 @@ async fn retried_commits_are_spaced_and_end_with_the_lease() {
     let jobs = DedupeLayer::new(ledger.clone())
         .with_lease(Duration::from_secs(60))
         .layer(router());
-    let event = tracked(&background, completed(1));
-    let error = jobs.oneshot(event).await.unwrap_err();
+    let delivery = within(&background, jobs.oneshot(completed(1)));
+    let error = delivery.await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LedgerUnavailable);
     assert_eq!(background.running(), 1);
     let (left, seconds) = timed(background.drain(std::future::pending::<()>())).await;

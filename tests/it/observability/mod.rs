@@ -1,7 +1,7 @@
 //! Spans, events and metrics of deliveries, with every feature enabled.
 
 mod callbacks;
-mod capture;
+pub(crate) mod capture;
 mod mounted;
 mod outcomes;
 mod tower_http;
