@@ -58,6 +58,7 @@
 //! - [`ledger`]: ledgers remember which events were handled.
 //! - [`dedupe`]: [`DedupeLayer`] runs the callback for each event once.
 //! - [`acknowledge_first`]: answers 204 before the callback runs.
+//! - `watch`: `JobWatch` waits for jobs, and `Failsafe` reads those of which nothing was heard.
 //! - [`router`]: [`JobRouter`] maps each status to its callback.
 //! - [`schema`]: `JSON Schema` and `OpenAPI`.
 //! - `pipeline`: the steps of a delivery.
@@ -127,6 +128,8 @@ pub mod schema;
 #[cfg(feature = "test-util")]
 pub mod testing;
 mod util;
+#[cfg(feature = "tokio")]
+pub mod watch;
 
 #[doc(inline)]
 pub use background::Background;

@@ -44,6 +44,8 @@ pub enum ErrorKind {
     InFlight,
     /// The ledger failed, or did not answer in time. Answered 503.
     LedgerUnavailable,
+    /// The store of expected jobs failed, or did not answer in time. Answered 503.
+    WatchUnavailable,
     /// The application is shutting down. Answered 503.
     ShuttingDown,
 }
@@ -86,6 +88,7 @@ impl ErrorKind {
             Self::AnswerDeadline => "answer_deadline",
             Self::InFlight => "in_flight",
             Self::LedgerUnavailable => "ledger_unavailable",
+            Self::WatchUnavailable => "watch_unavailable",
             Self::ShuttingDown => "shutting_down",
         }
     }
@@ -105,6 +108,7 @@ impl ErrorKind {
                 | Self::AnswerDeadline
                 | Self::InFlight
                 | Self::LedgerUnavailable
+                | Self::WatchUnavailable
                 | Self::ShuttingDown
         )
     }
@@ -131,6 +135,7 @@ impl ErrorKind {
             Self::AnswerDeadline => "the answer deadline passed",
             Self::InFlight => "an earlier delivery of the event is still under way",
             Self::LedgerUnavailable => "the ledger is unavailable",
+            Self::WatchUnavailable => "the store of expected jobs is unavailable",
             Self::ShuttingDown => "shutting down",
         }
     }
@@ -163,6 +168,7 @@ mod tests {
             ErrorKind::AnswerDeadline,
             ErrorKind::InFlight,
             ErrorKind::LedgerUnavailable,
+            ErrorKind::WatchUnavailable,
             ErrorKind::ShuttingDown,
         ];
         for kind in every {

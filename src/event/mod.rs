@@ -3,6 +3,7 @@
 //! This module uses `util`, `error` and `job`.
 
 mod fencing_token;
+mod source;
 mod undecodable;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use crate::error::Error;
 use crate::job::Job;
 use crate::util::catch_panic::CatchDrop;
 pub use fencing_token::FencingToken;
+pub use source::Source;
 pub use undecodable::Undecodable;
 
 /// A delivered webhook: its job and raw body, and the request's headers and extensions.
@@ -50,6 +52,7 @@ pub struct JobEvent {
     headers: CatchDrop<HeaderMap>,
     extensions: CatchDrop<Extensions>,
     fencing_token: Option<FencingToken>,
+    source: Source,
     is_observed: bool,
 }
 
@@ -78,6 +81,7 @@ impl JobEvent {
             headers: CatchDrop::new(headers),
             extensions: CatchDrop::new(extensions),
             fencing_token: None,
+            source: Source::Call,
             is_observed: false,
         }
     }
@@ -128,6 +132,16 @@ impl JobEvent {
 
     pub(crate) fn set_fencing_token(&mut self, token: FencingToken) {
         self.fencing_token = Some(token);
+    }
+
+    /// Returns how the event came to this process.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    pub(crate) fn set_source(&mut self, source: Source) {
+        self.source = source;
     }
 
     /// Marks the event as observed, so that logs and metrics report its delivery once.

@@ -2,6 +2,8 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+#[cfg(feature = "tokio")]
+use std::time::Duration;
 
 use metrics::{
     Gauge, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
@@ -10,13 +12,18 @@ use metrics::{
 use super::outcome::Outcome;
 use crate::callback::JobFuture;
 use crate::error::{Error, ErrorKind, Receipt};
-use crate::job::{Job, Status};
+use crate::event::{JobEvent, Source};
+use crate::job::Status;
 use crate::util::deadline::Instant;
 
 const DELIVERIES: &str = "mx_job_webhook_deliveries_total";
 const DELIVERIES_IN_FLIGHT: &str = "mx_job_webhook_deliveries_in_flight";
 const CALLBACK_DURATION: &str = "mx_job_webhook_callback_duration_seconds";
 const CALLBACKS_IN_FLIGHT: &str = "mx_job_webhook_callbacks_in_flight";
+const EXPECTED: &str = "mx_job_webhook_expected_jobs";
+const EXPECTED_DURATION: &str = "mx_job_webhook_expected_duration_seconds";
+const READS: &str = "mx_job_webhook_failsafe_reads_total";
+const GIVEN_UP: &str = "mx_job_webhook_given_up_total";
 
 /// Describes this crate's metrics to the recorder: their help texts and units.
 ///
@@ -38,7 +45,7 @@ pub fn describe_metrics() {
     describe_counter!(
         DELIVERIES,
         Unit::Count,
-        "Deliveries answered or abandoned, by the job's status and by outcome."
+        "Deliveries answered or abandoned, by the job's status, by outcome and by source."
     );
     describe_gauge!(
         DELIVERIES_IN_FLIGHT,
@@ -55,11 +62,57 @@ pub fn describe_metrics() {
         Unit::Count,
         "Callbacks under way, including those whose delivery was answered."
     );
+    describe_gauge!(
+        EXPECTED,
+        Unit::Count,
+        "Jobs that are expected: all that are outstanding, and those that are overdue."
+    );
+    describe_histogram!(
+        EXPECTED_DURATION,
+        Unit::Seconds,
+        "Time from expecting a job to hearing that it has ended, by its status."
+    );
+    describe_counter!(
+        READS,
+        Unit::Count,
+        "Reads of overdue jobs by the failsafe, by outcome."
+    );
+    describe_counter!(
+        GIVEN_UP,
+        Unit::Count,
+        "Expected jobs of which nothing was heard for too long."
+    );
+}
+
+/// Records for how long an event that ended a job was expected.
+#[cfg(feature = "tokio")]
+pub(crate) fn heard_after(status: &Status, waited: Duration) {
+    histogram!(EXPECTED_DURATION, "status" => label(status)).record(waited);
+}
+
+/// Sets how many jobs are expected, and how many of them are overdue.
+#[cfg(feature = "tokio")]
+pub(crate) fn expected_jobs(outstanding: u64, overdue: u64) {
+    gauge!(EXPECTED, "state" => "outstanding").set(outstanding as f64);
+    gauge!(EXPECTED, "state" => "overdue").set(overdue as f64);
+}
+
+/// Counts one read of the failsafe.
+#[cfg(feature = "tokio")]
+pub(crate) fn failsafe_read(outcome: &'static str) {
+    counter!(READS, "outcome" => outcome).increment(1);
+}
+
+/// Counts a job that is given up.
+#[cfg(feature = "tokio")]
+pub(super) fn given_up() {
+    counter!(GIVEN_UP).increment(1);
 }
 
 /// Counts one delivery.
 pub(super) struct Meter {
     status: &'static str,
+    source: Source,
     _in_flight: Option<InFlight>,
 }
 
@@ -67,6 +120,7 @@ impl Default for Meter {
     fn default() -> Self {
         Self {
             status: "none",
+            source: Source::Webhook,
             _in_flight: None,
         }
     }
@@ -85,12 +139,15 @@ impl Meter {
         Self::default()
     }
 
-    pub(super) fn decoded(&mut self, job: &Job) {
-        self.status = label(&job.status);
+    pub(super) fn decoded(&mut self, event: &JobEvent) {
+        self.status = label(&event.status);
+        self.source = event.source();
     }
 
     pub(super) fn answered(&self, outcome: Outcome<'_>) {
-        counter!(DELIVERIES, "status" => self.status, "outcome" => outcome.name()).increment(1);
+        let (status, source) = (self.status, self.source.name());
+        counter!(DELIVERIES, "status" => status, "outcome" => outcome.name(), "source" => source)
+            .increment(1);
     }
 }
 

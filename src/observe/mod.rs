@@ -4,6 +4,11 @@
 //! implementations compile to nothing. This module uses `callback`, `event`, `job`, `error` and
 //! `util`.
 
+#[cfg(all(feature = "tokio", feature = "tracing"))]
+mod log;
+#[cfg(all(feature = "tokio", not(feature = "tracing")))]
+#[path = "no_log.rs"]
+mod log;
 #[cfg(feature = "metrics")]
 mod metrics;
 #[cfg(not(feature = "metrics"))]
@@ -34,5 +39,16 @@ mod trace;
 pub(crate) use self::metrics::Timer;
 #[cfg(feature = "metrics")]
 pub use self::metrics::describe_metrics;
+#[cfg(feature = "tokio")]
+pub(crate) use self::metrics::{expected_jobs, failsafe_read, heard_after};
+#[cfg(feature = "tokio")]
+pub(crate) use log::failsafe_failed;
 pub(crate) use observation::{Entered, Observation};
 pub(crate) use observed::Observed;
+
+/// Reports a job that is given up.
+#[cfg(feature = "tokio")]
+pub(crate) fn given_up(guid: &crate::job::JobGuid) {
+    log::given_up(guid);
+    metrics::given_up();
+}

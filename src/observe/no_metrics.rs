@@ -3,6 +3,10 @@
 use crate::callback::JobFuture;
 use crate::job::Status;
 
+#[cfg(feature = "tokio")]
+pub(super) use expected::given_up;
+#[cfg(feature = "tokio")]
+pub(crate) use expected::{expected_jobs, failsafe_read, heard_after};
 #[cfg(feature = "tracing")]
 pub(super) use meter::Meter;
 
@@ -19,9 +23,24 @@ impl Timer {
     }
 }
 
+#[cfg(feature = "tokio")]
+mod expected {
+    use std::time::Duration;
+
+    use crate::job::Status;
+
+    pub(crate) fn heard_after(_: &Status, _: Duration) {}
+
+    pub(crate) fn expected_jobs(_: u64, _: u64) {}
+
+    pub(crate) fn failsafe_read(_: &'static str) {}
+
+    pub(in crate::observe) fn given_up() {}
+}
+
 #[cfg(feature = "tracing")]
 mod meter {
-    use crate::job::Job;
+    use crate::event::JobEvent;
     use crate::observe::outcome::Outcome;
 
     /// Counts one delivery.
@@ -37,7 +56,7 @@ mod meter {
             Self
         }
 
-        pub(in super::super) fn decoded(&mut self, _: &Job) {}
+        pub(in super::super) fn decoded(&mut self, _: &JobEvent) {}
 
         pub(in super::super) fn answered(&self, _: Outcome<'_>) {}
     }

@@ -2,7 +2,7 @@
 
 use super::outcome::Outcome;
 use crate::callback::JobFuture;
-use crate::job::Job;
+use crate::event::JobEvent;
 
 pub(super) type Instrumented = JobFuture;
 
@@ -25,7 +25,7 @@ impl Trace {
         Self
     }
 
-    pub(super) fn decoded(&self, _: &Job) {}
+    pub(super) fn decoded(&self, _: &JobEvent) {}
 
     pub(super) fn enter(&self) -> Option<Entered> {
         None

@@ -6,7 +6,7 @@ use super::trace::{self, Trace};
 use crate::background::Background;
 use crate::callback::JobFuture;
 use crate::error::{Error, ErrorKind, Receipt};
-use crate::event::JobEvent;
+use crate::event::{JobEvent, Source};
 
 pub(super) use super::trace::Instrumented;
 
@@ -66,8 +66,12 @@ impl Observation {
 
     /// Observes an event, unless the callback that runs it is observed as its delivery.
     pub(crate) fn of(event: &mut JobEvent) -> Self {
-        if event.mark_observed() && Background::of_current_callback().is_some() {
-            return Self::default();
+        if event.mark_observed() {
+            if Background::of_current_callback().is_some() {
+                return Self::default();
+            }
+            // The application has stored the event, and runs it again.
+            event.set_source(Source::Call);
         }
         let mut this = Self::start();
         this.decoded(event);
@@ -86,8 +90,8 @@ impl Observation {
     /// Records the decoded event.
     pub(crate) fn decoded(&mut self, event: &mut JobEvent) {
         event.mark_observed();
-        self.trace.decoded(event.job());
-        self.meter.decoded(event.job());
+        self.trace.decoded(event);
+        self.meter.decoded(event);
     }
 
     /// Enters the delivery's span on this thread, until the guard is dropped.

@@ -8,7 +8,7 @@ use tracing::{Level, Span, event, info_span};
 use super::outcome::Outcome;
 use crate::callback::JobFuture;
 use crate::error::ErrorKind;
-use crate::job::Job;
+use crate::event::JobEvent;
 use crate::util::deadline::Instant;
 
 /// The target of spans and events. It is fixed, so that it stays the same when modules move.
@@ -71,10 +71,11 @@ impl Trace {
     }
 
     /// Records the job's fields as values and not as text, so that a sender cannot break log lines.
-    pub(super) fn decoded(&self, job: &Job) {
+    pub(super) fn decoded(&self, job: &JobEvent) {
         if self.span.is_disabled() {
             return;
         }
+        self.span.record("source", job.source().name());
         self.span.record("job.guid", job.guid.as_str());
         match job.status.name() {
             Some(name) => self.span.record("job.status", name),
@@ -155,6 +156,7 @@ fn span() -> Span {
         "mx_job_webhook.delivery",
         "job.guid" = Empty,
         "job.status" = Empty,
+        "source" = Empty,
         "outcome" = Empty,
         "error.type" = Empty,
         "error.message" = Empty,

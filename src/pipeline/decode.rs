@@ -4,12 +4,16 @@ use bytes::Bytes;
 
 use super::authenticate::Head;
 use super::receive::Refusal;
-use crate::event::{JobEvent, Undecodable};
+use crate::event::{JobEvent, Source, Undecodable};
 use crate::job::Job;
 
 pub(super) fn decode(head: Head, body: Bytes) -> Result<JobEvent, Refusal> {
     match Job::decode(&body) {
-        Ok(job) => Ok(JobEvent::new(job, body, head.headers, head.extensions)),
+        Ok(job) => {
+            let mut event = JobEvent::new(job, body, head.headers, head.extensions);
+            event.set_source(Source::Webhook);
+            Ok(event)
+        }
         Err(error) => Err(Refusal::Undecodable(Box::new(Undecodable::new(
             error,
             body,

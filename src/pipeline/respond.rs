@@ -82,6 +82,7 @@ fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::AnswerDeadline
         | ErrorKind::InFlight
         | ErrorKind::LedgerUnavailable
+        | ErrorKind::WatchUnavailable
         | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
     }
 }

@@ -1,4 +1,4 @@
-//! Tools without knowledge of jobs: catching panics, deadlines, and a name for `!`.
+//! Tools without knowledge of jobs: catching panics, deadlines, random numbers, and a name for `!`.
 //!
 //! This module uses no other room. The feature `tokio` chooses the implementation of deadlines here:
 //! without it, no deadline ever passes.
@@ -10,3 +10,5 @@ pub(crate) mod deadline;
 #[path = "no_deadline.rs"]
 pub(crate) mod deadline;
 pub(crate) mod never;
+#[cfg(any(feature = "redis", feature = "tokio"))]
+pub(crate) mod random;

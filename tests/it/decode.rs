@@ -659,6 +659,7 @@ fn the_undecodable_kinds_are_those_that_decoding_returns() {
         AnswerDeadline,
         InFlight,
         LedgerUnavailable,
+        WatchUnavailable,
         ShuttingDown,
     ];
     for other in others {

@@ -46,4 +46,6 @@ mod support;
 mod testing_kit;
 #[cfg(all(feature = "jiff", feature = "chrono", feature = "time"))]
 mod timestamp_conversions;
+#[cfg(all(feature = "tokio", feature = "test-util"))]
+mod watch;
 mod weight;

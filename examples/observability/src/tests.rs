@@ -187,12 +187,12 @@ fn each_panel_uses_the_chosen_data_source() {
 fn the_export_has_help_texts_types_and_values() {
     let exposition = exposition();
     for line in [
-        "# HELP mx_job_webhook_deliveries_total Deliveries answered or abandoned, by the job's status and by outcome.",
+        "# HELP mx_job_webhook_deliveries_total Deliveries answered or abandoned, by the job's status, by outcome and by source.",
         "# TYPE mx_job_webhook_deliveries_total counter",
         "# TYPE mx_job_webhook_callback_duration_seconds histogram",
         "# TYPE mx_job_webhook_deliveries_in_flight gauge",
         "mx_job_webhook_deliveries_in_flight 0",
-        "mx_job_webhook_deliveries_total{status=\"completed\",outcome=\"duplicate\"} 1",
+        "mx_job_webhook_deliveries_total{status=\"completed\",outcome=\"duplicate\",source=\"webhook\"} 1",
     ] {
         assert!(
             exposition.lines().any(|printed| printed == line),

@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use super::version::Version;
 use crate::event::JobEvent;
+#[cfg(feature = "tokio")]
+use crate::job::Job;
 use crate::job::{JobGuid, Status, Timestamp};
 
 /// The name of an event. Two deliveries with the same name are the same event.
@@ -93,6 +95,29 @@ impl EventName {
             status: event.status.clone(),
             version: Version::of(event),
             is_plausible: event.updated_at.is_some_and(is_plausible),
+        }
+    }
+
+    /// Returns the name of an event that was stored, of which the job and the digest are known.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn stored(job: &Job, digest: Option<[u8; 16]>, is_plausible: bool) -> Option<Self> {
+        Some(Self {
+            guid: job.guid.clone(),
+            status: job.status.clone(),
+            version: match digest {
+                Some(digest) => Version::Digest(digest),
+                None => Version::UpdatedAt(job.updated_at?),
+            },
+            is_plausible,
+        })
+    }
+
+    /// Returns the digest of the body, if the name contains one.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn digest(&self) -> Option<[u8; 16]> {
+        match self.version {
+            Version::Digest(digest) => Some(digest),
+            Version::UpdatedAt(_) => None,
         }
     }
 

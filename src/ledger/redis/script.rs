@@ -1,12 +1,12 @@
 //! The scripts of the ledger, and calling them.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 use ::redis::aio::ConnectionLike;
 use ::redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, cmd};
 
 use super::errors::is_from_replica;
+use crate::util::random::random;
 
 /// The pauses between attempts while a cluster's client learns which node is the master.
 const PAUSES: [Duration; 4] = [
@@ -161,7 +161,7 @@ fn command(name: &str, script: &str, key: &str, arguments: &[&str]) -> Cmd {
 
 /// Returns an id that no other call has: each `RandomState` has other keys, which start at random.
 fn random_id() -> String {
-    format!("{:016x}", RandomState::new().build_hasher().finish())
+    format!("{:016x}", random())
 }
 
 pub(super) fn unexpected_reply() -> RedisError {

@@ -52,7 +52,7 @@ fn counted(capture: &Capture, delivery: &str, callback: &str) {
         ("mx_job_webhook_deliveries_in_flight", "{}".to_owned(), 0.0),
         (
             "mx_job_webhook_deliveries_total",
-            format!("{{status=completed,outcome={delivery}}}"),
+            format!("{{status=completed,outcome={delivery},source=webhook}}"),
             1.0,
         ),
     ];

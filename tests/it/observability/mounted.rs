@@ -29,7 +29,8 @@ fn seen(capture: &Capture) -> Vec<String> {
     let mut counted = Vec::new();
     for (name, count) in capture.metrics() {
         if let Some(labels) = name.strip_prefix("mx_job_webhook_deliveries_total{status=") {
-            let labels = labels.trim_end_matches('}').replace(",outcome=", " ");
+            let labels = labels.trim_end_matches(",source=webhook}");
+            let labels = labels.replace(",outcome=", " ");
             counted.extend((0..count as usize).map(|_| labels.clone()));
         }
     }
@@ -136,8 +137,7 @@ fn invented_statuses_share_one_label_value_and_a_guid_has_no_label() {
         let numbered = r#"{"job": {"guid": "JOB-2", "status": 42}}"#;
         assert_eq!(super::answer(&app, delivery(numbered)).await, 204);
     });
-    let counted =
-        capture.metrics()["mx_job_webhook_deliveries_total{status=other,outcome=unhandled}"];
+    let counted = capture.metrics()["mx_job_webhook_deliveries_total{status=other,outcome=unhandled,source=webhook}"];
     assert_eq!(counted, 2.0);
     let spans = capture.deliveries();
     let statuses: Vec<_> = spans

@@ -144,7 +144,9 @@ fn each_outcome_is_in_one_span_one_event_and_one_count() {
         assert_eq!(answers.count(), spans.len(), "{outcome}");
 
         let counted = |metric: &str| metrics.get(metric).copied();
-        let count = format!("mx_job_webhook_deliveries_total{{status={status},outcome={outcome}}}");
+        let count = format!(
+            "mx_job_webhook_deliveries_total{{status={status},outcome={outcome},source=webhook}}"
+        );
         assert_eq!(counted(&count), Some(1.0), "{outcome}: {metrics:?}");
         let all = metrics
             .iter()

@@ -1,0 +1,26 @@
+//! Where events come from.
+
+/// How an event came to this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Source {
+    /// MX, or somebody with its credentials, has delivered it.
+    Webhook,
+    /// A failsafe has read the job.
+    Failsafe,
+    /// The application has made it, decoded it or stored it, and called
+    /// [`Background::run`](crate::Background::run) with it.
+    Call,
+}
+
+impl Source {
+    /// Returns a stable name for logs, metrics and alerts, such as `webhook`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Webhook => "webhook",
+            Self::Failsafe => "failsafe",
+            Self::Call => "call",
+        }
+    }
+}

@@ -1,0 +1,448 @@
+//! The cases of the suite, and the steps that they are made of.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tower::{BoxError, Layer as _, Service as _};
+
+use crate::job::{Job, JobGuid, Status};
+use crate::router::JobRouter;
+use crate::util::random::random;
+use crate::watch::{Counts, Due, Entry, JobWatch, Replaced, Stored, Update, WatchStore};
+
+/// A time that no call here outlasts.
+const LEASE: Duration = Duration::from_secs(2);
+
+/// A wait after which the lease has expired, even if the store's clock is a little late.
+const PAST_THE_LEASE: Duration = Duration::from_millis(2_500);
+
+const LONG: Duration = Duration::from_secs(600);
+
+pub(super) struct Check<S> {
+    store: Arc<S>,
+    case: &'static str,
+    /// A random part of the jobs' names.
+    run: u64,
+}
+
+impl<S: WatchStore> Check<S> {
+    pub(super) fn new(store: Arc<S>, case: &'static str) -> Self {
+        Self {
+            store,
+            case,
+            run: random(),
+        }
+    }
+
+    pub(super) async fn keeps_entries(self) {
+        let (job, other) = (self.job("1"), self.job("2"));
+        self.assert(self.get(&job).await.is_none(), "there is an entry at first");
+        self.stores(&job, None, &entry("a"), Due::Never, Some(LONG))
+            .await;
+        sleep(Duration::from_millis(300)).await;
+        let stored = self.found(&job).await;
+        self.assert(stored.entry == entry("a"), "the entry is another one");
+        let age = stored.age.as_millis();
+        self.assert((250..60_000).contains(&age), "the age is wrong");
+        self.assert(self.get(&other).await.is_none(), "another job has an entry");
+        self.stores(&other, None, &entry("b"), Due::In(LONG), None)
+            .await;
+        let jobs = [other.clone(), self.job("3"), job.clone()];
+        let loaded = self.answer(self.store.load(&jobs).await);
+        let mut names: Vec<_> = loaded.iter().map(|(job, _)| job.clone()).collect();
+        names.sort();
+        let mut expected = vec![job, other];
+        expected.sort();
+        self.assert(
+            names == expected,
+            "it loaded other jobs than it was asked for",
+        );
+        self.assert(
+            self.answer(self.store.load(&[]).await).is_empty(),
+            "it loaded entries that nobody asked for",
+        );
+    }
+
+    pub(super) async fn refuses_outdated_revisions(self) {
+        let job = self.job("1");
+        self.conflicts(&job, Some(1), None).await;
+        self.stores(&job, None, &entry("a"), Due::Never, Some(LONG))
+            .await;
+        self.conflicts(&job, None, Some("a")).await;
+        let first = self.found(&job).await.revision;
+        self.stores(&job, Some(first), &entry("b"), Due::Never, Some(LONG))
+            .await;
+        self.conflicts(&job, Some(first), Some("b")).await;
+        self.conflicts(&job, None, Some("b")).await;
+    }
+
+    pub(super) async fn replaces_atomically(self) {
+        for round in 0..5 {
+            let job = self.job(&format!("{round}"));
+            let revision = if round > 2 {
+                self.stores(&job, None, &entry("first"), Due::Never, Some(LONG))
+                    .await;
+                Some(self.found(&job).await.revision)
+            } else {
+                None
+            };
+            let mut calls = JoinSet::new();
+            for caller in 0..16 {
+                let (store, job) = (self.store.clone(), job.clone());
+                calls.spawn(async move {
+                    let entry = entry(&format!("{caller}"));
+                    let update = update(&entry, Due::In(LONG), None);
+                    let replaced = store.replace(&job, revision, update).await;
+                    replaced.map_err(Into::into)
+                });
+            }
+            let mut done = 0;
+            while let Some(call) = calls.join_next().await {
+                let Ok(replaced) = call else {
+                    self.fail("a call panicked");
+                };
+                let replaced: Result<Replaced, BoxError> = replaced;
+                done += u32::from(matches!(self.answer(replaced), Replaced::Done));
+            }
+            self.assert(done == 1, "several callers, or none, have replaced it");
+        }
+        self.clean_up().await;
+    }
+
+    pub(super) async fn forgets_expired_entries(self) {
+        let job = self.job("1");
+        self.stores(&job, None, &entry("a"), Due::Never, Some(LEASE))
+            .await;
+        let first = self.found(&job).await.revision;
+        sleep(PAST_THE_LEASE).await;
+        self.assert(self.get(&job).await.is_none(), "it was loaded");
+        self.conflicts(&job, Some(first), None).await;
+        self.stores(&job, None, &entry("b"), Due::Never, Some(LONG))
+            .await;
+        let second = self.found(&job).await;
+        self.assert(second.entry == entry("b"), "the entry is another one");
+        self.assert(second.revision != first, "the revision was used before");
+    }
+
+    pub(super) async fn claims_what_is_due(self) {
+        let job = self.job("1");
+        self.clean_up().await;
+        self.stores(&job, None, &entry("a"), Due::In(LEASE), None)
+            .await;
+        self.claims(&[]).await;
+        sleep(PAST_THE_LEASE).await;
+        // A change leaves the time as it is.
+        let revision = self.found(&job).await.revision;
+        self.stores(&job, Some(revision), &entry("b"), Due::Unchanged, None)
+            .await;
+        let before = self.found(&job).await.revision;
+        let claimed = self.claims(std::slice::from_ref(&job)).await;
+        self.assert(claimed[0].entry == entry("b"), "the entry is another one");
+        self.assert(
+            claimed[0].revision != before,
+            "a claim did not change the revision",
+        );
+        self.conflicts(&job, Some(before), Some("b")).await;
+        self.claims(&[]).await;
+        let revision = Some(claimed[0].revision);
+        self.stores(&job, revision, &entry("c"), Due::Never, Some(LONG))
+            .await;
+        sleep(PAST_THE_LEASE).await;
+        self.claims(&[]).await;
+    }
+
+    pub(super) async fn claims_in_order(self) {
+        let jobs = ["3", "1", "2"].map(|name| self.job(name));
+        for job in &jobs {
+            self.stores(job, None, &entry("a"), Due::In(Duration::ZERO), None)
+                .await;
+            sleep(Duration::from_millis(20)).await;
+        }
+        for job in &jobs {
+            let claimed = self.answer(self.store.claim_due(1, LONG).await);
+            let names: Vec<_> = claimed.iter().map(|(job, _)| job).collect();
+            self.assert(names == [job], "another one was claimed");
+        }
+        self.assert(
+            self.answer(self.store.claim_due(0, LONG).await).is_empty(),
+            "more were claimed than asked for",
+        );
+        self.clean_up_all(&jobs).await;
+    }
+
+    pub(super) async fn claims_again(self) {
+        let job = self.job("1");
+        self.stores(&job, None, &entry("a"), Due::In(Duration::ZERO), None)
+            .await;
+        let first = self.answer(self.store.claim_due(10, LEASE).await);
+        self.assert(first.len() == 1, "it was not claimed");
+        self.claims(&[]).await;
+        sleep(PAST_THE_LEASE).await;
+        let second = self.claims(std::slice::from_ref(&job)).await;
+        // The first claimant is too late.
+        self.conflicts(&job, Some(first[0].1.revision), Some("a"))
+            .await;
+        self.stores(
+            &job,
+            Some(second[0].revision),
+            &entry("b"),
+            Due::Never,
+            Some(LONG),
+        )
+        .await;
+    }
+
+    pub(super) async fn claims_once(self) {
+        let mut jobs: Vec<_> = (0..40)
+            .map(|number| self.job(&number.to_string()))
+            .collect();
+        for job in &jobs {
+            self.stores(job, None, &entry("a"), Due::In(Duration::ZERO), None)
+                .await;
+        }
+        let mut calls = JoinSet::new();
+        for _ in 0..16 {
+            let store = self.store.clone();
+            calls.spawn(async move {
+                let mut claimed = Vec::new();
+                for _ in 0..20 {
+                    match store.claim_due(3, LONG).await {
+                        Ok(some) => claimed.extend(some.into_iter().map(|(job, _)| job)),
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                Ok(claimed)
+            });
+        }
+        let mut claimed = Vec::new();
+        while let Some(call) = calls.join_next().await {
+            let Ok(some) = call else {
+                self.fail("a call panicked");
+            };
+            let some: Result<Vec<JobGuid>, BoxError> = some;
+            claimed.extend(self.answer(some));
+        }
+        claimed.sort();
+        jobs.sort();
+        self.assert(claimed == jobs, "entries were claimed twice, or not at all");
+        self.clean_up_all(&jobs).await;
+    }
+
+    pub(super) async fn counts(self) {
+        let before = self.answer(self.store.count().await);
+        let (due, later, never) = (self.job("due"), self.job("later"), self.job("never"));
+        self.stores(&due, None, &entry("a"), Due::In(Duration::ZERO), None)
+            .await;
+        self.stores(&later, None, &entry("a"), Due::In(LONG), None)
+            .await;
+        self.stores(&never, None, &entry("a"), Due::Never, Some(LONG))
+            .await;
+        sleep(Duration::from_millis(20)).await;
+        let expected = Counts {
+            outstanding: before.outstanding + 2,
+            overdue: before.overdue + 1,
+        };
+        let counted = self.answer(self.store.count().await);
+        self.assert(counted == expected, "the numbers are wrong");
+        self.clean_up_all(&[due, later]).await;
+    }
+
+    pub(super) async fn keeps_every_guid(self) {
+        let long = "x".repeat(10_000);
+        let other = format!("{}y", &long[1..]);
+        let names = [
+            " a b ",
+            "{a}",
+            "a:b",
+            "ä\u{1f600}",
+            "a\0b",
+            "a",
+            "A",
+            &long,
+            &other,
+            "digest:1:2",
+        ];
+        let jobs: Vec<_> = names.iter().map(|name| self.job(name)).collect();
+        for (job, name) in jobs.iter().zip(names) {
+            self.stores(job, None, &entry(name), Due::In(Duration::ZERO), None)
+                .await;
+        }
+        let loaded = self.answer(self.store.load(&jobs).await);
+        for (job, name) in jobs.iter().zip(names) {
+            let found = loaded.iter().find(|(loaded, _)| loaded == job);
+            self.assert(
+                found.is_some_and(|(_, stored)| stored.entry == entry(name)),
+                "a job has the entry of another, or none",
+            );
+        }
+        let mut claimed: Vec<_> = self.answer(self.store.claim_due(100, LONG).await);
+        claimed.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let mut sorted = jobs.clone();
+        sorted.sort();
+        let claimed: Vec<_> = claimed.into_iter().map(|(job, _)| job).collect();
+        self.assert(claimed == sorted, "a claim returned other guids");
+        self.clean_up_all(&jobs).await;
+    }
+
+    pub(super) async fn wakes_others(self) {
+        let (here, there) = (
+            JobWatch::new(self.store.clone()),
+            JobWatch::new(self.store.clone()),
+        );
+        let job = self.job("1");
+        let expected = self.answer(here.expect(&job).await);
+        let waiting = tokio::spawn(async move {
+            let heard = expected.within(Duration::from_secs(30)).await;
+            (heard, Instant::now())
+        });
+        sleep(Duration::from_millis(1_500)).await;
+        let heard_at = Instant::now();
+        self.deliver(&there, &job, Status::Completed).await;
+        let Ok((heard, woken_at)) = waiting.await else {
+            self.fail("the waiting panicked");
+        };
+        let heard = self.answer(heard);
+        self.assert(
+            heard.is_some_and(|heard| heard.guid == job),
+            "the one who waited has not heard",
+        );
+        let took = woken_at.saturating_duration_since(heard_at);
+        self.assert(took < Duration::from_secs(1), "the store woke nobody");
+    }
+
+    pub(super) async fn looks_back(self) {
+        let watch = JobWatch::new(self.store.clone());
+        let job = self.job("1");
+        self.deliver(&watch, &job, Status::Challenged).await;
+        let expected = self.answer(watch.expect(&job).await);
+        let Some(challenge) = self.answer(expected.within(Duration::ZERO).await) else {
+            self.fail("the challenge does not count");
+        };
+        let expected = self.answer(watch.expect_after(challenge.name()).await);
+        let again = self.answer(expected.within(Duration::ZERO).await);
+        self.assert(again.is_none(), "the challenge counts twice");
+        self.deliver(&watch, &job, Status::Completed).await;
+        let expected = self.answer(watch.expect_after(challenge.name()).await);
+        let ended = self.answer(expected.within(Duration::ZERO).await);
+        self.assert(ended.is_some(), "the end of the job does not count");
+    }
+
+    async fn deliver(&self, watch: &JobWatch, job: &JobGuid, status: Status) {
+        let mut jobs = watch.layer().layer(JobRouter::new());
+        let event = Job::new(job.clone(), status).into();
+        self.answer(jobs.call(event).await);
+    }
+
+    fn job(&self, name: &str) -> JobGuid {
+        let name = format!("JOB-{:016x}-{}-{name}", self.run, self.case);
+        match name.parse() {
+            Ok(guid) => guid,
+            Err(_) => self.fail("the GUID is blank"),
+        }
+    }
+
+    async fn stores(
+        &self,
+        job: &JobGuid,
+        expected: Option<u64>,
+        entry: &Entry,
+        due: Due,
+        keep: Option<Duration>,
+    ) {
+        let replaced = self.store.replace(job, expected, update(entry, due, keep));
+        let replaced = self.answer(replaced.await);
+        self.assert(matches!(replaced, Replaced::Done), "nothing was stored");
+    }
+
+    /// Checks that an outdated revision replaces nothing, and that the answer has the current entry.
+    async fn conflicts(&self, job: &JobGuid, revision: Option<u64>, current: Option<&str>) {
+        let wrong = entry("wrong");
+        let update = update(&wrong, Due::In(Duration::ZERO), None);
+        match self.answer(self.store.replace(job, revision, update).await) {
+            Replaced::Done => self.fail("an outdated revision was replaced"),
+            Replaced::Conflict(found) => {
+                let found = found.map(|stored| stored.entry);
+                self.assert(
+                    found == current.map(entry),
+                    "the conflict does not show the current entry",
+                );
+            }
+        }
+        let stored = self.get(job).await.map(|stored| stored.entry);
+        self.assert(stored == current.map(entry), "the entry has changed");
+    }
+
+    async fn get(&self, job: &JobGuid) -> Option<Stored> {
+        let loaded = self.answer(self.store.load(std::slice::from_ref(job)).await);
+        self.assert(loaded.len() <= 1, "it loaded an entry twice");
+        loaded.into_iter().next().map(|(_, stored)| stored)
+    }
+
+    async fn found(&self, job: &JobGuid) -> Stored {
+        match self.get(job).await {
+            Some(stored) => stored,
+            None => self.fail("the entry is lost"),
+        }
+    }
+
+    /// Claims all that is due, and checks that it is these jobs.
+    async fn claims(&self, jobs: &[JobGuid]) -> Vec<Stored> {
+        let claimed = self.answer(self.store.claim_due(100, LONG).await);
+        let (found, stored): (Vec<_>, Vec<_>) = claimed.into_iter().unzip();
+        self.assert(found == jobs, "other entries were claimed");
+        stored
+    }
+
+    /// Makes entries expire.
+    async fn clean_up_all(&self, jobs: &[JobGuid]) {
+        for job in jobs {
+            let stored = self.found(job).await;
+            let entry = Entry::default();
+            self.stores(job, Some(stored.revision), &entry, Due::Never, Some(LEASE))
+                .await;
+        }
+    }
+
+    /// Claims what is left of other cases.
+    async fn clean_up(&self) {
+        self.answer(self.store.claim_due(1_000, LONG).await);
+    }
+
+    fn answer<T, E: Into<BoxError>>(&self, answer: Result<T, E>) -> T {
+        match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                let error: BoxError = error.into();
+                self.fail(&format!("the store failed: {error}"))
+            }
+        }
+    }
+
+    fn assert(&self, holds: bool, otherwise: &str) {
+        if !holds {
+            self.fail(otherwise);
+        }
+    }
+
+    fn fail(&self, why: &str) -> ! {
+        panic!("{}: {why}", self.case);
+    }
+}
+
+/// Returns an entry that differs from those of other names.
+fn entry(name: &str) -> Entry {
+    let name = serde_json::Value::from(name);
+    let bytes = format!(r#"{{"version": 1, "names": [{name}]}}"#);
+    Entry::from_bytes(bytes.as_bytes()).unwrap_or_default()
+}
+
+fn update(entry: &Entry, due: Due, keep: Option<Duration>) -> Update<'_> {
+    Update {
+        entry,
+        due,
+        keep,
+        wakes: false,
+    }
+}

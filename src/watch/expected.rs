@@ -1,0 +1,104 @@
+//! Waiting for a job that is expected.
+
+use std::fmt;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::entry::Seen;
+use super::heard::Heard;
+use super::job_watch::JobWatch;
+use crate::error::Error;
+use crate::job::JobGuid;
+
+/// How often a waiter checks that its process still listens.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A job that is expected.
+///
+/// Dropping it changes nothing: the job stays expected.
+#[must_use = "the job is expected in any case; `within` waits for it"]
+pub struct Expected {
+    watch: JobWatch,
+    job: JobGuid,
+    after: Option<Seen>,
+    /// What was heard before the job was expected.
+    heard: Option<Heard>,
+}
+
+impl Expected {
+    pub(super) fn new(
+        watch: JobWatch,
+        job: JobGuid,
+        after: Option<Seen>,
+        heard: Option<Heard>,
+    ) -> Self {
+        Self {
+            watch,
+            job,
+            after,
+            heard,
+        }
+    }
+
+    /// Waits until something is heard of the job, for at most this time.
+    ///
+    /// Returns `None` if nothing was heard; the job stays expected. An event is heard once its
+    /// callback has succeeded, on whichever replica. Any number of callers can wait for a job, and
+    /// wait again.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchUnavailable`](crate::ErrorKind::WatchUnavailable), if nothing was heard until the end and the store
+    /// could not be read then. While the store is down in between, it waits on.
+    ///
+    /// # Cancellation
+    ///
+    /// If the future is dropped, it stops waiting. Nothing is lost: a later call hears of the same
+    /// event, for as long as [the watch looks back](JobWatch::with_look_back).
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with timers.
+    pub async fn within(&self, patience: Duration) -> Result<Option<Heard>, Error> {
+        if let Some(heard) = &self.heard {
+            return Ok(Some(heard.clone()));
+        }
+        let now = Instant::now();
+        // A time that the clock cannot express does not come.
+        let year = Duration::from_secs(365 * 24 * 60 * 60);
+        let end = now.checked_add(patience).unwrap_or(now + year);
+        let waiters = &self.watch.shared.waiters;
+        // It is registered before the entry is read, so what is heard in between is not missed.
+        let mut registration = waiters.register(&self.job, self.after.clone());
+        self.watch.listen();
+        if let Ok(Some(heard)) = self.read().await {
+            return Ok(Some(heard));
+        }
+        while Instant::now() < end {
+            let check = end.min(Instant::now() + CHECK_INTERVAL);
+            match timeout_at(check, &mut registration.answer).await {
+                Ok(Ok(heard)) => return Ok(Some(heard)),
+                // Nobody drops the other side while this is registered.
+                Ok(Err(_)) => sleep_until(check).await,
+                Err(_) => self.watch.listen(),
+            }
+        }
+        // A notification can be lost, or be on its way.
+        self.read().await
+    }
+
+    async fn read(&self) -> Result<Option<Heard>, Error> {
+        let stored = self.watch.load(&self.job).await?;
+        Ok(stored.and_then(|stored| stored.entry.heard_after(self.after.as_ref()).cloned()))
+    }
+}
+
+impl fmt::Debug for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Expected")
+            .field("job", &self.job)
+            .field("is_heard", &self.heard.is_some())
+            .finish_non_exhaustive()
+    }
+}

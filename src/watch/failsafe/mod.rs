@@ -1,0 +1,352 @@
+//! The failsafe, which reads jobs of which nothing was heard.
+
+mod given_up;
+mod read_job;
+mod reading;
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tower::{BoxError, Service};
+
+use super::job_watch::JobWatch;
+use super::store::Stored;
+use crate::background::Background;
+use crate::callback::{BoxedCallback, Callback, CallbackFuture, JobService, box_callback};
+use crate::error::Receipt;
+use crate::job::JobGuid;
+use crate::observe;
+use crate::util::catch_panic::catch;
+use crate::util::random::jittered;
+pub use given_up::GivenUp;
+pub use read_job::{ReadFn, ReadJob};
+use reading::Reading;
+
+/// How many jobs are read at once by default.
+const CONCURRENCY: usize = 8;
+
+/// How long a job is expected at most by default.
+const LIMIT: Duration = Duration::from_secs(60 * 60);
+
+/// The pauses between the reads of a job, by default.
+const FIRST_PAUSE: Duration = Duration::from_secs(15);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
+
+/// How often to look for jobs that are overdue.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often to look if the store or the reader fails.
+const INTERVAL_OF_FAILURES: Duration = Duration::from_secs(5);
+
+/// How often the metrics of expected jobs are set.
+const COUNT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long a claimed job belongs to one replica, unless that extends the lease.
+const LEASE: Duration = Duration::from_secs(60);
+
+/// How long one read may take by default.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Reads jobs of which nothing was heard in time, and runs the same callbacks for them.
+///
+/// MX recommends it for every application that waits for webhooks (*best practices* of MX's page
+/// on webhooks). When a job that is [expected](JobWatch::expect) is overdue, one replica reads it
+/// with the application's closure. If its status is one that MX would deliver, the event runs
+/// through the same service as a delivery, and is heard like one. Otherwise the job is read again
+/// later, with growing pauses. A job of which nothing is heard for an hour is given up, and
+/// [`on_given_up`](Self::on_given_up) is told.
+///
+/// Run it on each replica. If one dies, another goes on after a minute.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::watch::{Failsafe, JobWatch, MemoryWatchStore};
+/// use mx_job_webhook::{BoxJobService, JobRouter, job::JobGuid};
+/// use tower::ServiceBuilder;
+///
+/// async fn read_job(guid: JobGuid) -> Result<Vec<u8>, std::io::Error> {
+///     // GET the job from MX's API, and return the body of the answer.
+///     Ok(format!(r#"{{"job": {{"guid": "{guid}", "status_name": "COMPLETED"}}}}"#).into())
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let watch = JobWatch::new(MemoryWatchStore::new());
+/// let jobs = ServiceBuilder::new()
+///     .layer(watch.layer())
+///     .service(JobRouter::new().on_completed(|_| async {}));
+/// let failsafe = Failsafe::new(&watch, jobs, read_job);
+/// tokio::spawn(failsafe.run_until(std::future::pending::<()>())); // until the application stops
+///
+/// let expected = watch.expect(&"JOB-1".parse()?).await?;
+/// // No webhook arrives, so the failsafe reads the job after 30 s.
+/// let heard = expected.within(std::time::Duration::from_secs(60)).await?;
+/// assert!(heard.is_some());
+/// # Ok(()) }
+/// ```
+pub struct Failsafe<J, R> {
+    reader: R,
+    settings: Settings<J>,
+}
+
+struct Settings<J> {
+    watch: JobWatch,
+    jobs: J,
+    background: Background,
+    concurrency: usize,
+    limit: Duration,
+    first_pause: Duration,
+    longest_pause: Duration,
+    read_timeout: Duration,
+    lease: Duration,
+    on_given_up: Option<BoxedCallback<GivenUp>>,
+}
+
+impl<J: JobService, F> Failsafe<J, ReadFn<F>> {
+    /// Returns a failsafe that reads jobs with this closure, and runs them through `jobs`.
+    ///
+    /// The closure reads the job from MX's API. It returns a [`Job`](crate::Job), or the bytes of
+    /// MX's answer to *Read job*. `jobs` is the service that the mount has too.
+    #[must_use]
+    pub fn new<Fut, T, E>(watch: &JobWatch, jobs: J, read: F) -> Self
+    where
+        F: FnMut(JobGuid) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        T: Into<ReadJob>,
+        E: Into<BoxError>,
+    {
+        Self::from_service(watch, jobs, ReadFn::new(read))
+    }
+}
+
+impl<J: JobService, R> Failsafe<J, R> {
+    /// Returns a failsafe that reads jobs with a service, such as a closure within tower's
+    /// `rate_limit`.
+    ///
+    /// A job is claimed once the service is ready.
+    #[must_use]
+    pub fn from_service(watch: &JobWatch, jobs: J, reader: R) -> Self
+    where
+        R: Service<JobGuid, Response: Into<ReadJob>, Error: Into<BoxError>>,
+        R: Send + 'static,
+        R::Future: Send + 'static,
+    {
+        Self {
+            reader,
+            settings: Settings {
+                watch: watch.clone(),
+                jobs,
+                background: Background::new(),
+                concurrency: CONCURRENCY,
+                limit: LIMIT,
+                first_pause: FIRST_PAUSE,
+                longest_pause: LONGEST_PAUSE,
+                read_timeout: READ_TIMEOUT,
+                lease: LEASE,
+                on_given_up: None,
+            },
+        }
+    }
+
+    /// Sets the `Background` that tracks the callbacks. Defaults to one of its own.
+    #[must_use]
+    pub fn with_background(mut self, background: Background) -> Self {
+        self.settings.background = background;
+        self
+    }
+
+    /// Sets how many jobs are read at once. Defaults to 8.
+    ///
+    /// # Panics
+    ///
+    /// If the number is 0.
+    #[must_use]
+    #[track_caller]
+    pub fn with_concurrency(mut self, reads: usize) -> Self {
+        assert!(reads > 0, "a failsafe that reads nothing forgets every job");
+        self.settings.concurrency = reads;
+        self
+    }
+
+    /// Sets how long a read may take. Defaults to 30 s.
+    #[must_use]
+    pub fn with_read_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.read_timeout = timeout;
+        self
+    }
+
+    /// Sets the pauses between the reads of a job. Defaults to 15 s and 5 minutes.
+    ///
+    /// Each pause is twice as long as the one before, up to the longest, and is shortened at random
+    /// by up to a half.
+    #[must_use]
+    pub fn with_pauses(mut self, first: Duration, longest: Duration) -> Self {
+        self.settings.first_pause = first;
+        self.settings.longest_pause = longest;
+        self
+    }
+
+    /// Sets how long a job is expected before it is given up. Defaults to one hour.
+    ///
+    /// It is read once more before that.
+    #[must_use]
+    pub fn with_limit(mut self, limit: Duration) -> Self {
+        self.settings.limit = limit;
+        self
+    }
+
+    /// Sets for how long a job belongs to the replica that reads it, if that dies. Defaults to one
+    /// minute.
+    ///
+    /// While a callback runs, the lease is extended.
+    #[must_use]
+    pub fn with_lease(mut self, lease: Duration) -> Self {
+        self.settings.lease = lease;
+        self
+    }
+
+    /// Registers the hook for jobs that are given up.
+    ///
+    /// The job is no longer expected once the hook has succeeded. If the hook fails, it is called
+    /// again later. If the process dies in between, it can be called twice.
+    #[must_use]
+    pub fn on_given_up<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Callback<GivenUp, Fut>,
+        Fut: CallbackFuture,
+    {
+        self.settings.on_given_up = Some(box_callback(hook, Receipt::Handled));
+        self
+    }
+}
+
+impl<J, R> Failsafe<J, R>
+where
+    J: JobService,
+    R: Service<JobGuid, Response: Into<ReadJob>, Error: Into<BoxError>> + Send + 'static,
+    R::Future: Send + 'static,
+{
+    /// Reads overdue jobs until the application shuts down.
+    ///
+    /// Once `shutdown` is ready, it claims no further jobs, and waits for the reads that are under
+    /// way and their callbacks.
+    ///
+    /// # Cancellation
+    ///
+    /// If the future is dropped, reads are cancelled; other replicas read the jobs when their lease
+    /// has expired. Callbacks that have started finish.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with timers.
+    pub async fn run_until(self, shutdown: impl Future) {
+        let mut shutdown = pin!(shutdown);
+        let mut run = Run {
+            reader: self.reader,
+            settings: Arc::new(self.settings),
+            reads: JoinSet::new(),
+            next_count: Instant::now(),
+        };
+        while until(shutdown.as_mut(), run.step()).await.is_some() {}
+        while run.reads.join_next().await.is_some() {}
+    }
+}
+
+/// Polls a future until the first one is ready.
+async fn until<T>(mut end: Pin<&mut impl Future>, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        if end.as_mut().poll(context).is_ready() {
+            return Poll::Ready(None);
+        }
+        future.as_mut().poll(context).map(Some)
+    })
+    .await
+}
+
+struct Run<J, R> {
+    reader: R,
+    settings: Arc<Settings<J>>,
+    reads: JoinSet<()>,
+    next_count: Instant,
+}
+
+impl<J, R> Run<J, R>
+where
+    J: JobService,
+    R: Service<JobGuid, Response: Into<ReadJob>, Error: Into<BoxError>> + Send + 'static,
+    R::Future: Send + 'static,
+{
+    /// Claims and reads one job, or waits if there is none.
+    async fn step(&mut self) {
+        while self.reads.try_join_next().is_some() {}
+        while self.reads.len() >= self.settings.concurrency {
+            self.reads.join_next().await;
+        }
+        self.count().await;
+        // The service is ready before a job is claimed, so that no lease expires while it is not.
+        let ready = poll_fn(|context| {
+            let polled = catch(|| self.reader.poll_ready(context).map_err(Into::into));
+            polled.unwrap_or_else(|_| Poll::Ready(Err("the reader panicked".into())))
+        });
+        let ready: Result<(), BoxError> = ready.await;
+        if ready.is_err() {
+            observe::failsafe_failed("the reader of jobs is not ready");
+            return sleep(jittered(INTERVAL_OF_FAILURES)).await;
+        }
+        let lease = self.settings.lease;
+        let claim = self.settings.watch.call(|store| store.claim_due(1, lease));
+        match claim.await {
+            Ok(claimed) if claimed.is_empty() => sleep(jittered(INTERVAL)).await,
+            Ok(claimed) => {
+                for (job, stored) in claimed {
+                    self.read(job, stored);
+                }
+            }
+            Err(_) => {
+                observe::failsafe_failed("the store of expected jobs is unavailable");
+                sleep(jittered(INTERVAL_OF_FAILURES)).await;
+            }
+        }
+    }
+
+    fn read(&mut self, job: JobGuid, stored: Stored) {
+        let Some(expectation) = stored.entry.expectation() else {
+            return;
+        };
+        let read = catch(|| self.reader.call(job.clone())).ok();
+        let reading = Reading {
+            settings: self.settings.clone(),
+            job,
+            expectation,
+        };
+        self.reads.spawn(reading.run(read));
+    }
+
+    async fn count(&mut self) {
+        if Instant::now() < self.next_count {
+            return;
+        }
+        self.next_count = Instant::now() + COUNT_INTERVAL;
+        if let Ok(counts) = self.settings.watch.call(|store| store.count()).await {
+            observe::expected_jobs(counts.outstanding, counts.overdue);
+        }
+    }
+}
+
+impl<J, R> fmt::Debug for Failsafe<J, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Failsafe")
+            .field("watch", &self.settings.watch)
+            .field("concurrency", &self.settings.concurrency)
+            .field("limit", &self.settings.limit)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,196 @@
+//! One read of a job, from the claim to what follows from it.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+use tower::BoxError;
+
+use super::{GivenUp, ReadJob, Settings};
+use crate::callback::JobService;
+use crate::error::{Error, Receipt};
+use crate::event::{JobEvent, Source};
+use crate::job::{JobGuid, Status};
+use crate::observe;
+use crate::util::catch_panic::CatchPanic;
+use crate::util::random::jittered;
+use crate::watch::entry::Entry;
+use crate::watch::heard::Heard;
+use crate::watch::layer::is_settled;
+
+/// A job that is claimed.
+pub(super) struct Reading<J> {
+    pub(super) settings: Arc<Settings<J>>,
+    pub(super) job: JobGuid,
+    pub(super) expectation: u64,
+}
+
+/// What a read has found.
+#[derive(Default)]
+struct Found {
+    is_heard: bool,
+    status: Option<Status>,
+    error: Option<BoxError>,
+}
+
+impl Found {
+    fn failed(error: impl Into<BoxError>) -> Self {
+        Self {
+            error: Some(error.into()),
+            ..Self::default()
+        }
+    }
+
+    fn status(status: &Status) -> Self {
+        Self {
+            status: Some(status.clone()),
+            ..Self::default()
+        }
+    }
+
+    /// Returns the name of the outcome in metrics.
+    fn name(&self) -> &'static str {
+        match self {
+            Self { is_heard: true, .. } => "heard",
+            Self { error: Some(_), .. } => "failed",
+            _ => "not_yet",
+        }
+    }
+}
+
+impl<J: JobService> Reading<J> {
+    /// `read` is `None` if the reader panicked before it returned a future.
+    pub(super) async fn run<T, E>(self, read: Option<impl Future<Output = Result<T, E>>>)
+    where
+        T: Into<ReadJob>,
+        E: Into<BoxError>,
+    {
+        let found = match self.read(read).await {
+            Ok(event) if event.status.is_actionable() => self.handle(event).await,
+            Ok(event) => Found::status(&event.status),
+            Err(error) => Found::failed(error),
+        };
+        observe::failsafe_read(found.name());
+        // If the store fails here, the lease expires and the job is read again.
+        let _ = self.postpone_or_give_up(found).await;
+    }
+
+    async fn read<T, E>(
+        &self,
+        read: Option<impl Future<Output = Result<T, E>>>,
+    ) -> Result<JobEvent, BoxError>
+    where
+        T: Into<ReadJob>,
+        E: Into<BoxError>,
+    {
+        let panicked = "the reader panicked";
+        let read = read.ok_or(panicked)?;
+        let convert = |answer: Result<T, E>| match answer {
+            Ok(job) => job.into().0.map_err(BoxError::from),
+            Err(error) => Err(error.into()),
+        };
+        let read = CatchPanic::start(|| read, convert);
+        let read = timeout(self.settings.read_timeout, read).await;
+        let read = read.map_err(|_| "the read took too long")?;
+        let event = read.map_err(|_| panicked)??;
+        if event.guid != self.job {
+            return Err("the reader returned another job".into());
+        }
+        Ok(event)
+    }
+
+    /// Runs the event through the same service as a delivery.
+    async fn handle(&self, mut event: JobEvent) -> Found {
+        let heard = Heard::of(&event);
+        let mut found = Found::status(&event.status);
+        event.set_source(Source::Failsafe);
+        let settings = &*self.settings;
+        let run = settings.background.run(settings.jobs.clone(), event);
+        let heard = match self.while_extending_the_lease(run).await {
+            Ok(receipt) => heard.filter(|_| is_settled(receipt)),
+            Err(error) => {
+                found.error = Some(error.into());
+                None
+            }
+        };
+        if let Some(heard) = heard {
+            // The layer has heard it, if `jobs` has one. To hear it again changes nothing.
+            match settings.watch.hear(heard).await {
+                Ok(()) => found.is_heard = true,
+                Err(error) => found.error = Some(error.into()),
+            }
+        }
+        found
+    }
+
+    /// Keeps the job claimed while its callback runs.
+    async fn while_extending_the_lease(
+        &self,
+        run: impl Future<Output = Result<Receipt, Error>>,
+    ) -> Result<Receipt, Error> {
+        let mut run = pin!(run);
+        loop {
+            let mut extend = pin!(self.extend());
+            let ended = poll_fn(|context| {
+                if let Poll::Ready(outcome) = run.as_mut().poll(context) {
+                    return Poll::Ready(Some(outcome));
+                }
+                extend.as_mut().poll(context).map(|()| None)
+            });
+            if let Some(outcome) = ended.await {
+                return outcome;
+            }
+        }
+    }
+
+    async fn extend(&self) {
+        let Settings { watch, lease, .. } = &*self.settings;
+        sleep(*lease / 3).await;
+        let extend = |entry: &Entry| entry.extend(self.expectation, *lease);
+        // If this fails, it is tried again. At worst another replica reads the job too.
+        let _ = watch.change_existing(&self.job, extend).await;
+    }
+
+    async fn postpone_or_give_up(&self, found: Found) -> Result<(), Error> {
+        let Settings { watch, limit, .. } = &*self.settings;
+        let Some(stored) = watch.load(&self.job).await? else {
+            return Ok(());
+        };
+        let entry = stored.entry.clone().aged(stored.age);
+        if entry.expectation() != Some(self.expectation) {
+            return Ok(()); // It was heard.
+        }
+        let Found { status, error, .. } = found;
+        let status = status.as_ref();
+        if entry.expected_for() >= *limit {
+            let given_up = GivenUp::new(self.job.clone(), &entry, status, error);
+            if self.give_up(given_up).await.is_ok() {
+                observe::given_up(&self.job);
+                let end = |entry: &Entry| entry.give_up(self.expectation, watch.look_back());
+                watch.change(&self.job, Some(stored), end).await?;
+                return Ok(());
+            }
+        }
+        let pause = self.pause(entry.reads());
+        let postpone = |entry: &Entry| entry.postpone(self.expectation, status, pause);
+        watch.change(&self.job, Some(stored), postpone).await?;
+        Ok(())
+    }
+
+    async fn give_up(&self, given_up: GivenUp) -> Result<(), Error> {
+        match &self.settings.on_given_up {
+            Some(hook) => hook(given_up).await.map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the pause after this many earlier reads.
+    fn pause(&self, reads: u32) -> Duration {
+        let factor = 2_u32.checked_pow(reads).unwrap_or(u32::MAX);
+        let pause = self.settings.first_pause.saturating_mul(factor);
+        jittered(pause.min(self.settings.longest_pause))
+    }
+}

@@ -1,0 +1,93 @@
+//! The tasks that hear what other processes have changed.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::boxed::DynStore;
+use super::waiters::{Waiters, Wake};
+use crate::util::random::jittered;
+
+/// How often the entries of all jobs are read that somebody waits for.
+const READ_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How many entries are read at once.
+const BATCH: usize = 256;
+
+/// How long one read may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The pauses before a connection is opened again.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The two tasks, from the first time that somebody waits.
+#[derive(Default)]
+pub(super) struct Listening(Mutex<Option<Tasks>>);
+
+struct Tasks {
+    listen: JoinHandle<()>,
+    read: JoinHandle<()>,
+}
+
+impl Listening {
+    /// Starts the tasks, unless they run. They end with their runtime.
+    pub(super) fn ensure(&self, store: &Arc<dyn DynStore>, waiters: &Arc<Waiters>) {
+        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let run = |tasks: &Tasks| !tasks.listen.is_finished() && !tasks.read.is_finished();
+        if tasks.as_ref().is_some_and(run) {
+            return;
+        }
+        // The old ones are stopped, if only one has ended.
+        *tasks = None;
+        *tasks = Some(Tasks {
+            listen: tokio::spawn(listen(store.clone(), waiters.clone())),
+            read: tokio::spawn(read(store.clone(), waiters.clone())),
+        });
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.listen.abort();
+        self.read.abort();
+    }
+}
+
+async fn listen(store: Arc<dyn DynStore>, waiters: Arc<Waiters>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let started = tokio::time::Instant::now();
+        let _ = store.listen(Wake(waiters.clone())).await;
+        if started.elapsed() > LONGEST_PAUSE {
+            pause = FIRST_PAUSE;
+        }
+        sleep(jittered(pause)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn read(store: Arc<dyn DynStore>, waiters: Arc<Waiters>) {
+    loop {
+        if timeout(jittered(READ_INTERVAL), waiters.wait_for_reads())
+            .await
+            .is_err()
+        {
+            waiters.read_all();
+        }
+        loop {
+            let jobs = waiters.take_reads(BATCH);
+            if jobs.is_empty() {
+                break;
+            }
+            // What was not read is read again after the interval.
+            if let Ok(Ok(entries)) = timeout(READ_TIMEOUT, store.load(&jobs)).await {
+                for (job, stored) in entries {
+                    waiters.tell(&job, &stored.entry);
+                }
+            }
+        }
+    }
+}

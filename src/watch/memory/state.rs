@@ -1,0 +1,208 @@
+//! The entries in memory, and when they are due and expire.
+
+use std::collections::hash_map::Entry as MapEntry;
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use super::Full;
+use super::recent::{Presence, Recent};
+use crate::job::JobGuid;
+use crate::util::deadline::Instant;
+use crate::watch::entry::{Due, Entry};
+use crate::watch::heard::Heard;
+use crate::watch::store::{Counts, Stored, Update};
+use crate::watch::waiters::Wake;
+
+#[derive(Default)]
+pub(super) struct State {
+    slots: HashMap<JobGuid, Slot>,
+    presence: Presence,
+    /// The slots by the time at which they are due, and at which they expire, and by revision.
+    due: BTreeMap<(Instant, u64), JobGuid>,
+    expiring: BTreeMap<(Instant, u64), JobGuid>,
+    /// How many slots have an expectation.
+    expected: usize,
+    last_revision: u64,
+    /// Events of jobs that have no slot.
+    recent: Recent,
+    listeners: Vec<(u64, Wake)>,
+}
+
+struct Slot {
+    entry: Entry,
+    revision: u64,
+    stored_at: Instant,
+    due: Option<Instant>,
+    expires: Option<Instant>,
+}
+
+impl State {
+    fn next_revision(&mut self) -> u64 {
+        self.last_revision += 1;
+        self.last_revision
+    }
+
+    /// Returns the entry of a job. What was recorded of it while nobody expected it becomes one.
+    pub(super) fn get(&mut self, job: &JobGuid, now: Instant) -> Option<Stored> {
+        if !self.slots.contains_key(job) {
+            let (entry, stored_at, expires) = self.recent.entry_of(job, now)?;
+            let slot = Slot {
+                entry,
+                revision: self.next_revision(),
+                stored_at,
+                due: None,
+                expires: Some(expires),
+            };
+            self.insert(job, slot);
+        }
+        let slot = self.slots.get(job)?;
+        Some(Stored {
+            entry: slot.entry.clone(),
+            revision: slot.revision,
+            age: now.saturating_duration_since(slot.stored_at),
+        })
+    }
+
+    pub(super) fn replace(
+        &mut self,
+        job: &JobGuid,
+        update: Update<'_>,
+        now: Instant,
+        capacity: usize,
+    ) -> Result<(), Full> {
+        let current = self.slots.get(job);
+        let was_expected = current.is_some_and(|slot| slot.entry.is_expected());
+        if update.entry.is_expected() && !was_expected && self.expected >= capacity {
+            return Err(Full);
+        }
+        let due = match update.due {
+            Due::Unchanged => current.and_then(|slot| slot.due),
+            Due::In(time) => now.checked_add(time),
+            Due::Never => None,
+        };
+        let slot = Slot {
+            entry: update.entry.clone(),
+            revision: self.next_revision(),
+            stored_at: now,
+            due,
+            expires: update.keep.and_then(|keep| now.checked_add(keep)),
+        };
+        self.remove(job);
+        self.insert(job, slot);
+        Ok(())
+    }
+
+    fn insert(&mut self, job: &JobGuid, slot: Slot) {
+        if let Some(due) = slot.due {
+            self.due.insert((due, slot.revision), job.clone());
+        }
+        if let Some(expires) = slot.expires {
+            self.expiring.insert((expires, slot.revision), job.clone());
+        }
+        self.expected += usize::from(slot.entry.is_expected());
+        self.presence.add(job);
+        self.slots.insert(job.clone(), slot);
+    }
+
+    fn remove(&mut self, job: &JobGuid) {
+        let MapEntry::Occupied(slot) = self.slots.entry(job.clone()) else {
+            return;
+        };
+        let slot = slot.remove();
+        if let Some(due) = slot.due {
+            self.due.remove(&(due, slot.revision));
+        }
+        if let Some(expires) = slot.expires {
+            self.expiring.remove(&(expires, slot.revision));
+        }
+        self.expected -= usize::from(slot.entry.is_expected());
+        self.presence.remove(job);
+    }
+
+    pub(super) fn forget_expired(&mut self, now: Instant) {
+        while let Some((&(expires, _), job)) = self.expiring.first_key_value() {
+            if expires > now {
+                return;
+            }
+            let job = job.clone();
+            self.remove(&job);
+        }
+    }
+
+    pub(super) fn claim_due(
+        &mut self,
+        limit: usize,
+        lease: Duration,
+        now: Instant,
+    ) -> Vec<(JobGuid, Stored)> {
+        let mut claimed = Vec::new();
+        while claimed.len() < limit {
+            let Some((&(due, revision), job)) = self.due.first_key_value() else {
+                break;
+            };
+            if due > now {
+                break;
+            }
+            let job = job.clone();
+            self.due.remove(&(due, revision));
+            let next_revision = self.next_revision();
+            let Some(slot) = self.slots.get_mut(&job) else {
+                continue;
+            };
+            // An entry that is due does not expire.
+            slot.revision = next_revision;
+            slot.due = now.checked_add(lease);
+            let stored = Stored {
+                entry: slot.entry.clone(),
+                revision: slot.revision,
+                age: now.saturating_duration_since(slot.stored_at),
+            };
+            if let Some(due) = slot.due {
+                self.due.insert((due, next_revision), job.clone());
+            }
+            claimed.push((job, stored));
+        }
+        claimed
+    }
+
+    pub(super) fn count(&self, now: Instant) -> Counts {
+        let overdue = self.due.keys().take_while(|(due, _)| *due <= now).count();
+        Counts {
+            outstanding: self.due.len() as u64,
+            overdue: overdue as u64,
+        }
+    }
+
+    pub(super) fn record_unexpected(
+        &mut self,
+        heard: Heard,
+        now: Instant,
+        look_back: Duration,
+        limit: usize,
+    ) -> Option<Heard> {
+        if self.presence.may_contain(heard.name().guid())
+            && self.slots.contains_key(heard.name().guid())
+        {
+            return Some(heard);
+        }
+        self.recent.push(heard, now, look_back, limit);
+        None
+    }
+
+    pub(super) fn listeners(&self) -> Vec<Wake> {
+        self.listeners
+            .iter()
+            .map(|(_, wake)| wake.clone())
+            .collect()
+    }
+
+    pub(super) fn add_listener(&mut self, wake: Wake) -> u64 {
+        let id = self.next_revision();
+        self.listeners.push((id, wake));
+        id
+    }
+
+    pub(super) fn remove_listener(&mut self, id: u64) {
+        self.listeners.retain(|(known, _)| *known != id);
+    }
+}

@@ -1,0 +1,162 @@
+//! Who waits for jobs in this process, and what tells them.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, oneshot};
+
+use super::entry::{Entry, Seen};
+use super::heard::Heard;
+use crate::job::JobGuid;
+
+/// The waiters of a process.
+#[derive(Default)]
+pub(super) struct Waiters {
+    state: Mutex<State>,
+    /// Notified when there is something to read.
+    reads: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    by_job: HashMap<JobGuid, Vec<Waiter>>,
+    last_id: u64,
+    /// Jobs whose entries may have changed.
+    to_read: HashSet<JobGuid>,
+}
+
+struct Waiter {
+    id: u64,
+    after: Option<Seen>,
+    answer: oneshot::Sender<Heard>,
+}
+
+/// One who waits. Dropping it stops waiting.
+pub(super) struct Registration {
+    waiters: Arc<Waiters>,
+    job: JobGuid,
+    id: u64,
+    pub(super) answer: oneshot::Receiver<Heard>,
+}
+
+impl Waiters {
+    pub(super) fn register(self: &Arc<Self>, job: &JobGuid, after: Option<Seen>) -> Registration {
+        let (answer, receiver) = oneshot::channel();
+        let mut state = self.state();
+        state.last_id += 1;
+        let id = state.last_id;
+        let waiters = state.by_job.entry(job.clone()).or_default();
+        waiters.push(Waiter { id, after, answer });
+        drop(state);
+        Registration {
+            waiters: self.clone(),
+            job: job.clone(),
+            id,
+            answer: receiver,
+        }
+    }
+
+    /// Tells those who wait for this job what was heard of it, if it counts for them.
+    pub(super) fn tell(&self, job: &JobGuid, entry: &Entry) {
+        let mut state = self.state();
+        let Some(waiters) = state.by_job.get_mut(job) else {
+            return;
+        };
+        let counts = |waiter: &Waiter| entry.heard_after(waiter.after.as_ref()).is_some();
+        let (told, others) = std::mem::take(waiters).into_iter().partition(counts);
+        let told: Vec<Waiter> = told;
+        *waiters = others;
+        if waiters.is_empty() {
+            state.by_job.remove(job);
+        }
+        drop(state);
+        for waiter in told {
+            if let Some(heard) = entry.heard_after(waiter.after.as_ref()) {
+                // It may have stopped waiting.
+                let _ = waiter.answer.send(heard.clone());
+            }
+        }
+    }
+
+    /// Waits until there is something to read.
+    pub(super) async fn wait_for_reads(&self) {
+        self.reads.notified().await;
+    }
+
+    /// Takes jobs whose entries have to be read, at most `limit`.
+    pub(super) fn take_reads(&self, limit: usize) -> Vec<JobGuid> {
+        let mut state = self.state();
+        let mut taken: Vec<_> = state.to_read.iter().take(limit).cloned().collect();
+        for job in &taken {
+            state.to_read.remove(job);
+        }
+        taken.retain(|job| state.by_job.contains_key(job));
+        taken
+    }
+
+    /// Has the entries of all jobs read that somebody waits for.
+    pub(super) fn read_all(&self) {
+        let mut state = self.state();
+        let State {
+            by_job, to_read, ..
+        } = &mut *state;
+        to_read.extend(by_job.keys().cloned());
+        drop(state);
+        self.reads.notify_one();
+    }
+
+    fn read(&self, job: &JobGuid) {
+        let mut state = self.state();
+        if state.by_job.contains_key(job) {
+            state.to_read.insert(job.clone());
+            drop(state);
+            self.reads.notify_one();
+        }
+    }
+
+    /// Returns how many wait.
+    pub(super) fn len(&self) -> usize {
+        self.state().by_job.values().map(Vec::len).sum()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code of the application runs while the lock is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut state = self.waiters.state();
+        let Some(waiters) = state.by_job.get_mut(&self.job) else {
+            return;
+        };
+        waiters.retain(|waiter| waiter.id != self.id);
+        if waiters.is_empty() {
+            state.by_job.remove(&self.job);
+        }
+    }
+}
+
+/// Tells this process that an entry has changed. A [`WatchStore`](super::WatchStore) calls it.
+#[derive(Clone)]
+pub struct Wake(pub(super) Arc<Waiters>);
+
+impl Wake {
+    /// Says that the store can hear changes from now on. What was missed before is read.
+    pub fn connected(&self) {
+        self.0.read_all();
+    }
+
+    /// Says that the entry of this job has changed. Unknown jobs are ignored.
+    pub fn job(&self, job: &JobGuid) {
+        self.0.read(job);
+    }
+}
+
+impl fmt::Debug for Wake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wake").finish_non_exhaustive()
+    }
+}

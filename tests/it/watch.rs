@@ -1,0 +1,9 @@
+//! Expecting jobs, hearing of them, and reading those of which nothing was heard.
+
+use mx_job_webhook::testing::check_watch_store;
+use mx_job_webhook::watch::MemoryWatchStore;
+
+#[tokio::test(start_paused = true)]
+async fn the_store_in_memory_keeps_the_contract() {
+    check_watch_store(MemoryWatchStore::new()).await;
+}
