@@ -23,7 +23,7 @@ enum Bar {
     More(f64),
 }
 
-const BARS: [(&str, &str, &str, Bar); 12] = [
+const BARS: [(&str, &str, &str, Bar); 13] = [
     (
         "decode the sample, to a struct of Strings",
         "decode.sample",
@@ -83,6 +83,12 @@ const BARS: [(&str, &str, &str, Bar); 12] = [
         "deliver.with_the_memory_ledger",
         "deliver.around_the_router",
         Bar::More(2_000.0),
+    ),
+    (
+        "an event that nobody expects, watch in memory",
+        "deliver.with_a_watch",
+        "deliver.around_the_router",
+        Bar::More(700.0),
     ),
     (
         "not ours, layer around the router",

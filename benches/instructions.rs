@@ -81,6 +81,7 @@ const NOT_OURS: [fn() -> Request<Body>; 2] = [not_ours, not_ours];
 #[bench::around_the_router(second(mounts::around_the_router(), OURS))]
 #[bench::with_the_memory_ledger(second(mounts::with_the_memory_ledger(), OURS))]
 #[bench::a_duplicate(second(mounts::with_the_memory_ledger(), TWICE))]
+#[bench::with_a_watch(second(mounts::with_a_watch(), OURS))]
 #[bench::router_layer(second(mounts::router_layer(), OURS))]
 #[bench::route_service(second(mounts::route_service(), OURS))]
 #[bench::extractor(second(mounts::extractor(), OURS))]

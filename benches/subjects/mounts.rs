@@ -13,6 +13,7 @@ use http::{Request, Response, StatusCode};
 use mx_job_webhook::dedupe::Dedupe;
 use mx_job_webhook::ledger::MemoryLedger;
 use mx_job_webhook::mount::{JobWebhookLayer, JobWebhookService};
+use mx_job_webhook::watch::{JobWatch, MemoryWatchStore, Watch};
 use mx_job_webhook::{Background, Credentials, DedupeLayer, JobEvent, JobRouter, JobWebhook};
 use tower::layer::util::Identity;
 use tower::{Layer as _, Service};
@@ -45,6 +46,19 @@ pub(crate) fn around_the_router() -> JobWebhookService<Router, JobRouter> {
 pub(crate) fn with_the_memory_ledger() -> JobWebhookService<Router, Dedupe<JobRouter, MemoryLedger>>
 {
     let jobs = DedupeLayer::new(MemoryLedger::new()).layer(jobs());
+    JobWebhook::new(credentials(), jobs)
+        .at(PATH)
+        .layer(own_routes())
+}
+
+/// The layer with a watch that expects a hundred other jobs.
+pub(crate) fn with_a_watch() -> JobWebhookService<Router, Watch<JobRouter>> {
+    let watch = JobWatch::new(MemoryWatchStore::new());
+    for number in 0..100 {
+        let guid = format!("JOB-{number}-e5b8-0680-3427-39556fa93c6e");
+        drop(now(watch.expect(&guid.parse().unwrap())).unwrap());
+    }
+    let jobs = watch.layer().layer(jobs());
     JobWebhook::new(credentials(), jobs)
         .at(PATH)
         .layer(own_routes())

@@ -12,7 +12,7 @@ use tower::BoxError;
 use super::boxed::{Answer, DynStore};
 use super::entry::{Change, Entry, Seen};
 use super::expected::Expected;
-use super::heard::Heard;
+use super::heard::{Heard, SettledEvent};
 use super::layer::WatchLayer;
 use super::listening::Listening;
 use super::store::{Replaced, Stored, Update, WatchStore};
@@ -20,7 +20,7 @@ use super::waiters::Waiters;
 use crate::error::{Error, ErrorKind};
 use crate::job::JobGuid;
 use crate::ledger::EventName;
-use crate::util::catch_panic::{CatchPanic, Panicked};
+use crate::util::catch_panic::{CatchPanic, Panicked, catch};
 use crate::util::deadline::{Deadline, Timeout};
 
 /// How long to wait for a webhook by default, before the failsafe reads the job.
@@ -206,13 +206,19 @@ impl JobWatch {
         Ok(Expected::new(self.clone(), job.clone(), after, heard))
     }
 
-    /// Records an event that is settled.
-    pub(super) async fn hear(&self, heard: Heard) -> Result<(), Error> {
-        let Some(heard) = self.shared.store.record_unexpected(heard, self.look_back) else {
-            return Ok(());
-        };
+    /// Records a settled event of a job that nobody expects. Returns the event if somebody may.
+    pub(super) fn record_unexpected(
+        &self,
+        event: SettledEvent,
+    ) -> Result<Option<SettledEvent>, Error> {
+        catch(|| self.shared.store.record_unexpected(event, self.look_back))
+            .map_err(|Panicked| unavailable("the store panicked"))
+    }
+
+    /// Records a settled event.
+    pub(super) async fn hear(&self, heard: &Heard) -> Result<(), Error> {
         let job = heard.name.guid().clone();
-        let hear = |entry: &Entry| entry.hear(&heard, self.look_back);
+        let hear = |entry: &Entry| entry.hear(heard, self.look_back);
         let (_, change) = self.change(&job, None, hear).await?;
         if let Some(waited) = change.and_then(|change| change.waited) {
             crate::observe::heard_after(&heard.job.status, waited);
@@ -316,7 +322,7 @@ impl JobWatch {
     }
 }
 
-fn unavailable(error: impl Into<BoxError>) -> Error {
+pub(super) fn unavailable(error: impl Into<BoxError>) -> Error {
     Error::with_source(ErrorKind::WatchUnavailable, error.into())
 }
 

@@ -1,13 +1,15 @@
 //! The layer that hears of events.
 
 use std::fmt;
-use std::task::{Context, Poll};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
+use pin_project_lite::pin_project;
 use tower::{BoxError, Layer, Service};
 
-use super::heard::Heard;
-use super::job_watch::JobWatch;
-use crate::callback::{JobFuture, call, poll_ready};
+use super::heard::SettledEvent;
+use super::job_watch::{JobWatch, unavailable};
+use crate::callback::{JobFuture, poll_ready};
 use crate::error::{Error, Receipt};
 use crate::event::JobEvent;
 
@@ -48,30 +50,95 @@ where
     S: Service<JobEvent>,
     S::Response: Into<Receipt>,
     S::Error: Into<BoxError>,
-    S::Future: Send + 'static,
 {
     type Response = Receipt;
     type Error = Error;
-    type Future = JobFuture;
+    type Future = WatchFuture<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
         poll_ready(&mut self.inner, context)
     }
 
-    fn call(&mut self, event: JobEvent) -> JobFuture {
-        let heard = Heard::of(&event);
-        let calling = call(&mut self.inner, event);
-        let Some(heard) = heard else {
-            return JobFuture::new(calling);
-        };
-        let watch = self.watch.clone();
-        JobFuture::new(async move {
-            let receipt = calling.await?;
-            if is_settled(receipt) {
-                watch.hear(heard).await?;
+    fn call(&mut self, event: JobEvent) -> Self::Future {
+        let settled = SettledEvent::of(&event).map(|settled| (self.watch.clone(), settled));
+        WatchFuture {
+            step: Step::Calling {
+                calling: self.inner.call(event),
+                settled,
+            },
+        }
+    }
+}
+
+pin_project! {
+    /// The response future of [`Watch`].
+    ///
+    /// It is ready when the service within has answered, and the event is recorded if that has settled
+    /// it.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct WatchFuture<F> {
+        #[pin]
+        step: Step<F>,
+    }
+}
+
+pin_project! {
+    #[project = StepProjection]
+    enum Step<F> {
+        Calling {
+            #[pin]
+            calling: F,
+            // `None` if nobody waits for events with this status.
+            settled: Option<(JobWatch, SettledEvent)>,
+        },
+        // Boxed, because most events are of jobs that nobody expects.
+        Hearing { hearing: JobFuture },
+    }
+}
+
+impl<F, R, E> Future for WatchFuture<F>
+where
+    F: Future<Output = Result<R, E>>,
+    R: Into<Receipt>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Receipt, Error>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut step = self.project().step;
+        let hearing = match step.as_mut().project() {
+            StepProjection::Hearing { hearing } => return Pin::new(hearing).poll(context),
+            StepProjection::Calling { calling, settled } => {
+                let outcome = ready!(calling.poll(context));
+                let receipt = outcome.map_err(|error| Error::from(error.into()))?.into();
+                let settled = settled.take().filter(|_| is_settled(receipt));
+                let Some((watch, settled)) = settled else {
+                    return Poll::Ready(Ok(receipt));
+                };
+                let Some(settled) = watch.record_unexpected(settled)? else {
+                    return Poll::Ready(Ok(receipt));
+                };
+                JobFuture::new(hear(watch, settled, receipt))
             }
-            Ok(receipt)
-        })
+        };
+        step.set(Step::Hearing { hearing });
+        match step.project() {
+            StepProjection::Hearing { hearing } => Pin::new(hearing).poll(context),
+            StepProjection::Calling { .. } => unreachable!("it was just set"),
+        }
+    }
+}
+
+async fn hear(watch: JobWatch, settled: SettledEvent, receipt: Receipt) -> Result<Receipt, Error> {
+    let heard = settled.heard();
+    let heard = heard.ok_or_else(|| unavailable("the body cannot be decoded again"))?;
+    watch.hear(&heard).await?;
+    Ok(receipt)
+}
+
+impl<F> fmt::Debug for WatchFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WatchFuture").finish_non_exhaustive()
     }
 }
 

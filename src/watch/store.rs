@@ -6,7 +6,7 @@ use std::time::Duration;
 use tower::BoxError;
 
 use super::entry::{Due, Entry};
-use super::heard::Heard;
+use super::heard::SettledEvent;
 use super::waiters::Wake;
 use crate::job::JobGuid;
 
@@ -91,9 +91,9 @@ pub trait WatchStore: Send + Sync + 'static {
     ///
     /// Returns the event if the job may be expected, or if the store cannot do this. It is then
     /// recorded by [`replace`](Self::replace). This is a shortcut; the default returns the event.
-    fn record_unexpected(&self, heard: Heard, look_back: Duration) -> Option<Heard> {
+    fn record_unexpected(&self, event: SettledEvent, look_back: Duration) -> Option<SettledEvent> {
         let _ = look_back;
-        Some(heard)
+        Some(event)
     }
 }
 
@@ -176,7 +176,7 @@ impl<S: WatchStore> WatchStore for Arc<S> {
         S::listen(self, wake)
     }
 
-    fn record_unexpected(&self, heard: Heard, look_back: Duration) -> Option<Heard> {
-        S::record_unexpected(self, heard, look_back)
+    fn record_unexpected(&self, event: SettledEvent, look_back: Duration) -> Option<SettledEvent> {
+        S::record_unexpected(self, event, look_back)
     }
 }

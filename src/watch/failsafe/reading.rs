@@ -118,7 +118,7 @@ impl<J: JobService> Reading<J> {
         };
         if let Some(heard) = heard {
             // The layer has heard it, if `jobs` has one. To hear it again changes nothing.
-            match settings.watch.hear(heard).await {
+            match settings.watch.hear(&heard).await {
                 Ok(()) => found.is_heard = true,
                 Err(error) => found.error = Some(error.into()),
             }

@@ -8,7 +8,7 @@ use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::heard::Heard;
+use super::heard::SettledEvent;
 use super::store::{Counts, Replaced, Stored, Update, WatchStore};
 use super::waiters::Wake;
 use crate::job::JobGuid;
@@ -26,6 +26,8 @@ const RECENT: usize = 16_384;
 /// By default 100,000 jobs can be expected at a time. Beyond that, `expect` is an error; no
 /// expectation is forgotten. Of events that nobody expects, it keeps the last 16,384, for as long as
 /// the watch looks back. A restart forgets everything.
+///
+/// Their bodies take at most 16 MiB.
 ///
 /// Clones share the store.
 #[derive(Clone)]
@@ -134,10 +136,10 @@ impl WatchStore for MemoryWatchStore {
         pending().await
     }
 
-    fn record_unexpected(&self, heard: Heard, look_back: Duration) -> Option<Heard> {
+    fn record_unexpected(&self, event: SettledEvent, look_back: Duration) -> Option<SettledEvent> {
         let now = Instant::now();
         self.state()
-            .record_unexpected(heard, now, look_back, self.recent)
+            .record_unexpected(event, now, look_back, self.recent)
     }
 }
 

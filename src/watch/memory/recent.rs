@@ -1,45 +1,74 @@
 //! Events of jobs that nobody expects, for the time that a watch looks back.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 
 use crate::job::JobGuid;
 use crate::util::deadline::Instant;
 use crate::watch::entry::Entry;
-use crate::watch::heard::Heard;
+use crate::watch::heard::SettledEvent;
+
+/// How many bytes the bodies may take together.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// The last events, in the order in which they were heard.
 ///
-/// To record one takes no look-up, because every delivery of a job that nobody expects pays for it.
-/// To find one takes a scan, which only `expect` pays for.
+/// To record one takes no look-up and no decoding, because every delivery of a job that nobody
+/// expects pays for it. To find one takes a scan, which only `expect` pays for.
 #[derive(Default)]
 pub(super) struct Recent {
-    keys: VecDeque<u64>,
     events: VecDeque<Event>,
+    bytes: usize,
 }
 
 struct Event {
-    heard: Heard,
+    event: SettledEvent,
     at: Instant,
     look_back: Duration,
 }
 
+impl Event {
+    fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.at)
+    }
+}
+
 impl Recent {
-    pub(super) fn push(&mut self, heard: Heard, at: Instant, look_back: Duration, limit: usize) {
-        // Two, so that it shrinks too.
-        for _ in 0..2 {
-            let is_over = |event: &Event| at.saturating_duration_since(event.at) >= event.look_back;
-            if self.events.len() >= limit.max(1) || self.events.front().is_some_and(is_over) {
-                self.events.pop_front();
-                self.keys.pop_front();
-            }
+    pub(super) fn push(
+        &mut self,
+        event: SettledEvent,
+        at: Instant,
+        look_back: Duration,
+        limit: usize,
+    ) {
+        let is_full = self.events.len() >= limit || self.bytes > MAX_BYTES;
+        // Ages are looked at now and then.
+        if is_full || self.events.len() % 16 == 0 {
+            self.forget(at, limit);
         }
-        self.keys.push_back(key(heard.name().guid()));
+        self.bytes += event.size();
         self.events.push_back(Event {
-            heard,
+            event,
             at,
             look_back,
         });
+    }
+
+    /// Forgets what is too old or too much; a part of it, so that no delivery pays for all.
+    #[cold]
+    fn forget(&mut self, now: Instant, limit: usize) {
+        for _ in 0..32 {
+            let Some(oldest) = self.events.front() else {
+                break;
+            };
+            let is_full = self.events.len() >= limit || self.bytes > MAX_BYTES;
+            if !is_full && oldest.age(now) < oldest.look_back {
+                break;
+            }
+            self.bytes -= oldest.event.size();
+            self.events.pop_front();
+        }
     }
 
     /// Returns an entry of the events of a job, when it was stored, and when it expires.
@@ -48,67 +77,69 @@ impl Recent {
         job: &JobGuid,
         now: Instant,
     ) -> Option<(Entry, Instant, Instant)> {
-        let key = key(job);
+        let key = SettledEvent::key_of(job);
         let mut found: Option<(Entry, Instant, Instant)> = None;
-        let positions = self
-            .keys
-            .iter()
-            .enumerate()
-            .filter(|(_, other)| **other == key);
-        for (position, _) in positions {
-            let event = &self.events[position];
-            let age = now.saturating_duration_since(event.at);
-            if event.heard.name().guid() != job || age >= event.look_back {
+        for event in self.events.iter().filter(|event| event.event.key() == key) {
+            let Some(heard) = event.event.heard() else {
+                continue;
+            };
+            if heard.guid != *job || event.age(now) >= event.look_back {
                 continue;
             }
             let before = match found.take() {
                 Some((entry, at, _)) => entry.aged(event.at.saturating_duration_since(at)),
                 None => Entry::default(),
             };
-            let expires = event.at + event.look_back;
-            let heard = before.hear(&event.heard, event.look_back);
-            let entry = heard.map_or(before, |change| change.entry);
-            found = Some((entry, event.at, expires));
+            let entry = match before.hear(&heard, event.look_back) {
+                Some(change) => change.entry,
+                None => before,
+            };
+            found = Some((entry, event.at, event.at + event.look_back));
         }
         found
     }
 }
 
-/// Counts jobs by a part of their key, to answer most look-ups without hashing a guid.
-pub(super) struct Presence(Vec<u32>);
-
-const PARTS: usize = 4096;
-
-impl Default for Presence {
-    fn default() -> Self {
-        Self(vec![0; PARTS])
-    }
-}
+/// Counts jobs by their keys, so that most look-ups need not hash a guid.
+#[derive(Default)]
+pub(super) struct Presence(HashMap<u64, u32, BuildHasherDefault<KeyHasher>>);
 
 impl Presence {
-    pub(super) fn may_contain(&self, job: &JobGuid) -> bool {
-        self.0[part(job)] > 0
+    pub(super) fn may_contain(&self, key: u64) -> bool {
+        self.0.contains_key(&key)
     }
 
     pub(super) fn add(&mut self, job: &JobGuid) {
-        self.0[part(job)] += 1;
+        *self.0.entry(SettledEvent::key_of(job)).or_default() += 1;
     }
 
     pub(super) fn remove(&mut self, job: &JobGuid) {
-        self.0[part(job)] -= 1;
+        let key = SettledEvent::key_of(job);
+        if let Some(count) = self.0.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(&key);
+            }
+        }
     }
 }
 
-fn part(job: &JobGuid) -> usize {
-    // The upper bits of a product depend on all bits of the key.
-    (key(job).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) as usize
-}
+/// Takes a key as its own hash: all its bits depend on all of the guid.
+#[derive(Default)]
+struct KeyHasher(u64);
 
-/// Returns the last eight bytes of a guid, which for MX's are random.
-fn key(job: &JobGuid) -> u64 {
-    let text = job.as_str().as_bytes();
-    match text.last_chunk() {
-        Some(last) => u64::from_le_bytes(*last),
-        None => text.iter().fold(0, |key, byte| key << 8 | u64::from(*byte)),
+impl Hasher for KeyHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0 << 8 | u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }

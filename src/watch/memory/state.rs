@@ -9,7 +9,7 @@ use super::recent::{Presence, Recent};
 use crate::job::JobGuid;
 use crate::util::deadline::Instant;
 use crate::watch::entry::{Due, Entry};
-use crate::watch::heard::Heard;
+use crate::watch::heard::SettledEvent;
 use crate::watch::store::{Counts, Stored, Update};
 use crate::watch::waiters::Wake;
 
@@ -175,17 +175,15 @@ impl State {
 
     pub(super) fn record_unexpected(
         &mut self,
-        heard: Heard,
+        event: SettledEvent,
         now: Instant,
         look_back: Duration,
         limit: usize,
-    ) -> Option<Heard> {
-        if self.presence.may_contain(heard.name().guid())
-            && self.slots.contains_key(heard.name().guid())
-        {
-            return Some(heard);
+    ) -> Option<SettledEvent> {
+        if self.presence.may_contain(event.key()) {
+            return Some(event);
         }
-        self.recent.push(heard, now, look_back, limit);
+        self.recent.push(event, now, look_back, limit);
         None
     }
 
