@@ -76,6 +76,8 @@ pub enum Answer {
     TimedOut,
     /// The service failed, as if the connection broke. This is its error, as printed.
     Failed(String),
+    /// The delivery was lost, with all its attempts: see [`Mx::with_losses`](super::Mx::with_losses).
+    Lost,
 }
 
 impl Answer {
@@ -98,6 +100,7 @@ impl fmt::Display for Answer {
             Self::Status(status) => write!(f, "{}", status.as_u16()),
             Self::TimedOut => f.write_str("no answer in time"),
             Self::Failed(error) => write!(f, "failed: {error}"),
+            Self::Lost => f.write_str("lost"),
         }
     }
 }

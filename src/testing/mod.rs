@@ -15,7 +15,7 @@ mod watch;
 
 pub use attempt::{Answer, Attempt};
 pub use ledger::check_ledger;
-pub use mx::Mx;
+pub use mx::{Mx, MxJobs, NoSuchJob};
 pub use sample::Sample;
 pub use transcript::Transcript;
 pub use watch::check_watch_store;

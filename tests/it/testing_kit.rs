@@ -11,10 +11,10 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Full};
-use mx_job_webhook::ledger::MemoryLedger;
+use mx_job_webhook::ledger::{EventName, MemoryLedger};
 use mx_job_webhook::testing::{Answer, Mx, Sample, Transcript};
 use mx_job_webhook::{
-    Credentials, DedupeLayer, ErrorKind, JobEvent, JobRouter, JobWebhook, Status,
+    Credentials, DedupeLayer, ErrorKind, Job, JobEvent, JobRouter, JobWebhook, Status,
 };
 use tower::util::BoxCloneService;
 use tower::{Layer as _, service_fn};
@@ -537,4 +537,52 @@ fn credentials_and_headers_that_cannot_be_sent_panic() {
     for mistake in mistakes {
         assert!(std::panic::catch_unwind(mistake).is_err());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_sample_never_arrives_but_the_job_can_be_read() {
+    let log = Log::default();
+    let seen = log.clone();
+    let jobs = JobRouter::new().on_completed(move |event| {
+        seen.push(event.guid.to_string());
+        async {}
+    });
+    let samples: Vec<_> = (1..=100)
+        .map(|number| Sample::completed().numbered(number))
+        .collect();
+    let mx = mx().with_losses(0.3, 7);
+    let transcript = mx.deliver(endpoint(jobs.clone()), samples.clone()).await;
+    let lost = transcript
+        .answers()
+        .iter()
+        .filter(|answer| **answer == Answer::Lost)
+        .count();
+    assert!((15..45).contains(&lost), "{lost}");
+    assert_eq!(transcript.attempts().len(), 100, "nothing is retried");
+    assert_eq!(log.entries().len(), 100 - lost);
+    assert!(!transcript.all_acknowledged());
+    // The same samples are lost again.
+    let again = mx.clone().deliver(endpoint(jobs), samples.clone()).await;
+    assert_eq!(again.answers(), transcript.answers());
+    for sample in &samples {
+        let sent = sample.event().unwrap();
+        let read = mx.jobs().read(&sent.guid).await.unwrap();
+        let read = JobEvent::decode(read).unwrap();
+        assert_eq!(EventName::of(&read), EventName::of(&sent), "one event");
+        assert_eq!(
+            (&read.user_id, &read.member_guid),
+            (&None, &sent.member_guid)
+        );
+    }
+    let unknown = mx.jobs().read(&"JOB-0".parse().unwrap()).await;
+    assert_eq!(unknown.unwrap_err().to_string(), "there is no such job");
+    mx.jobs().set(&Sample::new(Status::Received));
+    let read = mx
+        .jobs()
+        .read(&Sample::completed().event().unwrap().guid)
+        .await;
+    assert_eq!(
+        Job::decode(&read.unwrap()).unwrap().status,
+        Status::Received
+    );
 }

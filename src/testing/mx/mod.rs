@@ -1,5 +1,6 @@
 //! A stand-in for MX.
 
+mod jobs;
 mod request;
 mod send;
 mod settings;
@@ -14,6 +15,7 @@ use http_body_util::Full;
 use tower::{BoxError, Service};
 
 use super::{Sample, Transcript};
+pub use jobs::{MxJobs, NoSuchJob};
 
 /// A stand-in for MX, which delivers to an application as MX does.
 ///
@@ -60,6 +62,8 @@ pub struct Mx<B = Full<Bytes>> {
     retries: u32,
     duplicates: u32,
     reordering: Option<u64>,
+    losses: Option<Losses>,
+    jobs: MxJobs,
     body: PhantomData<fn() -> B>,
 }
 
@@ -83,8 +87,27 @@ impl Mx {
             retries: 12,
             duplicates: 0,
             reordering: None,
+            losses: None,
+            jobs: MxJobs::default(),
             body: PhantomData,
         }
+    }
+}
+
+/// The deliveries that are lost.
+#[derive(Clone, Copy, Debug)]
+struct Losses {
+    share: f64,
+    seed: u64,
+}
+
+impl<B> Mx<B> {
+    /// Returns the jobs whose samples it sends, as *Read job* of MX's API shows them.
+    ///
+    /// Clones of this `Mx` share them.
+    #[must_use]
+    pub fn jobs(&self) -> MxJobs {
+        self.jobs.clone()
     }
 }
 
@@ -119,6 +142,7 @@ impl<B> Clone for Mx<B> {
         Self {
             uri: self.uri.clone(),
             headers: self.headers.clone(),
+            jobs: self.jobs.clone(),
             body: PhantomData,
             ..*self
         }
@@ -134,6 +158,7 @@ impl<B> fmt::Debug for Mx<B> {
             .field("retries", &self.retries)
             .field("duplicates", &self.duplicates)
             .field("reordering", &self.reordering)
+            .field("losses", &self.losses)
             .finish_non_exhaustive()
     }
 }

@@ -11,7 +11,7 @@ use http::{Request, Response};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tower::{BoxError, Service};
 
-use super::Mx;
+use super::{Losses, Mx};
 use crate::error::Error;
 use crate::testing::{Answer, Attempt, Sample, Transcript};
 
@@ -27,8 +27,15 @@ where
     let start = Instant::now();
     let mut send_at = start;
     let mut deliveries = FuturesUnordered::new();
+    let lost = lost(mx, samples.len());
     for index in order(mx, samples.len()) {
-        deliveries.push(deliver_one(mx, &app, &samples[index], start, send_at));
+        let delivery = Delivery {
+            sample: &samples[index],
+            is_lost: lost[index],
+            start,
+            send_at,
+        };
+        deliveries.push(deliver_one(mx, &app, delivery));
         send_at += mx.interval;
     }
     let mut attempts = Vec::new();
@@ -53,20 +60,41 @@ fn order<B>(mx: &Mx<B>, samples: usize) -> Vec<usize> {
     order
 }
 
-/// Sends one sample until it is answered 2xx or given up.
-async fn deliver_one<B, S, R>(
-    mx: &Mx<B>,
-    app: &S,
-    sample: &Sample,
+/// Returns for each sample whether it is lost.
+fn lost<B>(mx: &Mx<B>, samples: usize) -> Vec<bool> {
+    let Some(Losses { share, seed }) = mx.losses else {
+        return vec![false; samples];
+    };
+    let mut random = Rng::with_seed(seed);
+    (0..samples).map(|_| random.f64() < share).collect()
+}
+
+struct Delivery<'a> {
+    sample: &'a Sample,
+    is_lost: bool,
     start: Instant,
     send_at: Instant,
-) -> Vec<Attempt>
+}
+
+/// Sends one sample until it is answered 2xx or given up.
+async fn deliver_one<B, S, R>(mx: &Mx<B>, app: &S, delivery: Delivery<'_>) -> Vec<Attempt>
 where
     B: From<Bytes>,
     S: Service<Request<B>, Response = Response<R>> + Clone,
     S::Error: Into<BoxError>,
 {
+    let Delivery {
+        sample,
+        is_lost,
+        start,
+        send_at,
+    } = delivery;
     sleep_until(send_at).await;
+    mx.jobs.set(sample);
+    if is_lost {
+        let (sample, sent_at) = (sample.clone(), start.elapsed());
+        return vec![Attempt::new(sample, 1, sent_at, Answer::Lost, None)];
+    }
     let mut attempts = Vec::new();
     let mut next_wait = FIRST_WAIT;
     for number in 1..=mx.retries.saturating_add(1) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Mx;
+use super::{Losses, Mx};
 
 /// Settings.
 impl<B> Mx<B> {
@@ -57,6 +57,22 @@ impl<B> Mx<B> {
         self
     }
 
+    /// Sets the share of samples that are lost altogether: none of their attempts arrives.
+    ///
+    /// Defaults to 0. The same seed loses the same samples. A lost delivery has one attempt in the transcript,
+    /// whose answer is [`Answer::Lost`](crate::testing::Answer::Lost).
+    ///
+    /// # Panics
+    ///
+    /// If the share is not between 0 and 1.
+    #[must_use]
+    #[track_caller]
+    pub fn with_losses(mut self, share: f64, seed: u64) -> Self {
+        assert!((0.0..=1.0).contains(&share), "a share is between 0 and 1");
+        self.losses = Some(Losses { share, seed });
+        self
+    }
+
     /// Sets the type of the requests' bodies, for services that take one type only.
     #[must_use]
     pub fn with_body_type<Body: From<Bytes>>(self) -> Mx<Body> {
@@ -68,6 +84,8 @@ impl<B> Mx<B> {
             retries: self.retries,
             duplicates: self.duplicates,
             reordering: self.reordering,
+            losses: self.losses,
+            jobs: self.jobs,
             body: PhantomData,
         }
     }
