@@ -97,3 +97,25 @@ fn a_callback_outlives_its_sender_and_the_signal_that_stops_the_server() {
         scope.spawn(|| outlives("INT"));
     });
 }
+
+#[test]
+fn a_handler_hears_of_its_job_with_webhooks_and_without() {
+    let connects = |webhooks, source| {
+        let mut command = example("await_job");
+        command.env("WEBHOOKS", webhooks);
+        let (mut process, printed) = Process::serve(command);
+        let pasted = run(Command::new("sh").args(["-c", printed.last().unwrap()]));
+        let (head, body) = text(&pasted.stdout).split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        assert_eq!(body, "connected\n");
+        assert_eq!(
+            process.line(),
+            format!("{source}: read the accounts of JOB-1")
+        );
+        assert!(process.stop("INT").success());
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| connects("arrive", "Webhook"));
+        scope.spawn(|| connects("lost", "Failsafe"));
+    });
+}

@@ -1,6 +1,8 @@
 //! The sources of the examples, so that their tests run here.
 #![allow(dead_code, reason = "tests do not call their `main`")]
 
+#[path = "../../await_job.rs"]
+mod await_job;
 #[path = "../../axum_around.rs"]
 mod axum_around;
 #[path = "../../axum_extractor.rs"]
