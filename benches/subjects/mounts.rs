@@ -52,6 +52,7 @@ pub(crate) fn with_the_memory_ledger() -> JobWebhookService<Router, Dedupe<JobRo
 }
 
 /// The layer with a watch that expects a hundred other jobs.
+#[allow(dead_code, reason = "only instructions are counted of it")]
 pub(crate) fn with_a_watch() -> JobWebhookService<Router, Watch<JobRouter>> {
     let watch = JobWatch::new(MemoryWatchStore::new());
     for number in 0..100 {

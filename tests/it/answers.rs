@@ -157,6 +157,15 @@ fn ledger_and_background_rows() -> Vec<Row> {
         .because(ErrorKind::InFlight)
         .header(retry.0, retry.1),
         unavailable(row("the claim fails", behind(Err("down")), sample, 503)),
+        #[cfg(feature = "tokio")]
+        row(
+            "the store of expected jobs is down",
+            watched::jobs_of_a_store_that_is_down(),
+            sample,
+            503,
+        )
+        .because(ErrorKind::WatchUnavailable)
+        .header(retry.0, retry.1),
         unavailable(row("the commit fails", commits(Err("down")), sample, 503)),
         row("settled", commits(Ok(Commit::Settled)), sample, 204),
         row(
@@ -546,5 +555,54 @@ async fn credentials_are_checked_before_the_type_and_the_type_before_the_size() 
             let (head, _) = send(app, request).await;
             assert_eq!(head.status.as_u16(), status, "{name} ({mount})");
         }
+    }
+}
+
+#[cfg(feature = "tokio")]
+mod watched {
+    use mx_job_webhook::job::JobGuid;
+    use mx_job_webhook::watch::{Counts, JobWatch, Replaced, Stored, Update, Wake, WatchStore};
+
+    use super::*;
+
+    /// A store that cannot be reached.
+    struct DownStore;
+
+    impl WatchStore for DownStore {
+        type Error = &'static str;
+
+        async fn load(&self, _: &[JobGuid]) -> Result<Vec<(JobGuid, Stored)>, Self::Error> {
+            Err("down")
+        }
+
+        async fn replace(
+            &self,
+            _: &JobGuid,
+            _: Option<u64>,
+            _: Update<'_>,
+        ) -> Result<Replaced, Self::Error> {
+            Err("down")
+        }
+
+        async fn claim_due(
+            &self,
+            _: usize,
+            _: Duration,
+        ) -> Result<Vec<(JobGuid, Stored)>, Self::Error> {
+            Err("down")
+        }
+
+        async fn count(&self) -> Result<Counts, Self::Error> {
+            Err("down")
+        }
+
+        async fn listen(&self, _: Wake) -> Result<(), Self::Error> {
+            Err("down")
+        }
+    }
+
+    pub(super) fn jobs_of_a_store_that_is_down() -> Jobs {
+        let router = JobRouter::new().on_completed(|_| async {});
+        jobs(JobWatch::new(DownStore).layer().layer(router))
     }
 }

@@ -25,10 +25,12 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use mx_job_webhook::callback::JobService;
 use mx_job_webhook::ledger::MemoryLedger;
+use mx_job_webhook::watch::{JobWatch, MemoryWatchStore};
 use mx_job_webhook::{Credentials, DedupeLayer, JobRouter, JobWebhook};
 use tokio::net::TcpListener;
-use tower::Layer as _;
+use tower::ServiceBuilder;
 
 /// Buckets in seconds: OpenTelemetry's for HTTP, and two for callbacks that take longer.
 const BUCKETS: [f64; 16] = [
@@ -37,16 +39,23 @@ const BUCKETS: [f64; 16] = [
 
 /// Without buckets the exporter makes a summary, which queries cannot add up over replicas.
 fn prometheus() -> Result<PrometheusBuilder, BuildError> {
-    let callbacks = Matcher::Full("mx_job_webhook_callback_duration_seconds".to_owned());
-    PrometheusBuilder::new().set_buckets_for_metric(callbacks, &BUCKETS)
+    let durations = Matcher::Suffix("_duration_seconds".to_owned());
+    PrometheusBuilder::new().set_buckets_for_metric(durations, &BUCKETS)
+}
+
+/// The callbacks, within the layers that deduplicate and that hear of expected jobs.
+fn jobs_of(watch: &JobWatch, jobs: JobRouter) -> impl JobService {
+    ServiceBuilder::new()
+        .layer(watch.layer())
+        .layer(DedupeLayer::new(MemoryLedger::new()))
+        .service(jobs)
 }
 
 /// The application. In production, serve `/metrics` on a port that the internet does not reach.
-fn app(credentials: Credentials, jobs: JobRouter, prometheus: PrometheusHandle) -> Router {
-    let once = DedupeLayer::new(MemoryLedger::new()).layer(jobs);
+fn app(credentials: Credentials, jobs: impl JobService, prometheus: PrometheusHandle) -> Router {
     Router::new()
         .route("/metrics", get(move || async move { prometheus.render() }))
-        .layer(JobWebhook::new(credentials, once).at("/admin/webhooks"))
+        .layer(JobWebhook::new(credentials, jobs).at("/admin/webhooks"))
 }
 
 #[tokio::main]
@@ -67,7 +76,12 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let jobs = JobRouter::new().on_completed(|event| async move {
         println!("read the accounts of {:?}", event.member_guid);
     });
-    let app = app(Credentials::basic("mx", "secret")?, jobs, handle.clone());
+    let watch = JobWatch::new(MemoryWatchStore::new());
+    let app = app(
+        Credentials::basic("mx", "secret")?,
+        jobs_of(&watch, jobs),
+        handle.clone(),
+    );
     // The exporter needs this call if its own server does not run: it drains the measurements.
     tokio::spawn(async move {
         let mut every = tokio::time::interval(Duration::from_secs(5));

@@ -1,11 +1,14 @@
 //! The queries of the dashboard match the metrics that the exporter prints.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use axum::body::Body;
 use http::Request;
 use mx_job_webhook::Permanent;
+use mx_job_webhook::watch::Failsafe;
 use serde_json::Value;
+use tokio::sync::Notify;
 use tower::ServiceExt as _;
 
 use super::*;
@@ -26,6 +29,21 @@ fn exposition() -> String {
                 .on_halted(|_| async { Err("the database is down") })
                 .on_denied(|_| async { Err(Permanent::new("no such user")) })
                 .on_dead_letter(|_| async {});
+            let watch = JobWatch::new(MemoryWatchStore::new()).with_patience(Duration::ZERO);
+            let jobs = jobs_of(&watch, jobs);
+            // The failsafe cannot read this job, and gives it up at once.
+            let given_up = Arc::new(Notify::new());
+            let told = given_up.clone();
+            let failsafe = Failsafe::new(&watch, jobs.clone(), |_| async {
+                Err::<Vec<u8>, _>("the API is down")
+            });
+            let failsafe = failsafe.with_limit(Duration::ZERO).on_given_up(move |_| {
+                told.notify_one();
+                async {}
+            });
+            drop(watch.expect(&"JOB-5".parse().unwrap()).await.unwrap());
+            failsafe.run_until(given_up.notified()).await;
+            drop(watch.expect(&"JOB-1".parse().unwrap()).await.unwrap());
             let app = app(Credentials::basic("mx", "secret").unwrap(), jobs, handle);
             for (body, status) in [
                 (job("JOB-1", "COMPLETED", 2), 204),
@@ -127,7 +145,11 @@ fn each_query_of_the_dashboard_matches_a_metric_of_the_exporter() {
         .filter(|name| name.starts_with("mx_job") && !asked.contains(*name));
     assert_eq!(
         unasked.copied().collect::<Vec<_>>(),
-        ["mx_job_webhook_callback_duration_seconds_sum"]
+        [
+            "mx_job_webhook_callback_duration_seconds_sum",
+            "mx_job_webhook_expected_duration_seconds_count",
+            "mx_job_webhook_expected_duration_seconds_sum",
+        ]
     );
 }
 
