@@ -27,9 +27,10 @@
 //! ```text
 //! Request ─▶ accept ─▶ authenticate ─▶ buffer ─▶ decode ─▶ Service<JobEvent> ─▶ respond ─▶ Response
 //!    │ not ours                                             │
-//!    ▼                                                      ├─ DedupeLayer (duplicates and stale events end here)
-//!  inner service, untouched                                 ├─ tower's own (concurrency_limit, load_shed, …)
-//!                                                           └─ JobRouter   (status ─▶ callback)
+//!    ▼                                                      ├─ WatchLayer  (who waits for the job hears of it)
+//!  inner service, untouched                                 ├─ DedupeLayer (duplicates and stale events end here)
+//!                                                           ├─ tower's own (concurrency_limit, load_shed, …)
+//!     read job ─▶ Failsafe ─▶ the same Service<JobEvent> ─▶ └─ JobRouter   (status ─▶ callback)
 //! ```
 //!
 //! # Guides
@@ -79,22 +80,24 @@
 //!    application's code blocks its thread.
 //! 4. **Every request is authenticated before its body is read**, and bodies are bounded. A panic
 //!    ends one delivery. New fields and statuses never fail decoding.
+//! 5. **An expected job is never forgotten**, with `JobWatch` and `Failsafe`: it ends in a webhook, in
+//!    a read of the job through the same callbacks, or in a hook that says that it was given up.
 //!
 //! # What does not happen
 //!
 //! - Nothing outside of `pipeline/respond.rs` chooses a status code.
 //! - Nothing reads a body before `pipeline/authenticate.rs` has accepted the request. The types hold
 //!   this: `buffer` takes only what was accepted, and `discard` only what was refused.
-//! - Nothing spawns a task except `background`, and the ledgers on Redis and `PostgreSQL` for their
-//!   connections.
+//! - Nothing spawns a task except `background`, `watch` for its listeners and reads, and the ledgers on
+//!   Redis and `PostgreSQL` for their connections.
 //! - Nothing prints a credential, a user's id or a body.
 //! - There is no `unsafe` code.
 //!
 //! # Features
 //!
 //! - `axum` (default): the extractor, and `IntoResponse` for [`Error`] and [`Receipt`].
-//! - `tokio` (default): timeouts, and callbacks that continue after the sender hangs up. Without it
-//!   the layer needs no runtime.
+//! - `tokio` (default): timeouts, callbacks that continue after the sender hangs up, and `watch`.
+//!   Without it the layer needs no runtime.
 //! - `redis`, `postgres`: ledgers that several [replicas](guide::replicas) share.
 //! - `tracing`, `metrics`: spans, logs and metrics of each delivery: see
 //!   [`observability`](guide::observability).

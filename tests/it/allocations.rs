@@ -187,3 +187,33 @@ fn a_hundred_thousand_events_take_less_than_twenty_megabytes() {
         info.bytes_max
     );
 }
+
+/// Ten thousand handlers wait, each for its own job, each in a task of its own.
+#[cfg(feature = "tokio")]
+#[test]
+fn ten_thousand_waiters_take_less_than_twenty_megabytes() {
+    use mx_job_webhook::watch::{JobWatch, MemoryWatchStore};
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let watch = JobWatch::new(MemoryWatchStore::new());
+    let mut expected = Vec::new();
+    for number in 0..10_000 {
+        let guid = format!("JOB-{number:08}-e5b8-0680-3427-39556fa93c6e");
+        expected.push(now(watch.expect(&guid.parse().unwrap())).unwrap());
+    }
+    let info = measure(|| {
+        runtime.block_on(async {
+            for expected in expected {
+                tokio::spawn(async move { expected.within(Duration::from_secs(60)).await });
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        });
+    });
+    assert!(format!("{watch:?}").contains("waiting: 10000"), "{watch:?}");
+    let bytes = info.bytes_current;
+    assert!((1_000_000..20_000_000).contains(&bytes), "{bytes}");
+}
