@@ -30,7 +30,8 @@ const DIAL_INTERVAL: Duration = Duration::from_millis(200);
 pub(super) const MASTER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The connection of [`RedisLedger::new`](crate::ledger::RedisLedger::new) and
-/// [`RedisLedger::from_sentinels`](crate::ledger::RedisLedger::from_sentinels).
+/// [`RedisLedger::from_sentinels`](crate::ledger::RedisLedger::from_sentinels), and of a
+/// [`RedisWatchStore`](crate::watch::RedisWatchStore) made in the same ways.
 ///
 /// Clones share one connection. It is replaced
 ///

@@ -20,7 +20,7 @@ use tower::{Layer as _, ServiceExt as _};
 
 use crate::engines::programs;
 use crate::engines::redis::{
-    PASSWORD, SENTINEL_PASSWORD, ask, cluster_with_replica, wait_until, watched,
+    PASSWORD, SENTINEL_PASSWORD, ask, cluster_with_replica, replicated, wait_until, watched,
 };
 use crate::proxy::{Network, Proxy};
 use crate::support::{LEASE, unique_id};
@@ -312,6 +312,7 @@ async fn a_lost_notification_only_delays() {
 
     // The connections exist, and no data passes.
     subscribers(&server, 1).await;
+    let connections = proxy.connections();
     let took = heard_after(&here, &there, async {
         sleep(Duration::from_millis(100)).await;
         proxy.stall_existing();
@@ -319,11 +320,35 @@ async fn a_lost_notification_only_delays() {
     .await;
     println!("Redis, the subscription stalls: heard after {took:.2?}");
     assert!(took < Duration::from_secs(7), "{took:?}");
-    // It is noticed, and the next change wakes again. The server may still have the stalled one.
-    let patience = Instant::now() + Duration::from_secs(30);
-    while heard_after(&here, &there, sleep(Duration::from_millis(50))).await > AT_ONCE {
+    // One new connection for calls, and one that subscribes.
+    let patience = Instant::now() + PATIENCE;
+    while proxy.connections() < connections + 2 {
         assert!(Instant::now() < patience, "the subscription is not renewed");
+        sleep(Duration::from_millis(100)).await;
     }
+    for _ in 0..3 {
+        let took = heard_after(&here, &there, sleep(Duration::from_millis(300))).await;
+        assert!(took < AT_ONCE, "{took:?}");
+    }
+}
+
+/// A replica's entries may be old, and an old master's too.
+#[tokio::test]
+async fn a_replica_answers_no_call() {
+    let folder = Folder::new();
+    let servers = replicated(&folder, 1, &[]);
+    let (master, replica) = (store(&servers[0]), store(&servers[1]));
+    let (job, entry) = (new_guid(), Entry::default());
+    put(&master, &job).await;
+    wait_until("a replica that has the entry", || {
+        ask(servers[1].address, None, "DBSIZE").trim() == "2"
+    });
+    assert!(replica.load(std::slice::from_ref(&job)).await.is_err());
+    assert!(replica.replace(&job, None, due_now(&entry)).await.is_err());
+    assert!(replica.claim_due(0, LEASE).await.is_err());
+    assert!(replica.claim_due(1, LEASE).await.is_err());
+    assert!(replica.count().await.is_err());
+    assert!(get(&master, &job).await.is_some());
 }
 
 /// While the server is away, each call is an error in bounded time.
@@ -427,9 +452,9 @@ async fn a_cluster_works_and_its_failover_is_followed() {
         .unwrap();
     let tag = crate::engines::redis::tag_of_first_master(&servers);
     let mut stores = Vec::new();
-    for subscribes_at in 0..4 {
+    for server in &servers {
         let connection = cluster.get_async_connection().await.unwrap();
-        let nodes = [client(&servers[subscribes_at])];
+        let nodes = [client(server)];
         stores.push(RedisWatchStore::from_connection(connection, nodes).with_key_prefix(&tag));
     }
     check_watch_store(stores[0].clone()).await;
