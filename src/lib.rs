@@ -98,7 +98,8 @@
 //! - `axum` (default): the extractor, and `IntoResponse` for [`Error`] and [`Receipt`].
 //! - `tokio` (default): timeouts, callbacks that continue after the sender hangs up, and `watch`.
 //!   Without it the layer needs no runtime.
-//! - `redis`, `postgres`: ledgers that several [replicas](guide::replicas) share.
+//! - `redis`, `postgres`: ledgers and stores of expected jobs that several
+//!   [replicas](guide::replicas) share.
 //! - `tracing`, `metrics`: spans, logs and metrics of each delivery: see
 //!   [`observability`](guide::observability).
 //! - `jiff`, `chrono`, `time`: conversions between [`Timestamp`](job::Timestamp) and the types of

@@ -11,12 +11,12 @@ mod event_name;
 #[cfg(any(feature = "redis", feature = "postgres"))]
 mod key;
 #[cfg(any(feature = "redis", feature = "postgres"))]
-mod lease;
+pub(crate) mod lease;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "redis")]
-mod redis;
+pub(crate) mod redis;
 mod version;
 
 use std::sync::Arc;

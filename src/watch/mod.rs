@@ -16,9 +16,13 @@ mod job_watch;
 mod layer;
 mod listening;
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
 mod store;
 mod waiters;
 
+#[cfg(feature = "redis")]
+pub use self::redis::RedisWatchStore;
 pub use entry::{Due, Entry, InvalidEntry};
 pub use expected::Expected;
 pub use failsafe::{Failsafe, GivenUp, ReadFn, ReadJob};

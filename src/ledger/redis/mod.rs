@@ -4,8 +4,9 @@ mod calls;
 mod errors;
 mod reconnecting;
 mod replicated;
-mod script;
+pub(crate) mod script;
 mod sentinels;
+pub(crate) mod subscriber;
 
 use std::fmt;
 use std::sync::Arc;

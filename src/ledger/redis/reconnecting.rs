@@ -14,22 +14,24 @@ use tokio::time::{Instant, timeout};
 
 use super::errors::needs_reconnection;
 use super::sentinels::{Master, Sentinels};
+use super::subscriber::Subscriber;
 
 /// How long connecting may take, and how long a server may take to answer.
 ///
 /// A call whose connection stalls can retry on another one, and still ends within the 5 s that a
 /// ledger has by default.
-const TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The minimum time from one attempt to connect to the next. While a server is down, this allows
 /// five attempts a second, for any number of calls.
 const DIAL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How often the Sentinels are asked for the current master.
-const MASTER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const MASTER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The connection of [`RedisLedger::new`](crate::ledger::RedisLedger::new) and
-/// [`RedisLedger::from_sentinels`](crate::ledger::RedisLedger::from_sentinels).
+/// [`RedisLedger::from_sentinels`](crate::ledger::RedisLedger::from_sentinels), and of a
+/// [`RedisWatchStore`](crate::watch::RedisWatchStore) made in the same ways.
 ///
 /// Clones share one connection. It is replaced
 ///
@@ -72,7 +74,7 @@ struct Current {
 type Attempt = watch::Receiver<Option<RedisResult<MultiplexedConnection>>>;
 
 impl Reconnecting {
-    pub(super) fn new(client: Client) -> Self {
+    pub(crate) fn new(client: Client) -> Self {
         Self::to(Target::Fixed(client), TIMEOUT)
     }
 
@@ -80,7 +82,7 @@ impl Reconnecting {
         Self::to(Target::Fixed(client), timeout)
     }
 
-    pub(super) fn to_master(sentinels: Sentinels) -> Self {
+    pub(crate) fn to_master(sentinels: Sentinels) -> Self {
         Self::to(Target::Master(sentinels), TIMEOUT)
     }
 
@@ -97,8 +99,16 @@ impl Reconnecting {
         }))
     }
 
+    /// Opens a connection for subscriptions to the same server.
+    pub(crate) async fn subscriber(&self) -> RedisResult<Subscriber> {
+        match &self.0.target {
+            Target::Fixed(client) => Subscriber::connect(client).await,
+            Target::Master(sentinels) => Subscriber::connect_to_master(sentinels).await,
+        }
+    }
+
     /// Discards the connection, so that the next call opens another one.
-    pub(super) fn discard(&self) {
+    pub(crate) fn discard(&self) {
         self.0.current().attempt = None;
     }
 

@@ -1,9 +1,9 @@
-//! The scripts of the ledger, and calling them.
+//! The scripts of the ledger, and calling scripts.
 
 use std::time::Duration;
 
 use ::redis::aio::ConnectionLike;
-use ::redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, cmd};
+use ::redis::{Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind, cmd};
 
 use super::errors::is_from_replica;
 use crate::util::random::random;
@@ -32,7 +32,7 @@ impl Default for Scripts {
     }
 }
 
-pub(super) struct Script {
+pub(crate) struct Script {
     name: &'static str,
     source: &'static str,
     hash: String,
@@ -41,11 +41,11 @@ pub(super) struct Script {
 /// The answer of a script, with its token, or 0 if it has none.
 pub(super) type Answer = (String, u64);
 
-/// A script's reply: its name, the id of the call, and the answer.
-type Reply = (String, String, String, u64);
+/// A script's reply: its name, the id of the call, the answer, and what belongs to the answer.
+type Reply<T> = (String, String, String, T);
 
 impl Script {
-    fn new(name: &'static str, source: &'static str) -> Self {
+    pub(crate) fn new(name: &'static str, source: &'static str) -> Self {
         Self {
             name,
             source,
@@ -53,22 +53,23 @@ impl Script {
         }
     }
 
-    /// Calls the script, and retries if that can help. Every script is idempotent.
+    /// Calls the script, and retries if that can help. A script may run twice.
     ///
     /// The reply repeats the script's name and the id of this call. A reply to another call is an
     /// error: something between this process and the server has mixed up the replies.
-    pub(super) async fn call<C>(
+    pub(crate) async fn call<C, T>(
         &self,
         connection: &C,
         key: &str,
         arguments: &[&str],
-    ) -> RedisResult<Answer>
+    ) -> RedisResult<(String, T)>
     where
         C: ConnectionLike + Clone,
+        T: FromRedisValue,
     {
         let id = random_id();
         let arguments = [arguments, &[&id]].concat();
-        let (script, call, answer, token) = self
+        let (script, call, answer, details) = self
             .run_and_retry(connection.clone(), key, &arguments)
             .await?;
         if script != self.name || call != id {
@@ -77,17 +78,18 @@ impl Script {
         if answer == "unknown version" {
             return Err(unknown_version());
         }
-        Ok((answer, token))
+        Ok((answer, details))
     }
 
-    async fn run_and_retry<C>(
+    async fn run_and_retry<C, T>(
         &self,
         mut connection: C,
         key: &str,
         arguments: &[&str],
-    ) -> RedisResult<Reply>
+    ) -> RedisResult<Reply<T>>
     where
         C: ConnectionLike,
+        T: FromRedisValue,
     {
         match self.run(&mut connection, key, arguments).await {
             // A connection that broke while it was idle is noticed only now.
@@ -107,16 +109,17 @@ impl Script {
     /// If a connection to a cluster may read from replicas, a node that is no longer the master
     /// answers a script with READONLY. It answers a write with MOVED, from which the client learns
     /// the new master after a moment. The write here deletes a field that does not exist, so it
-    /// changes nothing.
-    async fn retry_on_master<C>(
+    /// changes nothing. On a master it is an error if the key is no hash, which changes nothing too.
+    async fn retry_on_master<C, T>(
         &self,
         connection: &mut C,
         key: &str,
         arguments: &[&str],
         mut error: RedisError,
-    ) -> RedisResult<Reply>
+    ) -> RedisResult<Reply<T>>
     where
         C: ConnectionLike,
+        T: FromRedisValue,
     {
         for pause in PAUSES {
             let mut probe = cmd("HDEL");
@@ -138,9 +141,15 @@ impl Script {
     /// Runs the script by its hash, or by its source if the server does not know the hash yet.
     ///
     /// A cluster runs both on the node that has the key.
-    async fn run<C>(&self, connection: &mut C, key: &str, arguments: &[&str]) -> RedisResult<Reply>
+    async fn run<C, T>(
+        &self,
+        connection: &mut C,
+        key: &str,
+        arguments: &[&str],
+    ) -> RedisResult<Reply<T>>
     where
         C: ConnectionLike,
+        T: FromRedisValue,
     {
         let known = command("EVALSHA", &self.hash, key, arguments);
         match known.query_async(connection).await {
@@ -164,14 +173,14 @@ fn random_id() -> String {
     format!("{:016x}", random())
 }
 
-pub(super) fn unexpected_reply() -> RedisError {
+pub(crate) fn unexpected_reply() -> RedisError {
     RedisError::from((
         ErrorKind::UnexpectedReturnType,
-        "unexpected reply to a script of the ledger",
+        "unexpected reply to a script",
     ))
 }
 
-pub(super) fn is_unexpected_reply(error: &RedisError) -> bool {
+pub(crate) fn is_unexpected_reply(error: &RedisError) -> bool {
     error.kind() == ErrorKind::UnexpectedReturnType
 }
 

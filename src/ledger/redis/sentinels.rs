@@ -19,8 +19,9 @@ const QUERY_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The Sentinels of a Redis master, and the login for that master.
 ///
-/// Use it with [`RedisLedger::from_sentinels`](crate::ledger::RedisLedger::from_sentinels). All
-/// Sentinels are asked at the same time, and one that answers is enough. If their answers differ,
+/// Use it with [`RedisLedger::from_sentinels`](crate::ledger::RedisLedger::from_sentinels) or
+/// [`RedisWatchStore::from_sentinels`](crate::watch::RedisWatchStore::from_sentinels).
+/// All Sentinels are asked at the same time, and one that answers is enough. If their answers differ,
 /// the one from the latest failover counts.
 #[derive(Clone)]
 pub struct Sentinels {
