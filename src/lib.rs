@@ -95,7 +95,8 @@
 //! - `axum` (default): the extractor, and `IntoResponse` for [`Error`] and [`Receipt`].
 //! - `tokio` (default): timeouts, and callbacks that continue after the sender hangs up. Without it
 //!   the layer needs no runtime.
-//! - `redis`, `postgres`: ledgers that several [replicas](guide::replicas) share.
+//! - `redis`, `postgres`: ledgers that several [replicas](guide::replicas) share, and for `postgres` a
+//!   store of expected jobs.
 //! - `tracing`, `metrics`: spans, logs and metrics of each delivery: see
 //!   [`observability`](guide::observability).
 //! - `jiff`, `chrono`, `time`: conversions between [`Timestamp`](job::Timestamp) and the types of

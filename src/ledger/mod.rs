@@ -9,9 +9,9 @@ mod boxed;
 mod digest;
 mod event_name;
 #[cfg(any(feature = "redis", feature = "postgres"))]
-mod key;
+pub(crate) mod key;
 #[cfg(any(feature = "redis", feature = "postgres"))]
-mod lease;
+pub(crate) mod lease;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;

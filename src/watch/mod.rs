@@ -16,6 +16,8 @@ mod job_watch;
 mod layer;
 mod listening;
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod store;
 mod waiters;
 
@@ -26,5 +28,7 @@ pub use heard::Heard;
 pub use job_watch::JobWatch;
 pub use layer::{Watch, WatchLayer};
 pub use memory::{Full, MemoryWatchStore};
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresWatchStore;
 pub use store::{Counts, Replaced, Stored, Update, WatchStore};
 pub use waiters::Wake;
