@@ -28,3 +28,4 @@ mod redis_shapes;
 mod settings;
 mod support;
 mod versions;
+mod watch_postgres;
