@@ -4,8 +4,8 @@ use std::io;
 use std::time::Duration;
 
 use sqlx::postgres::PgListener;
-use sqlx::{PgPool, Row as _};
-use tokio::time::{Instant, timeout, timeout_at};
+use sqlx::{Connection as _, Executor, PgPool, Postgres, Row as _};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::PostgresWatchStore;
 use crate::job::JobGuid;
@@ -22,6 +22,9 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// How long its answer may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The pause if a pooler is in front of the server.
+const POOLER_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The maximum length of a guid in a notification. The server allows 8,000 bytes.
 const MAX_LENGTH: usize = 4_000;
@@ -60,16 +63,15 @@ impl PostgresWatchStore {
 
     async fn hear(&self, wake: &Wake) -> Result<(), sqlx::Error> {
         let pool = self.listeners_pool();
-        let connect = async {
-            let mut listener = PgListener::connect_with(&pool).await?;
-            // A new connection has missed notifications, so it has to be known that there is one.
-            listener.eager_reconnect(false);
-            listener.listen(CHANNEL).await?;
-            Ok::<_, sqlx::Error>(listener)
+        let mut listener = match timeout(CONNECT_TIMEOUT, self.connect(&pool)).await {
+            Err(_) => return Err(timed_out()),
+            Ok(Err(error @ sqlx::Error::Configuration(_))) => {
+                // It takes a new configuration, so there is no hurry.
+                sleep(POOLER_INTERVAL).await;
+                return Err(error);
+            }
+            Ok(listener) => listener?,
         };
-        let mut listener = timeout(CONNECT_TIMEOUT, connect)
-            .await
-            .map_err(timed_out)??;
         wake.connected();
         loop {
             let check_at = Instant::now() + CHECK_INTERVAL;
@@ -79,13 +81,29 @@ impl PostgresWatchStore {
                     None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                 }
             }
-            timeout(CHECK_TIMEOUT, check(&mut listener))
-                .await
-                .map_err(timed_out)??;
+            let check = sqlx::raw_sql("SELECT").execute(&mut listener);
+            let checked = timeout(CHECK_TIMEOUT, check).await;
+            checked.unwrap_or_else(|_| Err(timed_out()))?;
         }
     }
 
-    /// Returns a pool for one connection, which is opened as the application's pool opens its own.
+    async fn connect(&self, pool: &PgPool) -> Result<PgListener, sqlx::Error> {
+        let start = Instant::now();
+        let mut listener = PgListener::connect_with(pool).await?;
+        // A new connection has missed notifications, so it has to be known that there is one.
+        listener.eager_reconnect(false);
+        if self.listener.is_none() && is_pooled(&mut listener, pool, start).await? {
+            return Err(sqlx::Error::Configuration(
+                "a pooler is in front of the server: see `PostgresWatchStore::with_listener`"
+                    .into(),
+            ));
+        }
+        listener.listen(CHANNEL).await?;
+        Ok(listener)
+    }
+
+    /// Returns a pool for a connection that is opened as the application's pool opens its own, and
+    /// for another one to compare it with.
     fn listeners_pool(&self) -> PgPool {
         let options = match &self.listener {
             Some(options) => options.clone(),
@@ -94,7 +112,7 @@ impl PostgresWatchStore {
         self.pool
             .options()
             .clone()
-            .max_connections(1)
+            .max_connections(2)
             .min_connections(0)
             .acquire_timeout(CONNECT_TIMEOUT)
             .idle_timeout(None)
@@ -103,23 +121,54 @@ impl PostgresWatchStore {
     }
 }
 
-/// Checks that the server answers, and that the connection is still the one that listens.
+/// Returns whether there is a pooler between this process and the server.
 ///
-/// With `PgBouncer` in transaction mode, it can be another one.
-async fn check(listener: &mut PgListener) -> Result<(), sqlx::Error> {
-    let sql = "SELECT count(*) FROM pg_listening_channels() AS channel \
-               WHERE channel = 'mx_job_webhook_watch'";
-    let row = sqlx::raw_sql(sql).fetch_one(listener).await?;
-    match row.try_get::<i64, _>(0)? {
-        0 => Err(sqlx::Error::Configuration(
-            "the connection does not stay with its server: see `PostgresWatchStore::with_listener`"
-                .into(),
-        )),
-        _ => Ok(()),
+/// In transaction mode, a pooler would run `LISTEN` on a connection that other clients use next.
+/// They would get the notifications, and their statements would fail. A pooler shows by a
+/// session of the server that is older than the connection, or that two connections share, or that
+/// changes. `start` is from before the connection was opened.
+async fn is_pooled(
+    listener: &mut PgListener,
+    pool: &PgPool,
+    start: Instant,
+) -> Result<bool, sqlx::Error> {
+    let one = Session::of(&mut *listener, start).await?;
+    let start = Instant::now();
+    let mut connection = pool.acquire().await?.detach();
+    let other = Session::of(&mut connection, start).await?;
+    connection.close().await?;
+    let again = Session::of(&mut *listener, start).await?;
+    let is_shared = one.pid == other.pid || one.pid != again.pid;
+    Ok(is_shared || one.is_older || other.is_older)
+}
+
+/// The session of the server that has run a statement.
+struct Session {
+    pid: i32,
+    /// Whether it is older than the connection on which the statement was sent.
+    is_older: bool,
+}
+
+impl Session {
+    async fn of<'c>(
+        connection: impl Executor<'c, Database = Postgres>,
+        start: Instant,
+    ) -> Result<Self, sqlx::Error> {
+        let sql = "SELECT pid, \
+                   (extract(epoch FROM clock_timestamp() - backend_start) * 1000000)::bigint \
+                   FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+        let row = sqlx::raw_sql(sql).fetch_one(connection).await?;
+        let age: Option<i64> = row.try_get(1)?;
+        let age = Duration::from_micros(age.unwrap_or_default().max(0).unsigned_abs());
+        Ok(Self {
+            pid: row.try_get(0)?,
+            // The two clocks differ a little in their rates.
+            is_older: age > start.elapsed() + Duration::from_millis(50),
+        })
     }
 }
 
-fn timed_out(_: tokio::time::error::Elapsed) -> sqlx::Error {
+fn timed_out() -> sqlx::Error {
     io::Error::from(io::ErrorKind::TimedOut).into()
 }
 

@@ -42,7 +42,8 @@ use call::{Replace, Written};
 ///
 /// A process that waits for jobs has **one more connection**, which listens to what other processes
 /// have heard. It is opened outside of the pool, with the pool's options and `after_connect`, when a
-/// job is first waited for. If it breaks, it is opened again. Every 15 s the store checks that the
+/// job is first waited for; for a moment there is a second one, by which the store finds out
+/// whether a pooler is in between. If the connection breaks, it is opened again. Every 15 s the store checks that the
 /// server answers on it. Until it is open again, waiters hear within about five seconds, because
 /// their jobs are also read regularly.
 ///
@@ -55,9 +56,11 @@ use call::{Replace, Written};
 /// `max_prepared_statements`. Each statement passes its name as a parameter, and each answer begins
 /// with it. If an older `PgBouncer` mixes up statements, the call fails and changes nothing.
 ///
-/// `LISTEN` needs a connection that **bypasses** `PgBouncer` in transaction mode:
-/// [`with_listener`](Self::with_listener) says how to open it. Without it, waiters hear within about
-/// five seconds.
+/// `LISTEN` needs a connection that **bypasses** `PgBouncer`: [`with_listener`](Self::with_listener)
+/// says how to open it. In transaction mode, `LISTEN` through `PgBouncer` would disturb other clients
+/// on the same server connection. If the store finds a pooler between it and the server, it
+/// therefore does not listen, and waiters hear within about five seconds. In session mode `LISTEN` works:
+/// pass the pool's own options to `with_listener`.
 ///
 /// # Durability
 ///
@@ -117,8 +120,9 @@ impl PostgresWatchStore {
 
     /// Sets how to open the connection that listens.
     ///
-    /// Use it if the pool leads to `PgBouncer` in transaction mode: name the server itself here, and the
-    /// same database. The role needs no permission besides `CONNECT`. Defaults to the options of
+    /// Use it if the pool leads to a pooler such as `PgBouncer`. Name the server itself, and the same
+    /// database. The connection must not be shared by a pooler in transaction mode, which is not
+    /// checked here. The role needs no permission besides `CONNECT`. Defaults to the options of
     /// the pool. Clones that were made before keep their own options.
     #[must_use]
     pub fn with_listener(mut self, options: PgConnectOptions) -> Self {
