@@ -31,6 +31,7 @@ pub(super) struct Replace {
 }
 
 /// The answer of `watch_replace.sql`.
+#[allow(clippy::large_enum_variant, reason = "it is matched at once")]
 pub(super) enum Written {
     Done,
     Conflict(Option<Stored>),
@@ -54,7 +55,11 @@ impl Replace {
                 Due::Unchanged | Due::Never => None,
             },
             keep: update.keep.map(micros),
-            notification: update.wakes.then(|| super::listen::notification(job)),
+            // The server commits notifications one after the other, each with its flush. Most
+            // deliveries of jobs that nobody expects make a new entry; these need none. Waiting
+            // begins with an entry, so only one whose entry has expired can miss it, for some seconds.
+            notification: (update.wakes && expected.is_some())
+                .then(|| super::listen::notification(job)),
         }
     }
 }

@@ -29,7 +29,7 @@ use call::{Replace, Written};
 /// All times go by the server's clock, so the clocks of the replicas do not matter. A replica that
 /// dies loses nothing: another one claims its jobs once their lease expires.
 ///
-/// The store works with PostgreSQL 10 to 18; versions 10, 15 and 18 are tested. The encoding of the
+/// The store works with Postgres 10 to 18; versions 10, 15 and 18 are tested. The encoding of the
 /// database must be UTF-8 or `SQL_ASCII`, as for the ledger.
 ///
 /// # Connections
@@ -50,7 +50,7 @@ use call::{Replace, Written};
 /// If a call is cancelled or takes too long, its connection returns to the pool when the server has
 /// answered. Set the role's `statement_timeout`, so that this takes a bounded time.
 ///
-/// # PgBouncer
+/// # Poolers
 ///
 /// In transaction mode, `PgBouncer` must track prepared statements, as it does from version 1.21 with
 /// `max_prepared_statements`. Each statement passes its name as a parameter, and each answer begins
@@ -68,6 +68,12 @@ use call::{Replace, Written};
 /// application has set `synchronous_commit` to `off` or `local`. Claims need not be durable: if a
 /// crash of the server loses one, the job is claimed again. If the database's default isolation is
 /// stricter than `READ COMMITTED`, changes take two more round trips after the first conflict.
+///
+/// # Load
+///
+/// An `expect` takes one statement. An event takes two if its job is expected, and otherwise one. The
+/// server commits transactions with a notification one after the other, and each event of an
+/// expected job is one: with a flush of a millisecond, about a thousand a second.
 ///
 /// Rows that have expired are deleted whenever a [`Failsafe`](super::Failsafe) claims jobs, up to
 /// 1,000 at a time. If no process runs one, call [`prune`](Self::prune).
