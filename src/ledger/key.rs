@@ -30,7 +30,7 @@ impl Key {
 ///
 /// A text is replaced if it is too long, or contains a NUL, which Postgres cannot store. A text
 /// that looks like a digest is replaced too, so that it cannot collide with one.
-fn storable(text: &str) -> String {
+pub(crate) fn storable(text: &str) -> String {
     let is_plain = text.len() <= MAX_LENGTH && !text.contains('\0') && !text.starts_with("digest:");
     if is_plain {
         text.to_owned()

@@ -9,7 +9,7 @@ mod boxed;
 mod digest;
 mod event_name;
 #[cfg(any(feature = "redis", feature = "postgres"))]
-mod key;
+pub(crate) mod key;
 #[cfg(any(feature = "redis", feature = "postgres"))]
 pub(crate) mod lease;
 mod memory;

@@ -16,6 +16,8 @@ mod job_watch;
 mod layer;
 mod listening;
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
 mod store;
@@ -30,5 +32,7 @@ pub use heard::{Heard, SettledEvent};
 pub use job_watch::JobWatch;
 pub use layer::{Watch, WatchFuture, WatchLayer};
 pub use memory::{Full, MemoryWatchStore};
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresWatchStore;
 pub use store::{Counts, Replaced, Stored, Update, WatchStore};
 pub use waiters::Wake;

@@ -14,8 +14,8 @@ use crate::job::JobGuid;
 ///
 /// It keeps one [`Entry`] for each job. The rules are in the entries; a store only has to replace
 /// an entry atomically, to hand out the entries that are due, and to tell other processes what has
-/// changed. [`MemoryWatchStore`](super::MemoryWatchStore) serves one process. Implement this trait
-/// for a store that several processes share, and test it with
+/// changed. [`MemoryWatchStore`](super::MemoryWatchStore) serves one process; `PostgresWatchStore`
+/// (feature `postgres`) is shared by several. Implement this trait for another store, and test it with
 /// `testing::check_watch_store`.
 ///
 /// An entry that has expired is the same as none.

@@ -28,4 +28,5 @@ mod redis_shapes;
 mod settings;
 mod support;
 mod versions;
+mod watch_postgres;
 mod watch_redis;
