@@ -42,14 +42,14 @@ impl Recent {
         });
     }
 
-    /// Returns an entry of the events of a job, when it was stored, and when it expires.
+    /// Returns an entry of the events of a job, when it was stored, and when it expires, if ever.
     pub(super) fn entry_of(
         &self,
         job: &JobGuid,
         now: Instant,
-    ) -> Option<(Entry, Instant, Instant)> {
+    ) -> Option<(Entry, Instant, Option<Instant>)> {
         let key = key(job);
-        let mut found: Option<(Entry, Instant, Instant)> = None;
+        let mut found: Option<(Entry, Instant, Option<Instant>)> = None;
         let positions = self
             .keys
             .iter()
@@ -65,7 +65,7 @@ impl Recent {
                 Some((entry, at, _)) => entry.aged(event.at.saturating_duration_since(at)),
                 None => Entry::default(),
             };
-            let expires = event.at + event.look_back;
+            let expires = event.at.checked_add(event.look_back);
             let heard = before.hear(&event.heard, event.look_back);
             let entry = heard.map_or(before, |change| change.entry);
             found = Some((entry, event.at, expires));
