@@ -20,7 +20,7 @@ use super::waiters::Waiters;
 use crate::error::{Error, ErrorKind};
 use crate::job::JobGuid;
 use crate::ledger::EventName;
-use crate::util::catch_panic::{CatchPanic, Panicked};
+use crate::util::catch_panic::{CatchPanic, Panicked, catch};
 use crate::util::deadline::{Deadline, Timeout};
 
 /// How long to wait for a webhook by default, before the failsafe reads the job.
@@ -208,8 +208,11 @@ impl JobWatch {
 
     /// Records an event that is settled.
     pub(super) async fn hear(&self, heard: Heard) -> Result<(), Error> {
-        let Some(heard) = self.shared.store.record_unexpected(heard, self.look_back) else {
-            return Ok(());
+        let record = || self.shared.store.record_unexpected(heard, self.look_back);
+        let heard = match catch(record) {
+            Ok(Some(heard)) => heard,
+            Ok(None) => return Ok(()),
+            Err(Panicked) => return Err(unavailable("the store panicked")),
         };
         let job = heard.name.guid().clone();
         let hear = |entry: &Entry| entry.hear(&heard, self.look_back);
