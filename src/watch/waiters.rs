@@ -1,6 +1,6 @@
 //! Who waits for jobs in this process, and what tells them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,8 +22,8 @@ pub(super) struct Waiters {
 struct State {
     by_job: HashMap<JobGuid, Vec<Waiter>>,
     last_id: u64,
-    /// Jobs whose entries may have changed.
-    to_read: HashSet<JobGuid>,
+    /// Jobs whose entries may have changed. In order, so that a simulation can be replayed.
+    to_read: BTreeSet<JobGuid>,
 }
 
 struct Waiter {
