@@ -9,9 +9,9 @@ use mx_job_webhook::job::JobGuid;
 use mx_job_webhook::watch::{
     Counts, Due, Heard, MemoryWatchStore, Replaced, Stored, Update, Wake, WatchStore,
 };
-use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::replica::Life;
 use super::world::World;
 
 /// The faults of a watch that the simulation must detect.
@@ -27,13 +27,18 @@ pub(crate) enum Broken {
     DropsWhatIsDue,
 }
 
+/// One in how many steps of a call kills the process. Changes are rare and matter most.
+const CHANGING: u32 = 40;
+const LOADING: u32 = 200;
+const CLAIMING: u32 = 2_000;
+
 /// The store as one replica reaches it.
 #[derive(Clone)]
 pub(crate) struct Unreliable {
     pub(crate) store: MemoryWatchStore,
     pub(crate) world: World,
     pub(crate) replica: usize,
-    pub(crate) alive: Arc<watch::Sender<bool>>,
+    pub(crate) life: Arc<Life>,
 }
 
 impl Unreliable {
@@ -42,8 +47,8 @@ impl Unreliable {
     }
 
     /// Sends a request over the network, which may be slow or down.
-    async fn reach(&self) -> Result<(), &'static str> {
-        self.step().await;
+    async fn reach(&self, deadly: u32) -> Result<(), &'static str> {
+        self.step(deadly).await;
         let delay = self.world.calm_or(0, |random| match random.u8(..20) {
             0..14 => 0,
             14..19 => random.u64(1..500),
@@ -53,13 +58,13 @@ impl Unreliable {
             sleep(Duration::from_millis(delay)).await;
         }
         self.fault("the store is down").await?;
-        self.step().await;
+        self.step(deadly).await;
         Ok(())
     }
 
     /// Returns an answer over the network. The call has taken effect, but its answer can be lost.
-    async fn answer<T>(&self, answer: T) -> Result<T, &'static str> {
-        self.step().await;
+    async fn answer<T>(&self, deadly: u32, answer: T) -> Result<T, &'static str> {
+        self.step(deadly).await;
         self.fault("the answer was lost").await?;
         Ok(answer)
     }
@@ -72,9 +77,9 @@ impl Unreliable {
         }
     }
 
-    /// A step at which the process can die.
-    async fn step(&self) {
-        if self.world.dies(self.replica, &self.alive) || !*self.alive.borrow() {
+    /// A step at which the process can die, once in so many times.
+    async fn step(&self, deadly: u32) {
+        if self.world.dies(self.replica, &self.life, deadly) || self.life.is_over() {
             std::future::pending::<()>().await;
         }
     }
@@ -84,9 +89,9 @@ impl WatchStore for Unreliable {
     type Error = &'static str;
 
     async fn load(&self, jobs: &[JobGuid]) -> Result<Vec<(JobGuid, Stored)>, Self::Error> {
-        self.reach().await?;
+        self.reach(LOADING).await?;
         let loaded = self.store.load(jobs).await.map_err(|_| "full")?;
-        self.answer(loaded).await
+        self.answer(LOADING, loaded).await
     }
 
     async fn replace(
@@ -95,7 +100,7 @@ impl WatchStore for Unreliable {
         expected: Option<u64>,
         mut update: Update<'_>,
     ) -> Result<Replaced, Self::Error> {
-        self.reach().await?;
+        self.reach(CHANGING).await?;
         if self.is(Broken::DropsWhatIsDue) {
             update.due = match update.due {
                 Due::In(_) => Due::Never,
@@ -103,7 +108,7 @@ impl WatchStore for Unreliable {
             };
         }
         let replaced = self.store.replace(job, expected, update).await;
-        self.answer(replaced.map_err(|_| "full")?).await
+        self.answer(CHANGING, replaced.map_err(|_| "full")?).await
     }
 
     async fn claim_due(
@@ -111,23 +116,28 @@ impl WatchStore for Unreliable {
         limit: usize,
         lease: Duration,
     ) -> Result<Vec<(JobGuid, Stored)>, Self::Error> {
-        self.reach().await?;
+        self.reach(CLAIMING).await?;
         let lease = match self.is(Broken::LosesTheLease) {
             true => Duration::ZERO,
             false => lease,
         };
         let claimed = self.store.claim_due(limit, lease).await;
-        self.answer(claimed.map_err(|_| "full")?).await
+        let claimed = claimed.map_err(|_| "full")?;
+        let deadly = match claimed.is_empty() {
+            true => CLAIMING,
+            false => CHANGING,
+        };
+        self.answer(deadly, claimed).await
     }
 
     async fn count(&self) -> Result<Counts, Self::Error> {
-        self.reach().await?;
+        self.reach(LOADING).await?;
         let counts = self.store.count().await.map_err(|_| "full")?;
-        self.answer(counts).await
+        self.answer(LOADING, counts).await
     }
 
     async fn listen(&self, wake: Wake) -> Result<(), Self::Error> {
-        self.reach().await?;
+        self.reach(LOADING).await?;
         // The connection breaks at some time, and what happens until it is open again is missed.
         let breaks = self.world.calm_or(u64::MAX, |random| random.u64(..60_000));
         let listening = self.store.listen(wake);

@@ -47,7 +47,7 @@ pub(crate) async fn run(world: World, job: usize) {
         });
         let request = turn(&world, job, &replica, seen.as_ref(), patience);
         let request = tokio::time::timeout(hangs_up, request);
-        let turn = while_alive(replica.alive.clone(), request).await;
+        let turn = while_alive(replica.life.clone(), request).await;
         drop(replica);
         let heard = match turn {
             Some(Ok(Turn::Heard(heard))) => heard,

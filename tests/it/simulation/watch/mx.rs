@@ -80,7 +80,7 @@ async fn deliver_once(world: &World, event: &JobEvent) -> bool {
         Duration::from_millis(patience),
         replica.endpoint.oneshot(request),
     );
-    let Some(Ok(Ok(response))) = while_alive(replica.alive.clone(), answer).await else {
+    let Some(Ok(Ok(response))) = while_alive(replica.life.clone(), answer).await else {
         return false;
     };
     response.status().is_success()

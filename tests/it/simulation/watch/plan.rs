@@ -29,6 +29,8 @@ pub(crate) struct PlannedJob {
     pub(crate) expect_after: Duration,
     /// Whether the application waits, or only expects.
     pub(crate) waits: bool,
+    /// Whether MX's API fails for this job.
+    pub(crate) is_unreadable: bool,
     /// The challenge that the user does not answer, if any.
     pub(crate) abandoned_at: Option<usize>,
 }
@@ -64,7 +66,7 @@ impl Plan {
             store_errors: [0, 0, 30, 150][random.usize(..4)],
             // Longer than a read takes.
             patience: Duration::from_secs(random.u64(35..90)),
-            limit: Duration::from_secs([300, 900, 3_600][random.usize(..3)]),
+            limit: Duration::from_secs([300, 600, 900][random.usize(..3)]),
             chaos: Duration::from_secs(random.u64(200..900)),
         }
     }
@@ -111,6 +113,7 @@ fn draw_job(random: &mut fastrand::Rng, job: usize, losses: u8) -> PlannedJob {
             _ => random.u64(..300_000),
         }),
         waits: random.u8(..5) > 0,
+        is_unreadable: random.u8(..6) == 0,
         abandoned_at: (abandoned_at < challenges).then_some(abandoned_at),
     }
 }

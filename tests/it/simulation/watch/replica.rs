@@ -1,6 +1,8 @@
 //! A replica of the application: its callbacks, its watch and its failsafe, until it is killed.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mx_job_webhook::job::JobGuid;
@@ -9,7 +11,7 @@ use mx_job_webhook::{
     Background, Credentials, DedupeLayer, Error, JobEvent, JobRouter, JobWebhook, Permanent,
     Receipt,
 };
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::sleep;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
@@ -28,19 +30,18 @@ const LEASE: Duration = Duration::from_secs(120);
 pub(crate) struct Replica {
     pub(crate) watch: JobWatch,
     pub(crate) endpoint: JobWebhook<Jobs>,
-    /// Whether it is alive.
-    pub(crate) alive: Arc<watch::Sender<bool>>,
+    pub(crate) life: Arc<Life>,
 }
 
 impl Replica {
     pub(crate) fn start(world: &World, index: usize) -> Self {
-        let alive = Arc::new(watch::Sender::new(true));
+        let life = Arc::<Life>::default();
         let plan = world.plan();
         let store = Unreliable {
             store: world.store(),
             world: world.clone(),
             replica: index,
-            alive: alive.clone(),
+            life: life.clone(),
         };
         let watch = JobWatch::new(store).with_patience(plan.patience);
         let dedupe = DedupeLayer::new(world.ledger()).with_lease(LEASE);
@@ -51,9 +52,9 @@ impl Replica {
         };
         let jobs = observed(world, Jobs::new(watch.layer().layer(inner)));
         // What runs on in the background ends with the process too.
-        let life = alive.clone();
+        let spawning = life.clone();
         let background = Background::new().with_spawn(move |task| {
-            tokio::spawn(while_alive(life.clone(), task));
+            tokio::spawn(while_alive(spawning.clone(), task));
         });
         let (reading, hook) = (world.clone(), world.clone());
         let failsafe = Failsafe::new(&watch, jobs.clone(), move |job| read(reading.clone(), job))
@@ -71,25 +72,45 @@ impl Replica {
                 }
             });
         let run = failsafe.run_until(std::future::pending::<()>());
-        tokio::spawn(while_alive(alive.clone(), run));
+        tokio::spawn(while_alive(life.clone(), run));
         Self {
             watch,
             endpoint: JobWebhook::new(Credentials::unauthenticated(), jobs)
                 .with_background(background),
-            alive,
+            life,
         }
     }
 }
 
+/// Whether a process is alive. Those who wait for its end hear of it in order, unlike with tokio's
+/// `watch`, so that a seed always gives the same run.
+#[derive(Default)]
+pub(crate) struct Life {
+    has_ended: AtomicBool,
+    end: Notify,
+}
+
+impl Life {
+    pub(crate) fn is_over(&self) -> bool {
+        self.has_ended.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn end(&self) {
+        self.has_ended.store(true, Ordering::SeqCst);
+        self.end.notify_waiters();
+    }
+}
+
 /// Runs until the process is killed. Then the future is dropped.
-pub(crate) async fn while_alive<T>(
-    life: Arc<watch::Sender<bool>>,
-    future: impl Future<Output = T>,
-) -> Option<T> {
-    let mut life = life.subscribe();
+pub(crate) async fn while_alive<T>(life: Arc<Life>, future: impl Future<Output = T>) -> Option<T> {
+    let mut end = pin!(life.end.notified());
+    end.as_mut().enable();
+    if life.is_over() {
+        return None;
+    }
     tokio::select! {
         biased;
-        _ = life.wait_for(|alive| !alive) => None,
+        () = end => None,
         output = future => Some(output),
     }
 }
@@ -164,6 +185,9 @@ async fn read(world: World, job: JobGuid) -> Result<JobEvent, &'static str> {
     let delay = world.calm_or(0, |random| random.u64(..5_000));
     if delay > 0 {
         sleep(Duration::from_millis(delay)).await;
+    }
+    if world.is_unreadable(&job) {
+        return Err("the API fails for this job");
     }
     match world.calm_or(9, |random| random.u8(..12)) {
         0 => Err("the API is down"),

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::broken::Broken;
 use super::mx;
 use super::plan::{Plan, halted};
-use super::replica::Replica;
+use super::replica::{Life, Replica};
 
 /// What a call to the store takes at most.
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -127,7 +127,7 @@ impl World {
         self.check_what_is_due(end).await;
         self.check_the_jobs();
         // Deliveries that are still on their way.
-        sleep(Duration::from_secs(1_000)).await;
+        sleep(Duration::from_secs(450)).await;
         self.check_the_remainder().await;
         self.state().wrong.take().map_or(Ok(()), Err)
     }
@@ -225,7 +225,7 @@ impl World {
     fn kill(&self, replica: usize) {
         let killed = self.state().replicas[replica].take();
         if let Some(killed) = killed {
-            killed.alive.send_replace(false);
+            killed.life.end();
         }
     }
 
@@ -237,14 +237,13 @@ impl World {
     }
 
     /// Returns whether the process dies at this step. It is started again later.
-    pub(crate) fn dies(&self, index: usize, life: &Arc<watch::Sender<bool>>) -> bool {
+    pub(crate) fn dies(&self, index: usize, life: &Life, deadly: u32) -> bool {
         let later = {
             let mut state = self.state();
-            let is_alive = *life.borrow();
-            if !is_alive || state.calm.is_some() || state.kills_left == 0 {
+            if life.is_over() || state.calm.is_some() || state.kills_left == 0 {
                 return false;
             }
-            if state.random.u8(..60) > 0 {
+            if state.random.u32(..deadly) > 0 {
                 return false;
             }
             state.kills_left -= 1;
@@ -310,6 +309,11 @@ impl World {
             true => halted(&plan.guid).event,
             false => plan.state(state.jobs[job].happened),
         }
+    }
+
+    pub(crate) fn is_unreadable(&self, guid: &JobGuid) -> bool {
+        let job = self.named(guid);
+        self.state().plan.jobs[job].is_unreadable
     }
 
     pub(crate) fn older_state(&self, guid: &JobGuid) -> JobEvent {
