@@ -19,3 +19,9 @@ pub use mx::{Mx, MxJobs, NoSuchJob};
 pub use sample::Sample;
 pub use transcript::Transcript;
 pub use watch::check_watch_store;
+
+/// Seeds the random numbers of this thread, so that this crate's own simulation can be replayed.
+#[doc(hidden)]
+pub fn seed_random_numbers(seed: u64) {
+    crate::util::random::seeded::seed(seed);
+}

@@ -5,7 +5,37 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 /// Returns a random number.
 pub(crate) fn random() -> u64 {
     // Each `RandomState` has other keys.
-    RandomState::new().build_hasher().finish()
+    seeded::next().unwrap_or_else(|| RandomState::new().build_hasher().finish())
+}
+
+#[cfg(not(feature = "test-util"))]
+mod seeded {
+    pub(super) fn next() -> Option<u64> {
+        None
+    }
+}
+
+/// Numbers from a seed, so that a simulation can be replayed.
+#[cfg(feature = "test-util")]
+pub(crate) mod seeded {
+    use std::cell::Cell;
+
+    thread_local! {
+        static STATE: Cell<Option<u64>> = const { Cell::new(None) };
+    }
+
+    pub(crate) fn seed(seed: u64) {
+        STATE.set(Some(seed));
+    }
+
+    /// Returns the next number of SplitMix64, if this thread has a seed.
+    pub(super) fn next() -> Option<u64> {
+        let state = STATE.get()?.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        STATE.set(Some(state));
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Some(mixed ^ (mixed >> 31))
+    }
 }
 
 /// Returns a random duration between half and all of this one, so that processes that started

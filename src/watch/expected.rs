@@ -1,6 +1,9 @@
 //! Waiting for a job that is expected.
 
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -8,6 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::entry::Seen;
 use super::heard::Heard;
 use super::job_watch::JobWatch;
+use super::waiters::Registration;
 use crate::error::Error;
 use crate::job::JobGuid;
 
@@ -43,6 +47,9 @@ impl Expected {
 
     /// Waits until something is heard of the job, for at most this time.
     ///
+    /// If the store is slow, it takes longer by one call to the store, which
+    /// [`with_store_timeout`](JobWatch::with_store_timeout) limits.
+    ///
     /// Returns `None` if nothing was heard; the job stays expected. An event is heard once its
     /// callback has succeeded, on whichever replica. Any number of callers can wait for a job, and
     /// wait again.
@@ -72,8 +79,9 @@ impl Expected {
         // It is registered before the entry is read, so what is heard in between is not missed.
         let mut registration = waiters.register(&self.job, self.after.clone());
         self.watch.listen();
-        if let Ok(Some(heard)) = self.read().await {
-            return Ok(Some(heard));
+        let read = self.read(&mut registration).await;
+        if matches!(read, Ok(Some(_))) || Instant::now() >= end {
+            return read;
         }
         while Instant::now() < end {
             let check = end.min(Instant::now() + CHECK_INTERVAL);
@@ -85,12 +93,23 @@ impl Expected {
             }
         }
         // A notification can be lost, or be on its way.
-        self.read().await
+        self.read(&mut registration).await
     }
 
-    async fn read(&self) -> Result<Option<Heard>, Error> {
-        let stored = self.watch.load(&self.job).await?;
-        Ok(stored.and_then(|stored| stored.entry.heard_after(self.after.as_ref()).cloned()))
+    /// Reads the store, unless the job is heard of before the store answers.
+    async fn read(&self, registration: &mut Registration) -> Result<Option<Heard>, Error> {
+        let mut load = pin!(self.watch.load(&self.job));
+        poll_fn(|context| {
+            let answer = Pin::new(&mut registration.answer).poll(context);
+            if let Poll::Ready(Ok(heard)) = answer {
+                return Poll::Ready(Ok(Some(heard)));
+            }
+            let stored = ready!(load.as_mut().poll(context))?;
+            let heard = stored.as_ref();
+            let heard = heard.and_then(|it| it.entry.heard_after(self.after.as_ref()));
+            Poll::Ready(Ok(heard.cloned()))
+        })
+        .await
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::boxed::DynStore;
 use super::waiters::{Waiters, Wake};
@@ -59,7 +59,7 @@ impl Drop for Tasks {
 async fn listen(store: Arc<dyn DynStore>, waiters: Arc<Waiters>) {
     let mut pause = FIRST_PAUSE;
     loop {
-        let started = tokio::time::Instant::now();
+        let started = Instant::now();
         let _ = store.listen(Wake(waiters.clone())).await;
         if started.elapsed() > LONGEST_PAUSE {
             pause = FIRST_PAUSE;
@@ -70,23 +70,24 @@ async fn listen(store: Arc<dyn DynStore>, waiters: Arc<Waiters>) {
 }
 
 async fn read(store: Arc<dyn DynStore>, waiters: Arc<Waiters>) {
+    let mut next = Instant::now() + jittered(READ_INTERVAL);
     loop {
-        if timeout(jittered(READ_INTERVAL), waiters.wait_for_reads())
-            .await
-            .is_err()
-        {
+        // By the clock, because while other jobs keep being heard of there is always something to
+        // read.
+        let now = Instant::now();
+        if now >= next {
             waiters.read_all();
+            next = now + jittered(READ_INTERVAL);
         }
-        loop {
-            let jobs = waiters.take_reads(BATCH);
-            if jobs.is_empty() {
-                break;
-            }
-            // What was not read is read again after the interval.
-            if let Ok(Ok(entries)) = timeout(READ_TIMEOUT, store.load(&jobs)).await {
-                for (job, stored) in entries {
-                    waiters.tell(&job, &stored.entry);
-                }
+        let jobs = waiters.take_reads(BATCH);
+        if jobs.is_empty() {
+            let _ = timeout_at(next, waiters.wait_for_reads()).await;
+            continue;
+        }
+        // What was not read is read again after the interval.
+        if let Ok(Ok(entries)) = timeout(READ_TIMEOUT, store.load(&jobs)).await {
+            for (job, stored) in entries {
+                waiters.tell(&job, &stored.entry);
             }
         }
     }

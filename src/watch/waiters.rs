@@ -1,6 +1,6 @@
 //! Who waits for jobs in this process, and what tells them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,8 +22,8 @@ pub(super) struct Waiters {
 struct State {
     by_job: HashMap<JobGuid, Vec<Waiter>>,
     last_id: u64,
-    /// Jobs whose entries may have changed.
-    to_read: HashSet<JobGuid>,
+    /// Jobs whose entries may have changed. In order, so that a simulation can be replayed.
+    to_read: BTreeSet<JobGuid>,
 }
 
 struct Waiter {
@@ -84,14 +84,22 @@ impl Waiters {
         self.reads.notified().await;
     }
 
-    /// Takes jobs whose entries have to be read, at most `limit`.
+    /// Takes jobs whose entries have to be read and that somebody waits for, at most `limit`.
     pub(super) fn take_reads(&self, limit: usize) -> Vec<JobGuid> {
         let mut state = self.state();
-        let mut taken: Vec<_> = state.to_read.iter().take(limit).cloned().collect();
-        for job in &taken {
-            state.to_read.remove(job);
-        }
-        taken.retain(|job| state.by_job.contains_key(job));
+        let State {
+            by_job, to_read, ..
+        } = &mut *state;
+        let mut taken = Vec::new();
+        to_read.retain(|job| {
+            if taken.len() == limit {
+                return true;
+            }
+            if by_job.contains_key(job) {
+                taken.push(job.clone());
+            }
+            false
+        });
         taken
     }
 

@@ -1,5 +1,18 @@
 //! Expecting jobs, hearing of them, and reading those of which nothing was heard.
 
+mod challenges;
+mod expecting;
+mod failsafe;
+mod given_up;
+mod hearing;
+mod look_back;
+mod readers;
+#[cfg(feature = "metrics")]
+mod reported;
+mod stand_ins;
+mod stored;
+mod waiting;
+
 use mx_job_webhook::testing::check_watch_store;
 use mx_job_webhook::watch::MemoryWatchStore;
 

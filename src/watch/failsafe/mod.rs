@@ -205,7 +205,7 @@ impl<J: JobService, R> Failsafe<J, R> {
     /// Sets for how long a job belongs to the replica that reads it, if that dies. Defaults to one
     /// minute.
     ///
-    /// While a callback runs, the lease is extended.
+    /// While the reader, the callback or the hook takes longer, the lease is extended.
     #[must_use]
     pub fn with_lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;

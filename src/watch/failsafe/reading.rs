@@ -11,7 +11,7 @@ use tower::BoxError;
 
 use super::{GivenUp, ReadJob, Settings};
 use crate::callback::JobService;
-use crate::error::{Error, Receipt};
+use crate::error::Error;
 use crate::event::{JobEvent, Source};
 use crate::job::{JobGuid, Status};
 use crate::observe;
@@ -68,11 +68,14 @@ impl<J: JobService> Reading<J> {
         T: Into<ReadJob>,
         E: Into<BoxError>,
     {
-        let found = match self.read(read).await {
-            Ok(event) if event.status.is_actionable() => self.handle(event).await,
-            Ok(event) => Found::status(&event.status),
-            Err(error) => Found::failed(error),
+        let find = async {
+            match self.read(read).await {
+                Ok(event) if event.status.is_actionable() => self.handle(event).await,
+                Ok(event) => Found::status(&event.status),
+                Err(error) => Found::failed(error),
+            }
         };
+        let found = self.while_extending_the_lease(find).await;
         observe::failsafe_read(found.name());
         // If the store fails here, the lease expires and the job is read again.
         let _ = self.postpone_or_give_up(found).await;
@@ -109,7 +112,7 @@ impl<J: JobService> Reading<J> {
         event.set_source(Source::Failsafe);
         let settings = &*self.settings;
         let run = settings.background.run(settings.jobs.clone(), event);
-        let heard = match self.while_extending_the_lease(run).await {
+        let heard = match run.await {
             Ok(receipt) => heard.filter(|_| is_settled(receipt)),
             Err(error) => {
                 found.error = Some(error.into());
@@ -126,11 +129,8 @@ impl<J: JobService> Reading<J> {
         found
     }
 
-    /// Keeps the job claimed while its callback runs.
-    async fn while_extending_the_lease(
-        &self,
-        run: impl Future<Output = Result<Receipt, Error>>,
-    ) -> Result<Receipt, Error> {
+    /// Keeps the job claimed while it is read, and while its callback or the hook runs.
+    async fn while_extending_the_lease<T>(&self, run: impl Future<Output = T>) -> T {
         let mut run = pin!(run);
         loop {
             let mut extend = pin!(self.extend());
@@ -167,7 +167,8 @@ impl<J: JobService> Reading<J> {
         let status = status.as_ref();
         if entry.expected_for() >= *limit {
             let given_up = GivenUp::new(self.job.clone(), &entry, status, error);
-            if self.give_up(given_up).await.is_ok() {
+            let give_up = self.give_up(given_up);
+            if self.while_extending_the_lease(give_up).await.is_ok() {
                 observe::given_up(&self.job);
                 let end = |entry: &Entry| entry.give_up(self.expectation, watch.look_back());
                 watch.change(&self.job, Some(stored), end).await?;

@@ -71,14 +71,14 @@ impl Recent {
         }
     }
 
-    /// Returns an entry of the events of a job, when it was stored, and when it expires.
+    /// Returns an entry of the events of a job, when it was stored, and when it expires, if ever.
     pub(super) fn entry_of(
         &self,
         job: &JobGuid,
         now: Instant,
-    ) -> Option<(Entry, Instant, Instant)> {
+    ) -> Option<(Entry, Instant, Option<Instant>)> {
         let key = SettledEvent::key_of(job);
-        let mut found: Option<(Entry, Instant, Instant)> = None;
+        let mut found: Option<(Entry, Instant, Option<Instant>)> = None;
         for event in self.events.iter().filter(|event| event.event.key() == key) {
             let Some(heard) = event.event.heard() else {
                 continue;
@@ -94,7 +94,7 @@ impl Recent {
                 Some(change) => change.entry,
                 None => before,
             };
-            found = Some((entry, event.at, event.at + event.look_back));
+            found = Some((entry, event.at, event.at.checked_add(event.look_back)));
         }
         found
     }

@@ -51,7 +51,7 @@ impl State {
                 revision: self.next_revision(),
                 stored_at,
                 due: None,
-                expires: Some(expires),
+                expires,
             };
             self.insert(job, slot);
         }

@@ -9,6 +9,8 @@ mod broken;
 mod plan;
 mod receiver;
 mod sender;
+#[cfg(feature = "test-util")]
+mod watch;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

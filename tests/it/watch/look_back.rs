@@ -1,0 +1,132 @@
+//! Webhooks that come before the job is expected.
+
+use std::time::Duration;
+
+use mx_job_webhook::watch::{JobWatch, MemoryWatchStore};
+use mx_job_webhook::{JobRouter, Status};
+use tokio::time::sleep;
+use tower::Layer as _;
+
+use super::stand_ins::{FaultyStore, SECOND, deliver, event, event_of, guid, heard};
+
+#[tokio::test(start_paused = true)]
+async fn what_was_heard_lately_counts() {
+    for (look_back, pause, counts) in [
+        (None, Duration::ZERO, true),
+        (None, 599 * SECOND, true),
+        (None, 601 * SECOND, false),
+        (Some(SECOND), Duration::from_millis(900), true),
+        (Some(SECOND), Duration::from_millis(1_100), false),
+        (Some(Duration::MAX), Duration::ZERO, true),
+        (Some(Duration::MAX), 1_000_000 * SECOND, true),
+    ] {
+        for status in [Status::Completed, Status::Challenged] {
+            let row = (look_back, pause, &status);
+            let store = FaultyStore::default();
+            let mut watch = JobWatch::new(store.clone());
+            if let Some(look_back) = look_back {
+                watch = watch.with_look_back(look_back);
+            }
+            let jobs = watch.layer().layer(JobRouter::new());
+            deliver(&jobs, event(status.clone(), "1")).await.unwrap();
+            sleep(pause).await;
+            let expected = watch.expect(&guid("JOB-1")).await.expect("it works");
+            assert_eq!(heard(&expected).await.is_some(), counts, "{row:?}");
+            if !counts {
+                assert_eq!(store.counts().await, (1, 0), "{row:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_counts_on_another_replica_too() {
+    let store = FaultyStore::default();
+    let (one, other) = (JobWatch::new(store.clone()), JobWatch::new(store));
+    let jobs = one.layer().layer(JobRouter::new());
+    deliver(&jobs, event(Status::Completed, "1")).await.unwrap();
+    let expected = other.expect(&guid("JOB-1")).await.unwrap();
+    assert_eq!(heard(&expected).await, Some(Status::Completed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_is_heard_even_if_the_challenge_before_it_comes_late() {
+    for order in [["1", "2"], ["2", "1"]] {
+        let watch = JobWatch::new(MemoryWatchStore::new());
+        let jobs = watch.layer().layer(JobRouter::new());
+        for date in order {
+            let status = match date {
+                "1" => Status::Challenged,
+                _ => Status::Completed,
+            };
+            deliver(&jobs, event(status, date)).await.unwrap();
+            sleep(SECOND).await;
+        }
+        let expected = watch.expect(&guid("JOB-1")).await.unwrap();
+        assert_eq!(heard(&expected).await, Some(Status::Completed));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn recent_events_are_bounded_and_expectations_are_not_evicted_by_them() {
+    let store = FaultyStore::of(MemoryWatchStore::new().with_recent(10));
+    let watch = JobWatch::new(store.clone());
+    let jobs = watch.layer().layer(JobRouter::new());
+    let early = watch.expect(&guid("JOB-early")).await.unwrap();
+    for number in 0..30 {
+        let event = event_of(&format!("JOB-{number}"), Status::Completed, "1");
+        deliver(&jobs, event).await.unwrap();
+    }
+    for number in 0..30 {
+        let expected = watch.expect(&guid(&format!("JOB-{number}"))).await.unwrap();
+        assert_eq!(heard(&expected).await.is_some(), number >= 20, "{number}");
+    }
+    // Those that were forgotten are expected.
+    assert_eq!(store.counts().await, (21, 0));
+    deliver(&jobs, event_of("JOB-early", Status::Denied, "1"))
+        .await
+        .unwrap();
+    assert_eq!(heard(&early).await, Some(Status::Denied));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_event_falls_between_expect_and_the_look_back() {
+    for yields in 0..20 {
+        for delivered_first in [false, true] {
+            let store = FaultyStore::default();
+            let watch = JobWatch::new(store.clone());
+            let jobs = watch.layer().layer(JobRouter::new());
+            let expecting = async {
+                for _ in 0..(if delivered_first { yields } else { 0 }) {
+                    tokio::task::yield_now().await;
+                }
+                watch.expect(&guid("JOB-1")).await.unwrap()
+            };
+            let delivering = async {
+                for _ in 0..(if delivered_first { 0 } else { yields }) {
+                    tokio::task::yield_now().await;
+                }
+                deliver(&jobs, event(Status::Completed, "1")).await.unwrap();
+            };
+            let (expected, ()) = tokio::join!(expecting, delivering);
+            assert_eq!(heard(&expected).await, Some(Status::Completed));
+            assert_eq!(store.counts().await, (0, 0));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_event_falls_between_on_several_threads() {
+    let watch = JobWatch::new(MemoryWatchStore::new());
+    let jobs = watch.layer().layer(JobRouter::new());
+    for number in 0..500 {
+        let name = format!("JOB-{number}");
+        let (expecting, job) = (watch.clone(), guid(&name));
+        let expecting = tokio::spawn(async move { expecting.expect(&job).await.unwrap() });
+        let jobs = jobs.clone();
+        let event = event_of(&name, Status::Completed, "1");
+        let delivering = tokio::spawn(async move { deliver(&jobs, event).await.unwrap() });
+        delivering.await.unwrap();
+        assert!(heard(&expecting.await.unwrap()).await.is_some(), "{name}");
+    }
+}
