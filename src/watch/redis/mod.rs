@@ -33,7 +33,8 @@ const PREFIX: &str = "mx-job-webhook-watch:";
 /// An expected job has a key without expiry, until something is heard of it or it is given up. Other
 /// keys expire: what was heard of a job after the watch's look-back, and a job that rests after a
 /// challenge after an hour. The server must keep them until then, so set `maxmemory-policy
-/// noeviction`. `expect` then is an error while memory is short; otherwise expectations are lost.
+/// noeviction`. While memory is short, `expect` then is an error and the failsafe pauses. With another
+/// policy, expectations are lost.
 ///
 /// An expectation is on disk at once only with `appendfsync always`, and reaches Redis' replicas
 /// after a delay. If a crash or a failover loses it, the failsafe does not read the job, but a

@@ -383,6 +383,27 @@ async fn a_server_that_does_not_answer_is_an_error_in_bounded_time() {
     }
 }
 
+/// With `noeviction`, a full server refuses new expectations, and hands out the old ones once it has memory.
+#[tokio::test]
+async fn a_full_server_refuses_and_forgets_nothing() {
+    let folder = Folder::new();
+    let server = servers::redis(&folder, &["--maxmemory-policy", "noeviction"]);
+    let (store, job) = (store(&server), new_guid());
+    put(&store, &job).await;
+    ask(server.address, None, "CONFIG SET maxmemory 1");
+    let watch = JobWatch::new(store.clone());
+    let refused = watch.expect(&new_guid()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::WatchUnavailable);
+    assert!(get(&store, &job).await.is_some());
+    assert!(store.claim_due(1, LEASE).await.is_err());
+    let counts = store.count().await.unwrap();
+    assert_eq!((counts.outstanding, counts.overdue), (1, 1));
+    ask(server.address, None, "CONFIG SET maxmemory 0");
+    let claimed = store.claim_due(2, LEASE).await.unwrap();
+    assert_eq!(claimed.len(), 1);
+    assert_eq!(claimed[0].0, job);
+}
+
 /// The answer is lost after the server has replaced the entry. The repeated call is not a conflict.
 #[tokio::test]
 async fn a_replacement_whose_answer_is_lost_is_done() {
