@@ -55,9 +55,9 @@ impl Replace {
                 Due::Unchanged | Due::Never => None,
             },
             keep: update.keep.map(micros),
-            // The server commits notifications one after the other, each with its flush. Most
-            // deliveries of jobs that nobody expects make a new entry; these need none. Waiting
-            // begins with an entry, so only one whose entry has expired can miss it, for some seconds.
+            // The server commits notifications one after the other, each with its flush. An event of
+            // a job that nobody expects usually makes a new entry, and needs none. To wait takes an
+            // entry, so only a waiter whose entry has expired hears some seconds later.
             notification: (update.wakes && expected.is_some())
                 .then(|| super::listen::notification(job)),
         }
