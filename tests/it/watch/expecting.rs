@@ -160,9 +160,9 @@ async fn a_store_that_panics_outside_of_a_future_is_an_error_too() {
         }
         fn record_unexpected(
             &self,
-            _: mx_job_webhook::watch::Heard,
+            _: mx_job_webhook::watch::SettledEvent,
             _: Duration,
-        ) -> Option<mx_job_webhook::watch::Heard> {
+        ) -> Option<mx_job_webhook::watch::SettledEvent> {
             crate::support::panic_quietly();
             None
         }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use mx_job_webhook::job::JobGuid;
 use mx_job_webhook::testing::Sample;
 use mx_job_webhook::watch::{
-    Counts, Entry, Expected, Heard, JobWatch, MemoryWatchStore, Replaced, Stored, Update, Wake,
-    WatchStore,
+    Counts, Entry, Expected, JobWatch, MemoryWatchStore, Replaced, SettledEvent, Stored, Update,
+    Wake, WatchStore,
 };
 use mx_job_webhook::{Background, Error, JobEvent, Receipt, Status};
 use tower::{BoxError, Service};
@@ -162,10 +162,10 @@ impl WatchStore for FaultyStore {
         }
     }
 
-    fn record_unexpected(&self, heard: Heard, look_back: Duration) -> Option<Heard> {
+    fn record_unexpected(&self, event: SettledEvent, look_back: Duration) -> Option<SettledEvent> {
         match self.faults().replace {
-            Fault::None => self.memory.record_unexpected(heard, look_back),
-            _ => Some(heard),
+            Fault::None => self.memory.record_unexpected(event, look_back),
+            _ => Some(event),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mx_job_webhook::job::JobGuid;
 use mx_job_webhook::watch::{
-    Counts, Due, Heard, MemoryWatchStore, Replaced, Stored, Update, Wake, WatchStore,
+    Counts, Due, MemoryWatchStore, Replaced, SettledEvent, Stored, Update, Wake, WatchStore,
 };
 use tokio::time::sleep;
 
@@ -147,19 +147,19 @@ impl WatchStore for Unreliable {
         }
     }
 
-    fn record_unexpected(&self, heard: Heard, look_back: Duration) -> Option<Heard> {
+    fn record_unexpected(&self, event: SettledEvent, look_back: Duration) -> Option<SettledEvent> {
         if self.is(Broken::ForgetsTheLookBack) {
             // The store in memory answers at once.
-            let jobs = [heard.guid.clone()];
+            let jobs = [event.heard()?.guid.clone()];
             let mut load = pin!(self.store.load(&jobs));
             let loaded = load.as_mut().poll(&mut Context::from_waker(Waker::noop()));
             let is_known = matches!(loaded, Poll::Ready(Ok(loaded)) if !loaded.is_empty());
-            return is_known.then_some(heard);
+            return is_known.then_some(event);
         }
         // Both ways have to be right.
         if self.world.draw(|random| random.u8(..3)) == 0 {
-            return Some(heard);
+            return Some(event);
         }
-        self.store.record_unexpected(heard, look_back)
+        self.store.record_unexpected(event, look_back)
     }
 }
