@@ -1,4 +1,11 @@
 //! The guides.
+#![cfg_attr(
+    not(feature = "tokio"),
+    allow(
+        rustdoc::broken_intra_doc_links,
+        reason = "they link to `watch`, which needs the feature"
+    )
+)]
 
 #[doc = include_str!("docs/answers.md")]
 pub mod answers {}

@@ -1,5 +1,6 @@
 //! Log lines about expected jobs, which belong to no delivery.
 
+use tower::BoxError;
 use tracing::{Level, event};
 
 use crate::job::JobGuid;
@@ -7,6 +8,11 @@ use crate::job::JobGuid;
 /// Says that the failsafe cannot work at the moment.
 pub(crate) fn failsafe_failed(why: &'static str) {
     event!(target: "mx_job_webhook", Level::WARN, "the failsafe waits: {why}");
+}
+
+/// Says that this process does not hear what others have changed.
+pub(crate) fn listening_failed(error: &BoxError) {
+    event!(target: "mx_job_webhook", Level::WARN, "waiters hear late of other processes' events: {error}");
 }
 
 /// Says that a job is given up.

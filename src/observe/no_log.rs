@@ -4,4 +4,6 @@ use crate::job::JobGuid;
 
 pub(crate) fn failsafe_failed(_: &'static str) {}
 
+pub(crate) fn listening_failed(_: &tower::BoxError) {}
+
 pub(super) fn given_up(_: &JobGuid) {}

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::boxed::DynStore;
 use super::waiters::{Waiters, Wake};
+use crate::observe;
 use crate::util::random::jittered;
 
 /// How often the entries of all jobs are read that somebody waits for.
@@ -60,7 +61,9 @@ async fn listen(store: Arc<dyn DynStore>, waiters: Arc<Waiters>) {
     let mut pause = FIRST_PAUSE;
     loop {
         let started = Instant::now();
-        let _ = store.listen(Wake(waiters.clone())).await;
+        if let Err(error) = store.listen(Wake(waiters.clone())).await {
+            observe::listening_failed(&error);
+        }
         if started.elapsed() > LONGEST_PAUSE {
             pause = FIRST_PAUSE;
         }
