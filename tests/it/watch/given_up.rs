@@ -43,7 +43,7 @@ async fn the_hook_is_told_all_that_is_known_and_the_expectation_ends() {
     let start = Instant::now();
     let expected = watch.expect_after(&name).await.unwrap();
     assert!(expected.within(2 * 3_600 * SECOND).await.unwrap().is_none());
-    let told = told.lock().unwrap();
+    let told = std::mem::take(&mut *told.lock().unwrap());
     let [(at, given_up)] = told.as_slice() else {
         panic!("told {} times", told.len());
     };
