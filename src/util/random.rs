@@ -28,7 +28,7 @@ pub(crate) mod seeded {
         STATE.set(Some(seed));
     }
 
-    /// Returns the next number of SplitMix64, if this thread has a seed.
+    /// Returns the next number of `SplitMix64`, if this thread has a seed.
     pub(super) fn next() -> Option<u64> {
         let state = STATE.get()?.wrapping_add(0x9e37_79b9_7f4a_7c15);
         STATE.set(Some(state));

@@ -32,11 +32,17 @@ impl GivenUp {
         Self {
             job,
             expected_for: entry.expected_for(),
-            reads: entry.reads().saturating_add(1),
+            reads: entry.reads(),
             last_status: status.or(entry.last_status()).cloned(),
             heard: entry.latest().cloned(),
             error,
         }
+    }
+
+    /// Counts the read that has just been made.
+    pub(super) fn with_another_read(mut self) -> Self {
+        self.reads = self.reads.saturating_add(1);
+        self
     }
 
     /// Returns the job's guid.

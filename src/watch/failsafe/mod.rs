@@ -19,7 +19,7 @@ use super::job_watch::JobWatch;
 use super::store::Stored;
 use crate::background::Background;
 use crate::callback::{BoxedCallback, Callback, CallbackFuture, JobService, box_callback};
-use crate::error::Receipt;
+use crate::error::{Error, Receipt};
 use crate::job::JobGuid;
 use crate::observe;
 use crate::util::catch_panic::catch;
@@ -43,6 +43,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often to look if the store or the reader fails.
 const INTERVAL_OF_FAILURES: Duration = Duration::from_secs(5);
+
+/// Why a reader reads nothing at the moment.
+const NOT_READY: &str = "the reader of jobs is not ready";
 
 /// How often the metrics of expected jobs are set.
 const COUNT_INTERVAL: Duration = Duration::from_secs(10);
@@ -298,16 +301,21 @@ where
         });
         let ready: Result<(), BoxError> = ready.await;
         if ready.is_err() {
-            observe::failsafe_failed("the reader of jobs is not ready");
-            return sleep(jittered(INTERVAL_OF_FAILURES)).await;
+            observe::failsafe_failed(NOT_READY);
+            // Other replicas go first. A job of which the time has passed is given up nevertheless.
+            sleep(jittered(INTERVAL_OF_FAILURES)).await;
+            for reading in claim(&self.settings).await.unwrap_or_default() {
+                self.reads.spawn(reading.leave(NOT_READY));
+            }
+            return;
         }
-        let lease = self.settings.lease;
-        let claim = self.settings.watch.call(|store| store.claim_due(1, lease));
-        match claim.await {
+        match claim(&self.settings).await {
             Ok(claimed) if claimed.is_empty() => sleep(jittered(INTERVAL)).await,
             Ok(claimed) => {
-                for (job, stored) in claimed {
-                    self.read(job, stored);
+                for reading in claimed {
+                    let job = reading.job.clone();
+                    let read = catch(|| self.reader.call(job)).ok();
+                    self.reads.spawn(reading.run(read));
                 }
             }
             Err(_) => {
@@ -315,19 +323,6 @@ where
                 sleep(jittered(INTERVAL_OF_FAILURES)).await;
             }
         }
-    }
-
-    fn read(&mut self, job: JobGuid, stored: Stored) {
-        let Some(expectation) = stored.entry.expectation() else {
-            return;
-        };
-        let read = catch(|| self.reader.call(job.clone())).ok();
-        let reading = Reading {
-            settings: self.settings.clone(),
-            job,
-            expectation,
-        };
-        self.reads.spawn(reading.run(read));
     }
 
     async fn count(&mut self) {
@@ -339,6 +334,20 @@ where
             observe::expected_jobs(counts.outstanding, counts.overdue);
         }
     }
+}
+
+/// Claims a job, if one is overdue.
+async fn claim<J>(settings: &Arc<Settings<J>>) -> Result<Vec<Reading<J>>, Error> {
+    let Settings { watch, lease, .. } = &**settings;
+    let claimed = watch.call(|store| store.claim_due(1, *lease)).await?;
+    let reading = |(job, stored): (JobGuid, Stored)| {
+        Some(Reading {
+            settings: settings.clone(),
+            job,
+            expectation: stored.entry.expectation()?,
+        })
+    };
+    Ok(claimed.into_iter().filter_map(reading).collect())
 }
 
 impl<J, R> fmt::Debug for Failsafe<J, R> {

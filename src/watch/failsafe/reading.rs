@@ -20,6 +20,7 @@ use crate::util::random::jittered;
 use crate::watch::entry::Entry;
 use crate::watch::heard::Heard;
 use crate::watch::layer::is_settled;
+use crate::watch::store::Stored;
 
 /// A job that is claimed.
 pub(super) struct Reading<J> {
@@ -154,38 +155,81 @@ impl<J: JobService> Reading<J> {
         let _ = watch.change_existing(&self.job, extend).await;
     }
 
-    async fn postpone_or_give_up(&self, found: Found) -> Result<(), Error> {
-        let Settings { watch, limit, .. } = &*self.settings;
-        let Some(stored) = watch.load(&self.job).await? else {
-            return Ok(());
-        };
-        let entry = stored.entry.clone().aged(stored.age);
-        if entry.expectation() != Some(self.expectation) {
+    /// Gives the job up if its time has passed, and otherwise leaves it to other replicas.
+    pub(super) async fn leave(self, error: &'static str) {
+        // If the store fails here, the lease expires.
+        let _ = self.leave_or_give_up(error).await;
+    }
+
+    async fn leave_or_give_up(&self, error: &'static str) -> Result<(), Error> {
+        let Some((stored, entry)) = self.load().await? else {
             return Ok(()); // It was heard.
+        };
+        if self.is_too_late(&entry) {
+            let given_up = GivenUp::new(self.job.clone(), &entry, None, Some(error.into()));
+            if self.tell(given_up).await.is_ok() {
+                return self.end(stored).await;
+            }
         }
+        let leave = |entry: &Entry| entry.extend(self.expectation, Duration::ZERO);
+        self.settings
+            .watch
+            .change(&self.job, Some(stored), leave)
+            .await?;
+        Ok(())
+    }
+
+    async fn postpone_or_give_up(&self, found: Found) -> Result<(), Error> {
+        let Some((stored, entry)) = self.load().await? else {
+            return Ok(()); // It was heard.
+        };
         let Found { status, error, .. } = found;
         let status = status.as_ref();
-        if entry.expected_for() >= *limit {
-            let given_up = GivenUp::new(self.job.clone(), &entry, status, error);
-            let give_up = self.give_up(given_up);
-            if self.while_extending_the_lease(give_up).await.is_ok() {
-                observe::given_up(&self.job);
-                let end = |entry: &Entry| entry.give_up(self.expectation, watch.look_back());
-                watch.change(&self.job, Some(stored), end).await?;
-                return Ok(());
+        if self.is_too_late(&entry) {
+            let given_up =
+                GivenUp::new(self.job.clone(), &entry, status, error).with_another_read();
+            if self.tell(given_up).await.is_ok() {
+                return self.end(stored).await;
             }
         }
         let pause = self.pause(entry.reads());
         let postpone = |entry: &Entry| entry.postpone(self.expectation, status, pause);
-        watch.change(&self.job, Some(stored), postpone).await?;
+        self.settings
+            .watch
+            .change(&self.job, Some(stored), postpone)
+            .await?;
         Ok(())
     }
 
-    async fn give_up(&self, given_up: GivenUp) -> Result<(), Error> {
-        match &self.settings.on_given_up {
-            Some(hook) => hook(given_up).await.map(|_| ()),
-            None => Ok(()),
-        }
+    /// Returns the entry as it was stored and as it is now, if the job is still expected.
+    async fn load(&self) -> Result<Option<(Stored, Entry)>, Error> {
+        let Some(stored) = self.settings.watch.load(&self.job).await? else {
+            return Ok(None);
+        };
+        let entry = stored.entry.clone().aged(stored.age);
+        let is_expected = entry.expectation() == Some(self.expectation);
+        Ok(is_expected.then_some((stored, entry)))
+    }
+
+    fn is_too_late(&self, entry: &Entry) -> bool {
+        entry.expected_for() >= self.settings.limit
+    }
+
+    async fn tell(&self, given_up: GivenUp) -> Result<(), Error> {
+        let Some(hook) = &self.settings.on_given_up else {
+            return Ok(());
+        };
+        let told = self.while_extending_the_lease(hook(given_up)).await;
+        told.map(|_| ())
+    }
+
+    /// Ends the expectation of a job that is given up.
+    async fn end(&self, stored: Stored) -> Result<(), Error> {
+        observe::given_up(&self.job);
+        let watch = &self.settings.watch;
+        let end = |entry: &Entry| entry.give_up(self.expectation, watch.look_back());
+        watch.change(&self.job, Some(stored), end).await?;
+        Ok(())
     }
 
     /// Returns the pause after this many earlier reads.

@@ -1,14 +1,20 @@
 //! `expect`: recorded when it returns, idempotent, and bounded.
 
-use std::sync::Arc;
+use std::convert::Infallible;
+use std::future::pending;
 use std::time::Duration;
 
-use mx_job_webhook::watch::{JobWatch, MemoryWatchStore};
-use mx_job_webhook::{ErrorKind, JobRouter, Receipt, Status};
+use mx_job_webhook::job::JobGuid;
+use mx_job_webhook::ledger::EventName;
+use mx_job_webhook::watch::{
+    Counts, JobWatch, MemoryWatchStore, Replaced, SettledEvent, Stored, Update, Wake, WatchStore,
+};
+use mx_job_webhook::{ErrorKind, JobEvent, JobRouter, Receipt, Status};
 use tokio::time::{Instant, sleep};
 use tower::Layer as _;
 
 use super::stand_ins::{Fault, FaultyStore, SECOND, deliver, event, guid, heard};
+use crate::support::panic_quietly;
 
 const FAULTS: [Fault; 4] = [
     Fault::Fails,
@@ -112,62 +118,58 @@ async fn a_full_store_still_hears() {
     assert_eq!(heard(&expected).await, Some(Status::Completed));
 }
 
+/// Panics before it returns a future.
+struct Panics;
+
+impl WatchStore for Panics {
+    type Error = Infallible;
+
+    fn load(
+        &self,
+        _: &[JobGuid],
+    ) -> impl Future<Output = Result<Vec<(JobGuid, Stored)>, Infallible>> + Send {
+        panic_quietly();
+        pending()
+    }
+
+    fn replace(
+        &self,
+        _: &JobGuid,
+        _: Option<u64>,
+        _: Update<'_>,
+    ) -> impl Future<Output = Result<Replaced, Infallible>> + Send {
+        panic_quietly();
+        pending()
+    }
+
+    fn claim_due(
+        &self,
+        _: usize,
+        _: Duration,
+    ) -> impl Future<Output = Result<Vec<(JobGuid, Stored)>, Infallible>> + Send {
+        panic_quietly();
+        pending()
+    }
+
+    fn count(&self) -> impl Future<Output = Result<Counts, Infallible>> + Send {
+        panic_quietly();
+        pending()
+    }
+
+    fn listen(&self, _: Wake) -> impl Future<Output = Result<(), Infallible>> + Send {
+        panic_quietly();
+        pending()
+    }
+
+    fn record_unexpected(&self, _: SettledEvent, _: Duration) -> Option<SettledEvent> {
+        panic_quietly();
+        None
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_store_that_panics_outside_of_a_future_is_an_error_too() {
-    struct Panics;
-    impl mx_job_webhook::watch::WatchStore for Panics {
-        type Error = &'static str;
-        fn load(
-            &self,
-            _: &[mx_job_webhook::job::JobGuid],
-        ) -> impl Future<
-            Output = Result<
-                Vec<(mx_job_webhook::job::JobGuid, mx_job_webhook::watch::Stored)>,
-                &'static str,
-            >,
-        > + Send {
-            crate::support::panic_quietly();
-            async { Err("") }
-        }
-        fn replace(
-            &self,
-            _: &mx_job_webhook::job::JobGuid,
-            _: Option<u64>,
-            _: mx_job_webhook::watch::Update<'_>,
-        ) -> impl Future<Output = Result<mx_job_webhook::watch::Replaced, &'static str>> + Send
-        {
-            crate::support::panic_quietly();
-            async { Err("") }
-        }
-        fn claim_due(
-            &self,
-            _: usize,
-            _: Duration,
-        ) -> impl Future<
-            Output = Result<
-                Vec<(mx_job_webhook::job::JobGuid, mx_job_webhook::watch::Stored)>,
-                &'static str,
-            >,
-        > + Send {
-            crate::support::panic_quietly();
-            async { Err("") }
-        }
-        async fn count(&self) -> Result<mx_job_webhook::watch::Counts, &'static str> {
-            Err("")
-        }
-        async fn listen(&self, _: mx_job_webhook::watch::Wake) -> Result<(), &'static str> {
-            Err("")
-        }
-        fn record_unexpected(
-            &self,
-            _: mx_job_webhook::watch::SettledEvent,
-            _: Duration,
-        ) -> Option<mx_job_webhook::watch::SettledEvent> {
-            crate::support::panic_quietly();
-            None
-        }
-    }
-    let watch = JobWatch::new(Arc::new(Panics));
+    let watch = JobWatch::new(Panics);
     let error = watch.expect(&guid("JOB-1")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WatchUnavailable);
     let jobs = watch.layer().layer(JobRouter::new());
@@ -175,6 +177,6 @@ async fn a_store_that_panics_outside_of_a_future_is_an_error_too() {
     assert_eq!(answer.unwrap_err().kind(), ErrorKind::WatchUnavailable);
 }
 
-fn name(event: &mx_job_webhook::JobEvent) -> mx_job_webhook::ledger::EventName {
-    mx_job_webhook::ledger::EventName::of(event)
+fn name(event: &JobEvent) -> EventName {
+    EventName::of(event)
 }

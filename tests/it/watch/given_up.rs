@@ -3,11 +3,13 @@
 use std::future::pending;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
+use mx_job_webhook::job::JobGuid;
 use mx_job_webhook::watch::{Failsafe, GivenUp, JobWatch};
-use mx_job_webhook::{BoxJobService, JobRouter, Status};
+use mx_job_webhook::{BoxJobService, Job, JobRouter, Status};
 use tokio::time::{Instant, sleep};
-use tower::{BoxError, Layer as _};
+use tower::{BoxError, Layer as _, Service};
 
 use super::stand_ins::{Fault, FaultyStore, SECOND, deliver, event, guid, heard};
 use crate::support::panic_quietly;
@@ -43,7 +45,7 @@ async fn the_hook_is_told_all_that_is_known_and_the_expectation_ends() {
     let start = Instant::now();
     let expected = watch.expect_after(&name).await.unwrap();
     assert!(expected.within(2 * 3_600 * SECOND).await.unwrap().is_none());
-    let told = told.lock().unwrap();
+    let told = std::mem::take(&mut *told.lock().unwrap());
     let [(at, given_up)] = told.as_slice() else {
         panic!("told {} times", told.len());
     };
@@ -194,5 +196,49 @@ async fn a_job_that_is_expected_again_starts_again() {
         sleep(400 * SECOND).await;
         assert_eq!(calls.load(Ordering::SeqCst), times);
         assert_eq!(store.counts().await, (0, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_is_never_ready_does_not_keep_the_hook_from_being_told() {
+    let store = FaultyStore::default();
+    let watch = JobWatch::new(store.clone());
+    let told = Told::default();
+    let telling = told.clone();
+    let failsafe = Failsafe::from_service(&watch, JobRouter::new(), NeverReady)
+        .with_limit(100 * SECOND)
+        .on_given_up(move |given_up| {
+            telling.lock().unwrap().push((Instant::now(), given_up));
+            async {}
+        });
+    tokio::spawn(failsafe.run_until(pending::<()>()));
+    let start = Instant::now();
+    let _ = watch.expect(&guid("JOB-1")).await.unwrap();
+    sleep(200 * SECOND).await;
+    let told = std::mem::take(&mut *told.lock().unwrap());
+    let [(at, given_up)] = told.as_slice() else {
+        panic!("told {} times", told.len());
+    };
+    let took = *at - start;
+    assert!(took >= 100 * SECOND && took < 106 * SECOND, "{took:?}");
+    assert_eq!(given_up.reads(), 0);
+    let error = given_up.error().unwrap().to_string();
+    assert_eq!(error, "the reader of jobs is not ready");
+    assert_eq!(store.counts().await, (0, 0));
+}
+
+struct NeverReady;
+
+impl Service<JobGuid> for NeverReady {
+    type Response = Job;
+    type Error = BoxError;
+    type Future = std::future::Pending<Result<Job, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Err("its worker has died".into()))
+    }
+
+    fn call(&mut self, _: JobGuid) -> Self::Future {
+        panic!("it is not ready")
     }
 }

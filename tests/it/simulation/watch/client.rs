@@ -12,7 +12,7 @@ use super::world::World;
 
 /// What came of one request.
 enum Turn {
-    Heard(Heard),
+    Heard(Box<Heard>),
     NotYet,
     /// It only wanted the job to be expected.
     Enough,
@@ -104,7 +104,7 @@ async fn turn(
         return Turn::Enough;
     }
     match expected.within(patience).await {
-        Ok(Some(heard)) => Turn::Heard(heard),
+        Ok(Some(heard)) => Turn::Heard(Box::new(heard)),
         Ok(None) => {
             world.not_heard(job, seen, started);
             Turn::NotYet
