@@ -7,14 +7,16 @@
     reason = "it prints the results of a run; a panic fails the test"
 )]
 
+mod faults;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{File, OpenOptions, read_to_string};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
+use faults::{Faults, cut_postgres, cut_redis};
 use harness::example;
 use harness::servers::{self, Folder, Server, free_address};
 use http::Request;
@@ -25,7 +27,6 @@ use mx_job_webhook::job::Timestamp;
 use mx_job_webhook::ledger::{Claim, EventName, Ledger, PostgresLedger, RedisLedger};
 use mx_job_webhook::{Job, JobEvent, Status};
 use sqlx::{PgPool, Row as _};
-use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 const PATH: &str = "/admin/webhooks";
@@ -58,12 +59,7 @@ async fn with_redis() {
     let folder = Folder::new();
     let server = servers::redis(&folder, &[]);
     let url = format!("redis://{}/", server.address);
-    let port = server.address.port().to_string();
-    let cut = move || {
-        let _ = Command::new("redis-cli")
-            .args(["-p", &port, "client", "kill", "type", "normal"])
-            .output();
-    };
+    let cut = cut_redis(&server);
     let run = Run::of(&folder, server, &url, cut).await;
 
     for event in &run.acknowledged {
@@ -79,12 +75,7 @@ async fn with_postgres() {
     let folder = Folder::new();
     let (server, url) = servers::postgres(&folder);
     let pool = PgPool::connect_lazy(&url).unwrap();
-    let (runtime, others) = (Handle::current(), pool.clone());
-    let cut = move || {
-        let all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-                   WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'";
-        let _ = runtime.block_on(sqlx::query(all).execute(&others));
-    };
+    let cut = cut_postgres(&pool);
     let run = Run::of(&folder, server, &url, cut).await;
 
     // Each effect in the ledger's database stands once.
@@ -140,7 +131,10 @@ impl Run {
         let over = Arc::new(AtomicBool::new(false));
         let faults = {
             let over = over.clone();
-            std::thread::spawn(move || Faults::cause(seed, replicas, server, cut, &over))
+            std::thread::spawn(move || {
+                fastrand::seed(seed);
+                Faults::cause(BETWEEN_FAULTS, replicas, server, cut, &over)
+            })
         };
         let started = Instant::now();
         let sent = sender.send_until_all_are_acknowledged();
@@ -322,60 +316,5 @@ impl Sender {
             }
             other => panic!("answered {other}"),
         }
-    }
-}
-
-#[derive(Debug, Default)]
-struct Faults {
-    replicas_killed: usize,
-    servers_restarted: usize,
-    connections_cut: usize,
-}
-
-impl Faults {
-    /// Causes one fault after the other, in the same order each time, until `over` is set.
-    fn cause(
-        seed: u64,
-        mut replicas: Vec<Server>,
-        mut server: Server,
-        cut: impl Fn(),
-        over: &AtomicBool,
-    ) -> (Self, Vec<Server>, Server) {
-        fastrand::seed(seed);
-        let mut faults = Self::default();
-        for turn in 0.. {
-            std::thread::sleep(BETWEEN_FAULTS);
-            if over.load(Ordering::SeqCst) {
-                break;
-            }
-            match turn % 6 {
-                1 | 5 => {
-                    cut();
-                    faults.connections_cut += 1;
-                }
-                3 => {
-                    if faults.servers_restarted % 2 == 0 {
-                        server.stop();
-                    } else {
-                        server.crash();
-                    }
-                    server.restart();
-                    server.wait_until_it_listens();
-                    faults.servers_restarted += 1;
-                }
-                _ => {
-                    let replica = fastrand::usize(..replicas.len());
-                    replicas[replica].crash();
-                    replicas[replica].restart();
-                    faults.replicas_killed += 1;
-                }
-            }
-            // An orchestrator does the same in production.
-            replicas.iter_mut().for_each(Server::restart_if_it_ended);
-        }
-        for replica in &mut replicas {
-            replica.wait_until_it_listens();
-        }
-        (faults, replicas, server)
     }
 }
