@@ -149,6 +149,12 @@ impl Entry {
         latest.counts_after(after).then_some(&latest.heard)
     }
 
+    /// Returns what was heard of the job within the time that a watch looks back, if that counts.
+    pub(super) fn heard_lately(&self, after: Option<&Seen>, look_back: Duration) -> Option<&Heard> {
+        let is_late = self.latest.as_ref()?.age <= look_back;
+        self.heard_after(after).filter(|_| is_late)
+    }
+
     /// Returns whether the job is expected, also while it waits for its user.
     #[must_use]
     pub fn is_expected(&self) -> bool {
@@ -276,18 +282,21 @@ impl Entry {
         if let Some(after) = after {
             entry.add_name(&after.name);
         }
+        // A challenge that the application has not seen rests the job, as if it were heard now.
+        // Without `after` it may be the one that the application has just answered.
+        let rests = after.is_some() && entry.heard_after(after).is_some();
         entry.expectation = Some(Expectation {
             id: random(),
             age: Duration::ZERO,
             after: after.cloned(),
-            rests: false,
+            rests,
             reads: 0,
             status: None,
         });
         Some(Change {
+            due: if rests { Due::Never } else { Due::In(patience) },
+            keep: entry.keep(look_back),
             entry,
-            due: Due::In(patience),
-            keep: None,
             wakes: false,
             waited: None,
         })

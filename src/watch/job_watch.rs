@@ -202,7 +202,7 @@ impl JobWatch {
         let (patience, look_back) = (self.patience, self.look_back);
         let expect = |entry: &Entry| entry.expect(after.as_ref(), patience, look_back);
         let (entry, _) = self.change(job, None, expect).await?;
-        let heard = entry.heard_after(after.as_ref()).cloned();
+        let heard = entry.heard_lately(after.as_ref(), look_back).cloned();
         Ok(Expected::new(self.clone(), job.clone(), after, heard))
     }
 

@@ -32,7 +32,6 @@ pub(super) struct Reading<J> {
 /// What a read has found.
 #[derive(Default)]
 struct Found {
-    is_heard: bool,
     status: Option<Status>,
     error: Option<BoxError>,
 }
@@ -52,12 +51,12 @@ impl Found {
         }
     }
 
-    /// Returns the name of the outcome in metrics.
+    /// Returns the name of the outcome in metrics, if the job is still expected.
     fn name(&self) -> &'static str {
-        match self {
-            Self { is_heard: true, .. } => "heard",
-            Self { error: Some(_), .. } => "failed",
-            _ => "not_yet",
+        if self.error.is_some() {
+            "failed"
+        } else {
+            "not_yet"
         }
     }
 }
@@ -77,7 +76,6 @@ impl<J: JobService> Reading<J> {
             }
         };
         let found = self.while_extending_the_lease(find).await;
-        observe::failsafe_read(found.name());
         // If the store fails here, the lease expires and the job is read again.
         let _ = self.postpone_or_give_up(found).await;
     }
@@ -122,9 +120,8 @@ impl<J: JobService> Reading<J> {
         };
         if let Some(heard) = heard {
             // The layer has heard it, if `jobs` has one. To hear it again changes nothing.
-            match settings.watch.hear(&heard).await {
-                Ok(()) => found.is_heard = true,
-                Err(error) => found.error = Some(error.into()),
+            if let Err(error) = settings.watch.hear(&heard).await {
+                found.error = Some(error.into());
             }
         }
         found
@@ -181,9 +178,11 @@ impl<J: JobService> Reading<J> {
 
     async fn postpone_or_give_up(&self, found: Found) -> Result<(), Error> {
         let Some((stored, entry)) = self.load().await? else {
-            return Ok(()); // It was heard.
+            observe::failsafe_read("heard");
+            return Ok(());
         };
-        let Found { status, error, .. } = found;
+        observe::failsafe_read(found.name());
+        let Found { status, error } = found;
         let status = status.as_ref();
         if self.is_too_late(&entry) {
             let given_up =

@@ -24,7 +24,8 @@ const RECENT: usize = 16_384;
 /// A [`WatchStore`] in the memory of this process.
 ///
 /// By default 100,000 jobs can be expected at a time. Beyond that, `expect` is an error; no
-/// expectation is forgotten. Of events that nobody expects, it keeps the last 16,384, for as long as
+/// expectation is forgotten. As many jobs that have ended are kept for as long as the watch looks
+/// back. Of events that nobody expects, it keeps the last 16,384, for as long as
 /// the watch looks back. A restart forgets everything.
 ///
 /// Their bodies take at most 16 MiB.

@@ -89,6 +89,7 @@ impl State {
         };
         self.remove(job);
         self.insert(job, slot);
+        self.forget_excess(capacity);
         Ok(())
     }
 
@@ -126,6 +127,30 @@ impl State {
             }
             let job = job.clone();
             self.remove(&job);
+        }
+    }
+
+    /// Forgets entries of jobs that nobody expects any more, if there are more than expected jobs
+    /// may be. Those that expire first go first.
+    fn forget_excess(&mut self, capacity: usize) {
+        // A few look-ups are enough, because each change adds at most one entry.
+        const LOOK_UPS: usize = 8;
+        if self.slots.len() - self.expected <= capacity {
+            return;
+        }
+        let is_over = |job: &&JobGuid| {
+            let slot = self.slots.get(*job);
+            slot.is_some_and(|slot| !slot.entry.is_expected())
+        };
+        let jobs: Vec<_> = self
+            .expiring
+            .values()
+            .take(LOOK_UPS)
+            .filter(is_over)
+            .cloned()
+            .collect();
+        for job in jobs.iter().take(2) {
+            self.remove(job);
         }
     }
 
