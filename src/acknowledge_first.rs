@@ -32,8 +32,8 @@ use crate::util::catch_panic::{CatchDrop, Panicked, catch};
 /// it is drained, or if no runtime takes the callback, the event is answered 503. If the service is
 /// called on a task of its own, the layer uses a `Background` of its own, which cannot be drained.
 ///
-/// Put [`DedupeLayer`](crate::DedupeLayer) inside this layer, so that an event is settled when its
-/// callback has succeeded.
+/// Put [`DedupeLayer`](crate::DedupeLayer) and the layer of a `JobWatch` inside this layer, so that an
+/// event is settled and heard when its callback has succeeded.
 ///
 /// For a moment, an accepted delivery takes two permits: its own and its callback's. The
 /// `Background` therefore needs a capacity of at least two.

@@ -28,7 +28,7 @@ use tower::BoxError;
 pub use self::redis::{Reconnecting, RedisLedger, Sentinels};
 use crate::event::FencingToken;
 pub use boxed::BoxLedger;
-pub use event_name::EventName;
+pub use event_name::{EventName, ParseEventNameError};
 pub use memory::MemoryLedger;
 #[cfg(feature = "postgres")]
 pub use postgres::{CommitInError, PostgresLedger};

@@ -15,6 +15,16 @@ pub(crate) fn listening_failed(error: &BoxError) {
     event!(target: "mx_job_webhook", Level::WARN, "waiters hear late of other processes' events: {error}");
 }
 
+/// Says that a job could not be read, or that its callback failed after that.
+pub(crate) fn read_failed(guid: &JobGuid) {
+    event!(
+        target: "mx_job_webhook",
+        Level::WARN,
+        "job.guid" = guid.as_str(),
+        "an expected job could not be read and handled: it is read again later"
+    );
+}
+
 /// Says that a job is given up.
 pub(super) fn given_up(guid: &JobGuid) {
     event!(

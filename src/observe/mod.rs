@@ -42,7 +42,7 @@ pub use self::metrics::describe_metrics;
 #[cfg(feature = "tokio")]
 pub(crate) use self::metrics::{expected_jobs, failsafe_read, heard_after};
 #[cfg(feature = "tokio")]
-pub(crate) use log::{failsafe_failed, listening_failed};
+pub(crate) use log::{failsafe_failed, listening_failed, read_failed};
 pub(crate) use observation::{Entered, Observation};
 pub(crate) use observed::Observed;
 

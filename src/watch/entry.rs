@@ -18,6 +18,10 @@ const MAX_NAMES: usize = 16;
 /// statuses), so an application that still wants the job expects it again before that.
 const REST: Duration = Duration::from_secs(60 * 60);
 
+/// How long a job that has ended is remembered at least, so that all who wait hear of it, even if
+/// their processes read it some seconds later.
+const SHORTEST: Duration = Duration::from_secs(30);
+
 /// What a [`WatchStore`](super::WatchStore) keeps of a job.
 ///
 /// A store does not look into it. It keeps the entry itself, or the bytes of
@@ -29,7 +33,7 @@ const REST: Duration = Duration::from_secs(60 * 60);
 pub struct Entry {
     /// The latest event that was heard.
     latest: Option<Latest>,
-    /// The names of events that were heard or that the application has seen, the oldest first.
+    /// The names of events that were heard, the oldest first.
     names: Vec<String>,
     expectation: Option<Expectation>,
 }
@@ -227,7 +231,8 @@ impl Entry {
                 keep: entry.keep(look_back),
                 entry,
                 due: Due::Unchanged,
-                wakes: false,
+                // Others may wait for any event of the job.
+                wakes: is_latest,
                 waited: None,
             });
         }
@@ -249,7 +254,7 @@ impl Entry {
         match &self.expectation {
             Some(expectation) if !expectation.rests => None,
             Some(_) => Some(REST.max(look_back)),
-            None => Some(look_back),
+            None => Some(SHORTEST.max(look_back)),
         }
     }
 
@@ -263,28 +268,24 @@ impl Entry {
         look_back: Duration,
     ) -> Option<Change> {
         let mut entry = self.clone();
-        if entry
-            .latest
-            .as_ref()
-            .is_some_and(|latest| latest.age > look_back)
-        {
-            entry.latest = None;
+        if let Some(latest) = entry.latest.take_if(|latest| latest.age > look_back) {
+            // Nobody was told of it by `expect`, so a read or another delivery tells.
+            let name = latest.seen().name;
+            entry.names.retain(|known| *known != name);
         }
         if entry.latest.as_ref().is_some_and(Latest::ends) {
             return None;
         }
-        if let Some(expectation) = &self.expectation {
-            let is_same = after.is_none() || expectation.after.as_ref() == after;
-            if is_same && !expectation.rests {
-                return None;
+        match &self.expectation {
+            Some(expectation) if !expectation.rests => {
+                return entry.expect_later(after, expectation.after.as_ref());
             }
+            _ => {}
         }
-        if let Some(after) = after {
-            entry.add_name(&after.name);
-        }
-        // A challenge that the application has not seen rests the job, as if it were heard now.
-        // Without `after` it may be the one that the application has just answered.
-        let rests = after.is_some() && entry.heard_after(after).is_some();
+        // A challenge that the application has not seen rests the job, as if it were heard now. If
+        // the job rests already, the application has seen its challenge, and expects what follows.
+        let is_news = after.is_some() || self.expectation.is_none();
+        let rests = is_news && entry.heard_after(after).is_some();
         entry.expectation = Some(Expectation {
             id: random(),
             age: Duration::ZERO,
@@ -300,6 +301,20 @@ impl Entry {
             wakes: false,
             waited: None,
         })
+    }
+
+    /// Changes what a job that is expected already is expected after, if the application has seen a
+    /// later event. It stays due when it was, however often it is expected.
+    fn expect_later(mut self, after: Option<&Seen>, before: Option<&Seen>) -> Option<Change> {
+        let after = after?;
+        if before.is_some_and(|before| before.name == after.name || after.is_before(before)) {
+            return None;
+        }
+        if let Some(expectation) = &mut self.expectation {
+            expectation.after = Some(after.clone());
+        }
+        // A challenge that counts would have rested the job.
+        Some(self.changed(Due::Unchanged))
     }
 
     /// Keeps the lease of the failsafe that fulfils this expectation.

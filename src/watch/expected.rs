@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::entry::Seen;
 use super::heard::Heard;
 use super::job_watch::JobWatch;
-use super::waiters::Registration;
+use super::waiters::{Interest, Registration};
 use crate::error::Error;
 use crate::job::JobGuid;
 
@@ -25,7 +25,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 pub struct Expected {
     watch: JobWatch,
     job: JobGuid,
-    after: Option<Seen>,
+    interest: Interest,
     /// What was heard before the job was expected.
     heard: Option<Heard>,
 }
@@ -37,10 +37,15 @@ impl Expected {
         after: Option<Seen>,
         heard: Option<Heard>,
     ) -> Self {
+        let interest = Interest {
+            after,
+            look_back: watch.look_back(),
+            since: Instant::now(),
+        };
         Self {
             watch,
             job,
-            after,
+            interest,
             heard,
         }
     }
@@ -50,7 +55,8 @@ impl Expected {
     /// If the store is slow, it takes longer by one call to the store, which
     /// [`with_store_timeout`](JobWatch::with_store_timeout) limits.
     ///
-    /// Returns `None` if nothing was heard; the job stays expected. An event is heard once its
+    /// Returns `None` if nothing was heard; the job stays expected. With a shorter time than the watch's
+    /// [patience](JobWatch::with_patience), a lost webhook always gives `None`. An event is heard once its
     /// callback has succeeded, on whichever replica. Any number of callers can wait for a job, and
     /// wait again.
     ///
@@ -77,7 +83,7 @@ impl Expected {
         let end = now.checked_add(patience).unwrap_or(now + year);
         let waiters = &self.watch.shared.waiters;
         // It is registered before the entry is read, so what is heard in between is not missed.
-        let mut registration = waiters.register(&self.job, self.after.clone());
+        let mut registration = waiters.register(&self.job, self.interest.clone());
         self.watch.listen();
         let read = self.read(&mut registration).await;
         if matches!(read, Ok(Some(_))) || Instant::now() >= end {
@@ -105,8 +111,8 @@ impl Expected {
                 return Poll::Ready(Ok(Some(heard)));
             }
             let stored = ready!(load.as_mut().poll(context))?;
-            let heard = stored.as_ref();
-            let heard = heard.and_then(|it| it.entry.heard_after(self.after.as_ref()));
+            let entry = stored.map(|stored| stored.entry.aged(stored.age));
+            let heard = entry.as_ref().and_then(|entry| self.interest.heard(entry));
             Poll::Ready(Ok(heard.cloned()))
         })
         .await

@@ -31,21 +31,41 @@ pub(super) struct Listening(Mutex<Option<Tasks>>);
 struct Tasks {
     listen: JoinHandle<()>,
     read: JoinHandle<()>,
+    beat: Arc<Beat>,
+}
+
+/// When the task that reads was last seen at work. Its runtime may stand still.
+struct Beat(Mutex<Instant>);
+
+impl Beat {
+    fn now(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn is_overdue(&self) -> bool {
+        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.elapsed() > 2 * READ_INTERVAL
+    }
 }
 
 impl Listening {
-    /// Starts the tasks, unless they run. They end with their runtime.
+    /// Starts the tasks, unless they run. They end with their runtime. If that stands still, they
+    /// are started again on this one.
     pub(super) fn ensure(&self, store: &Arc<dyn DynStore>, waiters: &Arc<Waiters>) {
         let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let run = |tasks: &Tasks| !tasks.listen.is_finished() && !tasks.read.is_finished();
+        let run = |tasks: &Tasks| {
+            !tasks.listen.is_finished() && !tasks.read.is_finished() && !tasks.beat.is_overdue()
+        };
         if tasks.as_ref().is_some_and(run) {
             return;
         }
         // The old ones are stopped, if only one has ended.
         *tasks = None;
+        let beat = Arc::new(Beat(Mutex::new(Instant::now())));
         *tasks = Some(Tasks {
             listen: tokio::spawn(listen(store.clone(), waiters.clone())),
-            read: tokio::spawn(read(store.clone(), waiters.clone())),
+            read: tokio::spawn(read(store.clone(), waiters.clone(), beat.clone())),
+            beat,
         });
     }
 }
@@ -72,9 +92,10 @@ async fn listen(store: Arc<dyn DynStore>, waiters: Arc<Waiters>) {
     }
 }
 
-async fn read(store: Arc<dyn DynStore>, waiters: Arc<Waiters>) {
+async fn read(store: Arc<dyn DynStore>, waiters: Arc<Waiters>, beat: Arc<Beat>) {
     let mut next = Instant::now() + jittered(READ_INTERVAL);
     loop {
+        beat.now();
         // By the clock, because while other jobs keep being heard of there is always something to
         // read.
         let now = Instant::now();
@@ -90,7 +111,7 @@ async fn read(store: Arc<dyn DynStore>, waiters: Arc<Waiters>) {
         // What was not read is read again after the interval.
         if let Ok(Ok(entries)) = timeout(READ_TIMEOUT, store.load(&jobs)).await {
             for (job, stored) in entries {
-                waiters.tell(&job, &stored.entry);
+                waiters.tell(&job, &stored.entry.aged(stored.age));
             }
         }
     }

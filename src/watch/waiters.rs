@@ -3,8 +3,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
 use super::entry::{Entry, Seen};
 use super::heard::Heard;
@@ -28,8 +30,25 @@ struct State {
 
 struct Waiter {
     id: u64,
-    after: Option<Seen>,
+    interest: Interest,
     answer: oneshot::Sender<Heard>,
+}
+
+/// Which events count for one who waits.
+#[derive(Clone)]
+pub(super) struct Interest {
+    pub(super) after: Option<Seen>,
+    pub(super) look_back: Duration,
+    /// When the job was expected.
+    pub(super) since: Instant,
+}
+
+impl Interest {
+    /// Returns what was heard, if it counts: lately, or since the job was expected.
+    pub(super) fn heard<'a>(&self, entry: &'a Entry) -> Option<&'a Heard> {
+        let look_back = self.look_back.max(self.since.elapsed());
+        entry.heard_lately(self.after.as_ref(), look_back)
+    }
 }
 
 /// One who waits. Dropping it stops waiting.
@@ -41,13 +60,17 @@ pub(super) struct Registration {
 }
 
 impl Waiters {
-    pub(super) fn register(self: &Arc<Self>, job: &JobGuid, after: Option<Seen>) -> Registration {
+    pub(super) fn register(self: &Arc<Self>, job: &JobGuid, interest: Interest) -> Registration {
         let (answer, receiver) = oneshot::channel();
         let mut state = self.state();
         state.last_id += 1;
         let id = state.last_id;
         let waiters = state.by_job.entry(job.clone()).or_default();
-        waiters.push(Waiter { id, after, answer });
+        waiters.push(Waiter {
+            id,
+            interest,
+            answer,
+        });
         drop(state);
         Registration {
             waiters: self.clone(),
@@ -63,7 +86,7 @@ impl Waiters {
         let Some(waiters) = state.by_job.get_mut(job) else {
             return;
         };
-        let counts = |waiter: &Waiter| entry.heard_after(waiter.after.as_ref()).is_some();
+        let counts = |waiter: &Waiter| waiter.interest.heard(entry).is_some();
         let (told, others) = std::mem::take(waiters).into_iter().partition(counts);
         let told: Vec<Waiter> = told;
         *waiters = others;
@@ -72,7 +95,7 @@ impl Waiters {
         }
         drop(state);
         for waiter in told {
-            if let Some(heard) = entry.heard_after(waiter.after.as_ref()) {
+            if let Some(heard) = waiter.interest.heard(entry) {
                 // It may have stopped waiting.
                 let _ = waiter.answer.send(heard.clone());
             }

@@ -11,6 +11,7 @@ use crate::event::JobEvent;
 #[cfg(feature = "tokio")]
 use crate::job::Job;
 use crate::job::{JobGuid, Status, Timestamp};
+pub use text::ParseEventNameError;
 
 /// The name of an event. Two deliveries with the same name are the same event.
 ///
@@ -32,8 +33,8 @@ use crate::job::{JobGuid, Status, Timestamp};
 ///
 /// # As text
 ///
-/// `Display` writes the guid, the status and the version, separated by spaces. Only the guid can
-/// contain spaces, so different names have different texts. Use the text as a key of a store, or as
+/// `Display` writes the guid, the status and the version, separated by spaces, and `FromStr` reads
+/// that. Only the guid can contain spaces, so different names have different texts. Use the text as a key of a store, or as
 /// an idempotency key. It is the same on every machine and in every release:
 ///
 /// - The status is its name in ASCII upper case. Each byte of its UTF-8 other than `A` to `Z`, `0`

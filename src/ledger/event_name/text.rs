@@ -1,8 +1,11 @@
 //! The text of a name, which ledgers store.
 
 use std::fmt;
+use std::str::FromStr;
 
-use super::EventName;
+use super::{EventName, is_plausible};
+use crate::job::{Job, Status};
+use crate::ledger::version::Version;
 
 /// Writes the guid, the status and the version, as described [above](#as-text).
 impl fmt::Display for EventName {
@@ -34,6 +37,68 @@ fn write_name(name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     Ok(())
 }
 
+/// Reads the text that `Display` writes, for example one that the application has stored.
+impl FromStr for EventName {
+    type Err = ParseEventNameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // Only what would be written the same is a name.
+        let name = read(text).filter(|name| name.to_string() == text);
+        name.ok_or(ParseEventNameError(()))
+    }
+}
+
+fn read(text: &str) -> Option<EventName> {
+    let (rest, version) = text.rsplit_once(' ')?;
+    let (guid, status) = rest.rsplit_once(' ')?;
+    let version = match version.strip_prefix('#') {
+        Some(digest) => Version::Digest(u128::from_str_radix(digest, 16).ok()?.to_be_bytes()),
+        None => {
+            // The decoder reads numbers exactly.
+            let is_number = |digit| matches!(digit, '0'..='9' | '-' | '.');
+            version.chars().all(is_number).then_some(())?;
+            let job = format!(r#"{{"job":{{"guid":"x","status":6,"updated_at":{version}}}}}"#);
+            Version::UpdatedAt(Job::decode(job.as_bytes()).ok()?.updated_at?)
+        }
+    };
+    let is_plausible = match version {
+        Version::UpdatedAt(updated_at) => is_plausible(updated_at),
+        Version::Digest(_) => false,
+    };
+    Some(EventName {
+        guid: guid.parse().ok()?,
+        status: read_status(status)?,
+        version,
+        is_plausible,
+    })
+}
+
+fn read_status(text: &str) -> Option<Status> {
+    if let Some(code) = text.strip_prefix('#') {
+        return Some(Status::from(code.parse::<i64>().ok()?));
+    }
+    let mut parts = text.split('%');
+    let mut name = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let (byte, rest) = part.split_at_checked(2)?;
+        name.push(u8::from_str_radix(byte, 16).ok()?);
+        name.extend(rest.as_bytes());
+    }
+    Some(Status::from(std::str::from_utf8(&name).ok()?))
+}
+
+/// The error of a text that is not the name of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParseEventNameError(());
+
+impl fmt::Display for ParseEventNameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not the name of an event")
+    }
+}
+
+impl std::error::Error for ParseEventNameError {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,7 +107,43 @@ mod tests {
 
     /// Returns the text of the name of the event with this body.
     fn text_of(body: &str) -> String {
-        EventName::of(&JobEvent::decode(body.to_owned()).unwrap()).to_string()
+        let name = EventName::of(&JobEvent::decode(body.to_owned()).unwrap());
+        let text = name.to_string();
+        let read: EventName = text.parse().unwrap();
+        assert_eq!(read, name, "it is read again");
+        assert_eq!(read.ordering_time(), name.ordering_time());
+        text
+    }
+
+    #[test]
+    fn what_is_no_text_of_a_name_is_not_read() {
+        for text in [
+            "",
+            " ",
+            "JOB-1",
+            "JOB-1 COMPLETED",
+            "JOB-1 COMPLETED ",
+            " COMPLETED 1",
+            "JOB-1 completed 1",
+            "JOB-1 COMPLETED 1.0",
+            "JOB-1 COMPLETED 01",
+            "JOB-1 COMPLETED 1e3",
+            "JOB-1 COMPLETED #1",
+            "JOB-1 COMPLETED -0",
+            "JOB-1 #6 1",
+            "JOB-1 #x 1",
+            "JOB-1 %4 1",
+            "JOB-1 %41 1",
+            "JOB-1 %ff 1",
+            "JOB-1 %FF 1",
+            "JOB-1 %ä 1",
+            "JOB-1 COMPLETED 1,\"a\":2",
+            "JOB-1 COMPLETED +1",
+        ] {
+            let read = text.parse::<EventName>();
+            let error = read.unwrap_err().to_string();
+            assert_eq!(error, "not the name of an event", "{text}");
+        }
     }
 
     /// Ledgers store these texts, which must never change.
@@ -126,7 +227,10 @@ mod tests {
         let text = |guid: &str, status: Status| {
             let mut job = Job::new(guid.parse().unwrap(), status);
             job.updated_at = Some(Timestamp::from_unix_seconds(1));
-            EventName::of(&job.into()).to_string()
+            let name = EventName::of(&job.into());
+            let text = name.to_string();
+            assert_eq!(text.parse(), Ok(name));
+            text
         };
         let texts = [
             text("a b", "c".into()),

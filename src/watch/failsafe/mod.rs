@@ -4,6 +4,7 @@ mod given_up;
 mod read_job;
 mod reading;
 
+use std::error::Error as StdError;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -12,7 +13,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tower::{BoxError, Service};
 
 use super::job_watch::JobWatch;
@@ -22,7 +23,7 @@ use crate::callback::{BoxedCallback, Callback, CallbackFuture, JobService, box_c
 use crate::error::{Error, Receipt};
 use crate::job::JobGuid;
 use crate::observe;
-use crate::util::catch_panic::catch;
+use crate::util::catch_panic::{CatchDrop, catch};
 use crate::util::random::jittered;
 pub use given_up::GivenUp;
 pub use read_job::{ReadFn, ReadJob};
@@ -109,11 +110,17 @@ struct Settings<J> {
     longest_pause: Duration,
     read_timeout: Duration,
     lease: Duration,
+    on_error: Option<CatchDrop<Arc<ErrorHook>>>,
     on_given_up: Option<BoxedCallback<GivenUp>>,
 }
 
+type ErrorHook = dyn Fn(&JobGuid, &(dyn StdError + Send + Sync + 'static)) + Send + Sync;
+
 impl<J: JobService, F> Failsafe<J, ReadFn<F>> {
     /// Returns a failsafe that reads jobs with this closure, and runs them through `jobs`.
+    ///
+    /// A callback holds the place of a read while it runs, up to the [limit](Self::with_limit), or
+    /// an hour if that is longer. After that it goes on in the background, and the job is given up.
     ///
     /// The closure reads the job from MX's API. It returns a [`Job`](crate::Job), or the bytes of
     /// MX's answer to *Read job*. `jobs` is the service that the mount has too.
@@ -153,6 +160,7 @@ impl<J: JobService, R> Failsafe<J, R> {
                 longest_pause: LONGEST_PAUSE,
                 read_timeout: READ_TIMEOUT,
                 lease: LEASE,
+                on_error: None,
                 on_given_up: None,
             },
         }
@@ -198,7 +206,8 @@ impl<J: JobService, R> Failsafe<J, R> {
 
     /// Sets how long a job is expected before it is given up. Defaults to one hour.
     ///
-    /// It is read once more before that.
+    /// It is read once more when the time is up, and given up if that ends nothing. A patience that is
+    /// longer than the limit comes first.
     #[must_use]
     pub fn with_limit(mut self, limit: Duration) -> Self {
         self.settings.limit = limit;
@@ -215,7 +224,24 @@ impl<J: JobService, R> Failsafe<J, R> {
         self
     }
 
+    /// Registers the hook for reads that fail, and for callbacks that fail after a read.
+    ///
+    /// It receives the job and the error, which may be any error of the application. The job is read
+    /// again later. The hook must not block; its panic is ignored.
+    #[must_use]
+    pub fn on_error<F>(mut self, hook: F) -> Self
+    where
+        F: Fn(&JobGuid, &(dyn StdError + Send + Sync + 'static)) + Send + Sync + 'static,
+    {
+        self.settings.on_error = Some(CatchDrop::new(Arc::new(hook)));
+        self
+    }
+
     /// Registers the hook for jobs that are given up.
+    ///
+    /// It may take as long as the [limit](Self::with_limit), or an hour if that is longer.
+    /// Without it, a job that is given up is a log line and a metric.
+    ///
     ///
     /// The job is no longer expected once the hook has succeeded. If the hook fails, it is called
     /// again later. If the process dies in between, it can be called twice.
@@ -255,9 +281,14 @@ where
             reader: self.reader,
             settings: Arc::new(self.settings),
             reads: JoinSet::new(),
-            next_count: Instant::now(),
         };
-        while until(shutdown.as_mut(), run.step()).await.is_some() {}
+        let mut counting = pin!(count(run.settings.watch.clone()));
+        let mut end = pin!(poll_fn(|context| {
+            // It counts also while the reader is not ready. It never ends.
+            let _ = counting.as_mut().poll(context);
+            shutdown.as_mut().poll(context)
+        }));
+        while until(end.as_mut(), run.step()).await.is_some() {}
         while run.reads.join_next().await.is_some() {}
     }
 }
@@ -278,7 +309,6 @@ struct Run<J, R> {
     reader: R,
     settings: Arc<Settings<J>>,
     reads: JoinSet<()>,
-    next_count: Instant,
 }
 
 impl<J, R> Run<J, R>
@@ -293,7 +323,6 @@ where
         while self.reads.len() >= self.settings.concurrency {
             self.reads.join_next().await;
         }
-        self.count().await;
         // The service is ready before a job is claimed, so that no lease expires while it is not.
         let ready = poll_fn(|context| {
             let polled = catch(|| self.reader.poll_ready(context).map_err(Into::into));
@@ -324,15 +353,15 @@ where
             }
         }
     }
+}
 
-    async fn count(&mut self) {
-        if Instant::now() < self.next_count {
-            return;
-        }
-        self.next_count = Instant::now() + COUNT_INTERVAL;
-        if let Ok(counts) = self.settings.watch.call(|store| store.count()).await {
+/// Sets the metrics of expected jobs now and then.
+async fn count(watch: JobWatch) {
+    loop {
+        if let Ok(counts) = watch.call(|store| store.count()).await {
             observe::expected_jobs(counts.outstanding, counts.overdue);
         }
+        sleep(COUNT_INTERVAL).await;
     }
 }
 

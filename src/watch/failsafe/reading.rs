@@ -9,13 +9,13 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tower::BoxError;
 
-use super::{GivenUp, ReadJob, Settings};
+use super::{GivenUp, LIMIT, ReadJob, Settings};
 use crate::callback::JobService;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::event::{JobEvent, Source};
 use crate::job::{JobGuid, Status};
 use crate::observe;
-use crate::util::catch_panic::CatchPanic;
+use crate::util::catch_panic::{CatchPanic, catch};
 use crate::util::random::jittered;
 use crate::watch::entry::Entry;
 use crate::watch::heard::Heard;
@@ -28,6 +28,9 @@ pub(super) struct Reading<J> {
     pub(super) job: JobGuid,
     pub(super) expectation: u64,
 }
+
+/// The pause before the last read.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a read has found.
 #[derive(Default)]
@@ -111,7 +114,11 @@ impl<J: JobService> Reading<J> {
         event.set_source(Source::Failsafe);
         let settings = &*self.settings;
         let run = settings.background.run(settings.jobs.clone(), event);
-        let heard = match run.await {
+        // A callback that hangs must not take the place of reads for good. It goes on in the
+        // background.
+        let outcome = timeout(settings.limit.max(LIMIT), run).await;
+        let outcome = outcome.unwrap_or_else(|_| Err(Error::new(ErrorKind::InFlight)));
+        let heard = match outcome {
             Ok(receipt) => heard.filter(|_| is_settled(receipt)),
             Err(error) => {
                 found.error = Some(error.into());
@@ -183,6 +190,12 @@ impl<J: JobService> Reading<J> {
         };
         observe::failsafe_read(found.name());
         let Found { status, error } = found;
+        if let Some(error) = &error {
+            observe::read_failed(&self.job);
+            if let Some(on_error) = &self.settings.on_error {
+                let _ = catch(|| on_error(&self.job, &**error));
+            }
+        }
         let status = status.as_ref();
         if self.is_too_late(&entry) {
             let given_up =
@@ -191,7 +204,12 @@ impl<J: JobService> Reading<J> {
                 return self.end(stored).await;
             }
         }
-        let pause = self.pause(entry.reads());
+        let mut pause = self.pause(entry.reads());
+        if !self.is_too_late(&entry) {
+            // The last read is when the time is up.
+            let left = self.settings.limit.saturating_sub(entry.expected_for());
+            pause = pause.min(left.max(SHORTEST_PAUSE));
+        }
         let postpone = |entry: &Entry| entry.postpone(self.expectation, status, pause);
         self.settings
             .watch
@@ -218,8 +236,10 @@ impl<J: JobService> Reading<J> {
         let Some(hook) = &self.settings.on_given_up else {
             return Ok(());
         };
-        let told = self.while_extending_the_lease(hook(given_up)).await;
-        told.map(|_| ())
+        let told = timeout(self.settings.limit.max(LIMIT), hook(given_up));
+        let told = self.while_extending_the_lease(told).await;
+        told.unwrap_or_else(|_| Err(Error::new(ErrorKind::TimedOut)))
+            .map(|_| ())
     }
 
     /// Ends the expectation of a job that is given up.

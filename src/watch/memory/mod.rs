@@ -24,8 +24,7 @@ const RECENT: usize = 16_384;
 /// A [`WatchStore`] in the memory of this process.
 ///
 /// By default 100,000 jobs can be expected at a time. Beyond that, `expect` is an error; no
-/// expectation is forgotten. As many jobs that have ended are kept for as long as the watch looks
-/// back. Of events that nobody expects, it keeps the last 16,384, for as long as
+/// expectation is forgotten. Of jobs that have ended, it keeps the last 16,384. Of events that nobody expects, it keeps the last 16,384, for as long as
 /// the watch looks back. A restart forgets everything.
 ///
 /// Their bodies take at most 16 MiB.
@@ -51,7 +50,7 @@ impl MemoryWatchStore {
 
     /// Sets how many jobs can be expected at a time. Defaults to 100,000.
     ///
-    /// Jobs that rest after a challenge count, for up to an hour. Clones that were made before keep
+    /// Jobs that rest after a challenge count, for an hour or as long as the watch looks back. Clones that were made before keep
     /// their own capacity.
     #[must_use]
     pub fn with_capacity(mut self, jobs: usize) -> Self {
@@ -59,7 +58,8 @@ impl MemoryWatchStore {
         self
     }
 
-    /// Sets how many events are kept of jobs that nobody expects. Defaults to 16,384.
+    /// Sets how many events are kept of jobs that nobody expects, and how many jobs that have ended.
+    /// Defaults to 16,384.
     ///
     /// If there are more within the time that the watch looks back, the oldest are forgotten, and a
     /// later `expect` does not hear of them. The failsafe then reads the job. Clones that were made
@@ -102,7 +102,7 @@ impl WatchStore for MemoryWatchStore {
         if current.as_ref().map(|stored| stored.revision) != expected {
             return Ok(Replaced::Conflict(current));
         }
-        state.replace(job, update, now, self.capacity)?;
+        state.replace(job, update, now, self.capacity, self.recent)?;
         let listeners = if update.wakes {
             state.listeners()
         } else {

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 
+use super::state::later;
 use crate::job::JobGuid;
 use crate::util::deadline::Instant;
 use crate::watch::entry::Entry;
@@ -42,12 +43,16 @@ impl Recent {
         look_back: Duration,
         limit: usize,
     ) {
-        let is_full = self.events.len() >= limit || self.bytes > MAX_BYTES;
+        let size = event.size();
+        if size > MAX_BYTES || limit == 0 {
+            return;
+        }
+        let is_full = self.events.len() >= limit || self.bytes + size > MAX_BYTES;
         // Ages are looked at now and then.
         if is_full || self.events.len() % 16 == 0 {
-            self.forget(at, limit);
+            self.forget(at, limit, size);
         }
-        self.bytes += event.size();
+        self.bytes += size;
         self.events.push_back(Event {
             event,
             at,
@@ -55,14 +60,11 @@ impl Recent {
         });
     }
 
-    /// Forgets what is too old or too much; a part of it, so that no delivery pays for all.
+    /// Forgets what is too old, and the oldest until there is room for an event of this size.
     #[cold]
-    fn forget(&mut self, now: Instant, limit: usize) {
-        for _ in 0..32 {
-            let Some(oldest) = self.events.front() else {
-                break;
-            };
-            let is_full = self.events.len() >= limit || self.bytes > MAX_BYTES;
+    fn forget(&mut self, now: Instant, limit: usize, size: usize) {
+        while let Some(oldest) = self.events.front() {
+            let is_full = self.events.len() >= limit || self.bytes + size > MAX_BYTES;
             if !is_full && oldest.age(now) < oldest.look_back {
                 break;
             }
@@ -71,14 +73,14 @@ impl Recent {
         }
     }
 
-    /// Returns an entry of the events of a job, when it was stored, and when it expires, if ever.
+    /// Returns an entry of the events of a job, when it was stored, and when it expires.
     pub(super) fn entry_of(
         &self,
         job: &JobGuid,
         now: Instant,
-    ) -> Option<(Entry, Instant, Option<Instant>)> {
+    ) -> Option<(Entry, Instant, Instant)> {
         let key = SettledEvent::key_of(job);
-        let mut found: Option<(Entry, Instant, Option<Instant>)> = None;
+        let mut found: Option<(Entry, Instant, Instant)> = None;
         for event in self.events.iter().filter(|event| event.event.key() == key) {
             let Some(heard) = event.event.heard() else {
                 continue;
@@ -94,7 +96,7 @@ impl Recent {
                 Some(change) => change.entry,
                 None => before,
             };
-            found = Some((entry, event.at, event.at.checked_add(event.look_back)));
+            found = Some((entry, event.at, later(event.at, event.look_back)));
         }
         found
     }

@@ -51,7 +51,7 @@ impl State {
                 revision: self.next_revision(),
                 stored_at,
                 due: None,
-                expires,
+                expires: Some(expires),
             };
             self.insert(job, slot);
         }
@@ -69,6 +69,7 @@ impl State {
         update: Update<'_>,
         now: Instant,
         capacity: usize,
+        recent: usize,
     ) -> Result<(), Full> {
         let current = self.slots.get(job);
         let was_expected = current.is_some_and(|slot| slot.entry.is_expected());
@@ -77,7 +78,7 @@ impl State {
         }
         let due = match update.due {
             Due::Unchanged => current.and_then(|slot| slot.due),
-            Due::In(time) => now.checked_add(time),
+            Due::In(time) => Some(later(now, time)),
             Due::Never => None,
         };
         let slot = Slot {
@@ -85,11 +86,11 @@ impl State {
             revision: self.next_revision(),
             stored_at: now,
             due,
-            expires: update.keep.and_then(|keep| now.checked_add(keep)),
+            expires: update.keep.map(|keep| later(now, keep)),
         };
         self.remove(job);
         self.insert(job, slot);
-        self.forget_excess(capacity);
+        self.forget_excess(recent);
         Ok(())
     }
 
@@ -121,21 +122,21 @@ impl State {
     }
 
     pub(super) fn forget_expired(&mut self, now: Instant) {
-        while let Some((&(expires, _), job)) = self.expiring.first_key_value() {
-            if expires > now {
+        while let Some(oldest) = self.expiring.first_entry() {
+            if oldest.key().0 > now {
                 return;
             }
-            let job = job.clone();
+            let job = oldest.remove();
             self.remove(&job);
         }
     }
 
-    /// Forgets entries of jobs that nobody expects any more, if there are more than expected jobs
-    /// may be. Those that expire first go first.
-    fn forget_excess(&mut self, capacity: usize) {
+    /// Forgets entries of jobs that nobody expects, if there are too many. Those that expire first go
+    /// first.
+    fn forget_excess(&mut self, recent: usize) {
         // A few look-ups are enough, because each change adds at most one entry.
         const LOOK_UPS: usize = 8;
-        if self.slots.len() - self.expected <= capacity {
+        if self.slots.len() - self.expected <= recent {
             return;
         }
         let is_over = |job: &&JobGuid| {
@@ -174,9 +175,12 @@ impl State {
             let Some(slot) = self.slots.get_mut(&job) else {
                 continue;
             };
-            // An entry that is due does not expire.
+            if let Some(expires) = slot.expires {
+                self.expiring.remove(&(expires, slot.revision));
+                self.expiring.insert((expires, next_revision), job.clone());
+            }
             slot.revision = next_revision;
-            slot.due = now.checked_add(lease);
+            slot.due = Some(later(now, lease));
             let stored = Stored {
                 entry: slot.entry.clone(),
                 revision: slot.revision,
@@ -228,4 +232,10 @@ impl State {
     pub(super) fn remove_listener(&mut self, id: u64) {
         self.listeners.retain(|(known, _)| *known != id);
     }
+}
+
+/// Returns a time that is this much later. One that the clock cannot express does not come.
+pub(super) fn later(now: Instant, time: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+    now.checked_add(time).unwrap_or(now + CENTURY)
 }

@@ -32,7 +32,7 @@ const PREFIX: &str = "mx-job-webhook-watch:";
 ///
 /// An expected job has a key without expiry, until something is heard of it or it is given up. Other
 /// keys expire: what was heard of a job after the watch's look-back, and a job that rests after a
-/// challenge after an hour. The server must keep them until then, so set `maxmemory-policy
+/// challenge after an hour, or as long as the watch looks back. The server must keep them until then, so set `maxmemory-policy
 /// noeviction`. While memory is short, `expect` then is an error and the failsafe pauses. With another
 /// policy, expectations are lost.
 ///

@@ -15,3 +15,10 @@ mod names;
     feature = "tracing"
 ))]
 mod runs;
+#[cfg(all(
+    feature = "axum",
+    feature = "metrics",
+    feature = "test-util",
+    feature = "tracing"
+))]
+mod waiting;

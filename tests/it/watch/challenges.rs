@@ -1,7 +1,7 @@
 //! Challenges: they wake and rest, and `expect_after` tells them apart.
 
 use mx_job_webhook::ledger::EventName;
-use mx_job_webhook::watch::JobWatch;
+use mx_job_webhook::watch::{JobWatch, MemoryWatchStore};
 use mx_job_webhook::{JobRouter, Status};
 use tokio::time::sleep;
 use tower::Layer as _;
@@ -169,4 +169,31 @@ async fn many_challenges_end_well() {
     }
     deliver(&jobs, event(Status::Halted, "51")).await.unwrap();
     assert_eq!(heard(&expected).await, Some(Status::Halted));
+}
+
+/// The application has not seen the later challenge, so the job waits for its user.
+#[tokio::test(start_paused = true)]
+async fn a_later_challenge_that_came_before_expect_after_rests_the_job() {
+    let store = FaultyStore::of(MemoryWatchStore::new());
+    let watch = JobWatch::new(store.clone());
+    let jobs = watch.layer().layer(JobRouter::new());
+    let first = event(Status::Challenged, "1");
+    deliver(&jobs, first.clone()).await.unwrap();
+    deliver(&jobs, event(Status::Challenged, "2"))
+        .await
+        .unwrap();
+    for _ in 0..2 {
+        let expected = watch.expect_after(&EventName::of(&first)).await.unwrap();
+        assert_eq!(heard(&expected).await, Some(Status::Challenged));
+        assert_eq!(
+            store.counts().await,
+            (0, 0),
+            "the failsafe has nothing to read"
+        );
+    }
+    // Once it has seen that one too, the failsafe goes on.
+    let second = EventName::of(&event(Status::Challenged, "2"));
+    let expected = watch.expect_after(&second).await.unwrap();
+    assert_eq!(heard(&expected).await, None);
+    assert_eq!(store.counts().await, (1, 0));
 }
