@@ -85,6 +85,10 @@ async fn with_postgres() {
     let folder = Folder::new();
     let (server, url) = servers::postgres(&folder);
     let pool = PgPool::connect_lazy(&url).unwrap();
+    // The test kills the server, not the machine, so nothing is lost. Slow disks are not the point.
+    for setting in ["ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()"] {
+        sqlx::query(setting).execute(&pool).await.unwrap();
+    }
     let cut = cut_postgres(&pool);
     let store = PostgresWatchStore::new(pool.clone());
     let run = Run::of(&folder, server, &url, cut, store).await;
