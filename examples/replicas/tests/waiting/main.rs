@@ -31,18 +31,34 @@ use tokio::time::{sleep, timeout};
 use user::User;
 
 const LEASE: Duration = Duration::from_secs(3);
-const BETWEEN_FAULTS: Duration = Duration::from_millis(700);
 /// A limit that is far longer than a run takes.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(420);
 /// How long jobs of which nothing was heard may stay expected after the last fault.
 const END: Duration = Duration::from_secs(60);
 
-/// Returns the number of jobs, and the time within which they start. `MX_TEST_STORM=1` raises them.
-fn jobs() -> (usize, Duration) {
+/// How much happens in a run.
+#[derive(Clone, Copy)]
+struct Size {
+    jobs: usize,
+    /// The time within which the jobs start.
+    time: Duration,
+    between_faults: Duration,
+}
+
+/// Returns the size of a run. `MX_TEST_STORM=1` raises it.
+fn size() -> Size {
     if std::env::var("MX_TEST_STORM").is_ok_and(|storm| storm == "1") {
-        (2_000, Duration::from_secs(60))
+        Size {
+            jobs: 2_000,
+            time: Duration::from_secs(60),
+            between_faults: Duration::from_millis(1_500),
+        }
     } else {
-        (200, Duration::from_secs(10))
+        Size {
+            jobs: 200,
+            time: Duration::from_secs(10),
+            between_faults: Duration::from_millis(800),
+        }
     }
 }
 
@@ -69,6 +85,10 @@ async fn with_postgres() {
     let folder = Folder::new();
     let (server, url) = servers::postgres(&folder);
     let pool = PgPool::connect_lazy(&url).unwrap();
+    // The test kills the server, not the machine, so nothing is lost. Slow disks are not the point.
+    for setting in ["ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()"] {
+        sqlx::query(setting).execute(&pool).await.unwrap();
+    }
     let cut = cut_postgres(&pool);
     let store = PostgresWatchStore::new(pool.clone());
     let run = Run::of(&folder, server, &url, cut, store).await;
@@ -85,7 +105,7 @@ async fn with_postgres() {
             assert!(run.printed.contains_key(&event), "{event} had no effect");
         }
     }
-    assert_eq!(rows.len(), jobs().0);
+    assert_eq!(rows.len(), size().jobs);
 }
 
 /// The results of a run.
@@ -105,7 +125,7 @@ impl Run {
         cut: impl Fn() + Send + 'static,
         store: impl WatchStore,
     ) -> Self {
-        let (mx, api) = Mx::start(jobs().0).await;
+        let (mx, api) = Mx::start(size().jobs).await;
         let logs: Vec<_> = (0..3)
             .map(|number| folder.path().join(format!("replica-{number}")))
             .collect();
@@ -123,11 +143,14 @@ impl Run {
         let over = Arc::new(AtomicBool::new(false));
         let faults = {
             let over = over.clone();
-            std::thread::spawn(move || Faults::cause(BETWEEN_FAULTS, replicas, server, cut, &over))
+            std::thread::spawn(move || {
+                Faults::cause(size().between_faults, replicas, server, cut, &over)
+            })
         };
         let started = Instant::now();
         let users = User::new(mx.clone(), addresses);
-        timeout(PATIENCE, all_jobs(&mx, &users)).await.unwrap();
+        let ended = timeout(PATIENCE, all_jobs(&mx, &users)).await;
+        assert!(ended.is_ok(), "{:?}; {}", mx.numbers(), users.numbers());
         timeout(PATIENCE, mx.all_is_delivered()).await.unwrap();
         over.store(true, Ordering::SeqCst);
         let (faults, mut replicas, server) = tokio::task::spawn_blocking(|| faults.join().unwrap())
@@ -144,7 +167,7 @@ impl Run {
         let doubles: usize = printed.values().map(|times| times - 1).sum();
         println!(
             "{} jobs in {took:.1?}; {faults:?}; {:?}; {}; printed twice {doubles}",
-            jobs().0,
+            size().jobs,
             mx.numbers(),
             users.numbers(),
         );
@@ -177,7 +200,7 @@ fn replica(url: &str, api: &str, log: File) -> Server {
 
 /// Runs all jobs at MX, and the users who wait for them.
 async fn all_jobs(mx: &Arc<Mx>, users: &User) {
-    let (jobs, time) = jobs();
+    let Size { jobs, time, .. } = size();
     let mut running = JoinSet::new();
     for job in 0..jobs {
         let start = time.mul_f64(fastrand::f64());
