@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
@@ -25,9 +26,9 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 pub struct Expected {
     watch: JobWatch,
     job: JobGuid,
-    interest: Interest,
+    interest: Arc<Interest>,
     /// What was heard before the job was expected.
-    heard: Option<Heard>,
+    heard: Option<Box<Heard>>,
 }
 
 impl Expected {
@@ -37,16 +38,16 @@ impl Expected {
         after: Option<Seen>,
         heard: Option<Heard>,
     ) -> Self {
-        let interest = Interest {
+        let interest = Arc::new(Interest {
             after,
             look_back: watch.look_back(),
             since: Instant::now(),
-        };
+        });
         Self {
             watch,
             job,
             interest,
-            heard,
+            heard: heard.map(Box::new),
         }
     }
 
@@ -75,7 +76,7 @@ impl Expected {
     /// Outside of a tokio runtime with timers.
     pub async fn within(&self, patience: Duration) -> Result<Option<Heard>, Error> {
         if let Some(heard) = &self.heard {
-            return Ok(Some(heard.clone()));
+            return Ok(Some(Heard::clone(heard)));
         }
         let now = Instant::now();
         // A time that the clock cannot express does not come.
@@ -92,7 +93,7 @@ impl Expected {
         while Instant::now() < end {
             let check = end.min(Instant::now() + CHECK_INTERVAL);
             match timeout_at(check, &mut registration.answer).await {
-                Ok(Ok(heard)) => return Ok(Some(heard)),
+                Ok(Ok(heard)) => return Ok(Some(*heard)),
                 // Nobody drops the other side while this is registered.
                 Ok(Err(_)) => sleep_until(check).await,
                 Err(_) => self.watch.listen(),
@@ -108,7 +109,7 @@ impl Expected {
         poll_fn(|context| {
             let answer = Pin::new(&mut registration.answer).poll(context);
             if let Poll::Ready(Ok(heard)) = answer {
-                return Poll::Ready(Ok(Some(heard)));
+                return Poll::Ready(Ok(Some(*heard)));
             }
             let stored = ready!(load.as_mut().poll(context))?;
             let entry = stored.map(|stored| stored.entry.aged(stored.age));

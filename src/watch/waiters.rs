@@ -30,12 +30,12 @@ struct State {
 
 struct Waiter {
     id: u64,
-    interest: Interest,
-    answer: oneshot::Sender<Heard>,
+    interest: Arc<Interest>,
+    // Boxed, because a waiter waits for long, and rarely has it.
+    answer: oneshot::Sender<Box<Heard>>,
 }
 
 /// Which events count for one who waits.
-#[derive(Clone)]
 pub(super) struct Interest {
     pub(super) after: Option<Seen>,
     pub(super) look_back: Duration,
@@ -56,11 +56,15 @@ pub(super) struct Registration {
     waiters: Arc<Waiters>,
     job: JobGuid,
     id: u64,
-    pub(super) answer: oneshot::Receiver<Heard>,
+    pub(super) answer: oneshot::Receiver<Box<Heard>>,
 }
 
 impl Waiters {
-    pub(super) fn register(self: &Arc<Self>, job: &JobGuid, interest: Interest) -> Registration {
+    pub(super) fn register(
+        self: &Arc<Self>,
+        job: &JobGuid,
+        interest: Arc<Interest>,
+    ) -> Registration {
         let (answer, receiver) = oneshot::channel();
         let mut state = self.state();
         state.last_id += 1;
@@ -97,7 +101,7 @@ impl Waiters {
         for waiter in told {
             if let Some(heard) = waiter.interest.heard(entry) {
                 // It may have stopped waiting.
-                let _ = waiter.answer.send(heard.clone());
+                let _ = waiter.answer.send(Box::new(heard.clone()));
             }
         }
     }

@@ -759,10 +759,12 @@ async fn entries_survive_being_stored_and_hostile_bytes_are_refused() {
     }
 }
 
+type Entries = std::collections::HashMap<JobGuid, (Vec<u8>, u64)>;
+
 /// A store whose entries are bytes.
 #[derive(Clone, Default)]
 struct Recorder(
-    Arc<Mutex<std::collections::HashMap<JobGuid, (Vec<u8>, u64)>>>,
+    Arc<Mutex<Entries>>,
     Arc<Mutex<u64>>,
     Arc<Mutex<Vec<Vec<u8>>>>,
 );
