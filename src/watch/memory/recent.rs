@@ -13,6 +13,9 @@ use crate::watch::heard::SettledEvent;
 /// How many bytes the bodies may take together.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 
+/// How many events of a job are looked at. A job has a few, and each may be delivered again.
+const MAX_OF_A_JOB: usize = 64;
+
 /// The last events, in the order in which they were heard.
 ///
 /// To record one takes no look-up and no decoding, because every delivery of a job that nobody
@@ -81,13 +84,20 @@ impl Recent {
     ) -> Option<(Entry, Instant, Instant)> {
         let key = SettledEvent::key_of(job);
         let mut found: Option<(Entry, Instant, Instant)> = None;
-        for event in self.events.iter().filter(|event| event.event.key() == key) {
-            let Some(heard) = event.event.heard() else {
+        let is_of_job =
+            |event: &&Event| event.event.key() == key && event.age(now) < event.look_back;
+        let last = self
+            .events
+            .iter()
+            .rev()
+            .filter(is_of_job)
+            .take(MAX_OF_A_JOB);
+        let last: Vec<_> = last.collect();
+        for event in last.into_iter().rev() {
+            let heard = event.event.heard().filter(|heard| heard.guid == *job);
+            let Some(heard) = heard else {
                 continue;
             };
-            if heard.guid != *job || event.age(now) >= event.look_back {
-                continue;
-            }
             let before = match found.take() {
                 Some((entry, at, _)) => entry.aged(event.at.saturating_duration_since(at)),
                 None => Entry::default(),

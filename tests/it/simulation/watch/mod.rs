@@ -22,10 +22,10 @@ use plan::Plan;
 use world::World;
 
 /// The number of seeds unless `MX_SIMULATION_SEEDS` sets it.
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 4_000;
 
 /// A run takes longer than one of the other simulation, so only one of so many seeds is tried.
-const SHARE: u64 = 20;
+const SHARE: u64 = 40;
 
 /// Returns the trace of this seed's run, and its failure, if any.
 fn run(seed: u64, broken: Option<Broken>) -> (Vec<String>, Result<(), String>) {
