@@ -130,7 +130,7 @@ impl Latest {
 }
 
 /// Returns whether a job with this status is over.
-fn ends(status: &Status) -> bool {
+pub(super) fn ends(status: &Status) -> bool {
     status.is_actionable() && *status != Status::Challenged
 }
 
@@ -212,7 +212,7 @@ impl Entry {
         // A challenge that was heard before changes nothing, even if the job is expected again: the
         // application knows it, and waits for what follows.
         if self.names.contains(&seen.name) && !(ends && self.is_expected()) {
-            return None;
+            return self.hear_again(event, look_back);
         }
         let mut entry = self.clone();
         entry.add_name(&seen.name);
@@ -247,6 +247,24 @@ impl Entry {
             due: Due::Never,
             wakes: true,
             waited: waited.filter(|_| ends),
+        })
+    }
+
+    /// Hears an event whose name is known. That is news only if it is the latest, and was heard so
+    /// long ago that it does not count any more.
+    fn hear_again(&self, event: Latest, look_back: Duration) -> Option<Change> {
+        let latest = self.latest.as_ref()?;
+        if latest.age <= look_back || latest.seen().name != event.seen().name {
+            return None;
+        }
+        let mut entry = self.clone();
+        entry.latest = Some(event);
+        Some(Change {
+            keep: entry.keep(look_back),
+            entry,
+            due: Due::Unchanged,
+            wakes: true,
+            waited: None,
         })
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::entry::Seen;
+use super::entry::{Seen, ends};
 use super::heard::Heard;
 use super::job_watch::JobWatch;
 use super::waiters::{Interest, Registration};
@@ -36,12 +36,13 @@ impl Expected {
         watch: JobWatch,
         job: JobGuid,
         after: Option<Seen>,
+        since: Instant,
         heard: Option<Heard>,
     ) -> Self {
         let interest = Arc::new(Interest {
             after,
             look_back: watch.look_back(),
-            since: Instant::now(),
+            since,
         });
         Self {
             watch,
@@ -75,7 +76,7 @@ impl Expected {
     ///
     /// Outside of a tokio runtime with timers.
     pub async fn within(&self, patience: Duration) -> Result<Option<Heard>, Error> {
-        if let Some(heard) = &self.heard {
+        if let Some(heard) = self.heard.as_ref().filter(|heard| ends(&heard.status)) {
             return Ok(Some(Heard::clone(heard)));
         }
         let now = Instant::now();
@@ -87,6 +88,9 @@ impl Expected {
         let mut registration = waiters.register(&self.job, self.interest.clone());
         self.watch.listen();
         let read = self.read(&mut registration).await;
+        if let (Some(earlier), Ok(None) | Err(_)) = (&self.heard, &read) {
+            return Ok(Some(Heard::clone(earlier)));
+        }
         if matches!(read, Ok(Some(_))) || Instant::now() >= end {
             return read;
         }

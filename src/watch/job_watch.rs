@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind};
 use crate::job::JobGuid;
 use crate::ledger::EventName;
 use crate::util::catch_panic::{CatchPanic, Panicked, catch};
-use crate::util::deadline::{Deadline, Timeout};
+use crate::util::deadline::{Deadline, Instant, Timeout};
 
 /// How long to wait for a webhook by default, before the failsafe reads the job.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -200,10 +200,18 @@ impl JobWatch {
 
     async fn expect_event(&self, job: &JobGuid, after: Option<Seen>) -> Result<Expected, Error> {
         let (patience, look_back) = (self.patience, self.look_back);
+        // What is heard while the store answers counts.
+        let since = Instant::now();
         let expect = |entry: &Entry| entry.expect(after.as_ref(), patience, look_back);
         let (entry, _) = self.change(job, None, expect).await?;
         let heard = entry.heard_lately(after.as_ref(), look_back).cloned();
-        Ok(Expected::new(self.clone(), job.clone(), after, heard))
+        Ok(Expected::new(
+            self.clone(),
+            job.clone(),
+            after,
+            since,
+            heard,
+        ))
     }
 
     /// Records a settled event of a job that nobody expects. Returns the event if somebody may.

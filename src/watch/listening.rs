@@ -34,12 +34,13 @@ struct Tasks {
     beat: Arc<Beat>,
 }
 
-/// When the task that reads was last seen at work. Its runtime may stand still.
-struct Beat(Mutex<Instant>);
+/// When the task that reads was last seen at work. Its runtime, and that runtime's clock, may stand
+/// still.
+struct Beat(Mutex<std::time::Instant>);
 
 impl Beat {
     fn now(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = std::time::Instant::now();
     }
 
     fn is_overdue(&self) -> bool {
@@ -61,7 +62,7 @@ impl Listening {
         }
         // The old ones are stopped, if only one has ended.
         *tasks = None;
-        let beat = Arc::new(Beat(Mutex::new(Instant::now())));
+        let beat = Arc::new(Beat(Mutex::new(std::time::Instant::now())));
         *tasks = Some(Tasks {
             listen: tokio::spawn(listen(store.clone(), waiters.clone())),
             read: tokio::spawn(read(store.clone(), waiters.clone(), beat.clone())),

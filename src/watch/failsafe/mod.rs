@@ -13,7 +13,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tower::{BoxError, Service};
 
 use super::job_watch::JobWatch;
@@ -47,6 +47,13 @@ const INTERVAL_OF_FAILURES: Duration = Duration::from_secs(5);
 
 /// Why a reader reads nothing at the moment.
 const NOT_READY: &str = "the reader of jobs is not ready";
+
+/// How long to wait for the reader before looking for jobs that have to be given up.
+const READINESS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many jobs are claimed at once while the reader is not ready, to give up those that are too
+/// late.
+const BATCH: usize = 128;
 
 /// How often the metrics of expected jobs are set.
 const COUNT_INTERVAL: Duration = Duration::from_secs(10);
@@ -328,17 +335,18 @@ where
             let polled = catch(|| self.reader.poll_ready(context).map_err(Into::into));
             polled.unwrap_or_else(|_| Poll::Ready(Err("the reader panicked".into())))
         });
-        let ready: Result<(), BoxError> = ready.await;
-        if ready.is_err() {
+        // One that stays not ready must not keep jobs from being given up.
+        let ready: Result<Result<(), BoxError>, _> = timeout(READINESS_TIMEOUT, ready).await;
+        if !matches!(ready, Ok(Ok(()))) {
             observe::failsafe_failed(NOT_READY);
             // Other replicas go first. A job of which the time has passed is given up nevertheless.
             sleep(jittered(INTERVAL_OF_FAILURES)).await;
-            for reading in claim(&self.settings).await.unwrap_or_default() {
+            for reading in claim(&self.settings, BATCH).await.unwrap_or_default() {
                 self.reads.spawn(reading.leave(NOT_READY));
             }
             return;
         }
-        match claim(&self.settings).await {
+        match claim(&self.settings, 1).await {
             Ok(claimed) if claimed.is_empty() => sleep(jittered(INTERVAL)).await,
             Ok(claimed) => {
                 for reading in claimed {
@@ -365,10 +373,10 @@ async fn count(watch: JobWatch) {
     }
 }
 
-/// Claims a job, if one is overdue.
-async fn claim<J>(settings: &Arc<Settings<J>>) -> Result<Vec<Reading<J>>, Error> {
+/// Claims jobs that are overdue.
+async fn claim<J>(settings: &Arc<Settings<J>>, limit: usize) -> Result<Vec<Reading<J>>, Error> {
     let Settings { watch, lease, .. } = &**settings;
-    let claimed = watch.call(|store| store.claim_due(1, *lease)).await?;
+    let claimed = watch.call(|store| store.claim_due(limit, *lease)).await?;
     let reading = |(job, stored): (JobGuid, Stored)| {
         Some(Reading {
             settings: settings.clone(),

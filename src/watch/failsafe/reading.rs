@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tower::BoxError;
 
-use super::{GivenUp, LIMIT, ReadJob, Settings};
+use super::{GivenUp, LIMIT, LONGEST_PAUSE, ReadJob, Settings};
 use crate::callback::JobService;
 use crate::error::{Error, ErrorKind};
 use crate::event::{JobEvent, Source};
@@ -79,6 +79,12 @@ impl<J: JobService> Reading<J> {
             }
         };
         let found = self.while_extending_the_lease(find).await;
+        if let Some(error) = &found.error {
+            observe::read_failed(&self.job);
+            if let Some(on_error) = &self.settings.on_error {
+                let _ = catch(|| on_error(&self.job, &**error));
+            }
+        }
         // If the store fails here, the lease expires and the job is read again.
         let _ = self.postpone_or_give_up(found).await;
     }
@@ -190,12 +196,6 @@ impl<J: JobService> Reading<J> {
         };
         observe::failsafe_read(found.name());
         let Found { status, error } = found;
-        if let Some(error) = &error {
-            observe::read_failed(&self.job);
-            if let Some(on_error) = &self.settings.on_error {
-                let _ = catch(|| on_error(&self.job, &**error));
-            }
-        }
         let status = status.as_ref();
         if self.is_too_late(&entry) {
             let given_up =
@@ -205,7 +205,10 @@ impl<J: JobService> Reading<J> {
             }
         }
         let mut pause = self.pause(entry.reads());
-        if !self.is_too_late(&entry) {
+        if self.is_too_late(&entry) {
+            // The hook has failed, and is called again.
+            pause = pause.min(LONGEST_PAUSE);
+        } else {
             // The last read is when the time is up.
             let left = self.settings.limit.saturating_sub(entry.expected_for());
             pause = pause.min(left.max(SHORTEST_PAUSE));

@@ -85,7 +85,7 @@ impl WatchStore for MemoryWatchStore {
         state.forget_expired(now);
         let found = jobs
             .iter()
-            .filter_map(|job| Some((job.clone(), state.get(job, now)?)));
+            .filter_map(|job| Some((job.clone(), state.get(job, now, self.recent)?)));
         Ok(found.collect())
     }
 
@@ -98,7 +98,7 @@ impl WatchStore for MemoryWatchStore {
         let now = Instant::now();
         let mut state = self.state();
         state.forget_expired(now);
-        let current = state.get(job, now);
+        let current = state.get(job, now, self.recent);
         if current.as_ref().map(|stored| stored.revision) != expected {
             return Ok(Replaced::Conflict(current));
         }

@@ -76,6 +76,19 @@ impl Recent {
         }
     }
 
+    /// Forgets the events of a job that has a slot now.
+    pub(super) fn forget_job(&mut self, job: &JobGuid) {
+        let key = SettledEvent::key_of(job);
+        let bytes = &mut self.bytes;
+        self.events.retain(|event| {
+            let is_of_another = event.event.key() != key;
+            if !is_of_another {
+                *bytes -= event.event.size();
+            }
+            is_of_another
+        });
+    }
+
     /// Returns an entry of the events of a job, when it was stored, and when it expires.
     pub(super) fn entry_of(
         &self,

@@ -20,6 +20,8 @@ pub(super) struct State {
     /// The slots by the time at which they are due, and at which they expire, and by revision.
     due: BTreeMap<(Instant, u64), JobGuid>,
     expiring: BTreeMap<(Instant, u64), JobGuid>,
+    /// Those that expire whose jobs nobody expects.
+    unexpected: BTreeMap<(Instant, u64), JobGuid>,
     /// How many slots have an expectation.
     expected: usize,
     last_revision: u64,
@@ -43,7 +45,7 @@ impl State {
     }
 
     /// Returns the entry of a job. What was recorded of it while nobody expected it becomes one.
-    pub(super) fn get(&mut self, job: &JobGuid, now: Instant) -> Option<Stored> {
+    pub(super) fn get(&mut self, job: &JobGuid, now: Instant, recent: usize) -> Option<Stored> {
         if !self.slots.contains_key(job) {
             let (entry, stored_at, expires) = self.recent.entry_of(job, now)?;
             let slot = Slot {
@@ -53,7 +55,9 @@ impl State {
                 due: None,
                 expires: Some(expires),
             };
+            self.recent.forget_job(job);
             self.insert(job, slot);
+            self.forget_excess(recent);
         }
         let slot = self.slots.get(job)?;
         Some(Stored {
@@ -100,6 +104,10 @@ impl State {
         }
         if let Some(expires) = slot.expires {
             self.expiring.insert((expires, slot.revision), job.clone());
+            if !slot.entry.is_expected() {
+                self.unexpected
+                    .insert((expires, slot.revision), job.clone());
+            }
         }
         self.expected += usize::from(slot.entry.is_expected());
         self.presence.add(job);
@@ -116,6 +124,7 @@ impl State {
         }
         if let Some(expires) = slot.expires {
             self.expiring.remove(&(expires, slot.revision));
+            self.unexpected.remove(&(expires, slot.revision));
         }
         self.expected -= usize::from(slot.entry.is_expected());
         self.presence.remove(job);
@@ -134,24 +143,11 @@ impl State {
     /// Forgets entries of jobs that nobody expects, if there are too many. Those that expire first go
     /// first.
     fn forget_excess(&mut self, recent: usize) {
-        // A few look-ups are enough, because each change adds at most one entry.
-        const LOOK_UPS: usize = 8;
-        if self.slots.len() - self.expected <= recent {
-            return;
-        }
-        let is_over = |job: &&JobGuid| {
-            let slot = self.slots.get(*job);
-            slot.is_some_and(|slot| !slot.entry.is_expected())
-        };
-        let jobs: Vec<_> = self
-            .expiring
-            .values()
-            .take(LOOK_UPS)
-            .filter(is_over)
-            .cloned()
-            .collect();
-        for job in jobs.iter().take(2) {
-            self.remove(job);
+        while self.unexpected.len() > recent {
+            let Some((_, job)) = self.unexpected.pop_first() else {
+                return;
+            };
+            self.remove(&job);
         }
     }
 
@@ -176,8 +172,12 @@ impl State {
                 continue;
             };
             if let Some(expires) = slot.expires {
-                self.expiring.remove(&(expires, slot.revision));
-                self.expiring.insert((expires, next_revision), job.clone());
+                let (before, after) = ((expires, slot.revision), (expires, next_revision));
+                self.expiring.remove(&before);
+                self.expiring.insert(after, job.clone());
+                if self.unexpected.remove(&before).is_some() {
+                    self.unexpected.insert(after, job.clone());
+                }
             }
             slot.revision = next_revision;
             slot.due = Some(later(now, lease));

@@ -22,3 +22,10 @@ mod runs;
     feature = "tracing"
 ))]
 mod waiting;
+#[cfg(all(
+    feature = "axum",
+    feature = "metrics",
+    feature = "test-util",
+    feature = "tracing"
+))]
+mod waiting_again;
