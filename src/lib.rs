@@ -27,7 +27,7 @@
 //! ```text
 //! Request ─▶ accept ─▶ authenticate ─▶ buffer ─▶ decode ─▶ Service<JobEvent> ─▶ respond ─▶ Response
 //!    │ not ours                                             │
-//!    ▼                                                      ├─ WatchLayer  (who waits for the job hears of it)
+//!    ▼                                                      ├─ WatchLayer  (waiters of the job hear of it)
 //!  inner service, untouched                                 ├─ DedupeLayer (duplicates and stale events end here)
 //!                                                           ├─ tower's own (concurrency_limit, load_shed, …)
 //!     read job ─▶ Failsafe ─▶ the same Service<JobEvent> ─▶ └─ JobRouter   (status ─▶ callback)

@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Source {
-    /// MX, or somebody with its credentials, has delivered it.
+    /// A mount or the extractor has received it from a sender with the right credentials.
     Webhook,
     /// A failsafe has read the job.
     Failsafe,

@@ -86,7 +86,7 @@ pub(super) struct Change {
     pub(super) due: Due,
     /// How long the entry is kept. `None` keeps it until it changes again.
     pub(super) keep: Option<Duration>,
-    /// Whether it wakes who waits for the job.
+    /// Whether it wakes the waiters of the job.
     pub(super) wakes: bool,
     /// For how long the event that ended the expectation was expected.
     pub(super) waited: Option<Duration>,
@@ -287,7 +287,7 @@ impl Entry {
     ) -> Option<Change> {
         let mut entry = self.clone();
         if let Some(latest) = entry.latest.take_if(|latest| latest.age > look_back) {
-            // Nobody was told of it by `expect`, so a read or another delivery tells.
+            // `expect` does not return it, so a read or another delivery has to wake the waiters.
             let name = latest.seen().name;
             entry.names.retain(|known| *known != name);
         }

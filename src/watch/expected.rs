@@ -98,7 +98,7 @@ impl Expected {
             let check = end.min(Instant::now() + CHECK_INTERVAL);
             match timeout_at(check, &mut registration.answer).await {
                 Ok(Ok(heard)) => return Ok(Some(*heard)),
-                // Nobody drops the other side while this is registered.
+                // `Waiters` keeps the sender while this is registered.
                 Ok(Err(_)) => sleep_until(check).await,
                 Err(_) => self.watch.listen(),
             }

@@ -54,9 +54,9 @@ impl Deref for Heard {
     }
 }
 
-/// A settled event in short, for jobs that nobody expects: its body, and a key of its job.
+/// A settled event in short, for jobs that are not expected: its body, and a key of its job.
 ///
-/// Most deliveries are of such jobs, so this is cheap to make: it is decoded once somebody expects
+/// Most deliveries are of such jobs, so this is cheap to make: `expect` decodes it when the application expects
 /// the job. `Debug` shows the length of the body.
 pub struct SettledEvent {
     key: u64,

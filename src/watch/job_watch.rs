@@ -43,7 +43,7 @@ const ATTEMPTS: usize = 32;
 /// **Heard** is an event that is settled: its callback has succeeded, or an earlier delivery's had,
 /// or the dead-letter hook took it, or nothing is registered for its status. The event of a
 /// callback that failed is not heard. COMPLETED, DENIED, PREVENTED and HALTED end what was expected.
-/// CHALLENGED tells who waits; the job then rests until the application expects it again.
+/// CHALLENGED wakes the waiters; the job then rests until the application expects it again.
 ///
 /// Clones share everything.
 ///
@@ -214,7 +214,7 @@ impl JobWatch {
         ))
     }
 
-    /// Records a settled event of a job that nobody expects. Returns the event if somebody may.
+    /// Records a settled event of a job that is not expected. Returns the event if the job may be expected.
     pub(super) fn record_unexpected(
         &self,
         event: SettledEvent,

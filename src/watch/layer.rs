@@ -88,10 +88,10 @@ pin_project! {
         Calling {
             #[pin]
             calling: F,
-            // `None` if nobody waits for events with this status.
+            // `None` if an application cannot wait for this status.
             settled: Option<(JobWatch, SettledEvent)>,
         },
-        // Boxed, because most events are of jobs that nobody expects.
+        // Boxed, because most events are of jobs that are not expected.
         Hearing { hearing: JobFuture },
     }
 }

@@ -11,7 +11,7 @@ use super::waiters::{Waiters, Wake};
 use crate::observe;
 use crate::util::random::jittered;
 
-/// How often the entries of all jobs are read that somebody waits for.
+/// How often the entries of all jobs with waiters are read.
 const READ_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How many entries are read at once.
@@ -24,7 +24,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// The two tasks, from the first time that somebody waits.
+/// The two tasks, from the first waiter on.
 #[derive(Default)]
 pub(super) struct Listening(Mutex<Option<Tasks>>);
 

@@ -79,7 +79,7 @@ pub trait WatchStore: Send + Sync + 'static {
     /// Listens to changes of other processes until the connection breaks.
     ///
     /// It calls [`Wake::connected`] once it hears, and [`Wake::job`] for each update that wakes.
-    /// A change that is missed delays who waits for it, because the entries are also read
+    /// A change that is missed delays its waiters, because the entries are also read
     /// now and then.
     ///
     /// # Errors
@@ -87,7 +87,7 @@ pub trait WatchStore: Send + Sync + 'static {
     /// If the connection cannot be opened, or breaks. It is then opened again after a pause.
     fn listen(&self, wake: Wake) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
-    /// Records an event of a job that nobody expects, if that needs no waiting.
+    /// Records an event of a job that is not expected, if that needs no waiting.
     ///
     /// Returns the event if the job may be expected, or if the store cannot do this. It is then
     /// recorded by [`replace`](Self::replace). This is a shortcut; the default returns the event.

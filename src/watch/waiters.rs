@@ -1,4 +1,4 @@
-//! Who waits for jobs in this process, and what tells them.
+//! The waiters of this process, and what wakes them.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -35,7 +35,7 @@ struct Waiter {
     answer: oneshot::Sender<Box<Heard>>,
 }
 
-/// Which events count for one who waits.
+/// Which events count for a waiter.
 pub(super) struct Interest {
     pub(super) after: Option<Seen>,
     pub(super) look_back: Duration,
@@ -51,7 +51,7 @@ impl Interest {
     }
 }
 
-/// One who waits. Dropping it stops waiting.
+/// The place of a waiter. Dropping it stops waiting.
 pub(super) struct Registration {
     waiters: Arc<Waiters>,
     job: JobGuid,
@@ -84,7 +84,7 @@ impl Waiters {
         }
     }
 
-    /// Tells those who wait for this job what was heard of it, if it counts for them.
+    /// Tells the waiters of this job what was heard of it, if it counts for them.
     pub(super) fn tell(&self, job: &JobGuid, entry: &Entry) {
         let mut state = self.state();
         let Some(waiters) = state.by_job.get_mut(job) else {
@@ -111,7 +111,7 @@ impl Waiters {
         self.reads.notified().await;
     }
 
-    /// Takes jobs whose entries have to be read and that somebody waits for, at most `limit`.
+    /// Takes jobs whose entries have to be read and that have waiters, at most `limit`.
     pub(super) fn take_reads(&self, limit: usize) -> Vec<JobGuid> {
         let mut state = self.state();
         let State {
@@ -130,7 +130,7 @@ impl Waiters {
         taken
     }
 
-    /// Has the entries of all jobs read that somebody waits for.
+    /// Has the entries of all jobs with waiters read.
     pub(super) fn read_all(&self) {
         let mut state = self.state();
         let State {

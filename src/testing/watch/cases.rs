@@ -61,7 +61,7 @@ impl<S: WatchStore> Check<S> {
         );
         self.assert(
             self.answer(self.store.load(&[]).await).is_empty(),
-            "it loaded entries that nobody asked for",
+            "`load` returned entries of jobs that were not asked for",
         );
     }
 
@@ -309,7 +309,10 @@ impl<S: WatchStore> Check<S> {
             "the one who waited has not heard",
         );
         let took = woken_at.saturating_duration_since(heard_at);
-        self.assert(took < Duration::from_secs(1), "the store woke nobody");
+        self.assert(
+            took < Duration::from_secs(1),
+            "the store did not wake the waiter",
+        );
     }
 
     pub(super) async fn looks_back(self) {

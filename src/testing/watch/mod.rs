@@ -9,7 +9,7 @@ use cases::Check;
 
 /// Checks that a store of expected jobs keeps the contract of [`WatchStore`].
 ///
-/// Call it in a test of a store that you wrote. The store must be empty and used by nobody else,
+/// Call it in a test of a store that you wrote. The store must be empty and have no other user,
 /// because the suite claims whatever is due. It takes about ten seconds, because it waits until
 /// leases and entries expire. If tokio's clock is paused and the store uses it, it takes no time.
 /// The stores of this crate pass it.

@@ -1,4 +1,4 @@
-//! Events of jobs that nobody expects, for the time that a watch looks back.
+//! Events of jobs that are not expected, for the time that a watch looks back.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};

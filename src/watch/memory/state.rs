@@ -20,7 +20,7 @@ pub(super) struct State {
     /// The slots by the time at which they are due, and at which they expire, and by revision.
     due: BTreeMap<(Instant, u64), JobGuid>,
     expiring: BTreeMap<(Instant, u64), JobGuid>,
-    /// Those that expire whose jobs nobody expects.
+    /// Those that expire and whose jobs are not expected.
     unexpected: BTreeMap<(Instant, u64), JobGuid>,
     /// How many slots have an expectation.
     expected: usize,
@@ -44,7 +44,7 @@ impl State {
         self.last_revision
     }
 
-    /// Returns the entry of a job. What was recorded of it while nobody expected it becomes one.
+    /// Returns the entry of a job. What was recorded of it while it was not expected becomes one.
     pub(super) fn get(&mut self, job: &JobGuid, now: Instant, recent: usize) -> Option<Stored> {
         if !self.slots.contains_key(job) {
             let (entry, stored_at, expires) = self.recent.entry_of(job, now)?;
@@ -140,7 +140,7 @@ impl State {
         }
     }
 
-    /// Forgets entries of jobs that nobody expects, if there are too many. Those that expire first go
+    /// Forgets entries of jobs that are not expected, if there are too many. Those that expire first go
     /// first.
     fn forget_excess(&mut self, recent: usize) {
         while self.unexpected.len() > recent {
