@@ -24,7 +24,7 @@ pub(super) trait DynStore: Send + Sync {
     fn claim_due(&self, limit: usize, lease: Duration) -> Answer<'_, Vec<(JobGuid, Stored)>>;
     fn count(&self) -> Answer<'_, Counts>;
     fn listen(&self, wake: Wake) -> Answer<'_, ()>;
-    fn record_unexpected(&self, event: SettledEvent, look_back: Duration) -> Option<SettledEvent>;
+    fn record_unexpected(&self, event: SettledEvent, keep: Duration) -> Option<SettledEvent>;
 }
 
 impl<S: WatchStore> DynStore for S {
@@ -59,7 +59,7 @@ impl<S: WatchStore> DynStore for S {
         Box::pin(async move { WatchStore::listen(self, wake).await.map_err(Into::into) })
     }
 
-    fn record_unexpected(&self, event: SettledEvent, look_back: Duration) -> Option<SettledEvent> {
-        WatchStore::record_unexpected(self, event, look_back)
+    fn record_unexpected(&self, event: SettledEvent, keep: Duration) -> Option<SettledEvent> {
+        WatchStore::record_unexpected(self, event, keep)
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tower::BoxError;
 
 use super::boxed::{Answer, DynStore};
-use super::entry::{Change, Entry, Seen};
+use super::entry::{Change, Entry, SHORTEST, Seen};
 use super::expected::Expected;
 use super::heard::{Heard, SettledEvent};
 use super::layer::WatchLayer;
@@ -219,7 +219,8 @@ impl JobWatch {
         &self,
         event: SettledEvent,
     ) -> Result<Option<SettledEvent>, Error> {
-        catch(|| self.shared.store.record_unexpected(event, self.look_back))
+        let keep = self.look_back.max(SHORTEST);
+        catch(|| self.shared.store.record_unexpected(event, keep))
             .map_err(|Panicked| unavailable("the store panicked"))
     }
 

@@ -14,6 +14,9 @@ use crate::util::random::jittered;
 /// How often the entries of all jobs with waiters are read.
 const READ_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How long tasks that stood still have to go on.
+const PROBATION: Duration = Duration::from_secs(1);
+
 /// How many entries are read at once.
 const BATCH: usize = 256;
 
@@ -32,6 +35,8 @@ struct Tasks {
     listen: JoinHandle<()>,
     read: JoinHandle<()>,
     beat: Arc<Beat>,
+    /// When they were first found not to be at work.
+    suspected: Option<std::time::Instant>,
 }
 
 /// When the task that reads was last seen at work. Its runtime, and that runtime's clock, may stand
@@ -43,9 +48,30 @@ impl Beat {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = std::time::Instant::now();
     }
 
-    fn is_overdue(&self) -> bool {
-        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.elapsed() > 2 * READ_INTERVAL
+    fn last(&self) -> std::time::Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tasks {
+    /// Returns whether they are at work.
+    ///
+    /// If the runtime is this one and stood still until now, they go on at once. So they are only
+    /// given up if they still do nothing some time after they were found so.
+    fn run(&mut self) -> bool {
+        if self.listen.is_finished() || self.read.is_finished() {
+            return false;
+        }
+        let last = self.beat.last();
+        if last.elapsed() <= READ_INTERVAL {
+            self.suspected = None;
+            return true;
+        }
+        let since = self.suspected.filter(|since| *since > last);
+        let since = *self
+            .suspected
+            .insert(since.unwrap_or_else(std::time::Instant::now));
+        since.elapsed() < PROBATION
     }
 }
 
@@ -54,10 +80,7 @@ impl Listening {
     /// are started again on this one.
     pub(super) fn ensure(&self, store: &Arc<dyn DynStore>, waiters: &Arc<Waiters>) {
         let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let run = |tasks: &Tasks| {
-            !tasks.listen.is_finished() && !tasks.read.is_finished() && !tasks.beat.is_overdue()
-        };
-        if tasks.as_ref().is_some_and(run) {
+        if tasks.as_mut().is_some_and(Tasks::run) {
             return;
         }
         // The old ones are stopped, if only one has ended.
@@ -67,6 +90,7 @@ impl Listening {
             listen: tokio::spawn(listen(store.clone(), waiters.clone())),
             read: tokio::spawn(read(store.clone(), waiters.clone(), beat.clone())),
             beat,
+            suspected: None,
         });
     }
 }

@@ -87,12 +87,13 @@ pub trait WatchStore: Send + Sync + 'static {
     /// If the connection cannot be opened, or breaks. It is then opened again after a pause.
     fn listen(&self, wake: Wake) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
-    /// Records an event of a job that is not expected, if that needs no waiting.
+    /// Records an event of a job that is not expected, if that needs no waiting, and keeps it for
+    /// this time.
     ///
     /// Returns the event if the job may be expected, or if the store cannot do this. It is then
     /// recorded by [`replace`](Self::replace). This is a shortcut; the default returns the event.
-    fn record_unexpected(&self, event: SettledEvent, look_back: Duration) -> Option<SettledEvent> {
-        let _ = look_back;
+    fn record_unexpected(&self, event: SettledEvent, keep: Duration) -> Option<SettledEvent> {
+        let _ = keep;
         Some(event)
     }
 }
@@ -176,7 +177,7 @@ impl<S: WatchStore> WatchStore for Arc<S> {
         S::listen(self, wake)
     }
 
-    fn record_unexpected(&self, event: SettledEvent, look_back: Duration) -> Option<SettledEvent> {
-        S::record_unexpected(self, event, look_back)
+    fn record_unexpected(&self, event: SettledEvent, keep: Duration) -> Option<SettledEvent> {
+        S::record_unexpected(self, event, keep)
     }
 }

@@ -184,6 +184,11 @@ impl Wake {
         self.0.read_all();
     }
 
+    /// Says what the entry of this job is now.
+    pub(super) fn entry(&self, job: &JobGuid, entry: &Entry) {
+        self.0.tell(job, entry);
+    }
+
     /// Says that the entry of this job has changed. Unknown jobs are ignored.
     pub fn job(&self, job: &JobGuid) {
         self.0.read(job);

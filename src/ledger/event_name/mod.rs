@@ -145,7 +145,8 @@ impl EventName {
     /// event without an ordering time is never stale, and makes no other event stale.
     ///
     /// A date in the future is ignored because it would make all later events of the job stale, for
-    /// example if it is in milliseconds. It is nevertheless part of the name.
+    /// example if it is in milliseconds. It is nevertheless part of the name. A name that is read
+    /// from text is named when it is read, so a date that has passed since then counts.
     ///
     /// If you implement a [`Ledger`](crate::ledger::Ledger), order events by this time alone,
     /// including its fraction.

@@ -34,7 +34,7 @@ impl GivenUp {
             expected_for: entry.expected_for(),
             reads: entry.reads(),
             last_status: status.or(entry.last_status()).cloned(),
-            heard: entry.latest().cloned(),
+            heard: entry.last_heard().cloned(),
             error,
         }
     }

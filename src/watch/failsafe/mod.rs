@@ -3,31 +3,24 @@
 mod given_up;
 mod read_job;
 mod reading;
+mod run;
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::sync::Semaphore;
 use tower::{BoxError, Service};
 
 use super::job_watch::JobWatch;
-use super::store::Stored;
 use crate::background::Background;
 use crate::callback::{BoxedCallback, Callback, CallbackFuture, JobService, box_callback};
-use crate::error::{Error, Receipt};
+use crate::error::Receipt;
 use crate::job::JobGuid;
-use crate::observe;
-use crate::util::catch_panic::{CatchDrop, catch};
-use crate::util::random::jittered;
+use crate::util::catch_panic::CatchDrop;
 pub use given_up::GivenUp;
 pub use read_job::{ReadFn, ReadJob};
-use reading::Reading;
 
 /// How many jobs are read at once by default.
 const CONCURRENCY: usize = 8;
@@ -39,24 +32,8 @@ const LIMIT: Duration = Duration::from_secs(60 * 60);
 const FIRST_PAUSE: Duration = Duration::from_secs(15);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
 
-/// How often to look for jobs that are overdue.
-const INTERVAL: Duration = Duration::from_secs(1);
-
-/// How often to look if the store or the reader fails.
-const INTERVAL_OF_FAILURES: Duration = Duration::from_secs(5);
-
-/// Why a reader reads nothing at the moment.
-const NOT_READY: &str = "the reader of jobs is not ready";
-
-/// How long to wait for the reader before looking for jobs that have to be given up.
-const READINESS_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How many jobs are claimed at once while the reader is not ready, to give up those that are too
-/// late.
-const BATCH: usize = 128;
-
-/// How often the metrics of expected jobs are set.
-const COUNT_INTERVAL: Duration = Duration::from_secs(10);
+/// How many jobs are told to the hook at once.
+const HOOKS: usize = 128;
 
 /// How long a claimed job belongs to one replica, unless that extends the lease.
 const LEASE: Duration = Duration::from_secs(60);
@@ -119,6 +96,7 @@ struct Settings<J> {
     lease: Duration,
     on_error: Option<CatchDrop<Arc<ErrorHook>>>,
     on_given_up: Option<BoxedCallback<GivenUp>>,
+    hooks: Semaphore,
 }
 
 type ErrorHook = dyn Fn(&JobGuid, &(dyn StdError + Send + Sync + 'static)) + Send + Sync;
@@ -126,8 +104,9 @@ type ErrorHook = dyn Fn(&JobGuid, &(dyn StdError + Send + Sync + 'static)) + Sen
 impl<J: JobService, F> Failsafe<J, ReadFn<F>> {
     /// Returns a failsafe that reads jobs with this closure, and runs them through `jobs`.
     ///
-    /// A callback holds the place of a read while it runs, up to the [limit](Self::with_limit), or
-    /// an hour if that is longer. After that it goes on in the background, and the job is given up.
+    /// A callback counts as a read while it runs, for at most a minute. It may take as long as the
+    /// [limit](Self::with_limit), or an hour if that is longer. After that it goes on in the
+    /// background, and the job is given up.
     ///
     /// The closure reads the job from MX's API. It returns a [`Job`](crate::Job), or the bytes of
     /// MX's answer to *Read job*. `jobs` is the service that the mount has too.
@@ -169,6 +148,7 @@ impl<J: JobService, R> Failsafe<J, R> {
                 lease: LEASE,
                 on_error: None,
                 on_given_up: None,
+                hooks: Semaphore::new(HOOKS),
             },
         }
     }
@@ -246,12 +226,12 @@ impl<J: JobService, R> Failsafe<J, R> {
 
     /// Registers the hook for jobs that are given up.
     ///
-    /// It may take as long as the [limit](Self::with_limit), or an hour if that is longer.
     /// Without it, a job that is given up is a log line and a metric.
     ///
-    ///
     /// The job is no longer expected once the hook has succeeded. If the hook fails, it is called
-    /// again later. If the process dies in between, it can be called twice.
+    /// again later. If the process dies in between, it can be called twice. It may take as long as
+    /// the [limit](Self::with_limit), or an hour if that is longer. At most 128 jobs are told at
+    /// once; further ones are read again, and told later.
     #[must_use]
     pub fn on_given_up<F, Fut>(mut self, hook: F) -> Self
     where
@@ -283,108 +263,8 @@ where
     ///
     /// Outside of a tokio runtime with timers.
     pub async fn run_until(self, shutdown: impl Future) {
-        let mut shutdown = pin!(shutdown);
-        let mut run = Run {
-            reader: self.reader,
-            settings: Arc::new(self.settings),
-            reads: JoinSet::new(),
-        };
-        let mut counting = pin!(count(run.settings.watch.clone()));
-        let mut end = pin!(poll_fn(|context| {
-            // It counts also while the reader is not ready. It never ends.
-            let _ = counting.as_mut().poll(context);
-            shutdown.as_mut().poll(context)
-        }));
-        while until(end.as_mut(), run.step()).await.is_some() {}
-        while run.reads.join_next().await.is_some() {}
+        run::run(self.reader, self.settings, shutdown).await;
     }
-}
-
-/// Polls a future until the first one is ready.
-async fn until<T>(mut end: Pin<&mut impl Future>, future: impl Future<Output = T>) -> Option<T> {
-    let mut future = pin!(future);
-    poll_fn(|context| {
-        if end.as_mut().poll(context).is_ready() {
-            return Poll::Ready(None);
-        }
-        future.as_mut().poll(context).map(Some)
-    })
-    .await
-}
-
-struct Run<J, R> {
-    reader: R,
-    settings: Arc<Settings<J>>,
-    reads: JoinSet<()>,
-}
-
-impl<J, R> Run<J, R>
-where
-    J: JobService,
-    R: Service<JobGuid, Response: Into<ReadJob>, Error: Into<BoxError>> + Send + 'static,
-    R::Future: Send + 'static,
-{
-    /// Claims and reads one job, or waits if there is none.
-    async fn step(&mut self) {
-        while self.reads.try_join_next().is_some() {}
-        while self.reads.len() >= self.settings.concurrency {
-            self.reads.join_next().await;
-        }
-        // The service is ready before a job is claimed, so that no lease expires while it is not.
-        let ready = poll_fn(|context| {
-            let polled = catch(|| self.reader.poll_ready(context).map_err(Into::into));
-            polled.unwrap_or_else(|_| Poll::Ready(Err("the reader panicked".into())))
-        });
-        // One that stays not ready must not keep jobs from being given up.
-        let ready: Result<Result<(), BoxError>, _> = timeout(READINESS_TIMEOUT, ready).await;
-        if !matches!(ready, Ok(Ok(()))) {
-            observe::failsafe_failed(NOT_READY);
-            // Other replicas go first. A job of which the time has passed is given up nevertheless.
-            sleep(jittered(INTERVAL_OF_FAILURES)).await;
-            for reading in claim(&self.settings, BATCH).await.unwrap_or_default() {
-                self.reads.spawn(reading.leave(NOT_READY));
-            }
-            return;
-        }
-        match claim(&self.settings, 1).await {
-            Ok(claimed) if claimed.is_empty() => sleep(jittered(INTERVAL)).await,
-            Ok(claimed) => {
-                for reading in claimed {
-                    let job = reading.job.clone();
-                    let read = catch(|| self.reader.call(job)).ok();
-                    self.reads.spawn(reading.run(read));
-                }
-            }
-            Err(_) => {
-                observe::failsafe_failed("the store of expected jobs is unavailable");
-                sleep(jittered(INTERVAL_OF_FAILURES)).await;
-            }
-        }
-    }
-}
-
-/// Sets the metrics of expected jobs now and then.
-async fn count(watch: JobWatch) {
-    loop {
-        if let Ok(counts) = watch.call(|store| store.count()).await {
-            observe::expected_jobs(counts.outstanding, counts.overdue);
-        }
-        sleep(COUNT_INTERVAL).await;
-    }
-}
-
-/// Claims jobs that are overdue.
-async fn claim<J>(settings: &Arc<Settings<J>>, limit: usize) -> Result<Vec<Reading<J>>, Error> {
-    let Settings { watch, lease, .. } = &**settings;
-    let claimed = watch.call(|store| store.claim_due(limit, *lease)).await?;
-    let reading = |(job, stored): (JobGuid, Stored)| {
-        Some(Reading {
-            settings: settings.clone(),
-            job,
-            expectation: stored.entry.expectation()?,
-        })
-    };
-    Ok(claimed.into_iter().filter_map(reading).collect())
 }
 
 impl<J, R> fmt::Debug for Failsafe<J, R> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 use tower::BoxError;
 
@@ -28,6 +29,10 @@ pub(super) struct Reading<J> {
     pub(super) job: JobGuid,
     pub(super) expectation: u64,
 }
+
+/// How long a callback holds the place of a read. One that hangs must not hold up the reads of other
+/// jobs.
+const LONGEST_PLACE: Duration = Duration::from_secs(60);
 
 /// The pause before the last read.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
@@ -66,14 +71,17 @@ impl Found {
 
 impl<J: JobService> Reading<J> {
     /// `read` is `None` if the reader panicked before it returned a future.
-    pub(super) async fn run<T, E>(self, read: Option<impl Future<Output = Result<T, E>>>)
-    where
+    pub(super) async fn run<T, E>(
+        self,
+        read: Option<impl Future<Output = Result<T, E>>>,
+        place: OwnedSemaphorePermit,
+    ) where
         T: Into<ReadJob>,
         E: Into<BoxError>,
     {
         let find = async {
             match self.read(read).await {
-                Ok(event) if event.status.is_actionable() => self.handle(event).await,
+                Ok(event) if event.status.is_actionable() => self.handle(event, place).await,
                 Ok(event) => Found::status(&event.status),
                 Err(error) => Found::failed(error),
             }
@@ -114,15 +122,21 @@ impl<J: JobService> Reading<J> {
     }
 
     /// Runs the event through the same service as a delivery.
-    async fn handle(&self, mut event: JobEvent) -> Found {
+    async fn handle(&self, mut event: JobEvent, place: OwnedSemaphorePermit) -> Found {
         let heard = Heard::of(&event);
         let mut found = Found::status(&event.status);
         event.set_source(Source::Failsafe);
         let settings = &*self.settings;
         let run = settings.background.run(settings.jobs.clone(), event);
-        // A callback that hangs must not take the place of reads for good. It goes on in the
-        // background.
-        let outcome = timeout(settings.limit.max(LIMIT), run).await;
+        // A callback that takes longer goes on in the background.
+        let mut run = pin!(timeout(settings.limit.max(LIMIT), run));
+        let outcome = match timeout(LONGEST_PLACE, run.as_mut()).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                drop(place);
+                run.await
+            }
+        };
         let outcome = outcome.unwrap_or_else(|_| Err(Error::new(ErrorKind::InFlight)));
         let heard = match outcome {
             Ok(receipt) => heard.filter(|_| is_settled(receipt)),
@@ -177,7 +191,7 @@ impl<J: JobService> Reading<J> {
         };
         if self.is_too_late(&entry) {
             let given_up = GivenUp::new(self.job.clone(), &entry, None, Some(error.into()));
-            if self.tell(given_up).await.is_ok() {
+            if self.tell(given_up).await {
                 return self.end(stored).await;
             }
         }
@@ -200,7 +214,7 @@ impl<J: JobService> Reading<J> {
         if self.is_too_late(&entry) {
             let given_up =
                 GivenUp::new(self.job.clone(), &entry, status, error).with_another_read();
-            if self.tell(given_up).await.is_ok() {
+            if self.tell(given_up).await {
                 return self.end(stored).await;
             }
         }
@@ -235,14 +249,17 @@ impl<J: JobService> Reading<J> {
         entry.expected_for() >= self.settings.limit
     }
 
-    async fn tell(&self, given_up: GivenUp) -> Result<(), Error> {
+    /// Returns whether the hook has succeeded.
+    async fn tell(&self, given_up: GivenUp) -> bool {
         let Some(hook) = &self.settings.on_given_up else {
-            return Ok(());
+            return true;
+        };
+        let Ok(_permit) = self.settings.hooks.try_acquire() else {
+            return false; // It is told later.
         };
         let told = timeout(self.settings.limit.max(LIMIT), hook(given_up));
         let told = self.while_extending_the_lease(told).await;
-        told.unwrap_or_else(|_| Err(Error::new(ErrorKind::TimedOut)))
-            .map(|_| ())
+        matches!(told, Ok(Ok(_)))
     }
 
     /// Ends the expectation of a job that is given up.

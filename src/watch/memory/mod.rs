@@ -21,13 +21,17 @@ const CAPACITY: usize = 100_000;
 /// How many events of jobs that nobody expects are kept by default.
 const RECENT: usize = 16_384;
 
+/// How many bytes the events of jobs that nobody expects may take together, and as many the entries
+/// of jobs that have ended.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
+
 /// A [`WatchStore`] in the memory of this process.
 ///
 /// By default 100,000 jobs can be expected at a time. Beyond that, `expect` is an error; no
-/// expectation is forgotten. Of jobs that have ended, it keeps the last 16,384. Of events that nobody expects, it keeps the last 16,384, for as long as
-/// the watch looks back. A restart forgets everything.
+/// expectation is forgotten. A restart forgets everything.
 ///
-/// Their bodies take at most 16 MiB.
+/// For as long as the watch looks back, the store also keeps the last 16,384 jobs that have ended,
+/// and the last 16,384 events of jobs that nobody expects. Each of the two takes at most 16 MiB.
 ///
 /// Clones share the store.
 #[derive(Clone)]
@@ -110,7 +114,8 @@ impl WatchStore for MemoryWatchStore {
         };
         drop(state);
         for listener in listeners {
-            listener.job(job);
+            // The store may forget the entry before they could read it.
+            listener.entry(job, update.entry);
         }
         Ok(Replaced::Done)
     }
@@ -137,10 +142,10 @@ impl WatchStore for MemoryWatchStore {
         pending().await
     }
 
-    fn record_unexpected(&self, event: SettledEvent, look_back: Duration) -> Option<SettledEvent> {
+    fn record_unexpected(&self, event: SettledEvent, keep: Duration) -> Option<SettledEvent> {
         let now = Instant::now();
         self.state()
-            .record_unexpected(event, now, look_back, self.recent)
+            .record_unexpected(event, now, keep, self.recent)
     }
 }
 

@@ -4,14 +4,12 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 
+use super::MAX_BYTES;
 use super::state::later;
 use crate::job::JobGuid;
 use crate::util::deadline::Instant;
 use crate::watch::entry::Entry;
 use crate::watch::heard::SettledEvent;
-
-/// How many bytes the bodies may take together.
-const MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// How many events of a job are looked at. A job has a few, and each may be delivered again.
 const MAX_OF_A_JOB: usize = 64;
@@ -29,7 +27,7 @@ pub(super) struct Recent {
 struct Event {
     event: SettledEvent,
     at: Instant,
-    look_back: Duration,
+    keep: Duration,
 }
 
 impl Event {
@@ -39,13 +37,7 @@ impl Event {
 }
 
 impl Recent {
-    pub(super) fn push(
-        &mut self,
-        event: SettledEvent,
-        at: Instant,
-        look_back: Duration,
-        limit: usize,
-    ) {
+    pub(super) fn push(&mut self, event: SettledEvent, at: Instant, keep: Duration, limit: usize) {
         let size = event.size();
         if size > MAX_BYTES || limit == 0 {
             return;
@@ -56,11 +48,7 @@ impl Recent {
             self.forget(at, limit, size);
         }
         self.bytes += size;
-        self.events.push_back(Event {
-            event,
-            at,
-            look_back,
-        });
+        self.events.push_back(Event { event, at, keep });
     }
 
     /// Forgets what is too old, and the oldest until there is room for an event of this size.
@@ -68,7 +56,7 @@ impl Recent {
     fn forget(&mut self, now: Instant, limit: usize, size: usize) {
         while let Some(oldest) = self.events.front() {
             let is_full = self.events.len() >= limit || self.bytes + size > MAX_BYTES;
-            if !is_full && oldest.age(now) < oldest.look_back {
+            if !is_full && oldest.age(now) < oldest.keep {
                 break;
             }
             self.bytes -= oldest.event.size();
@@ -97,8 +85,7 @@ impl Recent {
     ) -> Option<(Entry, Instant, Instant)> {
         let key = SettledEvent::key_of(job);
         let mut found: Option<(Entry, Instant, Instant)> = None;
-        let is_of_job =
-            |event: &&Event| event.event.key() == key && event.age(now) < event.look_back;
+        let is_of_job = |event: &&Event| event.event.key() == key && event.age(now) < event.keep;
         let last = self
             .events
             .iter()
@@ -115,11 +102,11 @@ impl Recent {
                 Some((entry, at, _)) => entry.aged(event.at.saturating_duration_since(at)),
                 None => Entry::default(),
             };
-            let entry = match before.hear(&heard, event.look_back) {
+            let entry = match before.hear(&heard, event.keep) {
                 Some(change) => change.entry,
                 None => before,
             };
-            found = Some((entry, event.at, later(event.at, event.look_back)));
+            found = Some((entry, event.at, later(event.at, event.keep)));
         }
         found
     }

@@ -4,8 +4,8 @@ use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use super::Full;
 use super::recent::{Presence, Recent};
+use super::{Full, MAX_BYTES};
 use crate::job::JobGuid;
 use crate::util::deadline::Instant;
 use crate::watch::entry::{Due, Entry};
@@ -22,6 +22,8 @@ pub(super) struct State {
     expiring: BTreeMap<(Instant, u64), JobGuid>,
     /// Those that expire and whose jobs are not expected.
     unexpected: BTreeMap<(Instant, u64), JobGuid>,
+    /// The sizes of those together.
+    unexpected_bytes: usize,
     /// How many slots have an expectation.
     expected: usize,
     last_revision: u64,
@@ -36,6 +38,8 @@ struct Slot {
     stored_at: Instant,
     due: Option<Instant>,
     expires: Option<Instant>,
+    /// How much memory an unexpected job takes, about.
+    size: usize,
 }
 
 impl State {
@@ -54,6 +58,7 @@ impl State {
                 stored_at,
                 due: None,
                 expires: Some(expires),
+                size: 0,
             };
             self.recent.forget_job(job);
             self.insert(job, slot);
@@ -91,6 +96,7 @@ impl State {
             stored_at: now,
             due,
             expires: update.keep.map(|keep| later(now, keep)),
+            size: 0,
         };
         self.remove(job);
         self.insert(job, slot);
@@ -98,7 +104,7 @@ impl State {
         Ok(())
     }
 
-    fn insert(&mut self, job: &JobGuid, slot: Slot) {
+    fn insert(&mut self, job: &JobGuid, mut slot: Slot) {
         if let Some(due) = slot.due {
             self.due.insert((due, slot.revision), job.clone());
         }
@@ -107,6 +113,8 @@ impl State {
             if !slot.entry.is_expected() {
                 self.unexpected
                     .insert((expires, slot.revision), job.clone());
+                slot.size = slot.entry.to_bytes().len();
+                self.unexpected_bytes += slot.size;
             }
         }
         self.expected += usize::from(slot.entry.is_expected());
@@ -126,6 +134,7 @@ impl State {
             self.expiring.remove(&(expires, slot.revision));
             self.unexpected.remove(&(expires, slot.revision));
         }
+        self.unexpected_bytes -= slot.size;
         self.expected -= usize::from(slot.entry.is_expected());
         self.presence.remove(job);
     }
@@ -140,10 +149,10 @@ impl State {
         }
     }
 
-    /// Forgets entries of jobs that are not expected, if there are too many. Those that expire first go
-    /// first.
+    /// Forgets entries of jobs that are not expected, if there are too many, or they are too large.
+    /// Those that expire first go first.
     fn forget_excess(&mut self, recent: usize) {
-        while self.unexpected.len() > recent {
+        while self.unexpected.len() > recent || self.unexpected_bytes > MAX_BYTES {
             let Some((_, job)) = self.unexpected.pop_first() else {
                 return;
             };
@@ -206,13 +215,13 @@ impl State {
         &mut self,
         event: SettledEvent,
         now: Instant,
-        look_back: Duration,
+        keep: Duration,
         limit: usize,
     ) -> Option<SettledEvent> {
         if self.presence.may_contain(event.key()) {
             return Some(event);
         }
-        self.recent.push(event, now, look_back, limit);
+        self.recent.push(event, now, keep, limit);
         None
     }
 

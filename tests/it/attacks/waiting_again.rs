@@ -1,8 +1,8 @@
 //! A second attack on jobs that are expected: on the mends of the first, and on what is around them.
 
 use std::future::pending;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use mx_job_webhook::job::JobGuid;
 use mx_job_webhook::ledger::{EventName, MemoryLedger};
 use mx_job_webhook::testing::Sample;
 use mx_job_webhook::watch::{
-    Counts, Failsafe, JobWatch, MemoryWatchStore, Replaced, Stored, Update, Wake, WatchStore,
+    Counts, Failsafe, GivenUp, JobWatch, MemoryWatchStore, Replaced, Stored, Update, Wake,
+    WatchStore,
 };
 use mx_job_webhook::{Background, DedupeLayer, Error, Job, JobEvent, JobRouter, Receipt, Status};
 use tokio::time::{Instant, sleep};
@@ -122,6 +123,67 @@ async fn who_waits_hears_of_an_old_challenge_that_is_settled_again() {
     sleep(SECOND).await;
     deliver(&jobs, challenge).await;
     assert!(waiting.await.unwrap().is_some());
+}
+
+/// "What was heard of a job in the last ten minutes counts", and a settled duplicate is heard.
+#[tokio::test(start_paused = true)]
+async fn a_duplicate_that_was_heard_lately_counts() {
+    let watch = JobWatch::new(MemoryWatchStore::new());
+    let jobs = watch.layer().layer(JobRouter::new());
+    let _ = watch.expect(&guid("JOB-1")).await.unwrap();
+    deliver(&jobs, event("JOB-1", Status::Completed, 1)).await;
+    sleep(9 * MINUTE).await;
+    deliver(&jobs, event("JOB-1", Status::Completed, 1)).await;
+    sleep(2 * MINUTE).await;
+    let expected = watch.expect(&guid("JOB-1")).await.unwrap();
+    assert!(expected.within(Duration::ZERO).await.unwrap().is_some());
+}
+
+/// "must not miss the next one although it came before the call": the next one has no date, and an old one is late.
+#[tokio::test(start_paused = true)]
+async fn a_late_old_challenge_does_not_hide_the_next_one_without_a_date() {
+    let watch = JobWatch::new(MemoryWatchStore::new());
+    let jobs = watch.layer().layer(JobRouter::new());
+    let first = event("JOB-1", Status::Challenged, 5);
+    let _ = watch.expect(&guid("JOB-1")).await.unwrap();
+    deliver(&jobs, first.clone()).await;
+    let next = JobEvent::decode(r#"{"job":{"guid":"JOB-1","status":2}}"#).unwrap();
+    deliver(&jobs, next.clone()).await;
+    deliver(&jobs, event("JOB-1", Status::Challenged, 3)).await;
+    let expected = watch.expect_after(&EventName::of(&first)).await.unwrap();
+    let heard = expected.within(SECOND).await.unwrap();
+    assert_eq!(
+        heard.map(|it| it.name().clone()),
+        Some(EventName::of(&next))
+    );
+}
+
+/// "`on_given_up` hears of it with all that is known"; `heard` is "what was heard of the job last, such as an earlier
+/// challenge".
+#[tokio::test(start_paused = true)]
+async fn a_job_that_is_given_up_says_what_was_heard_of_it_long_ago() {
+    let watch = JobWatch::new(MemoryWatchStore::new());
+    let jobs = watch.layer().layer(JobRouter::new());
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let telling = told.clone();
+    let failsafe = Failsafe::new(&watch, jobs.clone(), |_| async { Err::<Job, _>("down") });
+    let failsafe = failsafe.on_given_up(move |job: GivenUp| {
+        let status = job.heard().map(|heard| heard.status.clone());
+        telling.lock().unwrap().push(status);
+        async {}
+    });
+    tokio::spawn(failsafe.run_until(pending::<()>()));
+    let challenge = event("JOB-1", Status::Challenged, 1);
+    let _ = watch.expect(&guid("JOB-1")).await.unwrap();
+    deliver(&jobs, challenge.clone()).await;
+    // The user takes their time.
+    sleep(11 * MINUTE).await;
+    let _ = watch
+        .expect_after(&EventName::of(&challenge))
+        .await
+        .unwrap();
+    sleep(2 * HOUR).await;
+    assert_eq!(*told.lock().unwrap(), [Some(Status::Challenged)]);
 }
 
 /// "No waiter is left waiting for what was heard": it is heard while the answer of the store is on its way.
@@ -322,6 +384,29 @@ async fn kept(store: &MemoryWatchStore, names: &[String]) -> usize {
     kept
 }
 
+/// "bounded memory", "Their bodies take at most 16 MiB": of jobs that were expected and have ended, too.
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_of_ended_jobs_takes_a_bounded_number_of_bytes() {
+    let store = MemoryWatchStore::new();
+    let watch = JobWatch::new(store.clone());
+    let jobs = watch.layer().layer(JobRouter::new());
+    let large = "x".repeat(1024 * 1024 - 1024);
+    let names: Vec<_> = (0..40).map(|n| format!("JOB-{n:08}-0000")).collect();
+    for name in &names {
+        let _ = watch.expect(&guid(name)).await.unwrap();
+        let sample = Sample::new(Status::Completed).with_guid(name);
+        let sample = sample.with_field("error_message", large.as_str());
+        deliver(&jobs, sample.event().unwrap()).await;
+    }
+    let mut bytes = 0;
+    for name in &names {
+        for (_, stored) in store.load(&[guid(name)]).await.unwrap() {
+            bytes += stored.entry.to_bytes().len();
+        }
+    }
+    assert!(bytes <= 16 * 1024 * 1024, "{bytes} bytes are kept");
+}
+
 /// "The oldest are forgotten, and a later `expect` does not hear of them. The failsafe then reads the job."
 #[tokio::test(start_paused = true)]
 async fn a_job_that_was_forgotten_is_read_and_not_taken_for_challenged_again() {
@@ -362,6 +447,35 @@ async fn a_job_that_was_forgotten_is_read_and_not_taken_for_challenged_again() {
         Some(Status::Completed),
         "it was completed before; read {reads} times"
     );
+}
+
+/// "Who waits hears of the event on whichever replica": several watches share a store that keeps few ended jobs.
+#[tokio::test(start_paused = true)]
+async fn who_waits_with_another_watch_hears_although_few_ended_jobs_are_kept() {
+    let mut found = Vec::new();
+    for recent in [0, 1] {
+        let store = MemoryWatchStore::new().with_recent(recent);
+        let (one, other) = (JobWatch::new(store.clone()), JobWatch::new(store));
+        let jobs = one.layer().layer(JobRouter::new());
+        let mut waiting = Vec::new();
+        for number in 0..3 {
+            let name = format!("JOB-{number}");
+            let expected = other.expect(&guid(&name)).await.unwrap();
+            waiting.push(tokio::spawn(async move {
+                expected.within(MINUTE).await.unwrap().is_some()
+            }));
+        }
+        sleep(SECOND).await;
+        for number in 0..3 {
+            deliver(&jobs, event(&format!("JOB-{number}"), Status::Completed, 1)).await;
+        }
+        let mut heard = 0;
+        for waiting in waiting {
+            heard += usize::from(waiting.await.unwrap());
+        }
+        found.push((recent, heard));
+    }
+    assert!(found.iter().all(|(_, heard)| *heard == 3), "{found:?}");
 }
 
 // Names and runtimes.
@@ -447,6 +561,25 @@ fn every_name_is_read_from_its_text() {
     assert!(read > 100, "{read}");
 }
 
+/// "A caller of `within` hears of the event on whichever replica": also if the job was given up while it waits.
+#[tokio::test(start_paused = true)]
+async fn who_waits_hears_of_a_webhook_that_comes_after_the_job_was_given_up() {
+    let mut found = Vec::new();
+    for look_back in [Duration::ZERO, SECOND, 10 * MINUTE] {
+        let watch = JobWatch::new(MemoryWatchStore::new()).with_look_back(look_back);
+        let jobs = watch.layer().layer(JobRouter::new());
+        let failsafe = Failsafe::new(&watch, jobs.clone(), |_| async { Err::<Job, _>("down") });
+        let running = tokio::spawn(failsafe.with_limit(MINUTE).run_until(pending::<()>()));
+        let expected = watch.expect(&guid("JOB-00000001-1")).await.unwrap();
+        let waiting = tokio::spawn(async move { expected.within(HOUR).await.unwrap() });
+        sleep(30 * MINUTE).await;
+        deliver(&jobs, event("JOB-00000001-1", Status::Completed, 1)).await;
+        found.push((look_back, waiting.await.unwrap().is_some()));
+        running.abort();
+    }
+    assert!(found.iter().all(|(_, is_heard)| *is_heard), "{found:?}");
+}
+
 /// "Registers the hook for reads that fail", also while the store fails.
 #[tokio::test(start_paused = true)]
 async fn on_error_hears_of_a_read_that_fails_although_the_store_fails_then() {
@@ -510,6 +643,63 @@ impl WatchStore for Breaks {
     }
 }
 
+/// "on one connection a process": a program that waits now and then with `block_on` does not connect each time.
+#[test]
+#[ignore = "it waits for seconds by the clock"]
+fn a_runtime_that_is_driven_now_and_then_keeps_its_listener() {
+    let listens = Arc::new(AtomicU32::new(0));
+    let watch = JobWatch::new(Listens(MemoryWatchStore::new(), listens.clone()));
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build().unwrap();
+    for round in 0..2 {
+        if round > 0 {
+            std::thread::sleep(11 * SECOND);
+        }
+        runtime.block_on(async {
+            let expected = watch.expect(&guid("JOB-1")).await.unwrap();
+            assert!(expected.within(SECOND / 10).await.unwrap().is_none());
+        });
+    }
+    assert_eq!(listens.load(Ordering::SeqCst), 1);
+}
+
+/// A store that counts who listens.
+struct Listens(MemoryWatchStore, Arc<AtomicU32>);
+
+impl WatchStore for Listens {
+    type Error = BoxError;
+
+    async fn load(&self, jobs: &[JobGuid]) -> Result<Vec<(JobGuid, Stored)>, BoxError> {
+        Ok(self.0.load(jobs).await?)
+    }
+
+    async fn replace(
+        &self,
+        job: &JobGuid,
+        expected: Option<u64>,
+        update: Update<'_>,
+    ) -> Result<Replaced, BoxError> {
+        Ok(self.0.replace(job, expected, update).await?)
+    }
+
+    async fn claim_due(
+        &self,
+        limit: usize,
+        lease: Duration,
+    ) -> Result<Vec<(JobGuid, Stored)>, BoxError> {
+        Ok(self.0.claim_due(limit, lease).await?)
+    }
+
+    async fn count(&self) -> Result<Counts, BoxError> {
+        Ok(self.0.count().await?)
+    }
+
+    async fn listen(&self, wake: Wake) -> Result<(), BoxError> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        Ok(self.0.listen(wake).await?)
+    }
+}
+
 /// "wait again": who waits again after a challenge was heard before `expect` is told what has come since.
 #[tokio::test(start_paused = true)]
 async fn who_waits_again_hears_that_the_job_has_ended_since() {
@@ -532,4 +722,30 @@ async fn who_waits_again_hears_that_the_job_has_ended_since() {
         found.push((is_before, heard.map(|it| it.status.clone())));
     }
     assert_eq!(found[0].1, found[1].1, "{found:?}");
+}
+
+/// "Callbacks and hooks that hang hold up reads for an hour at most": 40 of them, of a system that is down.
+#[tokio::test(start_paused = true)]
+async fn many_hooks_that_hang_hold_up_a_read_for_an_hour_at_most() {
+    let watch = JobWatch::new(MemoryWatchStore::new());
+    let jobs = watch.layer().layer(JobRouter::new());
+    let failsafe = Failsafe::new(&watch, jobs, |guid: JobGuid| async move {
+        match guid.as_str().starts_with("JOB-hangs") {
+            true => Err(BoxError::from("not found")),
+            false => Ok(event(guid.as_str(), Status::Completed, 1)),
+        }
+    });
+    let failsafe = failsafe.on_given_up(|_| pending::<()>());
+    tokio::spawn(failsafe.run_until(pending::<()>()));
+    for number in 0..40 {
+        let job = guid(&format!("JOB-hangs-{number}"));
+        let _ = watch.expect(&job).await.unwrap();
+    }
+    sleep(61 * MINUTE).await;
+    let start = Instant::now();
+    let expected = watch.expect(&guid("JOB-1")).await.unwrap();
+    let heard = expected.within(24 * HOUR).await.unwrap();
+    assert!(heard.is_some());
+    let took = start.elapsed();
+    assert!(took < 70 * MINUTE, "it is read after {took:?}");
 }

@@ -1,13 +1,14 @@
 //! What is known of a job: what was heard of it, and what is expected.
 
+mod json;
+
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
-
 use super::heard::Heard;
-use crate::job::{Job, Status, Timestamp};
+use crate::job::{Status, Timestamp};
 use crate::ledger::EventName;
 use crate::util::random::random;
+pub use json::InvalidEntry;
 
 /// How many names of events are kept for a job. MX challenges a user a few times.
 const MAX_NAMES: usize = 16;
@@ -18,9 +19,9 @@ const MAX_NAMES: usize = 16;
 /// statuses), so an application that still wants the job expects it again before that.
 const REST: Duration = Duration::from_secs(60 * 60);
 
-/// How long a job that has ended is remembered at least, so that all who wait hear of it, even if
-/// their processes read it some seconds later.
-const SHORTEST: Duration = Duration::from_secs(30);
+/// How long what was heard is remembered at least, so that all waiters hear of it, even if their
+/// processes read it some seconds later.
+pub(super) const SHORTEST: Duration = Duration::from_secs(30);
 
 /// What a [`WatchStore`](super::WatchStore) keeps of a job.
 ///
@@ -33,10 +34,17 @@ const SHORTEST: Duration = Duration::from_secs(30);
 pub struct Entry {
     /// The latest event that was heard.
     latest: Option<Latest>,
+    /// The latest event, if that was heard too long ago to count when the job was expected.
+    earlier: Option<Heard>,
+    /// The time of the newest event that was heard.
+    newest: Option<Timestamp>,
     /// The names of events that were heard, the oldest first.
     names: Vec<String>,
     expectation: Option<Expectation>,
 }
+
+/// How long after an event a duplicate of it says the same.
+const SAME_TIME: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, PartialEq)]
 struct Latest {
@@ -186,9 +194,10 @@ impl Entry {
         self.expectation.as_ref()?.status.as_ref()
     }
 
-    /// Returns the job as it was heard last.
-    pub(super) fn latest(&self) -> Option<&Heard> {
-        self.latest.as_ref().map(|latest| &latest.heard)
+    /// Returns the job as it was heard last, however long ago.
+    pub(super) fn last_heard(&self) -> Option<&Heard> {
+        let latest = self.latest.as_ref().map(|latest| &latest.heard);
+        latest.or(self.earlier.as_ref())
     }
 
     fn add_name(&mut self, name: &str) {
@@ -216,15 +225,16 @@ impl Entry {
         }
         let mut entry = self.clone();
         entry.add_name(&seen.name);
-        let is_latest = self
-            .latest
-            .as_ref()
-            .is_none_or(|latest| ends || !latest.ends() && !seen.is_before(&latest.seen()));
+        let has_ended = self.latest.as_ref().is_some_and(Latest::ends);
+        let is_outdated = seen.time.is_some_and(|time| Some(time) < self.newest);
+        let is_latest = ends || !has_ended && !is_outdated;
+        entry.newest = entry.newest.max(seen.time);
         let after = self.expectation.as_ref().and_then(|it| it.after.as_ref());
         let counts = is_latest && event.counts_after(after);
         let waited = self.expectation.as_ref().map(|it| it.age);
         if is_latest {
             entry.latest = Some(event);
+            entry.earlier = None;
         }
         if !counts {
             return Some(Change {
@@ -250,20 +260,22 @@ impl Entry {
         })
     }
 
-    /// Hears an event whose name is known. That is news only if it is the latest, and was heard so
-    /// long ago that it does not count any more.
+    /// Hears an event whose name is known. If it is the latest, it counts for as long as if it were
+    /// new.
     fn hear_again(&self, event: Latest, look_back: Duration) -> Option<Change> {
         let latest = self.latest.as_ref()?;
-        if latest.age <= look_back || latest.seen().name != event.seen().name {
+        if latest.age < SAME_TIME || latest.seen().name != event.seen().name {
             return None;
         }
+        // The waiters have heard of it, unless it did not count any more.
+        let wakes = latest.age > look_back;
         let mut entry = self.clone();
         entry.latest = Some(event);
         Some(Change {
             keep: entry.keep(look_back),
             entry,
             due: Due::Unchanged,
-            wakes: true,
+            wakes,
             waited: None,
         })
     }
@@ -290,6 +302,7 @@ impl Entry {
             // `expect` does not return it, so a read or another delivery has to wake the waiters.
             let name = latest.seen().name;
             entry.names.retain(|known| *known != name);
+            entry.earlier = Some(latest.heard);
         }
         if entry.latest.as_ref().is_some_and(Latest::ends) {
             return None;
@@ -367,7 +380,7 @@ impl Entry {
         }
         let mut change = self.changed(Due::Never);
         change.entry.expectation = None;
-        change.keep = Some(look_back);
+        change.keep = change.entry.keep(look_back);
         Some(change)
     }
 
@@ -380,150 +393,4 @@ impl Entry {
             waited: None,
         }
     }
-
-    /// Returns the entry as bytes: a JSON document.
-    #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let seen = |seen: &Seen| {
-            let time = seen
-                .time
-                .map(|time| json!([time.unix_seconds(), time.subsec_nanos()]));
-            json!({ "name": seen.name, "time": time })
-        };
-        let mut document = Map::new();
-        document.insert("version".into(), VERSION.into());
-        if let Some(latest) = &self.latest {
-            // A job has no keys that are not strings, so this cannot fail.
-            let job = serde_json::to_value(latest.heard.job()).unwrap_or_default();
-            let name = latest.heard.name();
-            let digest = name
-                .digest()
-                .map(|digest| format!("{:032x}", u128::from_be_bytes(digest)));
-            let latest = json!({
-                "job": job,
-                "digest": digest,
-                "is_plausible": name.ordering_time().is_some(),
-                "age": millis(latest.age),
-            });
-            document.insert("latest".into(), latest);
-        }
-        document.insert("names".into(), self.names.clone().into());
-        if let Some(expectation) = &self.expectation {
-            let status = expectation.status.as_ref();
-            let status = status.map(|status| match status.name() {
-                Some(name) => Value::from(name),
-                None => Value::from(status.code()),
-            });
-            document.insert(
-                "expectation".into(),
-                json!({
-                    "id": expectation.id,
-                    "age": millis(expectation.age),
-                    "after": expectation.after.as_ref().map(seen),
-                    "rests": expectation.rests,
-                    "reads": expectation.reads,
-                    "status": status,
-                }),
-            );
-        }
-        Value::Object(document).to_string().into_bytes()
-    }
-
-    /// Reads the bytes of [`to_bytes`](Self::to_bytes).
-    ///
-    /// # Errors
-    ///
-    /// If they are not an entry, or one of a later release.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, InvalidEntry> {
-        Self::read(bytes).ok_or(InvalidEntry(()))
-    }
-
-    fn read(bytes: &[u8]) -> Option<Self> {
-        let document: Value = serde_json::from_slice(bytes).ok()?;
-        if document.get("version")? != VERSION {
-            return None;
-        }
-        let seen = |value: &Value| {
-            let time = match value.get("time")? {
-                Value::Null => None,
-                time => Some(timestamp(time)?),
-            };
-            Some(Seen {
-                name: value.get("name")?.as_str()?.to_owned(),
-                time,
-            })
-        };
-        let latest = match document.get("latest") {
-            None => None,
-            Some(latest) => {
-                let job: Job = serde_json::from_value(latest.get("job")?.clone()).ok()?;
-                let digest = match latest.get("digest")? {
-                    Value::Null => None,
-                    digest => Some(
-                        u128::from_str_radix(digest.as_str()?, 16)
-                            .ok()?
-                            .to_be_bytes(),
-                    ),
-                };
-                let is_plausible = latest.get("is_plausible")?.as_bool()?;
-                Some(Latest {
-                    heard: Heard {
-                        name: EventName::stored(&job, digest, is_plausible)?,
-                        job,
-                    },
-                    age: Duration::from_millis(latest.get("age")?.as_u64()?),
-                })
-            }
-        };
-        let names = document.get("names")?.as_array()?.iter();
-        let names = names.map(|name| Some(name.as_str()?.to_owned()));
-        let expectation = match document.get("expectation") {
-            None => None,
-            Some(expectation) => Some(Expectation {
-                id: expectation.get("id")?.as_u64()?,
-                age: Duration::from_millis(expectation.get("age")?.as_u64()?),
-                after: match expectation.get("after")? {
-                    Value::Null => None,
-                    after => Some(seen(after)?),
-                },
-                rests: expectation.get("rests")?.as_bool()?,
-                reads: u32::try_from(expectation.get("reads")?.as_u64()?).ok()?,
-                status: match expectation.get("status")? {
-                    Value::Null => None,
-                    Value::String(name) => Some(Status::from(name.as_str())),
-                    status => Some(Status::from(status.as_i64()?)),
-                },
-            }),
-        };
-        Some(Self {
-            latest,
-            names: names.collect::<Option<_>>()?,
-            expectation,
-        })
-    }
 }
-
-/// The version of the format.
-const VERSION: u64 = 1;
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn timestamp(value: &Value) -> Option<Timestamp> {
-    let seconds = value.get(0)?.as_i64()?;
-    let nanos = u32::try_from(value.get(1)?.as_u64()?).ok()?;
-    (nanos < 1_000_000_000).then(|| Timestamp::new(seconds, nanos))
-}
-
-/// The error of bytes that are no [`Entry`].
-#[derive(Clone, Debug)]
-pub struct InvalidEntry(());
-
-impl std::fmt::Display for InvalidEntry {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the store contains an entry that this release cannot read")
-    }
-}
-
-impl std::error::Error for InvalidEntry {}

@@ -1,0 +1,156 @@
+//! The loop that claims jobs and has them read.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tower::{BoxError, Service};
+
+use super::reading::Reading;
+use super::{ReadJob, Settings};
+use crate::callback::JobService;
+use crate::error::Error;
+use crate::job::JobGuid;
+use crate::observe;
+use crate::util::catch_panic::catch;
+use crate::util::random::jittered;
+use crate::watch::job_watch::JobWatch;
+use crate::watch::store::Stored;
+
+/// How often to look for jobs that are overdue.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often to look if the store or the reader fails.
+const INTERVAL_OF_FAILURES: Duration = Duration::from_secs(5);
+
+/// Why a reader reads nothing at the moment.
+const NOT_READY: &str = "the reader of jobs is not ready";
+
+/// How long to wait for the reader before looking for jobs that have to be given up.
+const READINESS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many jobs are claimed at once while the reader is not ready, to give up those that are too
+/// late.
+const BATCH: usize = 128;
+
+/// How often the metrics of expected jobs are set.
+const COUNT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Reads overdue jobs until the shutdown, and waits for those that are under way.
+pub(super) async fn run<J, R>(reader: R, settings: Settings<J>, shutdown: impl Future)
+where
+    J: JobService,
+    R: Service<JobGuid, Response: Into<ReadJob>, Error: Into<BoxError>> + Send + 'static,
+    R::Future: Send + 'static,
+{
+    let mut shutdown = pin!(shutdown);
+    let mut run = Run {
+        reader,
+        places: Arc::new(Semaphore::new(settings.concurrency)),
+        settings: Arc::new(settings),
+        reads: JoinSet::new(),
+    };
+    let mut counting = pin!(count(run.settings.watch.clone()));
+    let mut end = pin!(poll_fn(|context| {
+        // It counts also while the reader is not ready. It never ends.
+        let _ = counting.as_mut().poll(context);
+        shutdown.as_mut().poll(context)
+    }));
+    while until(end.as_mut(), run.step()).await.is_some() {}
+    while run.reads.join_next().await.is_some() {}
+}
+
+/// Polls a future until the first one is ready.
+async fn until<T>(mut end: Pin<&mut impl Future>, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        if end.as_mut().poll(context).is_ready() {
+            return Poll::Ready(None);
+        }
+        future.as_mut().poll(context).map(Some)
+    })
+    .await
+}
+
+struct Run<J, R> {
+    reader: R,
+    settings: Arc<Settings<J>>,
+    /// A place for each job that is read at once.
+    places: Arc<Semaphore>,
+    /// What is under way, also once its place was returned.
+    reads: JoinSet<()>,
+}
+
+impl<J, R> Run<J, R>
+where
+    J: JobService,
+    R: Service<JobGuid, Response: Into<ReadJob>, Error: Into<BoxError>> + Send + 'static,
+    R::Future: Send + 'static,
+{
+    /// Claims and reads one job, or waits if there is none.
+    async fn step(&mut self) {
+        while self.reads.try_join_next().is_some() {}
+        let Ok(place) = self.places.clone().acquire_owned().await else {
+            unreachable!("the semaphore is never closed")
+        };
+        // The service is ready before a job is claimed, so that no lease expires while it is not.
+        let ready = poll_fn(|context| {
+            let polled = catch(|| self.reader.poll_ready(context).map_err(Into::into));
+            polled.unwrap_or_else(|_| Poll::Ready(Err("the reader panicked".into())))
+        });
+        // One that stays not ready must not keep jobs from being given up.
+        let ready: Result<Result<(), BoxError>, _> = timeout(READINESS_TIMEOUT, ready).await;
+        if !matches!(ready, Ok(Ok(()))) {
+            observe::failsafe_failed(NOT_READY);
+            // Other replicas go first. A job of which the time has passed is given up nevertheless.
+            sleep(jittered(INTERVAL_OF_FAILURES)).await;
+            for reading in claim(&self.settings, BATCH).await.unwrap_or_default() {
+                self.reads.spawn(reading.leave(NOT_READY));
+            }
+            return;
+        }
+        match claim(&self.settings, 1).await {
+            Ok(mut claimed) => match claimed.pop() {
+                Some(reading) => {
+                    let job = reading.job.clone();
+                    let read = catch(|| self.reader.call(job)).ok();
+                    self.reads.spawn(reading.run(read, place));
+                }
+                None => sleep(jittered(INTERVAL)).await,
+            },
+            Err(_) => {
+                observe::failsafe_failed("the store of expected jobs is unavailable");
+                sleep(jittered(INTERVAL_OF_FAILURES)).await;
+            }
+        }
+    }
+}
+
+/// Sets the metrics of expected jobs now and then.
+async fn count(watch: JobWatch) {
+    loop {
+        if let Ok(counts) = watch.call(|store| store.count()).await {
+            observe::expected_jobs(counts.outstanding, counts.overdue);
+        }
+        sleep(COUNT_INTERVAL).await;
+    }
+}
+
+/// Claims jobs that are overdue.
+async fn claim<J>(settings: &Arc<Settings<J>>, limit: usize) -> Result<Vec<Reading<J>>, Error> {
+    let Settings { watch, lease, .. } = &**settings;
+    let claimed = watch.call(|store| store.claim_due(limit, *lease)).await?;
+    let reading = |(job, stored): (JobGuid, Stored)| {
+        Some(Reading {
+            settings: settings.clone(),
+            job,
+            expectation: stored.entry.expectation()?,
+        })
+    };
+    Ok(claimed.into_iter().filter_map(reading).collect())
+}
