@@ -85,7 +85,7 @@ const BARS: [(&str, &str, &str, Bar); 13] = [
         Bar::More(2_000.0),
     ),
     (
-        "an event that nobody expects, watch in memory",
+        "an event of an unexpected job, watch in memory",
         "deliver.with_a_watch",
         "deliver.around_the_router",
         Bar::More(700.0),

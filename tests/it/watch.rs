@@ -9,7 +9,7 @@ mod look_back;
 mod readers;
 #[cfg(feature = "metrics")]
 mod reported;
-mod stand_ins;
+pub(crate) mod stand_ins;
 mod stored;
 mod waiting;
 

@@ -1,5 +1,6 @@
 //! The scripts of the ledger, and calling scripts.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use ::redis::aio::ConnectionLike;
@@ -34,7 +35,7 @@ impl Default for Scripts {
 
 pub(crate) struct Script {
     name: &'static str,
-    source: &'static str,
+    source: Cow<'static, str>,
     hash: String,
 }
 
@@ -45,11 +46,12 @@ pub(super) type Answer = (String, u64);
 type Reply<T> = (String, String, String, T);
 
 impl Script {
-    pub(crate) fn new(name: &'static str, source: &'static str) -> Self {
+    pub(crate) fn new(name: &'static str, source: impl Into<Cow<'static, str>>) -> Self {
+        let source = source.into();
         Self {
             name,
+            hash: ::redis::Script::new(&source).get_hash().to_owned(),
             source,
-            hash: ::redis::Script::new(source).get_hash().to_owned(),
         }
     }
 
@@ -154,7 +156,7 @@ impl Script {
         let known = command("EVALSHA", &self.hash, key, arguments);
         match known.query_async(connection).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                let unknown = command("EVAL", self.source, key, arguments);
+                let unknown = command("EVAL", &self.source, key, arguments);
                 unknown.query_async(connection).await
             }
             outcome => outcome,

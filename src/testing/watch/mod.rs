@@ -1,11 +1,12 @@
 //! The conformance suite of stores of expected jobs.
 
 mod cases;
+mod check;
 
 use std::sync::Arc;
 
 use crate::watch::WatchStore;
-use cases::Check;
+use check::Check;
 
 /// Checks that a store of expected jobs keeps the contract of [`WatchStore`].
 ///

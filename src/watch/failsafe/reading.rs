@@ -30,9 +30,9 @@ pub(super) struct Reading<J> {
     pub(super) expectation: u64,
 }
 
-/// How long a callback holds the place of a read. One that hangs must not hold up the reads of other
+/// How long a callback holds the permit of its read. One that hangs must not delay the reads of other
 /// jobs.
-const LONGEST_PLACE: Duration = Duration::from_secs(60);
+const LONGEST_HOLD: Duration = Duration::from_secs(60);
 
 /// The pause before the last read.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
@@ -74,14 +74,14 @@ impl<J: JobService> Reading<J> {
     pub(super) async fn run<T, E>(
         self,
         read: Option<impl Future<Output = Result<T, E>>>,
-        place: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     ) where
         T: Into<ReadJob>,
         E: Into<BoxError>,
     {
         let find = async {
             match self.read(read).await {
-                Ok(event) if event.status.is_actionable() => self.handle(event, place).await,
+                Ok(event) if event.status.is_actionable() => self.handle(event, permit).await,
                 Ok(event) => Found::status(&event.status),
                 Err(error) => Found::failed(error),
             }
@@ -122,7 +122,7 @@ impl<J: JobService> Reading<J> {
     }
 
     /// Runs the event through the same service as a delivery.
-    async fn handle(&self, mut event: JobEvent, place: OwnedSemaphorePermit) -> Found {
+    async fn handle(&self, mut event: JobEvent, permit: OwnedSemaphorePermit) -> Found {
         let heard = Heard::of(&event);
         let mut found = Found::status(&event.status);
         event.set_source(Source::Failsafe);
@@ -130,10 +130,10 @@ impl<J: JobService> Reading<J> {
         let run = settings.background.run(settings.jobs.clone(), event);
         // A callback that takes longer goes on in the background.
         let mut run = pin!(timeout(settings.limit.max(LIMIT), run));
-        let outcome = match timeout(LONGEST_PLACE, run.as_mut()).await {
+        let outcome = match timeout(LONGEST_HOLD, run.as_mut()).await {
             Ok(outcome) => outcome,
             Err(_) => {
-                drop(place);
+                drop(permit);
                 run.await
             }
         };

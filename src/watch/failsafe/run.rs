@@ -51,7 +51,7 @@ where
     let mut shutdown = pin!(shutdown);
     let mut run = Run {
         reader,
-        places: Arc::new(Semaphore::new(settings.concurrency)),
+        permits: Arc::new(Semaphore::new(settings.concurrency)),
         settings: Arc::new(settings),
         reads: JoinSet::new(),
     };
@@ -80,9 +80,9 @@ async fn until<T>(mut end: Pin<&mut impl Future>, future: impl Future<Output = T
 struct Run<J, R> {
     reader: R,
     settings: Arc<Settings<J>>,
-    /// A place for each job that is read at once.
-    places: Arc<Semaphore>,
-    /// What is under way, also once its place was returned.
+    /// One permit for each job that may be read at once.
+    permits: Arc<Semaphore>,
+    /// The reads under way, including those that have returned their permits.
     reads: JoinSet<()>,
 }
 
@@ -95,7 +95,7 @@ where
     /// Claims and reads one job, or waits if there is none.
     async fn step(&mut self) {
         while self.reads.try_join_next().is_some() {}
-        let Ok(place) = self.places.clone().acquire_owned().await else {
+        let Ok(permit) = self.permits.clone().acquire_owned().await else {
             unreachable!("the semaphore is never closed")
         };
         // The service is ready before a job is claimed, so that no lease expires while it is not.
@@ -119,7 +119,7 @@ where
                 Some(reading) => {
                     let job = reading.job.clone();
                     let read = catch(|| self.reader.call(job)).ok();
-                    self.reads.spawn(reading.run(read, place));
+                    self.reads.spawn(reading.run(read, permit));
                 }
                 None => sleep(jittered(INTERVAL)).await,
             },

@@ -18,10 +18,10 @@ use state::State;
 /// How many jobs can be expected by default.
 const CAPACITY: usize = 100_000;
 
-/// How many events of jobs that nobody expects are kept by default.
+/// How many events of jobs that are not expected are kept by default.
 const RECENT: usize = 16_384;
 
-/// How many bytes the events of jobs that nobody expects may take together, and as many the entries
+/// How many bytes the events of jobs that are not expected may take together, and as many the entries
 /// of jobs that have ended.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 
@@ -31,7 +31,7 @@ const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// expectation is forgotten. A restart forgets everything.
 ///
 /// For as long as the watch looks back, the store also keeps the last 16,384 jobs that have ended,
-/// and the last 16,384 events of jobs that nobody expects. Each of the two takes at most 16 MiB.
+/// and the last 16,384 events of jobs that are not expected. Each of the two takes at most 16 MiB.
 ///
 /// Clones share the store.
 #[derive(Clone)]
@@ -62,7 +62,7 @@ impl MemoryWatchStore {
         self
     }
 
-    /// Sets how many events are kept of jobs that nobody expects, and how many jobs that have ended.
+    /// Sets how many events are kept of jobs that are not expected, and how many jobs that have ended.
     /// Defaults to 16,384.
     ///
     /// If there are more within the time that the watch looks back, the oldest are forgotten, and a

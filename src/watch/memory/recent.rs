@@ -16,8 +16,8 @@ const MAX_OF_A_JOB: usize = 64;
 
 /// The last events, in the order in which they were heard.
 ///
-/// To record one takes no look-up and no decoding, because every delivery of a job that nobody
-/// expects pays for it. To find one takes a scan, which only `expect` pays for.
+/// To record one takes no look-up and no decoding, because every delivery of an unexpected job pays
+/// for it. To find one takes a scan, which only `expect` pays for.
 #[derive(Default)]
 pub(super) struct Recent {
     events: VecDeque<Event>,

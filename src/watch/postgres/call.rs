@@ -56,7 +56,7 @@ impl Replace {
             },
             keep: update.keep.map(micros),
             // The server commits notifications one after the other, each with its flush. An event of
-            // a job that nobody expects usually makes a new entry, and needs none. To wait takes an
+            // a job that is not expected usually makes a new entry, and needs none. To wait takes an
             // entry, so only a waiter whose entry has expired hears some seconds later.
             notification: (update.wakes && expected.is_some())
                 .then(|| super::listen::notification(job)),

@@ -23,26 +23,16 @@ pub(super) struct Scripts {
     count: Script,
 }
 
-macro_rules! script {
-    ($name:literal) => {
-        Script::new(
-            $name,
-            concat!(
-                include_str!("entry.lua"),
-                "\n",
-                include_str!(concat!($name, ".lua"))
-            ),
-        )
-    };
-}
-
 impl Default for Scripts {
     fn default() -> Self {
+        // What all scripts know of an entry comes first.
+        let script =
+            |name, source| Script::new(name, include_str!("entry.lua").to_owned() + source);
         Self {
-            load: script!("load"),
-            replace: script!("replace"),
-            claim_due: script!("claim_due"),
-            count: script!("count"),
+            load: script("load", include_str!("load.lua")),
+            replace: script("replace", include_str!("replace.lua")),
+            claim_due: script("claim_due", include_str!("claim_due.lua")),
+            count: script("count", include_str!("count.lua")),
         }
     }
 }

@@ -17,6 +17,7 @@ use tokio::time::sleep;
 use tower::{BoxError, Layer as _, Service, ServiceBuilder};
 
 use crate::observability::capture::Capture;
+use crate::watch::stand_ins::{FaultyStore, Listening};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -118,10 +119,10 @@ async fn what_is_older_than_the_look_back_does_not_count_for_a_job_that_is_expec
 async fn a_waiter_on_another_replica_hears_with_a_short_look_back() {
     let mut found = Vec::new();
     for (look_back, is_lost) in [(Duration::ZERO, false), (2 * SECOND, true), (MINUTE, true)] {
-        let store = NoNotifications {
-            memory: MemoryWatchStore::new(),
-            loses: is_lost,
-        };
+        let store = FaultyStore::default();
+        if is_lost {
+            store.faults().listening = Listening::Hangs;
+        }
         let one = JobWatch::new(store.clone()).with_look_back(look_back);
         let other = JobWatch::new(store).with_look_back(look_back);
         let jobs = one.layer().layer(JobRouter::new());
@@ -820,49 +821,6 @@ impl WatchStore for Recorder {
 
     async fn listen(&self, _: Wake) -> Result<(), BoxError> {
         pending().await
-    }
-}
-
-/// A store in memory whose notifications can be lost.
-#[derive(Clone)]
-struct NoNotifications {
-    memory: MemoryWatchStore,
-    loses: bool,
-}
-
-impl WatchStore for NoNotifications {
-    type Error = BoxError;
-
-    async fn load(&self, jobs: &[JobGuid]) -> Result<Vec<(JobGuid, Stored)>, BoxError> {
-        Ok(self.memory.load(jobs).await?)
-    }
-
-    async fn replace(
-        &self,
-        job: &JobGuid,
-        expected: Option<u64>,
-        update: Update<'_>,
-    ) -> Result<Replaced, BoxError> {
-        Ok(self.memory.replace(job, expected, update).await?)
-    }
-
-    async fn claim_due(
-        &self,
-        limit: usize,
-        lease: Duration,
-    ) -> Result<Vec<(JobGuid, Stored)>, BoxError> {
-        Ok(self.memory.claim_due(limit, lease).await?)
-    }
-
-    async fn count(&self) -> Result<Counts, BoxError> {
-        Ok(self.memory.count().await?)
-    }
-
-    async fn listen(&self, wake: Wake) -> Result<(), BoxError> {
-        match self.loses {
-            true => pending().await,
-            false => Ok(self.memory.listen(wake).await?),
-        }
     }
 }
 

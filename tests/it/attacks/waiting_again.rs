@@ -9,13 +9,12 @@ use std::time::Duration;
 use mx_job_webhook::job::JobGuid;
 use mx_job_webhook::ledger::{EventName, MemoryLedger};
 use mx_job_webhook::testing::Sample;
-use mx_job_webhook::watch::{
-    Counts, Failsafe, GivenUp, JobWatch, MemoryWatchStore, Replaced, Stored, Update, Wake,
-    WatchStore,
-};
+use mx_job_webhook::watch::{Failsafe, GivenUp, JobWatch, MemoryWatchStore, WatchStore};
 use mx_job_webhook::{Background, DedupeLayer, Error, Job, JobEvent, JobRouter, Receipt, Status};
 use tokio::time::{Instant, sleep};
 use tower::{BoxError, Layer as _, Service, ServiceBuilder};
+
+use crate::watch::stand_ins::{Fault, FaultyStore};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -192,10 +191,8 @@ async fn what_is_heard_while_the_store_answers_expect_is_not_missed() {
     let mut found = Vec::new();
     for look_back in [Duration::ZERO, SECOND, MINUTE] {
         let memory = MemoryWatchStore::new();
-        let slow = Slow {
-            memory: memory.clone(),
-            answer: 3 * SECOND,
-        };
+        let slow = FaultyStore::of(memory.clone());
+        slow.faults().replace = Fault::AnswersAfter(3 * SECOND);
         let one = JobWatch::new(memory).with_look_back(look_back);
         let other = JobWatch::new(slow).with_look_back(look_back);
         let jobs = one.layer().layer(JobRouter::new());
@@ -209,47 +206,6 @@ async fn what_is_heard_while_the_store_answers_expect_is_not_missed() {
         found.push((look_back, waiting.await.unwrap().is_some()));
     }
     assert!(found.iter().all(|(_, is_heard)| *is_heard), "{found:?}");
-}
-
-/// A store whose answers to `replace` take long.
-struct Slow {
-    memory: MemoryWatchStore,
-    answer: Duration,
-}
-
-impl WatchStore for Slow {
-    type Error = BoxError;
-
-    async fn load(&self, jobs: &[JobGuid]) -> Result<Vec<(JobGuid, Stored)>, BoxError> {
-        Ok(self.memory.load(jobs).await?)
-    }
-
-    async fn replace(
-        &self,
-        job: &JobGuid,
-        expected: Option<u64>,
-        update: Update<'_>,
-    ) -> Result<Replaced, BoxError> {
-        let replaced = self.memory.replace(job, expected, update).await?;
-        sleep(self.answer).await;
-        Ok(replaced)
-    }
-
-    async fn claim_due(
-        &self,
-        limit: usize,
-        lease: Duration,
-    ) -> Result<Vec<(JobGuid, Stored)>, BoxError> {
-        Ok(self.memory.claim_due(limit, lease).await?)
-    }
-
-    async fn count(&self) -> Result<Counts, BoxError> {
-        Ok(self.memory.count().await?)
-    }
-
-    async fn listen(&self, wake: Wake) -> Result<(), BoxError> {
-        Ok(self.memory.listen(wake).await?)
-    }
 }
 
 // The failsafe.
@@ -360,7 +316,7 @@ async fn challenges_that_nobody_answers_do_not_let_ended_jobs_fill_the_memory() 
     assert!(kept <= 20, "{kept} ended jobs are kept");
 }
 
-/// "Sets how many events are kept of jobs that nobody expects": if each webhook comes before its `expect`.
+/// "Sets how many events are kept of jobs that are not expected": if each webhook comes before its `expect`.
 #[tokio::test(start_paused = true)]
 async fn webhooks_that_come_before_expect_do_not_fill_the_memory() {
     let store = MemoryWatchStore::new().with_capacity(10).with_recent(10);
@@ -583,12 +539,12 @@ async fn who_waits_hears_of_a_webhook_that_comes_after_the_job_was_given_up() {
 /// "Registers the hook for reads that fail", also while the store fails.
 #[tokio::test(start_paused = true)]
 async fn on_error_hears_of_a_read_that_fails_although_the_store_fails_then() {
-    let store = Breaks::default();
+    let store = FaultyStore::default();
     let watch = JobWatch::new(store.clone());
     let errors = Arc::new(AtomicU32::new(0));
     let counter = errors.clone();
     let failsafe = Failsafe::new(&watch, JobRouter::new(), move |_| {
-        store.is_broken.store(1, Ordering::SeqCst);
+        store.faults().load = Fault::Fails;
         async { Err::<Job, _>("not found") }
     });
     let failsafe = failsafe.on_error(move |_, _| {
@@ -600,55 +556,12 @@ async fn on_error_hears_of_a_read_that_fails_although_the_store_fails_then() {
     assert_eq!(errors.load(Ordering::SeqCst), 1);
 }
 
-/// A store that cannot load once it is broken.
-#[derive(Clone, Default)]
-struct Breaks {
-    memory: MemoryWatchStore,
-    is_broken: Arc<AtomicU32>,
-}
-
-impl WatchStore for Breaks {
-    type Error = BoxError;
-
-    async fn load(&self, jobs: &[JobGuid]) -> Result<Vec<(JobGuid, Stored)>, BoxError> {
-        match self.is_broken.load(Ordering::SeqCst) {
-            0 => Ok(self.memory.load(jobs).await?),
-            _ => Err("broken".into()),
-        }
-    }
-
-    async fn replace(
-        &self,
-        job: &JobGuid,
-        expected: Option<u64>,
-        update: Update<'_>,
-    ) -> Result<Replaced, BoxError> {
-        Ok(self.memory.replace(job, expected, update).await?)
-    }
-
-    async fn claim_due(
-        &self,
-        limit: usize,
-        lease: Duration,
-    ) -> Result<Vec<(JobGuid, Stored)>, BoxError> {
-        Ok(self.memory.claim_due(limit, lease).await?)
-    }
-
-    async fn count(&self) -> Result<Counts, BoxError> {
-        Ok(self.memory.count().await?)
-    }
-
-    async fn listen(&self, wake: Wake) -> Result<(), BoxError> {
-        Ok(self.memory.listen(wake).await?)
-    }
-}
-
 /// "on one connection a process": a program that waits now and then with `block_on` does not connect each time.
 #[test]
 #[ignore = "it waits for seconds by the clock"]
 fn a_runtime_that_is_driven_now_and_then_keeps_its_listener() {
-    let listens = Arc::new(AtomicU32::new(0));
-    let watch = JobWatch::new(Listens(MemoryWatchStore::new(), listens.clone()));
+    let store = FaultyStore::default();
+    let watch = JobWatch::new(store.clone());
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_all().build().unwrap();
     for round in 0..2 {
@@ -660,44 +573,7 @@ fn a_runtime_that_is_driven_now_and_then_keeps_its_listener() {
             assert!(expected.within(SECOND / 10).await.unwrap().is_none());
         });
     }
-    assert_eq!(listens.load(Ordering::SeqCst), 1);
-}
-
-/// A store that counts who listens.
-struct Listens(MemoryWatchStore, Arc<AtomicU32>);
-
-impl WatchStore for Listens {
-    type Error = BoxError;
-
-    async fn load(&self, jobs: &[JobGuid]) -> Result<Vec<(JobGuid, Stored)>, BoxError> {
-        Ok(self.0.load(jobs).await?)
-    }
-
-    async fn replace(
-        &self,
-        job: &JobGuid,
-        expected: Option<u64>,
-        update: Update<'_>,
-    ) -> Result<Replaced, BoxError> {
-        Ok(self.0.replace(job, expected, update).await?)
-    }
-
-    async fn claim_due(
-        &self,
-        limit: usize,
-        lease: Duration,
-    ) -> Result<Vec<(JobGuid, Stored)>, BoxError> {
-        Ok(self.0.claim_due(limit, lease).await?)
-    }
-
-    async fn count(&self) -> Result<Counts, BoxError> {
-        Ok(self.0.count().await?)
-    }
-
-    async fn listen(&self, wake: Wake) -> Result<(), BoxError> {
-        self.1.fetch_add(1, Ordering::SeqCst);
-        Ok(self.0.listen(wake).await?)
-    }
+    assert_eq!(store.listens(), 1);
 }
 
 /// "wait again": who waits again after a challenge was heard before `expect` is told what has come since.

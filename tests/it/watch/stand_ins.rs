@@ -1,5 +1,6 @@
 //! A store with faults, events, and the ways to deliver them.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use mx_job_webhook::watch::{
     Wake, WatchStore,
 };
 use mx_job_webhook::{Background, Error, JobEvent, Receipt, Status};
+use tokio::time::sleep;
 use tower::{BoxError, Service};
 
 use crate::support::panic_quietly;
@@ -26,6 +28,8 @@ pub(crate) enum Fault {
     Panics,
     /// It has its effect, and then fails.
     LosesTheAnswer,
+    /// It has its effect, and answers after this time.
+    AnswersAfter(Duration),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,13 +57,14 @@ pub(crate) struct Faults {
 pub(crate) struct FaultyStore {
     memory: MemoryWatchStore,
     faults: Arc<Mutex<Faults>>,
+    listens: Arc<AtomicUsize>,
 }
 
 impl FaultyStore {
     pub(crate) fn of(memory: MemoryWatchStore) -> Self {
         Self {
             memory,
-            faults: Arc::default(),
+            ..Self::default()
         }
     }
 
@@ -81,6 +86,11 @@ impl FaultyStore {
         };
     }
 
+    /// Returns how often `listen` was called.
+    pub(crate) fn listens(&self) -> usize {
+        self.listens.load(Ordering::SeqCst)
+    }
+
     /// Returns the entry of a job.
     pub(crate) async fn entry(&self, job: &JobGuid) -> Option<Entry> {
         let loaded = self.memory.load(std::slice::from_ref(job)).await.unwrap();
@@ -95,7 +105,7 @@ impl FaultyStore {
 
 async fn before(fault: Fault) -> Result<(), BoxError> {
     match fault {
-        Fault::None | Fault::LosesTheAnswer => Ok(()),
+        Fault::None | Fault::LosesTheAnswer | Fault::AnswersAfter(_) => Ok(()),
         Fault::Fails => Err("the store is down".into()),
         Fault::Hangs => std::future::pending().await,
         Fault::Panics => {
@@ -105,8 +115,12 @@ async fn before(fault: Fault) -> Result<(), BoxError> {
     }
 }
 
-fn after<T>(fault: Fault, answer: T) -> Result<T, BoxError> {
+async fn after<T>(fault: Fault, answer: T) -> Result<T, BoxError> {
     match fault {
+        Fault::AnswersAfter(time) => {
+            sleep(time).await;
+            Ok(answer)
+        }
         Fault::LosesTheAnswer => Err("the answer was lost".into()),
         _ => Ok(answer),
     }
@@ -118,7 +132,7 @@ impl WatchStore for FaultyStore {
     async fn load(&self, jobs: &[JobGuid]) -> Result<Vec<(JobGuid, Stored)>, BoxError> {
         let fault = self.faults().load;
         before(fault).await?;
-        after(fault, self.memory.load(jobs).await?)
+        after(fault, self.memory.load(jobs).await?).await
     }
 
     async fn replace(
@@ -129,7 +143,7 @@ impl WatchStore for FaultyStore {
     ) -> Result<Replaced, BoxError> {
         let fault = self.faults().replace;
         before(fault).await?;
-        after(fault, self.memory.replace(job, expected, update).await?)
+        after(fault, self.memory.replace(job, expected, update).await?).await
     }
 
     async fn claim_due(
@@ -139,16 +153,17 @@ impl WatchStore for FaultyStore {
     ) -> Result<Vec<(JobGuid, Stored)>, BoxError> {
         let fault = self.faults().claim;
         before(fault).await?;
-        after(fault, self.memory.claim_due(limit, lease).await?)
+        after(fault, self.memory.claim_due(limit, lease).await?).await
     }
 
     async fn count(&self) -> Result<Counts, BoxError> {
         let fault = self.faults().count;
         before(fault).await?;
-        after(fault, self.memory.count().await?)
+        after(fault, self.memory.count().await?).await
     }
 
     async fn listen(&self, wake: Wake) -> Result<(), BoxError> {
+        self.listens.fetch_add(1, Ordering::SeqCst);
         let listening = self.faults().listening;
         match listening {
             Listening::Works => Ok(self.memory.listen(wake).await?),
@@ -162,9 +177,9 @@ impl WatchStore for FaultyStore {
         }
     }
 
-    fn record_unexpected(&self, event: SettledEvent, look_back: Duration) -> Option<SettledEvent> {
+    fn record_unexpected(&self, event: SettledEvent, keep: Duration) -> Option<SettledEvent> {
         match self.faults().replace {
-            Fault::None => self.memory.record_unexpected(event, look_back),
+            Fault::None => self.memory.record_unexpected(event, keep),
             _ => Some(event),
         }
     }
