@@ -7,10 +7,14 @@
 //!     --data @tests/fixtures/completed.json http://127.0.0.1:3000/admin/webhooks/acme
 //! ```
 //!
-//! The credentials come from the state, so a router without credentials does not compile. The second
-//! delivery is answered 204 too, and its callback does not run.
+//! The credentials and limits come from the `JobWebhook` in the state, so a router without credentials
+//! does not compile. The second delivery is answered 204 too, and its callback does not run.
 
-#![allow(clippy::print_stdout, reason = "the example prints what happens")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the example prints what happens"
+)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 use std::env;
@@ -21,17 +25,13 @@ use axum::debug_handler;
 use axum::extract::{FromRef, Path, State};
 use axum::routing::post;
 use mx_job_webhook::ledger::MemoryLedger;
-use mx_job_webhook::{
-    Background, BoxJobService, Credentials, DedupeLayer, JobEvent, JobRouter, Receipt,
-};
+use mx_job_webhook::{Credentials, DedupeLayer, JobEvent, JobRouter, JobWebhook, Receipt};
 use tokio::net::TcpListener;
 use tower::Layer as _;
 
 #[derive(Clone, FromRef)]
 struct App {
-    background: Background,
-    credentials: Credentials,
-    jobs: BoxJobService,
+    webhooks: JobWebhook,
 }
 
 /// The event is the last argument, because it reads the body. With `debug_handler`, the compiler
@@ -39,23 +39,23 @@ struct App {
 #[debug_handler(state = App)]
 async fn webhook(
     Path(tenant): Path<String>,
-    State(background): State<Background>,
-    State(jobs): State<BoxJobService>,
+    State(webhooks): State<JobWebhook>,
     event: JobEvent,
 ) -> Result<Receipt, mx_job_webhook::Error> {
     println!("{} {} for {tenant}", event.status, event.guid);
     // If the sender hangs up, the callback continues in the background.
-    background.run(jobs, event).await
+    webhooks.run(event).await
 }
 
 /// The application.
 fn app(credentials: Credentials, jobs: JobRouter) -> Router {
+    let jobs = DedupeLayer::new(MemoryLedger::new()).layer(jobs);
+    let webhooks = JobWebhook::new(credentials, jobs)
+        .on_error(|failure| eprintln!("not acknowledged: {:#}", failure.error()));
     Router::new()
         .route("/admin/webhooks/{tenant}", post(webhook))
         .with_state(App {
-            background: Background::new(),
-            credentials,
-            jobs: BoxJobService::new(DedupeLayer::new(MemoryLedger::new()).layer(jobs)),
+            webhooks: webhooks.boxed(),
         })
 }
 

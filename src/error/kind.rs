@@ -22,8 +22,8 @@ pub enum ErrorKind {
     ReadTimeout,
     /// The body is not UTF-8, or not one JSON document. Answered 422.
     NotJson,
-    /// The body is another of MX's webhooks, which have no `job`. Answered 422.
-    OtherWebhook,
+    /// The body is another of MX's webhooks, which have no `job`, and no hook takes it. Answered 422.
+    UnexpectedWebhook,
     /// The body is JSON without an object `job` at its root. Answered 422.
     NoJob,
     /// The job lacks a usable `guid` or status, or has a field twice. Answered 422.
@@ -53,15 +53,11 @@ pub enum ErrorKind {
 impl ErrorKind {
     /// Returns whether the body could not be decoded. The same bytes would fail again.
     ///
-    /// Returns true for [`NotJson`](Self::NotJson), [`OtherWebhook`](Self::OtherWebhook),
-    /// [`NoJob`](Self::NoJob) and [`InvalidJob`](Self::InvalidJob). The hook `on_undecodable` is
-    /// called for these.
+    /// Returns true for [`NotJson`](Self::NotJson), [`NoJob`](Self::NoJob) and
+    /// [`InvalidJob`](Self::InvalidJob). The hook `on_undecodable` is called for these.
     #[must_use]
     pub fn is_undecodable(self) -> bool {
-        matches!(
-            self,
-            Self::NotJson | Self::OtherWebhook | Self::NoJob | Self::InvalidJob
-        )
+        matches!(self, Self::NotJson | Self::NoJob | Self::InvalidJob)
     }
 
     /// Returns a stable name for logs, metrics and alerts, such as `callback_failed`.
@@ -77,7 +73,7 @@ impl ErrorKind {
             Self::BodyInterrupted => "body_interrupted",
             Self::ReadTimeout => "read_timeout",
             Self::NotJson => "not_json",
-            Self::OtherWebhook => "other_webhook",
+            Self::UnexpectedWebhook => "unexpected_webhook",
             Self::NoJob => "no_job",
             Self::InvalidJob => "invalid_job",
             Self::CallbackFailed => "callback_failed",
@@ -124,7 +120,7 @@ impl ErrorKind {
             Self::BodyInterrupted => "the body broke off",
             Self::ReadTimeout => "the body came too slowly",
             Self::NotJson => "not JSON",
-            Self::OtherWebhook => "another kind of MX webhook",
+            Self::UnexpectedWebhook => "another kind of MX webhook",
             Self::NoJob => "not a job webhook",
             Self::InvalidJob => "invalid job",
             Self::CallbackFailed => "the callback failed",
@@ -157,7 +153,7 @@ mod tests {
             ErrorKind::BodyInterrupted,
             ErrorKind::ReadTimeout,
             ErrorKind::NotJson,
-            ErrorKind::OtherWebhook,
+            ErrorKind::UnexpectedWebhook,
             ErrorKind::NoJob,
             ErrorKind::InvalidJob,
             ErrorKind::CallbackFailed,

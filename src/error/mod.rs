@@ -2,6 +2,7 @@
 //!
 //! There is one opaque error type, with a kind. This module uses `util` and `background`.
 
+mod cause;
 mod kind;
 mod permanent;
 mod receipt;
@@ -29,8 +30,19 @@ pub use receipt::Receipt;
 /// The sender sees none of it.
 ///
 /// `Display` names the reason and, for an invalid job, the field. It contains nothing of the
-/// payload, the headers or the credentials. The error that a callback returned is its
-/// [`source`](StdError::source), and prints whatever the application made it print.
+/// payload, the headers or the credentials. `{:#}` appends the chain of causes: the error that a
+/// callback returned is the [`source`](StdError::source), and prints whatever the application made
+/// it print. Control characters of causes are escaped, so that a cause stays on its line.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::Error;
+///
+/// let error = Error::from(tower::BoxError::from("the database is down"));
+/// assert_eq!(error.to_string(), "the callback failed");
+/// assert_eq!(format!("{error:#}"), "the callback failed: the database is down");
+/// ```
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
@@ -225,6 +237,9 @@ impl fmt::Display for Error {
         }
         if let Some(reason) = &self.0.reason {
             write!(f, " {reason}")?;
+        }
+        if f.alternate() {
+            cause::write_causes(self, f)?;
         }
         Ok(())
     }

@@ -15,6 +15,8 @@ pub enum Receipt {
     Unhandled,
     /// The hook `on_undecodable` took the body.
     Undecodable,
+    /// The hook `on_other_webhook` took another of MX's webhooks.
+    OtherWebhook,
     /// The callback failed permanently, and the hook `on_dead_letter` took the event.
     DeadLettered,
     /// An earlier delivery of the same event was acknowledged: see `DedupeLayer`.
@@ -33,6 +35,7 @@ impl Receipt {
             Self::Handled => "handled",
             Self::Unhandled => "unhandled",
             Self::Undecodable => "undecodable",
+            Self::OtherWebhook => "other_webhook",
             Self::DeadLettered => "dead_lettered",
             Self::Duplicate => "duplicate",
             Self::Stale => "stale",
@@ -57,6 +60,7 @@ mod tests {
             (Receipt::Handled, "handled"),
             (Receipt::Unhandled, "unhandled"),
             (Receipt::Undecodable, "undecodable"),
+            (Receipt::OtherWebhook, "other_webhook"),
             (Receipt::DeadLettered, "dead_lettered"),
             (Receipt::Duplicate, "duplicate"),
             (Receipt::Stale, "stale"),

@@ -3,6 +3,7 @@
 //! This module uses `util`, `error` and `job`.
 
 mod fencing_token;
+mod other_webhook;
 mod source;
 mod undecodable;
 
@@ -16,6 +17,7 @@ use crate::error::Error;
 use crate::job::Job;
 use crate::util::catch_panic::CatchDrop;
 pub use fencing_token::FencingToken;
+pub use other_webhook::OtherWebhook;
 pub use source::Source;
 pub use undecodable::Undecodable;
 

@@ -29,7 +29,7 @@ pub(crate) fn decode(body: &[u8]) -> Result<Job, Error> {
         JobKey::Repeated => Err(Error::invalid_job("job", "appears more than once")),
         JobKey::Object => root.partial.finish(),
         JobKey::NotAnObject => Err(Error::no_job("`job` is not an object")),
-        JobKey::Missing if root.other_webhook => Err(Error::new(ErrorKind::OtherWebhook)),
+        JobKey::Missing if root.other_webhook => Err(Error::new(ErrorKind::UnexpectedWebhook)),
         JobKey::Missing => Err(Error::no_job("the root has no `job`")),
     }
 }

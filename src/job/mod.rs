@@ -7,6 +7,7 @@ pub mod id;
 pub(crate) mod json;
 mod number;
 mod object;
+pub(crate) mod other_webhook;
 mod read;
 mod scalar;
 mod status;
@@ -126,7 +127,7 @@ impl Job {
     /// An [`Error`] of one of these [kinds](Error::kind):
     ///
     /// - [`NotJson`](crate::ErrorKind::NotJson): the bytes are not UTF-8, or not one JSON document.
-    /// - [`OtherWebhook`](crate::ErrorKind::OtherWebhook): it is another of MX's webhooks.
+    /// - [`UnexpectedWebhook`](crate::ErrorKind::UnexpectedWebhook): it is another of MX's webhooks.
     /// - [`NoJob`](crate::ErrorKind::NoJob): the root has no object `job`.
     /// - [`InvalidJob`](crate::ErrorKind::InvalidJob): the job has no usable `guid` or no status,
     ///   or has a documented field twice. [`Error::field`] names the field.

@@ -13,52 +13,51 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame};
 use pin_project_lite::pin_project;
 
-use crate::credentials::Credentials;
+use super::JobWebhook;
+use crate::callback::FailureHook;
 use crate::error::{Error, ErrorKind};
-use crate::event::{JobEvent, Undecodable};
+use crate::event::{JobEvent, OtherWebhook, Undecodable};
 use crate::observe::Observation;
-use crate::pipeline::{Limits, Receive, Refusal, respond};
+use crate::pipeline::{Receive, Refusal, respond};
 use crate::util::catch_panic::{Panicked, catch, drop_caught};
 
 /// Extracts an authenticated and decoded event.
 ///
-/// The [`Credentials`] come from the router's state by axum's `FromRef`, so a handler without
-/// credentials does not compile. axum's feature `macros` derives it, and its `debug_handler` says
-/// why a handler does not compile. The limit of the body is axum's `DefaultBodyLimit`, which defaults
-/// to 2 MB. The read timeout is 10 s. Of a refused body, up to 1 MiB is discarded, for up to 2 s.
+/// The credentials, the limits and the hook `on_error` are those of a [`JobWebhook`], which comes
+/// from the router's state by axum's `FromRef`. So a handler without credentials does not compile;
+/// axum's `debug_handler` says why. If axum's `DefaultBodyLimit` is smaller than
+/// [`with_body_limit`](JobWebhook::with_body_limit), that holds. The hooks for bodies without a job
+/// are not called: the rejection contains the body.
 ///
 /// The route chooses the method: use `post`. To run the event's callback, pass the event to
-/// [`Background::run`](crate::Background::run).
+/// [`JobWebhook::run`].
 ///
 /// # Example
 ///
 /// ```
 /// use axum::{Router, extract::{FromRef, State}, response::IntoResponse, routing::post};
-/// use mx_job_webhook::{Background, BoxJobService, Credentials, JobEvent, JobRouter};
+/// use mx_job_webhook::{Credentials, JobEvent, JobRouter, JobWebhook};
 ///
+/// // axum's feature `macros` derives `FromRef`. A `JobWebhook` alone is a state, too.
 /// #[derive(Clone, FromRef)]
 /// struct App {
-///     credentials: Credentials,
-///     jobs: BoxJobService,
-///     background: Background,
+///     webhooks: JobWebhook,
 /// }
 ///
-/// async fn webhook(State(app): State<App>, event: JobEvent) -> impl IntoResponse {
-///     app.background.run(app.jobs, event).await
+/// async fn webhook(State(webhooks): State<JobWebhook>, event: JobEvent) -> impl IntoResponse {
+///     println!("a delivery for {}", event.guid);
+///     webhooks.run(event).await
 /// }
 ///
-/// let app = App {
-///     credentials: Credentials::basic("mx", "secret")?,
-///     jobs: BoxJobService::new(JobRouter::new()),
-///     background: Background::new(),
-/// };
+/// let webhooks = JobWebhook::new(Credentials::basic("mx", "secret")?, JobRouter::new());
+/// let app = App { webhooks: webhooks.boxed() };
 /// let router: Router = Router::new().route("/admin/webhooks", post(webhook)).with_state(app);
 /// # drop(router); Ok::<(), mx_job_webhook::credentials::CredentialsError>(())
 /// ```
 impl<S> FromRequest<S> for JobEvent
 where
     S: Send + Sync,
-    Credentials: FromRef<S>,
+    JobWebhook: FromRef<S>,
 {
     type Rejection = JobEventRejection;
 
@@ -66,15 +65,14 @@ where
         request: Request,
         state: &S,
     ) -> impl Future<Output = Result<Self, Self::Rejection>> + Send {
-        let credentials = Credentials::from_ref(state);
+        let JobWebhook { settings } = JobWebhook::from_ref(state);
         let mut request = request;
-        let limits = Limits {
-            body: body_limit(&mut request),
-            ..Limits::default()
-        };
+        let mut limits = settings.limits;
+        limits.body = limits.body.min(body_limit(&mut request));
         Extract {
             observation: Observation::until_decoded(),
-            receive: Some(Receive::start(&credentials, limits, request)),
+            receive: Some(Receive::start(&settings.credentials, limits, request)),
+            on_error: settings.on_error.clone(),
         }
     }
 }
@@ -117,6 +115,7 @@ pin_project! {
         #[pin]
         receive: Option<Receive<Body>>,
         observation: Observation,
+        on_error: Option<FailureHook>,
     }
 
     impl PinnedDrop for Extract {
@@ -140,12 +139,22 @@ impl Future for Extract {
             Ok(poll) => ready!(poll),
             Err(Panicked) => Err(Refusal::Error(Error::new(ErrorKind::CallbackPanicked))),
         };
-        let outcome = outcome.map_err(JobEventRejection);
-        match &outcome {
-            Ok(_event) => this.observation.leave(),
-            Err(rejection) => this.observation.refuse(rejection.error()),
+        let refusal = match outcome {
+            Ok(event) => {
+                this.observation.leave();
+                return Poll::Ready(Ok(event));
+            }
+            Err(refusal) => refusal,
+        };
+        let rejection = JobEventRejection {
+            refusal,
+            on_error: this.on_error.take(),
+        };
+        if !matches!(rejection.refusal, Refusal::Error(_)) {
+            this.observation.has_no_job(rejection.error());
         }
-        Poll::Ready(outcome)
+        this.observation.refuse(rejection.error());
+        Poll::Ready(Err(rejection))
     }
 }
 
@@ -173,18 +182,25 @@ impl Future for Extract {
 /// }
 ///
 /// let router = axum::Router::new().route("/admin/webhooks", axum::routing::post(webhook));
-/// let router: axum::Router = router.with_state(mx_job_webhook::Credentials::bearer("token")?);
+/// # use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
+/// let webhooks = JobWebhook::new(Credentials::bearer("token")?, JobRouter::new());
+/// let router: axum::Router = router.with_state(webhooks.boxed());
 /// # drop(router); Ok::<(), mx_job_webhook::credentials::CredentialsError>(())
 /// ```
-pub struct JobEventRejection(Refusal);
+pub struct JobEventRejection {
+    refusal: Refusal,
+    /// Reports the rejection when it is answered.
+    on_error: Option<FailureHook>,
+}
 
 impl JobEventRejection {
     /// Returns the error.
     #[must_use]
     pub fn error(&self) -> &Error {
-        match &self.0 {
+        match &self.refusal {
             Refusal::Error(error) => error,
             Refusal::Undecodable(undecodable) => undecodable.error(),
+            Refusal::OtherWebhook(_, error) => error,
         }
     }
 
@@ -196,9 +212,23 @@ impl JobEventRejection {
     ///
     /// Returns the rejection itself if it has any other reason.
     pub fn into_undecodable(self) -> Result<Undecodable, Self> {
-        match self.0 {
+        match self.refusal {
             Refusal::Undecodable(undecodable) => Ok(*undecodable),
-            Refusal::Error(_) => Err(self),
+            Refusal::Error(_) | Refusal::OtherWebhook(..) => Err(self),
+        }
+    }
+
+    /// Returns another of MX's webhooks, with its headers.
+    ///
+    /// Its sender was authenticated.
+    ///
+    /// # Errors
+    ///
+    /// Returns the rejection itself if it has any other reason.
+    pub fn into_other_webhook(self) -> Result<OtherWebhook, Self> {
+        match self.refusal {
+            Refusal::OtherWebhook(webhook, _) => Ok(*webhook),
+            Refusal::Error(_) | Refusal::Undecodable(_) => Err(self),
         }
     }
 }
@@ -226,6 +256,9 @@ impl std::error::Error for JobEventRejection {
 impl IntoResponse for JobEventRejection {
     fn into_response(self) -> Response {
         let error = self.error().clone();
+        if let Some(on_error) = &self.on_error {
+            on_error.report(&error, None);
+        }
         // The request's parts may panic when they are dropped.
         let _ = drop_caught(self);
         respond::<Body>(Err(error))

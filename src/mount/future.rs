@@ -3,7 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use http::{Request, Response};
 use http_body::Body;
@@ -11,8 +11,8 @@ use pin_project_lite::pin_project;
 use tower::BoxError;
 
 use crate::callback::JobService;
-use crate::error::Error;
-use crate::pipeline::{Deliver, Settings, respond};
+use crate::error::{Error, ErrorKind};
+use crate::pipeline::{Answer, Deliver, Settings, respond};
 
 pin_project! {
     /// The response future of the mounts.
@@ -77,7 +77,12 @@ where
         match self.project().kind.project() {
             KindProjection::Inner { future } => future.poll(context),
             KindProjection::Delivery { deliver } => {
-                deliver.poll(context).map(|outcome| Ok(respond(outcome)))
+                let answer = ready!(deliver.poll(context));
+                Poll::Ready(Ok(respond(match answer {
+                    Answer::Respond(outcome) => outcome,
+                    // These mounts pass nothing on.
+                    Answer::PassOn(_) => Err(Error::new(ErrorKind::UnexpectedWebhook)),
+                })))
             }
         }
     }

@@ -16,12 +16,14 @@ use tower::{BoxError, Service};
 
 use super::{JobWebhookLayer, ResponseFuture};
 use crate::background::Background;
-use crate::callback::{Callback, CallbackFuture, Failure, FailureHook, JobService, box_callback};
+use crate::callback::{
+    BoxJobService, Callback, CallbackFuture, Failure, FailureHook, JobService, box_callback,
+};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Receipt};
-use crate::event::Undecodable;
-use crate::pipeline::Settings;
+use crate::event::{JobEvent, OtherWebhook, Undecodable};
 use crate::pipeline::accept::accepts_method;
+use crate::pipeline::{Answer, Deliver, Settings};
 #[cfg(feature = "tokio")]
 use crate::util::deadline::Timeout;
 
@@ -63,8 +65,8 @@ use crate::util::deadline::Timeout;
 /// assert_eq!(app.oneshot(delivery).await?.status(), StatusCode::NO_CONTENT);
 /// # Ok(()) }
 /// ```
-pub struct JobWebhook<J> {
-    settings: Arc<Settings<J>>,
+pub struct JobWebhook<J = BoxJobService> {
+    pub(super) settings: Arc<Settings<J>>,
 }
 
 impl<J: JobService> JobWebhook<J> {
@@ -113,6 +115,43 @@ impl<J> JobWebhook<J> {
     #[track_caller]
     pub fn at(self, path: &str) -> JobWebhookLayer<J> {
         JobWebhookLayer::new(path, self.settings)
+    }
+}
+
+impl<J: JobService> JobWebhook<J> {
+    /// Runs an event through `jobs`, with the settings of this mount.
+    ///
+    /// Use it in a handler that takes the event by the extractor. The `Background`, the answer
+    /// deadline and the hook `on_error` hold as for a delivery to a mount. With the feature `axum`,
+    /// the output is `IntoResponse`.
+    ///
+    /// # Errors
+    ///
+    /// Those of a callback: see [`ErrorKind`].
+    ///
+    /// # Cancellation
+    ///
+    /// If the future is dropped after the callback has started, the callback continues.
+    pub fn run(&self, event: JobEvent) -> impl Future<Output = Result<Receipt, Error>> + use<J> {
+        let deliver = Deliver::<Empty<Bytes>, J>::run(&self.settings, event);
+        async move {
+            match deliver.await {
+                Answer::Respond(outcome) => outcome,
+                Answer::PassOn(_) => unreachable!("an event is a job webhook"),
+            }
+        }
+    }
+
+    /// Boxes `jobs`, so that the type is `JobWebhook` without a parameter.
+    ///
+    /// The extractor takes its settings from a `JobWebhook` in the router's state: see
+    /// `FromRequest` of [`JobEvent`].
+    #[must_use]
+    pub fn boxed(self) -> JobWebhook {
+        let settings = Arc::unwrap_or_clone(self.settings);
+        JobWebhook {
+            settings: Arc::new(settings.map_jobs(BoxJobService::new)),
+        }
     }
 }
 
@@ -246,9 +285,9 @@ impl<J: Clone> JobWebhook<J> {
 
     /// Registers the hook for bodies that cannot be decoded.
     ///
-    /// MX's other webhooks are among them. If the hook succeeds, the answer is 204, because MX
-    /// would only send the same bytes again. If it fails, the answer is 500. Without a hook, the
-    /// answer is 422, and MX's retries keep the body for about a day.
+    /// If the hook succeeds, the answer is 204, because MX would only send the same bytes again. If
+    /// it fails, the answer is 500. Without a hook, the answer is 422, and MX's retries keep the
+    /// body for about a day. MX's other webhooks go to [`on_other_webhook`](Self::on_other_webhook).
     #[must_use]
     pub fn on_undecodable<F, Fut>(mut self, hook: F) -> Self
     where
@@ -256,6 +295,25 @@ impl<J: Clone> JobWebhook<J> {
         Fut: CallbackFuture,
     {
         self.settings_mut().on_undecodable = Some(box_callback(hook, Receipt::Undecodable));
+        self
+    }
+
+    /// Registers the hook for MX's other webhooks, which have no job.
+    ///
+    /// Unless you ask MX for separate URLs, it sends all webhooks to one (MX's page on webhooks). If
+    /// the hook succeeds, the answer is 204. If it fails, the answer is 500, and MX delivers the
+    /// webhook again. Without a hook, the answer is 422, and MX delivers each of them for about a
+    /// day.
+    ///
+    /// To answer them by a route of your own instead, see
+    /// [`pass_on_other_webhooks`](crate::mount::JobWebhookLayer::pass_on_other_webhooks).
+    #[must_use]
+    pub fn on_other_webhook<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Callback<OtherWebhook, Fut>,
+        Fut: CallbackFuture,
+    {
+        self.settings_mut().on_other_webhook = Some(box_callback(hook, Receipt::OtherWebhook));
         self
     }
 

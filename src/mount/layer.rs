@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tower::Layer;
 
-use super::JobWebhookService;
+use super::{JobWebhookService, PassOnLayer};
 use crate::pipeline::Settings;
 use crate::pipeline::accept::Path;
 
@@ -29,6 +29,50 @@ impl<J> JobWebhookLayer<J> {
             path: Path::new(path),
             settings,
         }
+    }
+}
+
+impl<J> JobWebhookLayer<J> {
+    /// Passes MX's other webhooks on to the service within, which answers them.
+    ///
+    /// Use it if MX sends all its webhooks to one URL. A webhook without a job is authenticated,
+    /// and reaches your own route for the path with its method, URI, headers and body as MX sent
+    /// them. Only `Authorization` is removed, and trailers are dropped. The limits of the body hold
+    /// for it too. The request's body has to implement `From<Bytes>`, as axum's does.
+    ///
+    /// A body that is no webhook of MX, because it has neither a job nor a root key `type` or
+    /// `action`, is still undecodable.
+    ///
+    /// # Panics
+    ///
+    /// If the hook [`on_other_webhook`](crate::JobWebhook::on_other_webhook) is registered, because it
+    /// would never be called.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use axum::{Json, Router, routing::post};
+    /// use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
+    /// use serde_json::Value;
+    ///
+    /// async fn other(Json(webhook): Json<Value>) {
+    ///     println!("{} of {}", webhook["type"], webhook["member_guid"]);
+    /// }
+    ///
+    /// let webhooks = JobWebhook::new(Credentials::basic("mx", "secret")?, JobRouter::new());
+    /// let app: Router = Router::new()
+    ///     .route("/webhooks", post(other))
+    ///     .layer(webhooks.at("/webhooks").pass_on_other_webhooks());
+    /// # drop(app); Ok::<(), mx_job_webhook::credentials::CredentialsError>(())
+    /// ```
+    #[must_use]
+    #[track_caller]
+    pub fn pass_on_other_webhooks(self) -> PassOnLayer<J> {
+        assert!(
+            self.settings.on_other_webhook.is_none(),
+            "other webhooks are either passed on, or taken by `on_other_webhook`"
+        );
+        PassOnLayer::new(self.path, self.settings)
     }
 }
 

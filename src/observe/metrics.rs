@@ -144,6 +144,14 @@ impl Meter {
         self.source = event.source();
     }
 
+    /// Labels the delivery by what its body is instead of a job.
+    pub(super) fn has_no_job(&mut self, kind: ErrorKind) {
+        self.status = match kind {
+            ErrorKind::UnexpectedWebhook => "other_webhook",
+            kind => kind.name(),
+        };
+    }
+
     pub(super) fn answered(&self, outcome: Outcome<'_>) {
         let (status, source) = (self.status, self.source.name());
         counter!(DELIVERIES, "status" => status, "outcome" => outcome.name(), "source" => source)

@@ -40,6 +40,7 @@ mod expected {
 
 #[cfg(feature = "tracing")]
 mod meter {
+    use crate::error::ErrorKind;
     use crate::event::JobEvent;
     use crate::observe::outcome::Outcome;
 
@@ -57,6 +58,8 @@ mod meter {
         }
 
         pub(in super::super) fn decoded(&mut self, _: &JobEvent) {}
+
+        pub(in super::super) fn has_no_job(&mut self, _: ErrorKind) {}
 
         pub(in super::super) fn answered(&self, _: Outcome<'_>) {}
     }

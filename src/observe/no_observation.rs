@@ -35,6 +35,10 @@ impl Observation {
 
     pub(crate) fn decoded(&mut self, _: &mut JobEvent) {}
 
+    pub(crate) fn has_no_job(&mut self, _: &Error) {}
+
+    pub(crate) fn pass_on(&mut self, _: &Error) {}
+
     pub(crate) fn enter(&self) -> Entered {
         Entered
     }

@@ -2,6 +2,7 @@
 
 use super::outcome::Outcome;
 use crate::callback::JobFuture;
+use crate::error::Error;
 use crate::event::JobEvent;
 
 pub(super) type Instrumented = JobFuture;
@@ -26,6 +27,8 @@ impl Trace {
     }
 
     pub(super) fn decoded(&self, _: &JobEvent) {}
+
+    pub(super) fn has_no_job(&mut self, _: &Error) {}
 
     pub(super) fn enter(&self) -> Option<Entered> {
         None

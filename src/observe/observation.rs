@@ -94,6 +94,19 @@ impl Observation {
         self.meter.decoded(event);
     }
 
+    /// Records why the body has no job.
+    pub(crate) fn has_no_job(&mut self, error: &Error) {
+        self.trace.has_no_job(error);
+        self.meter.has_no_job(error.kind());
+    }
+
+    /// Reports that the service within answers.
+    pub(crate) fn pass_on(&mut self, error: &Error) {
+        self.has_no_job(error);
+        self.report(Outcome::PassedOn);
+        self.stage = Stage::Done;
+    }
+
     /// Enters the delivery's span on this thread, until the guard is dropped.
     pub(crate) fn enter(&self) -> Entered {
         Entered {

@@ -6,6 +6,8 @@ use crate::error::{Error, Receipt};
 pub(super) enum Outcome<'a> {
     Receipt(Receipt),
     Error(&'a Error),
+    /// The service within answers another webhook.
+    PassedOn,
     /// The sender hung up before a callback started.
     Abandoned,
 }
@@ -15,6 +17,7 @@ impl Outcome<'_> {
         match self {
             Self::Receipt(receipt) => receipt.name(),
             Self::Error(error) => error.kind().name(),
+            Self::PassedOn => "passed_on",
             Self::Abandoned => "abandoned",
         }
     }

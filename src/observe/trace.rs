@@ -1,13 +1,13 @@
 //! The span of a delivery, and the event that ends it.
 
-use tracing::field::{Empty, display};
+use tracing::field::{DisplayValue, Empty, display};
 use tracing::instrument::Instrument as _;
 use tracing::span::EnteredSpan;
 use tracing::{Level, Span, event, info_span};
 
 use super::outcome::Outcome;
 use crate::callback::JobFuture;
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 use crate::event::JobEvent;
 use crate::util::deadline::Instant;
 
@@ -83,6 +83,14 @@ impl Trace {
         };
     }
 
+    /// Records why the body has no job, which an error of a hook does not say.
+    pub(super) fn has_no_job(&mut self, error: &Error) {
+        self.create_late();
+        if !self.span.is_disabled() {
+            self.span.record("body.problem", display(error));
+        }
+    }
+
     pub(super) fn enter(&self) -> Option<Entered> {
         (!self.span.is_disabled()).then(|| self.span.clone().entered())
     }
@@ -92,9 +100,7 @@ impl Trace {
     }
 
     pub(super) fn answered(&mut self, outcome: Outcome<'_>) {
-        if std::mem::take(&mut self.late) {
-            self.span = span();
-        }
+        self.create_late();
         if !self.span.is_disabled() {
             self.record(outcome);
         }
@@ -102,11 +108,14 @@ impl Trace {
             Outcome::Receipt(_) => {
                 event!(target: target!(), Level::DEBUG, "delivery acknowledged");
             }
+            Outcome::PassedOn => {
+                event!(target: target!(), Level::DEBUG, "delivery passed on");
+            }
             Outcome::Error(error) if is_of_callback(error.kind()) => {
-                event!(target: target!(), Level::ERROR, "delivery failed: {error}");
+                event!(target: target!(), Level::ERROR, "delivery failed: {}", reason(error));
             }
             Outcome::Error(error) => {
-                event!(target: target!(), Level::WARN, "delivery refused: {error}");
+                event!(target: target!(), Level::WARN, "delivery refused: {}", reason(error));
             }
             Outcome::Abandoned => {
                 event!(target: target!(), Level::WARN, "delivery abandoned by its sender");
@@ -114,11 +123,17 @@ impl Trace {
         });
     }
 
+    fn create_late(&mut self) {
+        if std::mem::take(&mut self.late) {
+            self.span = span();
+        }
+    }
+
     fn record(&self, outcome: Outcome<'_>) {
         self.span.record("outcome", outcome.name());
         if let Outcome::Error(error) = outcome {
             self.span.record("error.type", outcome.name());
-            self.span.record("error.message", display(error));
+            self.span.record("error.message", reason(error));
         }
         if let Some(started) = self.started {
             self.span
@@ -135,7 +150,8 @@ impl Trace {
                     target: target!(),
                     Level::ERROR,
                     "outcome" = name,
-                    "after the answer: {error}"
+                    "after the answer: {}",
+                    reason(error)
                 );
             }
             _ => {
@@ -156,12 +172,22 @@ fn span() -> Span {
         "mx_job_webhook.delivery",
         "job.guid" = Empty,
         "job.status" = Empty,
+        "body.problem" = Empty,
         "source" = Empty,
         "outcome" = Empty,
         "error.type" = Empty,
         "error.message" = Empty,
         "duration" = Empty,
     )
+}
+
+/// Returns the text of an error with its causes, which are the application's. The cause of a body
+/// that broke off is not: it could repeat the body.
+fn reason(error: &Error) -> DisplayValue<String> {
+    display(match error.kind() {
+        ErrorKind::BodyInterrupted | ErrorKind::BodyTooLarge => error.to_string(),
+        _ => format!("{error:#}"),
+    })
 }
 
 /// Returns whether the application's callback failed.

@@ -4,7 +4,8 @@ use bytes::Bytes;
 
 use super::authenticate::Head;
 use super::receive::Refusal;
-use crate::event::{JobEvent, Source, Undecodable};
+use crate::error::ErrorKind;
+use crate::event::{JobEvent, OtherWebhook, Source, Undecodable};
 use crate::job::Job;
 
 pub(super) fn decode(head: Head, body: Bytes) -> Result<JobEvent, Refusal> {
@@ -13,6 +14,10 @@ pub(super) fn decode(head: Head, body: Bytes) -> Result<JobEvent, Refusal> {
             let mut event = JobEvent::new(job, body, head.headers, head.extensions);
             event.set_source(Source::Webhook);
             Ok(event)
+        }
+        Err(error) if error.kind() == ErrorKind::UnexpectedWebhook => {
+            let webhook = OtherWebhook::new(body, head.headers, head.extensions);
+            Err(Refusal::OtherWebhook(Box::new(webhook), error))
         }
         Err(error) => Err(Refusal::Undecodable(Box::new(Undecodable::new(
             error,

@@ -13,13 +13,22 @@ use tower::BoxError;
 use super::Settings;
 use super::receive::{Receive, Refusal};
 use crate::background::{Permit, Tracked};
-use crate::callback::{JobFuture, JobService, ReportEnd, call_reporting, poll_ready};
+use crate::callback::{
+    BoxedCallback, JobFuture, JobService, ReportEnd, call_reporting, poll_ready,
+};
 use crate::error::{Error, ErrorKind, Receipt};
-use crate::event::{JobEvent, Undecodable};
+use crate::event::{JobEvent, OtherWebhook};
 use crate::job::Job;
 use crate::observe::{Observation, Observed};
 use crate::util::catch_panic::{CatchDrop, Panicked, catch};
 use crate::util::deadline::Deadline;
+
+/// The outcome of a delivery.
+pub(crate) enum Answer {
+    Respond(Result<Receipt, Error>),
+    /// The service within answers this webhook.
+    PassOn(Box<OtherWebhook>),
+}
 
 pin_project! {
     /// The future from request to receipt.
@@ -32,6 +41,7 @@ pin_project! {
         step: Step<B, J>,
         settings: CatchDrop<Arc<Settings<J>>>,
         answer_deadline: Deadline,
+        passes_on: bool,
         // Moves into the callback's future once the callback is called.
         observation: Observation,
     }
@@ -48,6 +58,8 @@ pin_project! {
     #[project = StepProjection]
     enum Step<B, J> {
         Receiving { #[pin] receive: Receive<B> },
+        // An event that the extractor received. Boxed, because a delivery does not need it.
+        Received { event: Option<Box<JobEvent>> },
         // Boxed because it is rare, and would make every future of the layer larger.
         AwaitingReadiness { pending: Option<Box<PendingCall<J>>> },
         // The job is set if there is a hook to report the answer deadline to.
@@ -116,8 +128,29 @@ impl<B, J> Deliver<B, J> {
             step: Step::Receiving { receive },
             settings: CatchDrop::new(settings.clone()),
             answer_deadline: Deadline::default(),
+            passes_on: false,
             observation,
         }
+    }
+
+    /// Starts with an event that was received.
+    pub(crate) fn run(settings: &Arc<Settings<J>>, mut event: JobEvent) -> Self {
+        let observation = Observation::of(&mut event);
+        Self {
+            step: Step::Received {
+                event: Some(Box::new(event)),
+            },
+            settings: CatchDrop::new(settings.clone()),
+            answer_deadline: Deadline::default(),
+            passes_on: false,
+            observation,
+        }
+    }
+
+    /// Passes other webhooks on to the service within.
+    pub(crate) fn passing_on(mut self) -> Self {
+        self.passes_on = true;
+        self
     }
 }
 
@@ -127,14 +160,15 @@ where
     B::Error: Into<BoxError>,
     J: JobService,
 {
-    type Output = Result<Receipt, Error>;
+    type Output = Answer;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
         let mut this = self.project();
         let _entered = this.observation.enter();
         // A panic of a callback is caught where it is called. This catches panics of the
         // application's service, and of the destructors of the request's parts.
-        catch(|| this.advance(context)).unwrap_or_else(|Panicked| this.panicked())
+        catch(|| this.advance(context))
+            .unwrap_or_else(|Panicked| Poll::Ready(Answer::Respond(Err(this.panicked()))))
     }
 }
 
@@ -145,17 +179,25 @@ where
     J: JobService,
 {
     /// Takes one step after another, until the answer is known or the delivery has to wait.
-    fn advance(&mut self, context: &mut Context<'_>) -> Poll<Result<Receipt, Error>> {
+    fn advance(&mut self, context: &mut Context<'_>) -> Poll<Answer> {
         loop {
             let next = match self.step.as_mut().project() {
-                StepProjection::Receiving { receive } => {
-                    let received = ready!(receive.poll(context));
-                    self.received(received, context)
-                }
+                StepProjection::Receiving { receive } => match ready!(receive.poll(context)) {
+                    Err(Refusal::OtherWebhook(webhook, error)) if *self.passes_on => {
+                        let _ = catch(|| self.step.set(Step::Answered));
+                        self.observation.pass_on(&error);
+                        return Poll::Ready(Answer::PassOn(webhook));
+                    }
+                    received => self.received(received, context),
+                },
+                StepProjection::Received { event } => match event.take() {
+                    Some(event) => self.start_call(*event, context),
+                    None => panic!("`Deliver` was polled after it was ready"),
+                },
                 StepProjection::AwaitingReadiness { .. } => ready!(self.poll_readiness(context)),
                 StepProjection::Calling { callback, .. } => {
                     match Pin::new(callback).poll(context) {
-                        Poll::Ready(outcome) => return Poll::Ready(outcome),
+                        Poll::Ready(outcome) => return Poll::Ready(Answer::Respond(outcome)),
                         Poll::Pending => Err(ready!(self.poll_answer_deadline(context))),
                     }
                 }
@@ -163,7 +205,7 @@ where
             };
             match next {
                 Ok(step) => self.step.set(step),
-                Err(failure) => return Poll::Ready(Err(self.fail(failure))),
+                Err(failure) => return Poll::Ready(Answer::Respond(Err(self.fail(failure)))),
             }
         }
     }
@@ -179,7 +221,14 @@ where
         match received {
             Ok(event) => self.start_call(event, context),
             Err(Refusal::Error(error)) => Err(error.into()),
-            Err(Refusal::Undecodable(undecodable)) => self.call_hook(*undecodable),
+            Err(Refusal::Undecodable(undecodable)) => {
+                let hook = self.settings.on_undecodable.clone();
+                self.call_hook(hook, undecodable.error().clone(), *undecodable)
+            }
+            Err(Refusal::OtherWebhook(webhook, error)) => {
+                let hook = self.settings.on_other_webhook.clone();
+                self.call_hook(hook, error, *webhook)
+            }
         }
     }
 
@@ -259,10 +308,16 @@ where
         self.track(callback, permit, job)
     }
 
-    /// Calls the hook with a body that cannot be decoded. Without a hook, the body is refused.
-    fn call_hook(&mut self, undecodable: Undecodable) -> Result<Step<B, J>, DeliveryFailure> {
-        let Some(hook) = &self.settings.on_undecodable else {
-            return Err(undecodable.error().clone().into());
+    /// Calls the hook with a body that has no job. Without a hook, the body is refused.
+    fn call_hook<T>(
+        &mut self,
+        hook: Option<BoxedCallback<T>>,
+        error: Error,
+        body: T,
+    ) -> Result<Step<B, J>, DeliveryFailure> {
+        self.observation.has_no_job(&error);
+        let Some(hook) = hook else {
+            return Err(error.into());
         };
         let mut permit = self
             .settings
@@ -271,7 +326,7 @@ where
             .map_err(Error::from)?;
         let report = ReportEnd::new(self.settings.on_error.as_ref(), None);
         let entered = permit.enter();
-        let running = hook(undecodable);
+        let running = hook(body);
         drop(entered);
         let callback = JobFuture::new(async move {
             let outcome = running.await;
@@ -329,16 +384,16 @@ where
     }
 
     #[cold]
-    fn panicked(&mut self) -> Poll<Result<Receipt, Error>> {
+    fn panicked(&mut self) -> Error {
         let was_called = matches!(self.step.as_mut().project(), StepProjection::Calling { .. });
         let _ = catch(|| self.step.set(Step::Answered));
         if was_called {
             // The callback has already reported its end.
             let error = panicked();
             self.observation.refuse(&error);
-            return Poll::Ready(Err(error));
+            return error;
         }
-        Poll::Ready(Err(self.fail(panicked().into())))
+        self.fail(panicked().into())
     }
 }
 

@@ -18,11 +18,12 @@ mod receive;
 mod respond;
 mod settings;
 
-pub(crate) use deliver::Deliver;
+pub(crate) use deliver::{Answer, Deliver};
 #[cfg(feature = "axum")]
 pub(crate) use receive::{Receive, Refusal};
 pub(crate) use respond::respond;
-pub(crate) use settings::{Limits, Settings};
+use settings::Limits;
+pub(crate) use settings::Settings;
 
 /// How many frames of a body are read before the deadline is checked, because a sender may always
 /// have another frame ready.

@@ -19,7 +19,7 @@ use super::decode::decode;
 use super::discard::{Connection, Discard, closing};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind};
-use crate::event::{JobEvent, Undecodable};
+use crate::event::{JobEvent, OtherWebhook, Undecodable};
 use crate::util::catch_panic::drop_caught;
 use crate::util::deadline::Deadline;
 
@@ -27,6 +27,8 @@ use crate::util::deadline::Deadline;
 pub(crate) enum Refusal {
     Error(Error),
     Undecodable(Box<Undecodable>),
+    /// It is refused with the error unless a hook or the service within takes it.
+    OtherWebhook(Box<OtherWebhook>, Error),
 }
 
 pin_project! {

@@ -70,9 +70,10 @@ fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorKind::BodyInterrupted => StatusCode::BAD_REQUEST,
         ErrorKind::ReadTimeout => StatusCode::REQUEST_TIMEOUT,
-        ErrorKind::NotJson | ErrorKind::OtherWebhook | ErrorKind::NoJob | ErrorKind::InvalidJob => {
-            StatusCode::UNPROCESSABLE_ENTITY
-        }
+        ErrorKind::NotJson
+        | ErrorKind::UnexpectedWebhook
+        | ErrorKind::NoJob
+        | ErrorKind::InvalidJob => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorKind::CallbackFailed | ErrorKind::CallbackPanicked | ErrorKind::CallbackCancelled => {
             StatusCode::INTERNAL_SERVER_ERROR
         }

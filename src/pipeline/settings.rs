@@ -3,7 +3,7 @@
 use crate::background::Background;
 use crate::callback::{BoxedCallback, FailureHook};
 use crate::credentials::Credentials;
-use crate::event::Undecodable;
+use crate::event::{OtherWebhook, Undecodable};
 use crate::util::catch_panic::CatchDrop;
 use crate::util::deadline::Timeout;
 
@@ -15,6 +15,7 @@ pub(crate) struct Settings<J> {
     pub(crate) answer_deadline: Timeout,
     pub(crate) background: Background,
     pub(crate) on_undecodable: Option<BoxedCallback<Undecodable>>,
+    pub(crate) on_other_webhook: Option<BoxedCallback<OtherWebhook>>,
     pub(crate) on_error: Option<FailureHook>,
     pub(crate) jobs: CatchDrop<J>,
 }
@@ -27,8 +28,23 @@ impl<J> Settings<J> {
             answer_deadline: Timeout::NONE,
             background: Background::new(),
             on_undecodable: None,
+            on_other_webhook: None,
             on_error: None,
             jobs: CatchDrop::new(jobs),
+        }
+    }
+
+    /// Returns the same settings for another service.
+    pub(crate) fn map_jobs<K>(self, map: impl FnOnce(J) -> K) -> Settings<K> {
+        Settings {
+            credentials: self.credentials,
+            limits: self.limits,
+            answer_deadline: self.answer_deadline,
+            background: self.background,
+            on_undecodable: self.on_undecodable,
+            on_other_webhook: self.on_other_webhook,
+            on_error: self.on_error,
+            jobs: CatchDrop::new(map(self.jobs.into_inner())),
         }
     }
 }

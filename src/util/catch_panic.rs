@@ -54,6 +54,13 @@ impl<T> CatchDrop<T> {
     pub(crate) fn new(value: T) -> Self {
         Self(Some(value))
     }
+
+    pub(crate) fn into_inner(mut self) -> T {
+        match self.0.take() {
+            Some(value) => value,
+            None => unreachable!("only the destructor takes the value"),
+        }
+    }
 }
 
 impl<T> Deref for CatchDrop<T> {

@@ -149,7 +149,7 @@ impl<F> fmt::Debug for WatchFuture<F> {
 pub(super) fn is_settled(receipt: Receipt) -> bool {
     match receipt {
         Receipt::Handled | Receipt::Unhandled | Receipt::DeadLettered | Receipt::Duplicate => true,
-        Receipt::Undecodable | Receipt::Stale | Receipt::Accepted => false,
+        Receipt::Undecodable | Receipt::OtherWebhook | Receipt::Stale | Receipt::Accepted => false,
     }
 }
 

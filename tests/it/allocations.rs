@@ -95,31 +95,20 @@ fn a_delivery_allocates_two_futures_and_another_request_none() {
 #[cfg(feature = "axum")]
 #[test]
 fn the_other_allocations_of_a_routed_delivery_are_axums() {
-    use axum::extract::{FromRef, State};
+    use axum::extract::State;
     use axum::response::IntoResponse;
     use axum::routing::post;
-    use mx_job_webhook::{Background, Credentials, JobEvent, JobWebhook};
+    use mx_job_webhook::{JobEvent, JobWebhook};
     use tower::layer::util::Identity;
 
-    #[derive(Clone, FromRef)]
-    struct App {
-        credentials: Credentials,
-        jobs: JobRouter,
-        background: Background,
-    }
-
-    async fn handler(State(app): State<App>, event: JobEvent) -> impl IntoResponse {
-        app.background.run(app.jobs, event).await
+    async fn handler(State(webhooks): State<JobWebhook>, event: JobEvent) -> impl IntoResponse {
+        webhooks.run(event).await
     }
 
     let jobs = || JobRouter::new().on_completed(|_| async {});
     let layered = || own_routes().layer(JobWebhook::new(credentials(), jobs()).at(PATH));
     let endpoint = JobWebhook::new(credentials(), jobs());
-    let app = App {
-        credentials: credentials(),
-        jobs: jobs(),
-        background: Background::new(),
-    };
+    let app = JobWebhook::new(credentials(), jobs()).boxed();
     let endpoint = Router::new().route_service(PATH, endpoint);
     let extractor = Router::new().route(PATH, post(handler)).with_state(app);
     let deliver = |app: Router| taken(app, || delivery(SAMPLE), 204).count_total;
@@ -131,8 +120,9 @@ fn the_other_allocations_of_a_routed_delivery_are_axums() {
     let no_content = |_: axum::body::Bytes| async { http::StatusCode::NO_CONTENT };
     let axums_own = Router::new().route(PATH, post(no_content));
     let expected = deliver(axums_own) + COUNTED + TIMED;
-    // One more is the future that `background.run` can move to the runtime.
-    assert_eq!(deliver(extractor), expected + 1);
+    // Four more are the box of `JobWebhook::boxed`, the event, and the future that `JobWebhook::run` can
+    // move to the runtime, with its box.
+    assert_eq!(deliver(extractor), expected + 4);
     let not_ours = || Request::get("/accounts").body(Body::empty()).unwrap();
     let nothing = taken(own_routes().layer(Identity::new()), not_ours, 200).count_total;
     let ours = taken(layered(), not_ours, 200).count_total;

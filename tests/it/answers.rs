@@ -63,6 +63,10 @@ fn sample() -> Request<Body> {
     delivery(SAMPLE)
 }
 
+fn balance() -> Request<Body> {
+    delivery(r#"{"type": "BALANCE"}"#)
+}
+
 fn returns(outcome: Result<(), &'static str>) -> Jobs {
     jobs(JobRouter::new().on_completed(move |_| async move { outcome }))
 }
@@ -246,6 +250,19 @@ fn table() -> Vec<Row> {
         )
         .with(|settings| settings.on_undecodable = Some(Err("full")))
         .because(ErrorKind::CallbackFailed),
+        row("`on_other_webhook` succeeded", no_callbacks(), balance, 204)
+            .with(|settings| settings.on_other_webhook = Some(Ok(()))),
+        row("`on_other_webhook` failed", no_callbacks(), balance, 500)
+            .with(|settings| settings.on_other_webhook = Some(Err("full")))
+            .because(ErrorKind::CallbackFailed),
+        row(
+            "another webhook without a hook",
+            no_callbacks(),
+            balance,
+            422,
+        )
+        .with(|settings| settings.on_undecodable = Some(Ok(())))
+        .because(ErrorKind::UnexpectedWebhook),
         row(
             "the callback returned `Err`",
             returns(Err("no")),
@@ -364,7 +381,7 @@ fn table() -> Vec<Row> {
             || delivery(r#"{"type":"BALANCE"}"#),
             422,
         )
-        .because(ErrorKind::OtherWebhook),
+        .because(ErrorKind::UnexpectedWebhook),
         row("no job", no_callbacks(), || delivery("[]"), 422).because(ErrorKind::NoJob),
         row(
             "a job without a guid",

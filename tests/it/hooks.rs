@@ -240,11 +240,7 @@ async fn on_error_gets_the_error_and_the_job_of_a_failed_callback() {
 #[tokio::test]
 async fn on_undecodable_gets_the_error_the_body_the_headers_and_the_extensions() {
     let cases = [
-        (
-            r#"{"type": "BALANCE", "balance": 12}"#,
-            ErrorKind::OtherWebhook,
-            None,
-        ),
+        (r#"{"balance": 12}"#, ErrorKind::NoJob, None),
         (
             r#"{"job": {"guid": "JOB-1"}}"#,
             ErrorKind::InvalidJob,

@@ -27,6 +27,8 @@ mod observability;
 #[cfg(feature = "utoipa")]
 mod openapi;
 #[cfg(feature = "test-util")]
+#[cfg(feature = "axum")]
+mod other_webhooks;
 mod own_ledger;
 mod panics;
 mod properties;

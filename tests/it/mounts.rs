@@ -175,7 +175,6 @@ mod extractor {
     use mx_job_webhook::mount::JobEventRejection;
 
     use super::*;
-    use crate::support::run;
 
     fn panics() {
         panic!("on purpose")
@@ -183,13 +182,12 @@ mod extractor {
 
     #[derive(Clone, FromRef)]
     struct App {
-        credentials: Credentials,
-        jobs: JobRouter,
+        webhooks: JobWebhook,
     }
 
     #[axum::debug_handler(state = App)]
-    async fn webhook(State(jobs): State<JobRouter>, event: JobEvent) -> impl IntoResponse {
-        run(&jobs, event).await
+    async fn webhook(State(webhooks): State<JobWebhook>, event: JobEvent) -> impl IntoResponse {
+        webhooks.run(event).await
     }
 
     #[tokio::test]
@@ -199,8 +197,7 @@ mod extractor {
             .on_halted(|_| async { Err("no") })
             .on_denied(|_| async { panics() });
         let app: Router = Router::new().route(PATH, post(webhook)).with_state(App {
-            credentials: credentials(),
-            jobs,
+            webhooks: JobWebhook::new(credentials(), jobs).boxed(),
         });
         for (code, name, status) in [
             (6, "COMPLETED", 204),
@@ -217,22 +214,29 @@ mod extractor {
     }
 
     #[tokio::test]
-    async fn a_rejection_gives_only_the_bytes_that_could_not_be_decoded() {
+    async fn a_rejection_gives_only_bytes_without_a_job() {
         async fn handler(event: Result<JobEvent, JobEventRejection>) -> String {
             match event.unwrap_err().into_undecodable() {
                 Ok(undecodable) => {
                     assert!(!undecodable.headers().contains_key("authorization"));
-                    assert!(!format!("{undecodable:?}").contains("BALANCE"));
+                    assert!(!format!("{undecodable:?}").contains("nothing"));
                     String::from_utf8(undecodable.body().to_vec()).unwrap()
                 }
-                Err(rejection) => rejection.to_string(),
+                Err(rejection) => match rejection.into_other_webhook() {
+                    Ok(webhook) => {
+                        assert!(!webhook.headers().contains_key("authorization"));
+                        webhook.type_name().unwrap().to_owned()
+                    }
+                    Err(rejection) => rejection.to_string(),
+                },
             }
         }
         let app: Router = Router::new()
             .route(PATH, post(handler))
-            .with_state(credentials());
+            .with_state(JobWebhook::new(credentials(), JobRouter::new()).boxed());
         for (body, authorization, expected) in [
-            (r#"{"type":"BALANCE"}"#, BASIC, r#"{"type":"BALANCE"}"#),
+            (r#"{"nothing":1}"#, BASIC, r#"{"nothing":1}"#),
+            (r#"{"type":"BALANCE"}"#, BASIC, "BALANCE"),
             (r#"{"type":"BALANCE"}"#, "Basic eA==", "unauthorized"),
         ] {
             let mut request = delivery(body);

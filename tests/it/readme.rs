@@ -20,7 +20,7 @@ fn app(password: &str) -> Result<Router, Box<dyn std::error::Error>> {
         .on_completed(|event| async move { println!("read accounts of {:?}", event.member_guid) })
         .on_challenged(challenged);
     let webhooks = JobWebhook::new(Credentials::basic("mx", password)?, jobs)
-        .on_error(|failure| eprintln!("not acknowledged: {}", failure.error()));
+        .on_error(|failure| eprintln!("not acknowledged: {:#}", failure.error()));
     Ok(Router::new()
         .route("/accounts", get(|| async { "your own routes" }))
         .layer(webhooks.at("/admin/webhooks"))) // last

@@ -138,6 +138,8 @@ pub(crate) struct Settings {
     pub answer_deadline: Option<u64>,
     /// The result of the hook `on_undecodable`, if it is set.
     pub on_undecodable: Option<Result<(), &'static str>>,
+    /// The result of the hook `on_other_webhook`, if it is set.
+    pub on_other_webhook: Option<Result<(), &'static str>>,
 }
 
 impl Settings {
@@ -150,6 +152,7 @@ impl Settings {
             #[cfg(feature = "tokio")]
             answer_deadline: None,
             on_undecodable: None,
+            on_other_webhook: None,
         }
     }
 }
@@ -173,7 +176,7 @@ fn layer(settings: &Settings) -> JobWebhookLayer<Jobs> {
     webhooks(settings).at(PATH)
 }
 
-fn webhooks(settings: &Settings) -> JobWebhook<Jobs> {
+pub(crate) fn webhooks(settings: &Settings) -> JobWebhook<Jobs> {
     let mut webhooks = JobWebhook::new(settings.credentials.clone(), settings.jobs.clone())
         .with_background(settings.background.clone());
     #[cfg(feature = "tokio")]
@@ -185,6 +188,9 @@ fn webhooks(settings: &Settings) -> JobWebhook<Jobs> {
     }
     if let Some(outcome) = settings.on_undecodable {
         webhooks = webhooks.on_undecodable(move |_| async move { outcome });
+    }
+    if let Some(outcome) = settings.on_other_webhook {
+        webhooks = webhooks.on_other_webhook(move |_| async move { outcome });
     }
     webhooks
 }
@@ -203,58 +209,55 @@ fn route_service(settings: &Settings) -> App {
 
 #[cfg(feature = "axum")]
 mod with_extractor {
-    use axum::extract::{DefaultBodyLimit, FromRef, State};
+    use axum::extract::{FromRef, State};
     use axum::response::{IntoResponse as _, Response};
-    use axum::routing::{MethodRouter, post};
+    use axum::routing::post;
     use http::StatusCode;
-    use mx_job_webhook::Error;
     use mx_job_webhook::mount::JobEventRejection;
+    use mx_job_webhook::{Error, ErrorKind};
 
     use super::*;
 
-    impl FromRef<Settings> for Credentials {
+    impl FromRef<Settings> for JobWebhook {
         fn from_ref(settings: &Settings) -> Self {
-            settings.credentials.clone()
+            webhooks(settings).boxed()
         }
     }
 
     /// A handler as an application would write it, including the hook.
     async fn handler(
         State(settings): State<Settings>,
+        State(webhooks): State<JobWebhook>,
         event: Result<JobEvent, JobEventRejection>,
     ) -> Response {
         let rejection = match event {
-            Ok(event) => {
-                let Settings {
-                    background, jobs, ..
-                } = settings;
-                return background.run(jobs, event).await.into_response();
-            }
+            Ok(event) => return webhooks.run(event).await.into_response(),
             Err(rejection) => rejection,
         };
-        match (
-            rejection.error().kind().is_undecodable(),
-            settings.on_undecodable,
-        ) {
-            (true, Some(Ok(()))) => StatusCode::NO_CONTENT.into_response(),
-            (true, Some(Err(error))) => Error::from(BoxError::from(error)).into_response(),
-            _ => rejection.into_response(),
+        let hook = match rejection.error().kind() {
+            kind if kind.is_undecodable() => settings.on_undecodable,
+            ErrorKind::UnexpectedWebhook => settings.on_other_webhook,
+            _ => None,
+        };
+        match hook {
+            Some(Ok(())) => StatusCode::NO_CONTENT.into_response(),
+            Some(Err(error)) => Error::from(BoxError::from(error)).into_response(),
+            None => rejection.into_response(),
         }
     }
 
     pub(crate) fn extractor(settings: &Settings) -> App {
-        let mut route: MethodRouter<Settings> = post(handler);
-        if let Some(limit) = settings.body_limit {
-            route = route.layer(DefaultBodyLimit::max(limit));
-        }
-        let route = Router::new()
-            .route(PATH, route)
-            .with_state(settings.clone());
-        App::new(own_routes().merge(route))
+        App::new(own_routes().merge(extractor_routes(settings)))
+    }
+
+    pub(crate) fn extractor_routes(settings: &Settings) -> Router {
+        Router::new()
+            .route(PATH, post(handler))
+            .with_state(settings.clone())
     }
 }
 #[cfg(feature = "axum")]
-pub(crate) use with_extractor::extractor;
+pub(crate) use with_extractor::{extractor, extractor_routes};
 
 /// Sends one request to an application with this mount and returns the parts of its response.
 pub(crate) async fn send(app: App, request: Request<Body>) -> (http::response::Parts, Bytes) {

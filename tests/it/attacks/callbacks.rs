@@ -631,7 +631,7 @@ async fn a_panicking_extension_does_not_end_the_connection_of_an_extractor_handl
     }
     let app = Router::new()
         .route(PATH, axum::routing::post(webhook))
-        .with_state(Credentials::unauthenticated());
+        .with_state(JobWebhook::new(Credentials::unauthenticated(), JobRouter::new()).boxed());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let app = app.layer(axum::middleware::from_fn(
@@ -1020,7 +1020,7 @@ async fn a_pipelined_delivery_after_a_413_of_the_extractor_is_answered() {
     let app = Router::new()
         .route(PATH, axum::routing::post(webhook))
         .layer(axum::extract::DefaultBodyLimit::max(1_000))
-        .with_state(credentials());
+        .with_state(JobWebhook::new(credentials(), JobRouter::new()).boxed());
     let address = serve(app).await;
     let head = format!(
         "POST {PATH} HTTP/1.1\r\nhost: a\r\nauthorization: Basic bXg6c2VjcmV0\r\ncontent-type: application/json\r\n"

@@ -11,11 +11,16 @@ use mx_job_webhook::event::FencingToken;
 use mx_job_webhook::ledger::{Claim, Commit, EventName, Ledger, MemoryLedger};
 use mx_job_webhook::{Background, Credentials, DedupeLayer, JobRouter, JobWebhook, Permanent};
 use tower::timeout::TimeoutLayer;
-use tower::{BoxError, Layer as _};
+use tower::{BoxError, Layer as _, ServiceExt as _};
 use tracing::Level;
 
 use super::{Capture, DELIVERY, Endpoint, answer, endpoint, hang_up, open, settle};
-use crate::support::{BASIC, Frames, SAMPLE, credentials, delivery, jobs, panic_quietly};
+use crate::support::{
+    BASIC, Frames, PATH, SAMPLE, Settings, credentials, delivery, jobs, panic_quietly, webhooks,
+};
+
+/// Another webhook of MX.
+const BALANCE: &str = r#"{"type": "BALANCE", "user_guid": "USR-secret"}"#;
 
 type Run = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -41,34 +46,36 @@ macro_rules! cases {
 }
 
 #[rustfmt::skip]
-fn cases() -> [Case; 28] {
+fn cases() -> [Case; 30] {
     cases![
         "handled", "completed", DEBUG, "delivery acknowledged", answered(endpoint(succeeding()), delivery(SAMPLE), 204);
         "unhandled", "completed", DEBUG, "delivery acknowledged", answered(endpoint(JobRouter::new()), delivery(SAMPLE), 204);
-        "undecodable", "none", DEBUG, "delivery acknowledged", answered(endpoint(succeeding()).on_undecodable(|_| async {}), delivery("{}"), 204);
+        "undecodable", "no_job", DEBUG, "delivery acknowledged", answered(endpoint(succeeding()).on_undecodable(|_| async {}), delivery("{}"), 204);
+        "other_webhook", "other_webhook", DEBUG, "delivery acknowledged", answered(endpoint(succeeding()).on_other_webhook(|_| async {}), delivery(BALANCE), 204);
+        "passed_on", "other_webhook", DEBUG, "delivery passed on", passed_on();
         "dead_lettered", "completed", DEBUG, "delivery acknowledged", answered(endpoint(dead_lettering()), delivery(SAMPLE), 204);
         "duplicate", "completed", DEBUG, "delivery acknowledged", duplicate();
         "stale", "challenged", DEBUG, "delivery acknowledged", stale();
         "accepted", "completed", DEBUG, "delivery acknowledged", accepted();
         "method_not_allowed", "none", WARN, "delivery refused: method not allowed", answered(endpoint(succeeding()), get(), 405);
         "unauthorized", "none", WARN, "delivery refused: unauthorized", answered(endpoint(succeeding()), with_wrong_credentials(), 401);
-        "authentication_unavailable", "none", WARN, "delivery refused: the credentials could not be checked", answered(unable_to_verify(), delivery(SAMPLE), 503);
+        "authentication_unavailable", "none", WARN, "delivery refused: the credentials could not be checked: the issuer is down", answered(unable_to_verify(), delivery(SAMPLE), 503);
         "unsupported_media_type", "none", WARN, "delivery refused: the content type is not JSON", answered(open(succeeding()), as_text(), 415);
         "body_too_large", "none", WARN, "delivery refused: the body is too large", answered(endpoint(succeeding()).with_body_limit(9), delivery(SAMPLE), 413);
         "body_interrupted", "none", WARN, "delivery refused: the body broke off", answered(endpoint(succeeding()), delivery(broken_off()), 400);
         "read_timeout", "none", WARN, "delivery refused: the body came too slowly", answered(endpoint(succeeding()), delivery(endless()), 408);
-        "not_json", "none", WARN, "delivery refused: not JSON: syntax error at line 1 column 2", answered(endpoint(succeeding()), delivery("{USR-secret"), 422);
-        "other_webhook", "none", WARN, "delivery refused: another kind of MX webhook", answered(endpoint(succeeding()), delivery(r#"{"type": "BALANCE", "user_guid": "USR-secret"}"#), 422);
-        "no_job", "none", WARN, "delivery refused: not a job webhook: the root has no `job`", answered(endpoint(succeeding()), delivery(r#"{"user": "USR-secret"}"#), 422);
-        "invalid_job", "none", WARN, "delivery refused: invalid job: `guid` is missing", answered(endpoint(succeeding()), delivery(r#"{"job": {"status": 6, "user_guid": "USR-secret"}}"#), 422);
-        "callback_failed", "completed", ERROR, "delivery failed: the callback failed", answered(endpoint(failing()), delivery(SAMPLE), 500);
+        "not_json", "not_json", WARN, "delivery refused: not JSON: syntax error at line 1 column 2", answered(endpoint(succeeding()), delivery("{USR-secret"), 422);
+        "unexpected_webhook", "other_webhook", WARN, "delivery refused: another kind of MX webhook", answered(endpoint(succeeding()), delivery(BALANCE), 422);
+        "no_job", "no_job", WARN, "delivery refused: not a job webhook: the root has no `job`", answered(endpoint(succeeding()), delivery(r#"{"user": "USR-secret"}"#), 422);
+        "invalid_job", "invalid_job", WARN, "delivery refused: invalid job: `guid` is missing", answered(endpoint(succeeding()), delivery(r#"{"job": {"status": 6, "user_guid": "USR-secret"}}"#), 422);
+        "callback_failed", "completed", ERROR, "delivery failed: the callback failed: the bank is closed", answered(endpoint(failing()), delivery(SAMPLE), 500);
         "callback_panicked", "completed", ERROR, "delivery failed: the callback panicked", answered(endpoint(panicking()), delivery(SAMPLE), 500);
         "callback_cancelled", "completed", ERROR, "delivery failed: the callback was cut short", async { hang_up(&endpoint(hanging()), delivery(SAMPLE)) };
         "overloaded", "completed", WARN, "delivery refused: overloaded", answered(endpoint(succeeding()).with_background(Background::new().with_capacity(0)), delivery(SAMPLE), 503);
-        "timed_out", "completed", WARN, "delivery refused: the callback timed out", timed_out();
+        "timed_out", "completed", WARN, "delivery refused: the callback timed out: request timed out", timed_out();
         "answer_deadline", "completed", WARN, "delivery refused: the answer deadline passed", answered(endpoint(slow()).with_answer_deadline(Duration::from_secs(1)), delivery(SAMPLE), 503);
         "in_flight", "completed", WARN, "delivery refused: an earlier delivery of the event is still under way", in_flight();
-        "ledger_unavailable", "completed", WARN, "delivery refused: the ledger is unavailable", ledger_unavailable();
+        "ledger_unavailable", "completed", WARN, "delivery refused: the ledger is unavailable: it is down", ledger_unavailable();
         "shutting_down", "completed", WARN, "delivery refused: shutting down", shutting_down();
         "abandoned", "none", WARN, "delivery abandoned by its sender", async { hang_up(&endpoint(succeeding()), delivery(endless())) };
     ]
@@ -109,7 +116,11 @@ fn each_outcome_is_in_one_span_one_event_and_one_count() {
             _ => 0.0,
         };
         assert!((duration - expected).abs() < 0.1, "{outcome}: {duration} s");
-        let decoded = (status != "none").then(|| status.to_uppercase());
+        let is_job = matches!(status, "completed" | "challenged");
+        let decoded = is_job.then(|| status.to_uppercase());
+        let has_problem = !is_job && status != "none";
+        let problem = span.fields.named("body.problem");
+        assert_eq!(problem.is_some(), has_problem, "{outcome}");
         assert_eq!(
             span.fields.named("job.status").map(str::to_owned),
             decoded,
@@ -192,8 +203,9 @@ fn telemetry_contains_no_user_body_or_credential() {
 #[test]
 fn the_table_has_every_name_of_the_api() {
     let told: Vec<&str> = cases().map(|case| case.outcome).to_vec();
-    // The number of names in the tests of `ErrorKind::name` and `Receipt::name`, plus `abandoned`.
-    assert_eq!(told.len(), 20 + 7 + 1);
+    // The number of names in the tests of `ErrorKind::name` and `Receipt::name`, and `passed_on` and
+    // `abandoned`.
+    assert_eq!(told.len(), 20 + 8 + 2);
     let unique: std::collections::BTreeSet<&str> = told.iter().copied().collect();
     assert_eq!(unique.len(), told.len());
 }
@@ -209,14 +221,12 @@ fn succeeding() -> JobRouter {
 }
 
 fn failing() -> JobRouter {
-    JobRouter::new().on_completed(|event| async move {
-        Err(format!("the database has no {:?}", event.user_guid))
-    })
+    JobRouter::new().on_completed(|_| async { Err("the bank is closed") })
 }
 
 fn dead_lettering() -> JobRouter {
     JobRouter::new()
-        .on_completed(|_| async { Err(Permanent::new("the database says no")) })
+        .on_completed(|_| async { Err(Permanent::new("no")) })
         .on_dead_letter(|_| async {})
 }
 
@@ -256,7 +266,7 @@ fn endless() -> Frames {
 }
 
 fn unable_to_verify() -> Endpoint {
-    let verify = Credentials::verify(|_| async { Err("the database of users is down") });
+    let verify = Credentials::verify(|_| async { Err("the issuer is down") });
     JobWebhook::new(verify, jobs(succeeding()))
 }
 
@@ -296,6 +306,16 @@ async fn accepted() {
     settle().await;
 }
 
+async fn passed_on() {
+    let mount = webhooks(&Settings::new(jobs(succeeding())));
+    let app = mount
+        .at(PATH)
+        .pass_on_other_webhooks()
+        .layer(axum::Router::new().route(PATH, axum::routing::post(|| async { "taken" })));
+    let answer = app.oneshot(delivery(BALANCE)).await.unwrap();
+    assert_eq!(answer.status(), 200);
+}
+
 async fn timed_out() {
     let bounded = TimeoutLayer::new(Duration::from_secs(1)).layer(hanging());
     let endpoint = JobWebhook::new(credentials(), jobs(bounded));
@@ -321,14 +341,14 @@ impl Ledger for Down {
     type Error = &'static str;
 
     async fn claim(&self, _: &EventName, _: Duration) -> Result<Claim, &'static str> {
-        Err("the database is down")
+        Err("it is down")
     }
 
     async fn commit(&self, _: &EventName, _: FencingToken) -> Result<Commit, &'static str> {
-        Err("the database is down")
+        Err("it is down")
     }
 
     async fn release(&self, _: &EventName, _: FencingToken) -> Result<(), &'static str> {
-        Err("the database is down")
+        Err("it is down")
     }
 }

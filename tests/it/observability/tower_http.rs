@@ -41,7 +41,7 @@ fn the_trace_layers_span_contains_ours_and_reads_the_reason() {
     };
     assert_eq!(event("in the callback").within, [DELIVERY, "request"]);
     assert_eq!(
-        event("delivery failed: the callback failed").within,
+        event("delivery failed: the callback failed: the database is down").within,
         [DELIVERY, "request"]
     );
     let answered = event("answered");

@@ -29,14 +29,18 @@ pub(super) fn apps() -> Vec<(&'static str, Router)> {
             "extractor",
             Router::new()
                 .route(PATH, post(webhook))
-                .with_state(credentials()),
+                .with_state(JobWebhook::new(credentials(), jobs()).boxed()),
         ),
         (
             "extractor, no limit",
             Router::new()
                 .route(PATH, post(webhook))
                 .layer(DefaultBodyLimit::disable())
-                .with_state(credentials()),
+                .with_state(
+                    JobWebhook::new(credentials(), jobs())
+                        .with_body_limit(usize::MAX)
+                        .boxed(),
+                ),
         ),
     ]
 }
