@@ -29,3 +29,10 @@ mod waiting;
     feature = "tracing"
 ))]
 mod waiting_again;
+#[cfg(all(
+    feature = "axum",
+    feature = "metrics",
+    feature = "test-util",
+    feature = "tracing"
+))]
+mod waiting_third;
