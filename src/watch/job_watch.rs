@@ -10,7 +10,7 @@ use std::time::Duration;
 use tower::BoxError;
 
 use super::boxed::{Answer, DynStore};
-use super::entry::{Change, Entry, SHORTEST, Seen};
+use super::entry::{Change, Entry, SHORTEST, Seen, Times};
 use super::expected::Expected;
 use super::heard::{Heard, SettledEvent};
 use super::layer::WatchLayer;
@@ -199,12 +199,12 @@ impl JobWatch {
     }
 
     async fn expect_event(&self, job: &JobGuid, after: Option<Seen>) -> Result<Expected, Error> {
-        let (patience, look_back) = (self.patience, self.look_back);
+        let times = self.times();
         // What is heard while the store answers counts.
         let since = Instant::now();
-        let expect = |entry: &Entry| entry.expect(after.as_ref(), patience, look_back);
+        let expect = |entry: &Entry| entry.expect(after.as_ref(), times);
         let (entry, _) = self.change(job, None, expect).await?;
-        let heard = entry.heard_lately(after.as_ref(), look_back).cloned();
+        let heard = entry.heard_lately(after.as_ref(), self.look_back).cloned();
         Ok(Expected::new(
             self.clone(),
             job.clone(),
@@ -219,6 +219,9 @@ impl JobWatch {
         &self,
         event: SettledEvent,
     ) -> Result<Option<SettledEvent>, Error> {
+        if self.shared.waiters.may_wait_for(&event) {
+            return Ok(Some(event));
+        }
         let keep = self.look_back.max(SHORTEST);
         catch(|| self.shared.store.record_unexpected(event, keep))
             .map_err(|Panicked| unavailable("the store panicked"))
@@ -227,7 +230,7 @@ impl JobWatch {
     /// Records a settled event.
     pub(super) async fn hear(&self, heard: &Heard) -> Result<(), Error> {
         let job = heard.name.guid().clone();
-        let hear = |entry: &Entry| entry.hear(heard, self.look_back);
+        let hear = |entry: &Entry| entry.hear(heard, self.times());
         let (_, change) = self.change(&job, None, hear).await?;
         if let Some(waited) = change.and_then(|change| change.waited) {
             crate::observe::heard_after(&heard.job.status, waited);
@@ -324,6 +327,13 @@ impl JobWatch {
             listening,
         } = &*self.shared;
         listening.ensure(store, waiters);
+    }
+
+    fn times(&self) -> Times {
+        Times {
+            patience: self.patience,
+            look_back: self.look_back,
+        }
     }
 
     pub(super) fn look_back(&self) -> Duration {

@@ -18,6 +18,7 @@ mod listening;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod presence;
 #[cfg(feature = "redis")]
 mod redis;
 mod store;

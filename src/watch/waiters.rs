@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::ops::Bound::{Excluded, Unbounded};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,23 +11,30 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::entry::{Entry, Seen};
-use super::heard::Heard;
+use super::heard::{Heard, SettledEvent};
+use super::presence::Presence;
 use crate::job::JobGuid;
 
 /// The waiters of a process.
 #[derive(Default)]
 pub(super) struct Waiters {
     state: Mutex<State>,
+    /// How many jobs have waiters.
+    count: AtomicUsize,
     /// Notified when there is something to read.
     reads: Notify,
 }
 
 #[derive(Default)]
 struct State {
+    /// The waiters of each job, by id.
     by_job: HashMap<JobGuid, Vec<Waiter>>,
+    presence: Presence,
     last_id: u64,
     /// Jobs whose entries may have changed. In order, so that a simulation can be replayed.
     to_read: BTreeSet<JobGuid>,
+    /// The job that was read last. The next read begins after it, so that each job is read in turn.
+    last_read: Option<JobGuid>,
 }
 
 struct Waiter {
@@ -59,6 +68,18 @@ pub(super) struct Registration {
     pub(super) answer: oneshot::Receiver<Box<Heard>>,
 }
 
+impl State {
+    /// Returns the next job to read in a circle.
+    fn next_to_read(&self) -> Option<JobGuid> {
+        let last = self.last_read.as_ref();
+        let after = last.and_then(|last| {
+            let after = (Excluded(last), Unbounded);
+            self.to_read.range::<JobGuid, _>(after).next()
+        });
+        after.or_else(|| self.to_read.first()).cloned()
+    }
+}
+
 impl Waiters {
     pub(super) fn register(
         self: &Arc<Self>,
@@ -69,6 +90,10 @@ impl Waiters {
         let mut state = self.state();
         state.last_id += 1;
         let id = state.last_id;
+        if !state.by_job.contains_key(job) {
+            state.presence.add(job);
+            self.count.fetch_add(1, Ordering::SeqCst);
+        }
         let waiters = state.by_job.entry(job.clone()).or_default();
         waiters.push(Waiter {
             id,
@@ -84,6 +109,12 @@ impl Waiters {
         }
     }
 
+    /// Returns whether there may be waiters for the job of this event. If there are none at all, that
+    /// takes no lock.
+    pub(super) fn may_wait_for(&self, event: &SettledEvent) -> bool {
+        self.count.load(Ordering::SeqCst) > 0 && self.state().presence.may_contain(event.key())
+    }
+
     /// Tells the waiters of this job what was heard of it, if it counts for them.
     pub(super) fn tell(&self, job: &JobGuid, entry: &Entry) {
         let mut state = self.state();
@@ -95,7 +126,7 @@ impl Waiters {
         let told: Vec<Waiter> = told;
         *waiters = others;
         if waiters.is_empty() {
-            state.by_job.remove(job);
+            self.forget(&mut state, job);
         }
         drop(state);
         for waiter in told {
@@ -106,6 +137,13 @@ impl Waiters {
         }
     }
 
+    /// Forgets a job that has no waiters any more.
+    fn forget(&self, state: &mut State, job: &JobGuid) {
+        state.by_job.remove(job);
+        state.presence.remove(job);
+        self.count.fetch_sub(1, Ordering::SeqCst);
+    }
+
     /// Waits until there is something to read.
     pub(super) async fn wait_for_reads(&self) {
         self.reads.notified().await;
@@ -114,19 +152,17 @@ impl Waiters {
     /// Takes jobs whose entries have to be read and that have waiters, at most `limit`.
     pub(super) fn take_reads(&self, limit: usize) -> Vec<JobGuid> {
         let mut state = self.state();
-        let State {
-            by_job, to_read, ..
-        } = &mut *state;
         let mut taken = Vec::new();
-        to_read.retain(|job| {
-            if taken.len() == limit {
-                return true;
-            }
-            if by_job.contains_key(job) {
+        while taken.len() < limit {
+            let Some(job) = state.next_to_read() else {
+                break;
+            };
+            state.to_read.remove(&job);
+            if state.by_job.contains_key(&job) {
                 taken.push(job.clone());
             }
-            false
-        });
+            state.last_read = Some(job);
+        }
         taken
     }
 
@@ -167,9 +203,13 @@ impl Drop for Registration {
         let Some(waiters) = state.by_job.get_mut(&self.job) else {
             return;
         };
-        waiters.retain(|waiter| waiter.id != self.id);
+        // They are in the order of their ids.
+        let Ok(position) = waiters.binary_search_by_key(&self.id, |waiter| waiter.id) else {
+            return;
+        };
+        waiters.remove(position);
         if waiters.is_empty() {
-            state.by_job.remove(&self.job);
+            self.waiters.forget(&mut state, &self.job);
         }
     }
 }

@@ -148,6 +148,12 @@ impl<S: WatchStore> Check<S> {
             "more were claimed than asked for",
         );
         self.clean_up_all(&jobs).await;
+        let job = self.job("without a lease");
+        self.stores(&job, None, &entry("a"), Due::In(Duration::ZERO), None)
+            .await;
+        let claimed = self.answer(self.store.claim_due(10, Duration::ZERO).await);
+        self.assert(claimed.len() == 1, "it was claimed twice, or not at all");
+        self.clean_up_all(&[job]).await;
     }
 
     pub(super) async fn claims_again(self) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::{Entry, Expectation, Latest, Seen};
+use super::{Entry, Expectation, Remembered, Seen};
 use crate::job::{Job, Status, Timestamp};
 use crate::ledger::EventName;
 use crate::watch::heard::Heard;
@@ -18,18 +18,17 @@ impl Entry {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut document = Map::new();
         document.insert("version".into(), VERSION.into());
-        if let Some(latest) = &self.latest {
-            let latest = json!({
-                "heard": heard_to_json(&latest.heard),
-                "age": millis(latest.age),
-            });
-            document.insert("latest".into(), latest);
-        }
-        if let Some(earlier) = &self.earlier {
-            document.insert("earlier".into(), heard_to_json(earlier));
-        }
-        document.insert("newest".into(), self.newest.map(time_to_json).into());
+        let heard = self.heard.iter().map(|event| {
+            json!({
+                "heard": heard_to_json(&event.heard),
+                "age": millis(event.age),
+                "is_old": event.is_old,
+            })
+        });
+        document.insert("heard".into(), heard.collect());
         document.insert("names".into(), self.names.clone().into());
+        document.insert("seen".into(), self.seen.clone().into());
+        document.insert("keep".into(), millis(self.keep).into());
         if let Some(expectation) = &self.expectation {
             let status = expectation.status.as_ref();
             let status = status.map(|status| match status.name() {
@@ -65,14 +64,14 @@ impl Entry {
         if document.get("version")? != VERSION {
             return None;
         }
-        let latest = |latest: &Value| {
-            Some(Latest {
-                heard: heard_from_json(latest.get("heard")?)?,
-                age: Duration::from_millis(latest.get("age")?.as_u64()?),
+        let event = |event: &Value| {
+            Some(Remembered {
+                heard: heard_from_json(event.get("heard")?)?,
+                age: Duration::from_millis(event.get("age")?.as_u64()?),
+                is_old: event.get("is_old")?.as_bool()?,
             })
         };
-        let names = document.get("names")?.as_array()?.iter();
-        let names = names.map(|name| Some(name.as_str()?.to_owned()));
+        let name = |name: &Value| Some(name.as_str()?.to_owned());
         let expectation = |expectation: &Value| {
             let status = match expectation.get("status")? {
                 Value::Null => None,
@@ -88,13 +87,12 @@ impl Entry {
                 status,
             })
         };
-        let absent = &Value::Null;
-        let of = |key| document.get(key).unwrap_or(absent);
+        let of = |key| document.get(key).unwrap_or(&Value::Null);
         Some(Self {
-            latest: optional(of("latest"), latest)?,
-            earlier: optional(of("earlier"), heard_from_json)?,
-            newest: optional(of("newest"), time_from_json)?,
-            names: names.collect::<Option<_>>()?,
+            heard: list(of("heard"), event)?,
+            names: list(document.get("names")?, name)?,
+            seen: list(of("seen"), name)?,
+            keep: Duration::from_millis(optional(of("keep"), Value::as_u64)?.unwrap_or(0)),
             expectation: optional(of("expectation"), expectation)?,
         })
     }
@@ -109,6 +107,14 @@ fn optional<T>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Option<Opti
     match value {
         Value::Null => Some(None),
         value => read(value).map(Some),
+    }
+}
+
+/// Reads an array. Null is an empty one.
+fn list<T>(value: &Value, read: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
+    match value {
+        Value::Null => Some(Vec::new()),
+        value => value.as_array()?.iter().map(read).collect(),
     }
 }
 

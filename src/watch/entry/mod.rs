@@ -10,7 +10,7 @@ use crate::ledger::EventName;
 use crate::util::random::random;
 pub use json::InvalidEntry;
 
-/// How many names of events are kept for a job. MX challenges a user a few times.
+/// How many names of events are kept of a job. MX challenges a user a few times.
 const MAX_NAMES: usize = 16;
 
 /// How long a job that waits for its user is remembered.
@@ -32,24 +32,45 @@ pub(super) const SHORTEST: Duration = Duration::from_secs(30);
 /// [`Stored::age`](super::Stored::age).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Entry {
-    /// The latest event that was heard.
-    latest: Option<Latest>,
-    /// The latest event, if that was heard too long ago to count when the job was expected.
-    earlier: Option<Heard>,
-    /// The time of the newest event that was heard.
-    newest: Option<Timestamp>,
+    /// The event that ended the job, or its challenges: the newest with a date, and the last without.
+    /// In the order in which they were heard.
+    heard: Vec<Remembered>,
     /// The names of events that were heard, the oldest first.
     names: Vec<String>,
+    /// The names of events that the application has named as seen.
+    seen: Vec<String>,
+    /// How long the entry has to be kept, by the look-backs of the watches that have changed it.
+    keep: Duration,
     expectation: Option<Expectation>,
 }
 
 /// How long after an event a duplicate of it says the same.
 const SAME_TIME: Duration = Duration::from_secs(1);
 
+/// An event that was heard.
 #[derive(Clone, Debug, PartialEq)]
-struct Latest {
+struct Remembered {
     heard: Heard,
     age: Duration,
+    /// Whether it was too old to count when the job was expected. If it is heard again, it is news.
+    is_old: bool,
+}
+
+/// The times of the watch that changes an entry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    pub(super) patience: Duration,
+    pub(super) look_back: Duration,
+}
+
+impl Times {
+    /// Returns the times for a job that is not expected.
+    pub(super) fn of_look_back(look_back: Duration) -> Self {
+        Self {
+            patience: Duration::ZERO,
+            look_back,
+        }
+    }
 }
 
 /// An event that the application has seen: its name without the job, and its time.
@@ -116,7 +137,15 @@ impl Seen {
     }
 }
 
-impl Latest {
+impl Remembered {
+    fn new(heard: &Heard) -> Self {
+        Self {
+            heard: heard.clone(),
+            age: Duration::ZERO,
+            is_old: false,
+        }
+    }
+
     fn ends(&self) -> bool {
         ends(&self.heard.status)
     }
@@ -125,16 +154,21 @@ impl Latest {
         Seen::of(self.heard.name())
     }
 
-    /// Returns whether the application, which has seen the other event, has still to see this one.
-    ///
-    /// What ends a job always counts, because nothing follows it.
-    fn counts_after(&self, after: Option<&Seen>) -> bool {
-        self.ends()
-            || after.is_none_or(|after| {
-                let seen = self.seen();
-                seen.name != after.name && !seen.is_before(after)
-            })
+    /// Returns whether the watch has heard it lately enough that a new event has to be compared with it.
+    fn is_newer_than(&self, other: &Seen) -> bool {
+        !self.is_old && other.is_before(&self.seen())
     }
+}
+
+/// Adds a name, and drops the oldest if there are too many.
+fn add_name(names: &mut Vec<String>, name: &str) {
+    if names.iter().any(|known| known == name) {
+        return;
+    }
+    if names.len() == MAX_NAMES {
+        names.remove(0);
+    }
+    names.push(name.to_owned());
 }
 
 /// Returns whether a job with this status is over.
@@ -145,26 +179,47 @@ pub(super) fn ends(status: &Status) -> bool {
 impl Entry {
     /// Returns the entry with all its times this much longer ago.
     pub(super) fn aged(mut self, age: Duration) -> Self {
-        if let Some(latest) = &mut self.latest {
-            latest.age = latest.age.saturating_add(age);
+        for event in &mut self.heard {
+            event.age = event.age.saturating_add(age);
         }
         if let Some(expectation) = &mut self.expectation {
             expectation.age = expectation.age.saturating_add(age);
         }
+        self.keep = self.keep.saturating_sub(age);
         self
     }
 
-    /// Returns the job as it was heard last, if that counts for an application that has seen
-    /// `after`.
-    pub(super) fn heard_after(&self, after: Option<&Seen>) -> Option<&Heard> {
-        let latest = self.latest.as_ref()?;
-        latest.counts_after(after).then_some(&latest.heard)
+    /// Returns the last event that was heard within this time, if one counts for an application that
+    /// has seen `after`.
+    pub(super) fn heard_lately(&self, after: Option<&Seen>, look_back: Duration) -> Option<&Heard> {
+        let counts = |event: &&Remembered| {
+            !event.is_old && event.age <= look_back && self.counts_after(event, after)
+        };
+        self.heard
+            .iter()
+            .rev()
+            .find(counts)
+            .map(|event| &event.heard)
     }
 
-    /// Returns what was heard of the job within the time that a watch looks back, if that counts.
-    pub(super) fn heard_lately(&self, after: Option<&Seen>, look_back: Duration) -> Option<&Heard> {
-        let is_late = self.latest.as_ref()?.age <= look_back;
-        self.heard_after(after).filter(|_| is_late)
+    /// Returns whether the application, which has seen `after`, has still to see this event.
+    ///
+    /// An event that ends a job always counts, because nothing follows it.
+    fn counts_after(&self, event: &Remembered, after: Option<&Seen>) -> bool {
+        event.ends()
+            || after.is_none_or(|after| {
+                let seen = event.seen();
+                // One of the two may have no date. The application has named each that it has seen.
+                let was_seen =
+                    self.seen.contains(&seen.name) && self.was_heard_before(&seen, after);
+                seen.name != after.name && !seen.is_before(after) && !was_seen
+            })
+    }
+
+    fn was_heard_before(&self, event: &Seen, other: &Seen) -> bool {
+        let position = |event: &Seen| self.names.iter().position(|name| *name == event.name);
+        let (event, other) = (position(event), position(other));
+        event.is_some_and(|event| other.is_some_and(|other| event < other))
     }
 
     /// Returns whether the job is expected, also while it waits for its user.
@@ -196,83 +251,95 @@ impl Entry {
 
     /// Returns the job as it was heard last, however long ago.
     pub(super) fn last_heard(&self) -> Option<&Heard> {
-        let latest = self.latest.as_ref().map(|latest| &latest.heard);
-        latest.or(self.earlier.as_ref())
+        self.heard.last().map(|event| &event.heard)
     }
 
-    fn add_name(&mut self, name: &str) {
-        if self.names.iter().any(|known| known == name) {
-            return;
-        }
-        if self.names.len() == MAX_NAMES {
-            self.names.remove(0);
-        }
-        self.names.push(name.to_owned());
+    fn has_ended(&self) -> bool {
+        self.heard.iter().any(|event| event.ends() && !event.is_old)
     }
 
     /// Hears an event. Returns `None` if that changes nothing.
-    pub(super) fn hear(&self, heard: &Heard, look_back: Duration) -> Option<Change> {
-        let event = Latest {
-            heard: heard.clone(),
-            age: Duration::ZERO,
-        };
+    pub(super) fn hear(&self, heard: &Heard, times: Times) -> Option<Change> {
+        let event = Remembered::new(heard);
         let seen = event.seen();
         let ends = event.ends();
+        let is_known = self.names.contains(&seen.name);
+        let is_old = |known: &Remembered| known.is_old && known.seen().name == seen.name;
         // A challenge that was heard before changes nothing, even if the job is expected again: the
         // application knows it, and waits for what follows.
-        if self.names.contains(&seen.name) && !(ends && self.is_expected()) {
-            return self.hear_again(event, look_back);
+        if is_known && !self.heard.iter().any(is_old) && !(ends && self.is_expected()) {
+            return self.hear_again(&seen, times);
         }
         let mut entry = self.clone();
-        entry.add_name(&seen.name);
-        let has_ended = self.latest.as_ref().is_some_and(Latest::ends);
-        let is_outdated = seen.time.is_some_and(|time| Some(time) < self.newest);
-        let is_latest = ends || !has_ended && !is_outdated;
-        entry.newest = entry.newest.max(seen.time);
+        add_name(&mut entry.names, &seen.name);
+        entry.keep = entry.keep.max(times.look_back);
+        let is_latest = entry.remember(event.clone());
         let after = self.expectation.as_ref().and_then(|it| it.after.as_ref());
-        let counts = is_latest && event.counts_after(after);
+        let counts = is_latest && entry.counts_after(&event, after);
         let waited = self.expectation.as_ref().map(|it| it.age);
-        if is_latest {
-            entry.latest = Some(event);
-            entry.earlier = None;
-        }
-        if !counts {
-            return Some(Change {
-                keep: entry.keep(look_back),
-                entry,
-                due: Due::Unchanged,
-                // Others may wait for any event of the job.
-                wakes: is_latest,
-                waited: None,
-            });
-        }
+        let mut due = Due::Never;
         if ends {
             entry.expectation = None;
         } else if let Some(expectation) = &mut entry.expectation {
-            expectation.rests = true;
+            due = Due::Unchanged;
+            if counts {
+                expectation.rests = true;
+                due = Due::Never;
+            } else if !is_known
+                && !expectation.rests
+                && after.is_some_and(|it| it.name == seen.name)
+            {
+                // The callback of this event has resumed the job, and has expected what follows.
+                expectation.age = Duration::ZERO;
+                expectation.reads = 0;
+                due = Due::In(times.patience);
+            }
         }
         Some(Change {
-            keep: entry.keep(look_back),
+            keep: entry.kept(),
             entry,
-            due: Due::Never,
-            wakes: true,
+            due,
+            // Others may wait for any event of the job.
+            wakes: is_latest,
             waited: waited.filter(|_| ends),
         })
     }
 
-    /// Hears an event whose name is known. If it is the latest, it counts for as long as if it were
+    /// Remembers an event, unless it is older than one that is remembered.
+    fn remember(&mut self, event: Remembered) -> bool {
+        let seen = event.seen();
+        if event.ends() {
+            // Nothing follows it, so what was before does not matter. Of two, the last one counts.
+            self.heard.clear();
+        } else if self.has_ended() || self.heard.iter().any(|known| known.is_newer_than(&seen)) {
+            return false;
+        } else {
+            let has_time = seen.time.is_some();
+            let replaces =
+                |known: &Remembered| known.ends() || known.seen().time.is_some() == has_time;
+            self.heard.retain(|known| !replaces(known));
+        }
+        self.heard.push(event);
+        true
+    }
+
+    /// Hears an event whose name is known. If it is remembered, it counts for as long as if it were
     /// new.
-    fn hear_again(&self, event: Latest, look_back: Duration) -> Option<Change> {
-        let latest = self.latest.as_ref()?;
-        if latest.age < SAME_TIME || latest.seen().name != event.seen().name {
+    fn hear_again(&self, seen: &Seen, times: Times) -> Option<Change> {
+        let mut entry = self.clone();
+        let event = entry
+            .heard
+            .iter_mut()
+            .find(|it| it.seen().name == seen.name)?;
+        if event.age < SAME_TIME {
             return None;
         }
         // The waiters have heard of it, unless it did not count any more.
-        let wakes = latest.age > look_back;
-        let mut entry = self.clone();
-        entry.latest = Some(event);
+        let wakes = event.age > times.look_back;
+        event.age = Duration::ZERO;
+        entry.keep = entry.keep.max(times.look_back);
         Some(Change {
-            keep: entry.keep(look_back),
+            keep: entry.kept(),
             entry,
             due: Due::Unchanged,
             wakes,
@@ -280,43 +347,36 @@ impl Entry {
         })
     }
 
-    fn keep(&self, look_back: Duration) -> Option<Duration> {
+    /// Returns how long to keep the entry. `None` keeps it until it changes again.
+    fn kept(&self) -> Option<Duration> {
         match &self.expectation {
             Some(expectation) if !expectation.rests => None,
-            Some(_) => Some(REST.max(look_back)),
-            None => Some(SHORTEST.max(look_back)),
+            Some(_) => Some(REST.max(self.keep)),
+            None => Some(SHORTEST.max(self.keep)),
         }
     }
 
     /// Expects an event after the one that the application has seen, or any event.
     ///
     /// Returns `None` if that changes nothing: the job is over, or is expected already.
-    pub(super) fn expect(
-        &self,
-        after: Option<&Seen>,
-        patience: Duration,
-        look_back: Duration,
-    ) -> Option<Change> {
+    pub(super) fn expect(&self, after: Option<&Seen>, times: Times) -> Option<Change> {
         let mut entry = self.clone();
-        if let Some(latest) = entry.latest.take_if(|latest| latest.age > look_back) {
+        for event in &mut entry.heard {
             // `expect` does not return it, so a read or another delivery has to wake the waiters.
-            let name = latest.seen().name;
-            entry.names.retain(|known| *known != name);
-            entry.earlier = Some(latest.heard);
+            event.is_old |= event.age > times.look_back;
         }
-        if entry.latest.as_ref().is_some_and(Latest::ends) {
+        if entry.has_ended() {
             return None;
         }
-        match &self.expectation {
-            Some(expectation) if !expectation.rests => {
-                return entry.expect_later(after, expectation.after.as_ref());
-            }
-            _ => {}
+        if self.expectation().is_some() {
+            return entry.expect_later(after);
         }
         // A challenge that the application has not seen rests the job, as if it were heard now. If
         // the job rests already, the application has seen its challenge, and expects what follows.
         let is_news = after.is_some() || self.expectation.is_none();
-        let rests = is_news && entry.heard_after(after).is_some();
+        entry.name_as_seen(after);
+        let rests = is_news && entry.heard_lately(after, times.look_back).is_some();
+        entry.keep = entry.keep.max(times.look_back);
         entry.expectation = Some(Expectation {
             id: random(),
             age: Duration::ZERO,
@@ -326,8 +386,12 @@ impl Entry {
             status: None,
         });
         Some(Change {
-            due: if rests { Due::Never } else { Due::In(patience) },
-            keep: entry.keep(look_back),
+            due: if rests {
+                Due::Never
+            } else {
+                Due::In(times.patience)
+            },
+            keep: entry.kept(),
             entry,
             wakes: false,
             waited: None,
@@ -336,16 +400,24 @@ impl Entry {
 
     /// Changes what a job that is expected already is expected after, if the application has seen a
     /// later event. It stays due when it was, however often it is expected.
-    fn expect_later(mut self, after: Option<&Seen>, before: Option<&Seen>) -> Option<Change> {
+    fn expect_later(mut self, after: Option<&Seen>) -> Option<Change> {
         let after = after?;
-        if before.is_some_and(|before| before.name == after.name || after.is_before(before)) {
+        let before = self.expectation.as_ref().and_then(|it| it.after.as_ref());
+        let is_earlier = before.is_some_and(|before| after.is_before(before));
+        if is_earlier || self.seen.contains(&after.name) {
             return None;
         }
+        self.name_as_seen(Some(after));
         if let Some(expectation) = &mut self.expectation {
             expectation.after = Some(after.clone());
         }
-        // A challenge that counts would have rested the job.
         Some(self.changed(Due::Unchanged))
+    }
+
+    fn name_as_seen(&mut self, seen: Option<&Seen>) {
+        if let Some(seen) = seen {
+            add_name(&mut self.seen, &seen.name);
+        }
     }
 
     /// Keeps the lease of the failsafe that fulfils this expectation.
@@ -374,13 +446,13 @@ impl Entry {
     }
 
     /// Ends an expectation that is given up.
-    pub(super) fn give_up(&self, expectation: u64, look_back: Duration) -> Option<Change> {
+    pub(super) fn give_up(&self, expectation: u64) -> Option<Change> {
         if self.expectation() != Some(expectation) {
             return None;
         }
         let mut change = self.changed(Due::Never);
         change.entry.expectation = None;
-        change.keep = change.entry.keep(look_back);
+        change.keep = change.entry.kept();
         Some(change)
     }
 

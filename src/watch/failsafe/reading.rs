@@ -189,11 +189,9 @@ impl<J: JobService> Reading<J> {
         let Some((stored, entry)) = self.load().await? else {
             return Ok(()); // It was heard.
         };
-        if self.is_too_late(&entry) {
-            let given_up = GivenUp::new(self.job.clone(), &entry, None, Some(error.into()));
-            if self.tell(given_up).await {
-                return self.end(stored).await;
-            }
+        let given_up = || GivenUp::new(self.job.clone(), &entry, None, Some(error.into()));
+        if self.is_too_late(&entry) && self.give_up(given_up()).await {
+            return Ok(());
         }
         let leave = |entry: &Entry| entry.extend(self.expectation, Duration::ZERO);
         self.settings
@@ -211,15 +209,12 @@ impl<J: JobService> Reading<J> {
         observe::failsafe_read(found.name());
         let Found { status, error } = found;
         let status = status.as_ref();
-        if self.is_too_late(&entry) {
-            let given_up =
-                GivenUp::new(self.job.clone(), &entry, status, error).with_another_read();
-            if self.tell(given_up).await {
-                return self.end(stored).await;
-            }
-        }
         let mut pause = self.pause(entry.reads());
         if self.is_too_late(&entry) {
+            let given_up = GivenUp::new(self.job.clone(), &entry, status, error);
+            if self.give_up(given_up.with_another_read()).await {
+                return Ok(());
+            }
             // The hook has failed, and is called again.
             pause = pause.min(LONGEST_PAUSE);
         } else {
@@ -249,9 +244,10 @@ impl<J: JobService> Reading<J> {
         entry.expected_for() >= self.settings.limit
     }
 
-    /// Returns whether the hook has succeeded.
-    async fn tell(&self, given_up: GivenUp) -> bool {
+    /// Tells the hook, and ends the expectation. Returns false if the hook has not succeeded.
+    async fn give_up(&self, given_up: GivenUp) -> bool {
         let Some(hook) = &self.settings.on_given_up else {
+            self.end().await;
             return true;
         };
         let Ok(_permit) = self.settings.hooks.try_acquire() else {
@@ -259,16 +255,29 @@ impl<J: JobService> Reading<J> {
         };
         let told = timeout(self.settings.limit.max(LIMIT), hook(given_up));
         let told = self.while_extending_the_lease(told).await;
-        matches!(told, Ok(Ok(_)))
+        let is_told = matches!(told, Ok(Ok(_)));
+        if is_told {
+            self.end().await;
+        }
+        is_told
     }
 
-    /// Ends the expectation of a job that is given up.
-    async fn end(&self, stored: Stored) -> Result<(), Error> {
-        observe::given_up(&self.job);
-        let watch = &self.settings.watch;
-        let end = |entry: &Entry| entry.give_up(self.expectation, watch.look_back());
-        watch.change(&self.job, Some(stored), end).await?;
-        Ok(())
+    /// Ends the expectation. While the store fails, it tries again, because the hook is told again
+    /// otherwise.
+    async fn end(&self) {
+        let Settings { watch, lease, .. } = &*self.settings;
+        let end = async {
+            loop {
+                let end = |entry: &Entry| entry.give_up(self.expectation);
+                match watch.change_existing(&self.job, end).await {
+                    Ok((_, Some(_))) => return observe::given_up(&self.job),
+                    Ok((_, None)) => return, // It was heard meanwhile.
+                    Err(_) => sleep(jittered(SHORTEST_PAUSE)).await,
+                }
+            }
+        };
+        // After that, another replica may have claimed the job.
+        let _ = timeout(*lease, end).await;
     }
 
     /// Returns the pause after this many earlier reads.

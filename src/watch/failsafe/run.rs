@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower::{BoxError, Service};
@@ -51,17 +51,31 @@ where
     let mut shutdown = pin!(shutdown);
     let mut run = Run {
         reader,
-        permits: Arc::new(Semaphore::new(settings.concurrency)),
+        permits: Arc::new(Semaphore::new(
+            settings.concurrency.min(Semaphore::MAX_PERMITS),
+        )),
         settings: Arc::new(settings),
         reads: JoinSet::new(),
     };
     let mut counting = pin!(count(run.settings.watch.clone()));
+    let mut has_ended = false;
     let mut end = pin!(poll_fn(|context| {
         // It counts also while the reader is not ready. It never ends.
         let _ = counting.as_mut().poll(context);
-        shutdown.as_mut().poll(context)
+        has_ended = has_ended || shutdown.as_mut().poll(context).is_ready();
+        if has_ended {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     }));
-    while until(end.as_mut(), run.step()).await.is_some() {}
+    while let Some(turn) = until(end.as_mut(), run.next_turn()).await {
+        // A claim is not cancelled, because a job that is claimed for no reader waits for the lease to
+        // expire.
+        if let Some(pause) = run.take(turn).await {
+            until(end.as_mut(), sleep(jittered(pause))).await;
+        }
+    }
     while run.reads.join_next().await.is_some() {}
 }
 
@@ -92,8 +106,8 @@ where
     R: Service<JobGuid, Response: Into<ReadJob>, Error: Into<BoxError>> + Send + 'static,
     R::Future: Send + 'static,
 {
-    /// Claims and reads one job, or waits if there is none.
-    async fn step(&mut self) {
+    /// Waits until a job can be read, or may be given up because the reader is not ready.
+    async fn next_turn(&mut self) -> Turn {
         while self.reads.try_join_next().is_some() {}
         let Ok(permit) = self.permits.clone().acquire_owned().await else {
             unreachable!("the semaphore is never closed")
@@ -105,30 +119,49 @@ where
         });
         // One that stays not ready must not keep jobs from being given up.
         let ready: Result<Result<(), BoxError>, _> = timeout(READINESS_TIMEOUT, ready).await;
-        if !matches!(ready, Ok(Ok(()))) {
-            observe::failsafe_failed(NOT_READY);
-            // Other replicas go first. A job of which the time has passed is given up nevertheless.
-            sleep(jittered(INTERVAL_OF_FAILURES)).await;
-            for reading in claim(&self.settings, BATCH).await.unwrap_or_default() {
-                self.reads.spawn(reading.leave(NOT_READY));
-            }
-            return;
+        if matches!(ready, Ok(Ok(()))) {
+            return Turn::Read(permit);
         }
-        match claim(&self.settings, 1).await {
-            Ok(mut claimed) => match claimed.pop() {
-                Some(reading) => {
-                    let job = reading.job.clone();
-                    let read = catch(|| self.reader.call(job)).ok();
-                    self.reads.spawn(reading.run(read, permit));
-                }
-                None => sleep(jittered(INTERVAL)).await,
-            },
-            Err(_) => {
-                observe::failsafe_failed("the store of expected jobs is unavailable");
-                sleep(jittered(INTERVAL_OF_FAILURES)).await;
-            }
-        }
+        observe::failsafe_failed(NOT_READY);
+        // Other replicas go first.
+        sleep(jittered(INTERVAL_OF_FAILURES)).await;
+        Turn::GiveUp
     }
+
+    /// Claims what is overdue. Returns how long to wait before the next turn.
+    async fn take(&mut self, turn: Turn) -> Option<Duration> {
+        let limit = match turn {
+            Turn::Read(_) => 1,
+            Turn::GiveUp => BATCH,
+        };
+        let Ok(claimed) = claim(&self.settings, limit).await else {
+            observe::failsafe_failed("the store of expected jobs is unavailable");
+            return Some(INTERVAL_OF_FAILURES);
+        };
+        match turn {
+            Turn::Read(permit) => {
+                let Some(reading) = claimed.into_iter().next() else {
+                    return Some(INTERVAL);
+                };
+                let job = reading.job.clone();
+                let read = catch(|| self.reader.call(job)).ok();
+                self.reads.spawn(reading.run(read, permit));
+            }
+            Turn::GiveUp => {
+                for reading in claimed {
+                    self.reads.spawn(reading.leave(NOT_READY));
+                }
+            }
+        }
+        None
+    }
+}
+
+/// What to do with a job that is overdue.
+enum Turn {
+    Read(OwnedSemaphorePermit),
+    /// The reader is not ready. Jobs of which the time has passed are given up nevertheless.
+    GiveUp,
 }
 
 /// Sets the metrics of expected jobs now and then.

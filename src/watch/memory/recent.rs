@@ -1,14 +1,13 @@
 //! Events of jobs that are not expected, for the time that a watch looks back.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::MAX_BYTES;
 use super::state::later;
 use crate::job::JobGuid;
 use crate::util::deadline::Instant;
-use crate::watch::entry::Entry;
+use crate::watch::entry::{Entry, Times};
 use crate::watch::heard::SettledEvent;
 
 /// How many events of a job are looked at. A job has a few, and each may be delivered again.
@@ -68,12 +67,13 @@ impl Recent {
     pub(super) fn forget_job(&mut self, job: &JobGuid) {
         let key = SettledEvent::key_of(job);
         let bytes = &mut self.bytes;
-        self.events.retain(|event| {
-            let is_of_another = event.event.key() != key;
-            if !is_of_another {
-                *bytes -= event.event.size();
+        self.events.retain(|Event { event, .. }| {
+            // Another job can have the same key, so the few events with it are decoded.
+            let is_of_job = event.key() == key && event.heard().is_none_or(|it| it.guid == *job);
+            if is_of_job {
+                *bytes -= event.size();
             }
-            is_of_another
+            !is_of_job
         });
     }
 
@@ -102,56 +102,12 @@ impl Recent {
                 Some((entry, at, _)) => entry.aged(event.at.saturating_duration_since(at)),
                 None => Entry::default(),
             };
-            let entry = match before.hear(&heard, event.keep) {
+            let entry = match before.hear(&heard, Times::of_look_back(event.keep)) {
                 Some(change) => change.entry,
                 None => before,
             };
             found = Some((entry, event.at, later(event.at, event.keep)));
         }
         found
-    }
-}
-
-/// Counts jobs by their keys, so that most look-ups need not hash a guid.
-#[derive(Default)]
-pub(super) struct Presence(HashMap<u64, u32, BuildHasherDefault<KeyHasher>>);
-
-impl Presence {
-    pub(super) fn may_contain(&self, key: u64) -> bool {
-        self.0.contains_key(&key)
-    }
-
-    pub(super) fn add(&mut self, job: &JobGuid) {
-        *self.0.entry(SettledEvent::key_of(job)).or_default() += 1;
-    }
-
-    pub(super) fn remove(&mut self, job: &JobGuid) {
-        let key = SettledEvent::key_of(job);
-        if let Some(count) = self.0.get_mut(&key) {
-            *count -= 1;
-            if *count == 0 {
-                self.0.remove(&key);
-            }
-        }
-    }
-}
-
-/// Takes a key as its own hash: all its bits depend on all of the guid.
-#[derive(Default)]
-struct KeyHasher(u64);
-
-impl Hasher for KeyHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0 << 8 | u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        self.0 = key;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }

@@ -4,12 +4,13 @@ use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use super::recent::{Presence, Recent};
+use super::recent::Recent;
 use super::{Full, MAX_BYTES};
 use crate::job::JobGuid;
 use crate::util::deadline::Instant;
 use crate::watch::entry::{Due, Entry};
 use crate::watch::heard::SettledEvent;
+use crate::watch::presence::Presence;
 use crate::watch::store::{Counts, Stored, Update};
 use crate::watch::waiters::Wake;
 
@@ -20,8 +21,8 @@ pub(super) struct State {
     /// The slots by the time at which they are due, and at which they expire, and by revision.
     due: BTreeMap<(Instant, u64), JobGuid>,
     expiring: BTreeMap<(Instant, u64), JobGuid>,
-    /// Those that expire and whose jobs are not expected.
-    unexpected: BTreeMap<(Instant, u64), JobGuid>,
+    /// Those that expire and whose jobs are not expected, by revision.
+    unexpected: BTreeMap<u64, JobGuid>,
     /// The sizes of those together.
     unexpected_bytes: usize,
     /// How many slots have an expectation.
@@ -62,7 +63,8 @@ impl State {
             };
             self.recent.forget_job(job);
             self.insert(job, slot);
-            self.forget_excess(recent);
+            // This one is the newest, and stays.
+            self.forget_excess(recent.max(1));
         }
         let slot = self.slots.get(job)?;
         Some(Stored {
@@ -111,8 +113,7 @@ impl State {
         if let Some(expires) = slot.expires {
             self.expiring.insert((expires, slot.revision), job.clone());
             if !slot.entry.is_expected() {
-                self.unexpected
-                    .insert((expires, slot.revision), job.clone());
+                self.unexpected.insert(slot.revision, job.clone());
                 slot.size = slot.entry.to_bytes().len();
                 self.unexpected_bytes += slot.size;
             }
@@ -132,7 +133,7 @@ impl State {
         }
         if let Some(expires) = slot.expires {
             self.expiring.remove(&(expires, slot.revision));
-            self.unexpected.remove(&(expires, slot.revision));
+            self.unexpected.remove(&slot.revision);
         }
         self.unexpected_bytes -= slot.size;
         self.expected -= usize::from(slot.entry.is_expected());
@@ -150,7 +151,7 @@ impl State {
     }
 
     /// Forgets entries of jobs that are not expected, if there are too many, or they are too large.
-    /// Those that expire first go first.
+    /// Those that have changed longest ago go first.
     fn forget_excess(&mut self, recent: usize) {
         while self.unexpected.len() > recent || self.unexpected_bytes > MAX_BYTES {
             let Some((_, job)) = self.unexpected.pop_first() else {
@@ -184,12 +185,13 @@ impl State {
                 let (before, after) = ((expires, slot.revision), (expires, next_revision));
                 self.expiring.remove(&before);
                 self.expiring.insert(after, job.clone());
-                if self.unexpected.remove(&before).is_some() {
-                    self.unexpected.insert(after, job.clone());
+                if self.unexpected.remove(&slot.revision).is_some() {
+                    self.unexpected.insert(next_revision, job.clone());
                 }
             }
             slot.revision = next_revision;
-            slot.due = Some(later(now, lease));
+            // One that is due again at once would be claimed again by this call.
+            slot.due = Some(later(now, lease.max(Duration::from_millis(1))));
             let stored = Stored {
                 entry: slot.entry.clone(),
                 revision: slot.revision,

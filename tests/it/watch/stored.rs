@@ -77,7 +77,7 @@ fn bytes_that_are_no_entry_are_an_error() {
         r#"{"version": 2, "names": []}"#,
         r#"{"version": 1}"#,
         r#"{"version": 1, "names": [1]}"#,
-        r#"{"version": 1, "names": [], "latest": {}}"#,
+        r#"{"version": 1, "names": [], "heard": [{}]}"#,
         r#"{"version": 1, "names": [], "expectation": {}}"#,
         r#"{"version": 1, "names": [], "expectation": {"id": -1}}"#,
     ] {
