@@ -62,6 +62,47 @@ impl<F, App, Event, Fut> StateCallback<App, Event, Fut> for F where
 {
 }
 
+/// Returns a callback or hook that passes a clone of this state as the first argument.
+///
+/// Use it for the hooks of a mount, a layer or a failsafe, which take one argument. The callbacks of
+/// a [`JobRouter`](crate::JobRouter) have [`with_state`](crate::JobRouter::with_state) of their own.
+///
+/// # Example
+///
+/// ```
+/// use mx_job_webhook::callback::with_state;
+/// use mx_job_webhook::event::{OtherWebhook, Undecodable};
+/// use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
+///
+/// #[derive(Clone)]
+/// struct App { table: &'static str }
+///
+/// async fn store_body(app: App, body: Undecodable) {
+///     println!("insert {} bytes into {}", body.body().len(), app.table);
+/// }
+///
+/// async fn other(app: App, webhook: OtherWebhook) -> Result<(), std::io::Error> {
+///     println!("insert a {:?} into {}", webhook.type_name(), app.table);
+///     Ok(())
+/// }
+///
+/// let app = App { table: "webhooks" };
+/// let webhooks = JobWebhook::new(Credentials::basic("mx", "secret")?, JobRouter::new())
+///     .on_undecodable(with_state(app.clone(), store_body))
+///     .on_other_webhook(with_state(app, other));
+/// # drop(webhooks); Ok::<(), mx_job_webhook::credentials::CredentialsError>(())
+/// ```
+pub fn with_state<App, Event, F, Fut>(
+    app: App,
+    callback: F,
+) -> impl Fn(Event) -> Fut + Send + Sync + 'static
+where
+    App: Clone + Send + Sync + 'static,
+    F: StateCallback<App, Event, Fut>,
+{
+    move |event| callback(app.clone(), event)
+}
+
 /// The future of a callback, with a [`CallbackOutput`] as its output.
 ///
 /// Implemented for every such future that is `Send + 'static`. The callback continues on the

@@ -21,7 +21,24 @@ use crate::pipeline::accept::Path;
 /// ready, the request keeps that instance and leaves a clone in its place, so clones have to be
 /// equivalent, as those of tower's services are.
 ///
-/// `axum::serve` takes it with `axum::ServiceExt::into_make_service`.
+/// `axum::serve` takes a router, and not a service around one. Serve that with axum's
+/// `into_make_service`, whose request type has to be named.
+///
+/// # Example
+///
+/// ```
+/// use axum::extract::Request;
+/// use axum::{Router, ServiceExt, routing::get};
+/// use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
+/// use tower::Layer;
+///
+/// async fn serve(listener: tokio::net::TcpListener) -> std::io::Result<()> {
+///     let webhooks = JobWebhook::new(Credentials::unauthenticated(), JobRouter::new());
+///     let router = Router::new().route("/accounts", get(|| async { "accounts" }));
+///     let app = webhooks.at("/admin/webhooks").layer(router);
+///     axum::serve(listener, ServiceExt::<Request>::into_make_service(app)).await
+/// }
+/// ```
 pub struct JobWebhookService<S, J> {
     inner: S,
     path: Path,

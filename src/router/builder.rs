@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{DeadLetter, JobRouter, Unhandled};
-use crate::callback::{CallbackFuture, StateCallback, box_callback};
+use crate::callback::{CallbackFuture, StateCallback, box_callback, with_state};
 use crate::error::Receipt;
 use crate::event::JobEvent;
 use crate::job::Status;
@@ -124,8 +124,29 @@ impl<App: Clone + Send + Sync + 'static> JobRouterBuilder<App> {
         F: StateCallback<App, JobEvent, Fut>,
         Fut: CallbackFuture,
     {
-        let callback = box_callback(self.bind_app(callback), Receipt::Handled);
+        let callback = box_callback(with_state(self.app.clone(), callback), Receipt::Handled);
         self.router = self.router.route(status, callback);
+        self
+    }
+
+    /// Registers one callback for several statuses.
+    ///
+    /// # Panics
+    ///
+    /// If one of the statuses has a callback already, or is named twice.
+    #[track_caller]
+    pub fn on_statuses<F, Fut>(
+        mut self,
+        statuses: impl IntoIterator<Item = Status>,
+        callback: F,
+    ) -> Self
+    where
+        F: StateCallback<App, JobEvent, Fut>,
+        Fut: CallbackFuture,
+    {
+        self.router = self
+            .router
+            .on_statuses(statuses, with_state(self.app.clone(), callback));
         self
     }
 
@@ -140,7 +161,7 @@ impl<App: Clone + Send + Sync + 'static> JobRouterBuilder<App> {
         F: StateCallback<App, Unhandled, Fut>,
         Fut: CallbackFuture,
     {
-        let callback = box_callback(self.bind_app(callback), Receipt::Unhandled);
+        let callback = box_callback(with_state(self.app.clone(), callback), Receipt::Unhandled);
         self.router = self.router.route_unhandled(callback);
         self
     }
@@ -156,21 +177,9 @@ impl<App: Clone + Send + Sync + 'static> JobRouterBuilder<App> {
         F: StateCallback<App, DeadLetter, Fut>,
         Fut: CallbackFuture,
     {
-        let hook = box_callback(self.bind_app(hook), Receipt::DeadLettered);
+        let hook = box_callback(with_state(self.app.clone(), hook), Receipt::DeadLettered);
         self.router = self.router.route_dead_letter(hook);
         self
-    }
-
-    /// Returns a callback that takes only the event.
-    fn bind_app<Event, F, Fut>(
-        &self,
-        callback: F,
-    ) -> impl Fn(Event) -> Fut + Send + Sync + 'static + use<App, Event, F, Fut>
-    where
-        F: StateCallback<App, Event, Fut>,
-    {
-        let app = self.app.clone();
-        move |event| callback(app.clone(), event)
     }
 }
 

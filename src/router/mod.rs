@@ -37,6 +37,8 @@ pub use unhandled::Unhandled;
 /// HTTP, [`Background::run`](crate::Background::run) runs an event through it. Clones are cheap and
 /// share the callbacks.
 ///
+/// To see every event first, put tower's `map_request` around the router.
+///
 /// # Panics
 ///
 /// Registering a second callback for a status panics, as overlapping routes do in axum.
@@ -61,8 +63,14 @@ pub use unhandled::Unhandled;
 /// let completed = JobEvent::from(Job::new("JOB-1".parse()?, Status::Completed));
 /// assert_eq!(background.run(jobs.clone(), completed).await?, Receipt::Handled);
 ///
+/// let seeing_all = tower::ServiceBuilder::new()
+///     .map_request(|event: JobEvent| {
+///         println!("{} is {}", event.guid, event.status);
+///         event
+///     })
+///     .service(jobs);
 /// let challenged = JobEvent::from(Job::new("JOB-1".parse()?, Status::Challenged));
-/// assert!(background.run(jobs, challenged).await.is_err());
+/// assert!(background.run(seeing_all, challenged).await.is_err());
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Default)]

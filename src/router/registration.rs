@@ -105,6 +105,41 @@ impl JobRouter {
         self.route(status, box_callback(callback, Receipt::Handled))
     }
 
+    /// Registers one callback for several statuses.
+    ///
+    /// # Panics
+    ///
+    /// If one of the statuses has a callback already, or is named twice.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use mx_job_webhook::{JobRouter, Status};
+    ///
+    /// let jobs = JobRouter::new().on_statuses(
+    ///     [Status::Denied, Status::Prevented, Status::Halted],
+    ///     |event| async move { println!("{} has failed: {}", event.guid, event.status) },
+    /// );
+    /// assert!(jobs.handles(&Status::Denied) && !jobs.handles(&Status::Completed));
+    /// ```
+    #[must_use]
+    #[track_caller]
+    pub fn on_statuses<F, Fut>(
+        mut self,
+        statuses: impl IntoIterator<Item = Status>,
+        callback: F,
+    ) -> Self
+    where
+        F: Callback<JobEvent, Fut>,
+        Fut: CallbackFuture,
+    {
+        let callback = box_callback(callback, Receipt::Handled);
+        for status in statuses {
+            self = self.route(status, callback.clone());
+        }
+        self
+    }
+
     /// Registers the callback for every status that has none.
     ///
     /// It takes an [`Unhandled`], which distinguishes a status that the application does not use

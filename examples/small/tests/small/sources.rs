@@ -19,3 +19,5 @@ mod graceful_shutdown;
 mod hyper_plain;
 #[path = "../../quickstart.rs"]
 mod quickstart;
+#[path = "../../shared_url.rs"]
+mod shared_url;
