@@ -206,7 +206,6 @@ mod with_extractor {
     use axum::extract::{DefaultBodyLimit, FromRef, State};
     use axum::response::{IntoResponse as _, Response};
     use axum::routing::{MethodRouter, post};
-    use http::StatusCode;
     use mx_job_webhook::Error;
     use mx_job_webhook::mount::JobEventRejection;
 
@@ -236,7 +235,7 @@ mod with_extractor {
             rejection.error().kind().is_undecodable(),
             settings.on_undecodable,
         ) {
-            (true, Some(Ok(()))) => StatusCode::NO_CONTENT.into_response(),
+            (true, Some(Ok(()))) => Receipt::Undecodable.into_response(),
             (true, Some(Err(error))) => Error::from(BoxError::from(error)).into_response(),
             _ => rejection.into_response(),
         }
