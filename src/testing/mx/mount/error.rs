@@ -122,10 +122,11 @@ impl Mistake {
                  the proxy or layer to 64 KiB. The mount has a limit of its own"
                 .to_owned(),
             Self::OwnBodyLimit => "the mount refuses a body of 8 KiB: raise `with_body_limit` or, \
-                 with the extractor, axum's `DefaultBodyLimit`"
+                 with the extractor, axum's `DefaultBodyLimit`. A layer in front that limits the \
+                 body while it is read has the same effect"
                 .to_owned(),
-            Self::BodyChanged => "the body does not arrive as MX sends it, and `on_undecodable` \
-                 took it: remove the layer that changes it"
+            Self::BodyChanged => "the body does not arrive as MX sends it: a layer in front of \
+                 the mount cuts it off or changes it. Remove that layer, or set its limit to 64 KiB"
                 .to_owned(),
             Self::AnswerChanged(answer) => format!(
                 "a layer around the mount changes the answer 204 to {answer}: MX would deliver the \

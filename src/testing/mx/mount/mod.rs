@@ -110,6 +110,7 @@ where
                 }),
                 ErrorKind::BodyTooLarge => Err(Mistake::OwnBodyLimit),
                 ErrorKind::BodyInterrupted | ErrorKind::ReadTimeout => Err(Mistake::BodyCut),
+                kind if kind.is_undecodable() => Err(Mistake::BodyChanged),
                 _ => Err(Mistake::Refused(error.clone())),
             },
             (None, Some(Receipt::Undecodable)) => Err(Mistake::BodyChanged),
