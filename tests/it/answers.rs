@@ -51,7 +51,7 @@ impl Row {
 
     /// The receipt in the response's extensions.
     fn receipt(&self) -> Option<Receipt> {
-        (self.status == 204).then(|| match self.name {
+        (self.status == 204).then_some(match self.name {
             "a duplicate of a settled event" => Receipt::Duplicate,
             "a stale event" => Receipt::Stale,
             "the dead-letter hook succeeded" => Receipt::DeadLettered,

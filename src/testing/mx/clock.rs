@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 /// The real time for which the clock is held still. An attempt that waits for a timer takes this
 /// long, and one that waits longer for a socket fails.
-const REAL_TIME: Duration = Duration::from_millis(250);
+const REAL_TIME: Duration = Duration::from_millis(500);
 
 /// Drives a future, and holds a paused clock still for the first part of its real time.
 pub(super) async fn hold_still<F: Future>(future: F) -> F::Output {
