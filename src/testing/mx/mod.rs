@@ -143,7 +143,8 @@ impl<B: From<Bytes>> Mx<B> {
     ///
     /// # Panics
     ///
-    /// If a retry has to wait and tokio's clock is not paused, or if the service panics.
+    /// If a retry has to wait, tokio's clock is not paused and
+    /// [`with_first_wait`](Self::with_first_wait) is not set; or if the service panics.
     ///
     /// # Cancellation
     ///
