@@ -40,7 +40,7 @@ impl<B: From<Bytes>> Mx<B> {
     /// `MOUNT_CHECK`. No callback is registered for it, so only `on_unhandled` runs, and its failure
     /// does not count. A `DedupeLayer` records the event. A handler of your own runs too; it has to
     /// return `Receipt` or `Result<Receipt, Error>`. All other requests are to be refused, or to
-    /// reach other routes.
+    /// reach other routes; `on_error` sees the refusals.
     ///
     /// An `Mx` without [`with_basic`](Self::with_basic) and [`with_bearer`](Self::with_bearer) says
     /// that the application needs no credentials. They are not checked then.
