@@ -5,7 +5,11 @@
 /// It is the response of every `Service<JobEvent>` in this crate. A service of your own may respond
 /// with `()`, which becomes [`Receipt::Handled`].
 ///
-/// With the feature `axum`, it implements `IntoResponse`: 204 with an empty body.
+/// The receipt is in the extensions of each acknowledgement's response. Outer layers can log or
+/// count it there, and tests can tell it from a 2xx of another route. The sender sees only the 204.
+///
+/// With the feature `axum`, it implements `IntoResponse`: 204 with an empty body, and the receipt in
+/// the extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Receipt {

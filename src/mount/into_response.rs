@@ -13,7 +13,7 @@ impl IntoResponse for Error {
     }
 }
 
-/// Returns 204 with an empty body.
+/// Returns 204 with an empty body. The receipt is in the response's extensions.
 impl IntoResponse for Receipt {
     fn into_response(self) -> Response {
         respond::<Body>(Ok(self))

@@ -35,8 +35,9 @@ use crate::util::deadline::Timeout;
 ///
 /// `jobs` is a [`JobRouter`](crate::JobRouter), or tower middleware around one: see [`JobService`].
 ///
-/// Refusals and receipts have empty bodies. The [`Error`](crate::Error) of a refusal is in the
-/// response's extensions. [`answers`](crate::guide::answers) lists all answers.
+/// Refusals and receipts have empty bodies. The [`Error`](crate::Error) of a refusal, or the
+/// [`Receipt`](crate::Receipt), is in the response's extensions. [`answers`](crate::guide::answers)
+/// lists all answers.
 ///
 /// # Cancellation
 ///

@@ -1,7 +1,7 @@
 //! Respond: turns the outcome into a response. Nothing else in the crate chooses a status code.
 //!
 //! The body is always empty, so that the sender sees only the status and its headers. For outer
-//! layers, the [`Error`] is in the response's extensions.
+//! layers, the [`Receipt`] or the [`Error`] is in the response's extensions.
 
 use http::header::{
     ACCEPT_ENCODING, ALLOW, CONNECTION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
@@ -18,8 +18,9 @@ const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("30");
 pub(crate) fn respond<B: Default>(outcome: Result<Receipt, Error>) -> Response<B> {
     let mut response = Response::new(B::default());
     let error = match outcome {
-        Ok(_receipt) => {
+        Ok(receipt) => {
             *response.status_mut() = StatusCode::NO_CONTENT;
+            response.extensions_mut().insert(receipt);
             return response;
         }
         Err(error) => error,

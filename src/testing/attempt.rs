@@ -3,10 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{Response, StatusCode};
 
 use super::Sample;
-use crate::error::Error;
+use crate::error::{Error, Receipt};
 
 /// One request, and its answer.
 #[derive(Clone, Debug)]
@@ -14,24 +14,16 @@ pub struct Attempt {
     sample: Sample,
     number: u32,
     sent_at: Duration,
-    answer: Answer,
-    error: Option<Error>,
+    reply: Reply,
 }
 
 impl Attempt {
-    pub(super) fn new(
-        sample: Sample,
-        number: u32,
-        sent_at: Duration,
-        answer: Answer,
-        error: Option<Error>,
-    ) -> Self {
+    pub(super) fn new(sample: Sample, number: u32, sent_at: Duration, reply: Reply) -> Self {
         Self {
             sample,
             number,
             sent_at,
-            answer,
-            error,
+            reply,
         }
     }
 
@@ -56,13 +48,76 @@ impl Attempt {
     /// Returns the answer.
     #[must_use]
     pub fn answer(&self) -> &Answer {
-        &self.answer
+        &self.reply.answer
+    }
+
+    /// Returns the receipt of an acknowledgement, if the response's extensions have it.
+    ///
+    /// Without one, a 2xx is not this crate's: another route answered, or a handler that returns
+    /// no [`Receipt`].
+    #[must_use]
+    pub fn receipt(&self) -> Option<Receipt> {
+        self.reply.receipt
     }
 
     /// Returns the error of a refusal, if the response's extensions have it.
     #[must_use]
     pub fn error(&self) -> Option<&Error> {
-        self.error.as_ref()
+        self.reply.error.as_ref()
+    }
+
+    /// Returns whether the answer is 2xx and this crate gave it.
+    pub(super) fn is_acknowledged(&self) -> bool {
+        self.reply.answer.is_success() && self.reply.receipt.is_some()
+    }
+
+    /// Returns the text of the answer, with its receipt or the reason of the refusal.
+    pub(super) fn outcome(&self) -> impl fmt::Display + '_ {
+        &self.reply
+    }
+}
+
+/// An answer, and what the response's extensions say about it.
+#[derive(Clone, Debug)]
+pub(super) struct Reply {
+    pub(super) answer: Answer,
+    pub(super) receipt: Option<Receipt>,
+    pub(super) error: Option<Error>,
+}
+
+impl Reply {
+    pub(super) fn of<R>(response: &Response<R>) -> Self {
+        let extensions = response.extensions();
+        Self {
+            answer: Answer::Status(response.status()),
+            receipt: extensions.get().copied(),
+            error: extensions.get().cloned(),
+        }
+    }
+}
+
+/// An answer without a response.
+impl From<Answer> for Reply {
+    fn from(answer: Answer) -> Self {
+        Self {
+            answer,
+            receipt: None,
+            error: None,
+        }
+    }
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.answer)?;
+        match (&self.error, self.receipt) {
+            (Some(error), _) => write!(f, " ({error:#})"),
+            (None, Some(receipt)) => write!(f, " ({})", receipt.name()),
+            (None, None) if matches!(self.answer, Answer::Status(_)) => {
+                f.write_str(" (not answered by mx-job-webhook)")
+            }
+            (None, None) => Ok(()),
+        }
     }
 }
 

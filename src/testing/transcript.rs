@@ -3,11 +3,14 @@
 use std::fmt;
 
 use super::{Answer, Attempt};
+use crate::error::Receipt;
 
 /// All attempts that [`Mx`](super::Mx) made, in the order in which they were sent.
 ///
-/// `Display` prints one line for each attempt, with the reason of a refusal. Use it as the message
-/// of an assertion. It prints no user's id and no body.
+/// `Display` prints one line for each attempt, with the receipt, such as `204 (duplicate)`, or the
+/// reason of a refusal and its chain of causes. `(not answered by mx-job-webhook)` follows the status
+/// of any other response, such as that of a fallback. Use it as the message of an assertion. Apart
+/// from the causes, which are errors of the application, it prints no user's id and no body.
 #[derive(Clone, Debug)]
 pub struct Transcript {
     attempts: Vec<Attempt>,
@@ -40,12 +43,26 @@ impl Transcript {
         answers.filter(|answer| **answer == status).count()
     }
 
-    /// Returns whether each delivery was answered 2xx in the end.
+    /// Returns the receipts of the acknowledged attempts, in the order in which they were sent.
+    ///
+    /// `[Receipt::Handled]` says that the callback ran, and that it returned success. The answer
+    /// 204 alone does not, because an unhandled event has it too.
+    #[must_use]
+    pub fn receipts(&self) -> Vec<Receipt> {
+        self.attempts.iter().filter_map(Attempt::receipt).collect()
+    }
+
+    /// Returns whether each delivery was acknowledged by this crate in the end.
+    ///
+    /// A delivery is acknowledged by a 2xx with a [`Receipt`] in the response's extensions. The 200
+    /// of a fallback or of another route is no acknowledgement, although MX would take it for one.
+    /// A handler with the extractor returns `Receipt` or `Result<Receipt, Error>` for it, as
+    /// [`Background::run`](crate::Background::run) does.
     #[must_use]
     pub fn all_acknowledged(&self) -> bool {
         let first = self.attempts.iter().filter(|attempt| attempt.number() == 1);
-        let answers = self.attempts.iter().map(|attempt| attempt.answer());
-        first.count() == answers.filter(|answer| answer.is_success()).count()
+        let acknowledged = |attempt: &&Attempt| attempt.is_acknowledged();
+        first.count() == self.attempts.iter().filter(acknowledged).count()
     }
 }
 
@@ -56,15 +73,11 @@ impl fmt::Display for Transcript {
             let seconds = attempt.sent_at().as_secs_f64();
             let guid = sample.text("guid").unwrap_or("(no guid)");
             let status = sample.text("status_name").unwrap_or("(no name)");
-            write!(
+            let outcome = attempt.outcome();
+            writeln!(
                 f,
-                "{seconds:9.1} s  {guid} {status}, attempt {number}: {}",
-                attempt.answer()
-            )?;
-            match attempt.error() {
-                Some(error) => writeln!(f, " ({error})"),
-                None => writeln!(f),
-            }
+                "{seconds:9.1} s  {guid} {status}, attempt {number}: {outcome}"
+            )
         })
     }
 }

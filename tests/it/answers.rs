@@ -8,7 +8,7 @@ use http::{Request, StatusCode};
 use mx_job_webhook::event::FencingToken;
 use mx_job_webhook::ledger::{Claim, Commit, EventName, Ledger};
 use mx_job_webhook::{
-    Background, Credentials, DedupeLayer, Error, ErrorKind, JobRouter, Permanent,
+    Background, Credentials, DedupeLayer, Error, ErrorKind, JobRouter, Permanent, Receipt,
 };
 use tower::{Layer as _, ServiceBuilder};
 
@@ -47,6 +47,21 @@ impl Row {
     fn header(mut self, name: &'static str, value: &'static str) -> Self {
         self.header = Some((name, value));
         self
+    }
+
+    /// The receipt in the response's extensions.
+    fn receipt(&self) -> Option<Receipt> {
+        (self.status == 204).then_some(match self.name {
+            "a duplicate of a settled event" => Receipt::Duplicate,
+            "a stale event" => Receipt::Stale,
+            "the dead-letter hook succeeded" => Receipt::DeadLettered,
+            "`on_undecodable` succeeded" => Receipt::Undecodable,
+            "`on_other_webhook` succeeded" => Receipt::OtherWebhook,
+            "no callback for the status"
+            | "no callback for a new status of MX"
+            | "`on_unhandled` succeeded" => Receipt::Unhandled,
+            _ => Receipt::Handled,
+        })
     }
 
     fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
@@ -448,6 +463,8 @@ async fn every_mount_answers_each_row_alike() {
             assert!(body.is_empty(), "{name}: the answer's body is empty");
             let kind = head.extensions.get::<Error>().map(Error::kind);
             assert_eq!(kind, row.kind, "{name}");
+            let receipt = head.extensions.get::<Receipt>().copied();
+            assert_eq!(receipt, row.receipt(), "{name}");
             if let Some((header, value)) = row.header {
                 assert_eq!(head.headers[header], value, "{name}");
             }

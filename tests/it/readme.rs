@@ -35,14 +35,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 // The README's test of it.
 #[cfg(test)]
 mod tests {
+    use mx_job_webhook::Receipt;
     use mx_job_webhook::testing::{Mx, Sample};
 
     #[tokio::test(start_paused = true)] // MX's day of retries takes no time
-    async fn a_completed_job_is_acknowledged() {
+    async fn a_completed_job_is_handled() {
         let mx = Mx::new("/admin/webhooks").with_basic("mx", "secret");
         let app = super::app("secret").unwrap();
         let transcript = mx.deliver(app, Sample::completed()).await;
-        assert_eq!(transcript.answers(), [204], "{transcript}");
+        assert_eq!(transcript.receipts(), [Receipt::Handled], "{transcript}");
     }
 }
 

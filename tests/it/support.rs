@@ -212,7 +212,6 @@ mod with_extractor {
     use axum::extract::{FromRef, State};
     use axum::response::{IntoResponse as _, Response};
     use axum::routing::post;
-    use http::StatusCode;
     use mx_job_webhook::mount::JobEventRejection;
     use mx_job_webhook::{Error, ErrorKind};
 
@@ -234,13 +233,13 @@ mod with_extractor {
             Ok(event) => return webhooks.run(event).await.into_response(),
             Err(rejection) => rejection,
         };
-        let hook = match rejection.error().kind() {
-            kind if kind.is_undecodable() => settings.on_undecodable,
-            ErrorKind::UnexpectedWebhook => settings.on_other_webhook,
-            _ => None,
+        let (hook, receipt) = match rejection.error().kind() {
+            kind if kind.is_undecodable() => (settings.on_undecodable, Receipt::Undecodable),
+            ErrorKind::UnexpectedWebhook => (settings.on_other_webhook, Receipt::OtherWebhook),
+            _ => return rejection.into_response(),
         };
         match hook {
-            Some(Ok(())) => StatusCode::NO_CONTENT.into_response(),
+            Some(Ok(())) => receipt.into_response(),
             Some(Err(error)) => Error::from(BoxError::from(error)).into_response(),
             None => rejection.into_response(),
         }

@@ -1,6 +1,7 @@
 //! The arguments of the command line.
 #![allow(clippy::doc_markdown, reason = "the comments are the printed help")]
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -10,7 +11,9 @@ use http::Uri;
 use mx_job_webhook::Status;
 use mx_job_webhook::job::JobGuid;
 
-/// Sends job webhooks in MX's shape to an application
+use super::webhook::Webhook;
+
+/// Sends webhooks in MX's shape to an application: jobs, MX's other webhooks, or files
 #[derive(Parser)]
 #[command(name = "trigger", max_term_width = 100)]
 pub(super) struct Arguments {
@@ -18,9 +21,20 @@ pub(super) struct Arguments {
     #[arg(value_parser = url)]
     pub(super) url: Uri,
 
-    /// Status of the job; several, separated by commas, are sent one after another for each job
-    #[arg(long, value_name = "NAME", default_value = "COMPLETED", value_delimiter = ',', value_parser = status)]
+    /// Status of the job; several, separated by commas, are sent one after another for each job;
+    /// defaults to COMPLETED without --webhook and --file
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = status)]
     pub(super) status: Vec<Status>,
+
+    /// Another of MX's webhooks, which share the URL: AGGREGATION, BALANCE, CONNECTION_STATUS,
+    /// STATEMENT, VERIFICATION, initial_data_ready or micro_deposit; several, separated by commas, are
+    /// sent after the statuses
+    #[arg(long, value_name = "TYPE", value_delimiter = ',', value_parser = Webhook::parse)]
+    pub(super) webhook: Vec<Webhook>,
+
+    /// File with a body, which is sent as it is, after the others; - reads standard input; repeatable
+    #[arg(long, value_name = "PATH")]
+    pub(super) file: Vec<PathBuf>,
 
     /// User for HTTP Basic; defaults to MX_USER
     #[arg(long, env = "MX_USER", hide_env = true)]
@@ -34,7 +48,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "TOKEN", env = "MX_TOKEN", hide_env = true)]
     pub(super) bearer: Option<String>,
 
-    /// Number of jobs, each with its own GUID
+    /// Number of jobs, each with its own GUID; webhooks and files are sent as often
     #[arg(long, value_name = "JOBS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) count: u32,
 
@@ -60,6 +74,14 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
+    /// Returns the statuses to send for each job.
+    pub(super) fn statuses(&self) -> &[Status] {
+        match self.status.is_empty() && self.webhook.is_empty() && self.file.is_empty() {
+            true => &[Status::Completed],
+            false => &self.status,
+        }
+    }
+
     /// Returns the value of the header `Authorization`, if there is one.
     pub(super) fn authorization(&self) -> Result<Option<String>, &'static str> {
         match (&self.user, &self.password, &self.bearer) {
@@ -139,6 +161,11 @@ mod tests {
                 "MX sends CHALLENGED, COMPLETED",
             ),
             ("http://a/ --status 6", "MX sends CHALLENGED, COMPLETED"),
+            (
+                "http://a/ --webhook BALANCES",
+                "one of AGGREGATION, BALANCE, CONNECTION_STATUS",
+            ),
+            ("http://a/ --webhook JOB", "send any other body with --file"),
             ("http://a/ --count 0", "not in 1..=1000000"),
             ("http://a/ --count many", "invalid digit"),
             ("http://a/ --count 2 --guid JOB-1", "cannot be used with"),
@@ -161,6 +188,19 @@ mod tests {
         let arguments = parse("http://a/ --status challenged,Completed --status HALTED").unwrap();
         let expected = [Status::Challenged, Status::Completed, Status::Halted];
         assert_eq!(arguments.status, expected);
+    }
+
+    #[test]
+    fn a_completed_job_is_sent_unless_something_else_is_named() {
+        let statuses = |more: &str| {
+            let arguments = parse(&format!("http://a/ {more}")).unwrap();
+            arguments.statuses().to_vec()
+        };
+        assert_eq!(statuses(""), [Status::Completed]);
+        assert_eq!(statuses("--webhook balance"), []);
+        assert_eq!(statuses("--file a.json --file -"), []);
+        let both = "--webhook BALANCE --status HALTED";
+        assert_eq!(statuses(both), [Status::Halted]);
     }
 
     #[test]
@@ -198,6 +238,8 @@ mod tests {
         let help = parse("--help").err().unwrap().to_string();
         for argument in [
             "--status",
+            "--webhook",
+            "--file",
             "--user",
             "--password",
             "--count",

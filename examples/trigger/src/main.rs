@@ -1,12 +1,17 @@
 //! How do I send my application a job webhook, without waiting for MX?
 //!
 //! It posts requests to a URL, in MX's shape, and prints a summary of the answers. The first line sends
-//! one request. The second sends four hundred, in two rounds of random order:
+//! one request. The second sends four hundred, in two rounds of random order. The third sends three of
+//! MX's other webhooks, and the last a body from a file (`-` reads standard input):
 //!
 //! ```text
 //! cargo run -p trigger -- http://127.0.0.1:3000/admin/webhooks --status CHALLENGED --user mx --password secret
 //! cargo run -p trigger -- http://127.0.0.1:3000/admin/webhooks --status CHALLENGED,COMPLETED \
 //!     --count 100 --rate 50 --duplicate 1 --reorder --user mx --password secret
+//! cargo run -p trigger -- http://127.0.0.1:3000/admin/webhooks --webhook AGGREGATION,BALANCE,CONNECTION_STATUS \
+//!     --user mx --password secret
+//! cargo run -p trigger -- http://127.0.0.1:3000/admin/webhooks --file tests/fixtures/completed.json \
+//!     --user mx --password secret
 //! ```
 //!
 //! Without Rust, send one with curl:
@@ -29,6 +34,7 @@ mod arguments;
 mod client;
 mod plan;
 mod summary;
+mod webhook;
 
 use std::error::Error;
 use std::process::ExitCode;

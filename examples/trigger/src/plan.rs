@@ -1,6 +1,8 @@
 //! The requests, in the order in which they are sent.
 
 use std::error::Error;
+use std::io::{Read as _, stdin};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -17,12 +19,21 @@ pub(super) fn bodies(arguments: &Arguments) -> Result<Vec<Bytes>, Box<dyn Error>
     let now = i64::try_from(now)?;
     // 48 random bits, so that two runs do not share jobs.
     let run = random.u64(..1 << 48);
+    let files = files(arguments)?;
     let mut all = Vec::new();
     for number in 0..arguments.count {
-        for (seconds, status) in (0_i64..).zip(&arguments.status) {
+        for (seconds, status) in (0_i64..).zip(arguments.statuses()) {
             let job = job(arguments.guid.clone(), run, number, status, now + seconds)?;
             all.push(JobEvent::from(job).body().clone());
         }
+        for webhook in &arguments.webhook {
+            let unique = |kind: &str| match (kind, &arguments.guid) {
+                ("JOB", Some(guid)) => guid.to_string(),
+                _ => unique(kind, number, run),
+            };
+            all.push(webhook.body(unique, now)?);
+        }
+        all.extend(files.iter().cloned());
     }
     let mut bodies = Vec::new();
     for _ in 0..=arguments.duplicate {
@@ -35,6 +46,28 @@ pub(super) fn bodies(arguments: &Arguments) -> Result<Vec<Bytes>, Box<dyn Error>
     Ok(bodies)
 }
 
+/// Reads the files, and standard input for `-`. Their content is not checked.
+fn files(arguments: &Arguments) -> Result<Vec<Bytes>, Box<dyn Error>> {
+    let read = |path: &PathBuf| {
+        let content = match path.as_os_str() == "-" {
+            true => {
+                let mut content = Vec::new();
+                stdin().read_to_end(&mut content).map(|_| content)
+            }
+            false => std::fs::read(path),
+        };
+        content
+            .map(Bytes::from)
+            .map_err(|error| format!("{}: {error}", path.display()).into())
+    };
+    arguments.file.iter().map(read).collect()
+}
+
+/// Returns an id of one kind, such as `MBR`, of this job and this run.
+fn unique(kind: &str, number: u32, run: u64) -> String {
+    format!("{kind}-{number:08x}-0000-4000-8000-{run:012x}")
+}
+
 /// Returns a job in MX's shape, with its own member and user.
 fn job(
     guid: Option<JobGuid>,
@@ -43,7 +76,7 @@ fn job(
     status: &Status,
     now: i64,
 ) -> Result<Job, Box<dyn Error>> {
-    let unique = |kind| format!("{kind}-{number:08x}-0000-4000-8000-{run:012x}");
+    let unique = |kind| unique(kind, number, run);
     let guid = match guid {
         Some(guid) => guid,
         None => unique("JOB").parse()?,
@@ -110,5 +143,35 @@ mod tests {
         assert!(!guids.is_sorted());
         assert_eq!(guids.iter().collect::<HashSet<_>>().len(), 50);
         assert_ne!(shuffled[..50], shuffled[50..]);
+    }
+
+    #[test]
+    fn webhooks_and_files_follow_the_statuses_of_each_job() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/fixtures/completed.json"
+        );
+        let line = "trigger http://a/ --count 2 --status HALTED --webhook AGGREGATION,balance";
+        let line = line.split_whitespace().chain(["--file", path]);
+        let bodies = bodies(&Arguments::try_parse_from(line).unwrap()).unwrap();
+        assert_eq!(bodies.len(), 8);
+        for round in bodies.chunks(4) {
+            let halted = Job::decode(&round[0]).unwrap();
+            assert_eq!(halted.status, Status::Halted);
+            let guid = format!("\"job_guid\":\"{}\"", halted.guid);
+            let aggregation = std::str::from_utf8(&round[1]).unwrap();
+            assert!(aggregation.contains(&guid), "{aggregation}");
+            let balance = std::str::from_utf8(&round[2]).unwrap();
+            assert!(balance.contains("\"BALANCE\""), "{balance}");
+            assert_eq!(round[3], std::fs::read(path).unwrap());
+        }
+        assert_ne!(bodies[..3], bodies[4..7], "each job has its own ids");
+    }
+
+    #[test]
+    fn a_file_that_is_missing_is_named() {
+        let line = ["trigger", "http://a/", "--file", "/no/such.json"];
+        let error = bodies(&Arguments::try_parse_from(line).unwrap()).unwrap_err();
+        assert!(error.to_string().starts_with("/no/such.json: "), "{error}");
     }
 }

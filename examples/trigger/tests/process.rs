@@ -100,6 +100,33 @@ fn the_trigger_delivers_and_prints_the_answers() {
 }
 
 #[test]
+fn the_trigger_sends_other_webhooks_and_bodies_from_files() {
+    let application = Application::serve();
+    let basic = ["--user", "mx", "--password", "secret"];
+    let file = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/fixtures/completed.json"
+    );
+    let sent = run(application.trigger(&["--file", file]).args(basic));
+    assert!(sent.status.success(), "{sent:?}");
+    assert!(application.handled().starts_with("COMPLETED JOB-a177e002"));
+
+    let stdin = std::fs::File::open(file).unwrap();
+    let sent = run(application
+        .trigger(&["--file", "-"])
+        .args(basic)
+        .stdin(stdin));
+    assert!(sent.status.success(), "{sent:?}");
+    assert!(application.handled().starts_with("COMPLETED JOB-a177e002"));
+
+    // This application handles jobs alone, and answers 422.
+    let others = ["--webhook", "AGGREGATION,balance,CONNECTION_STATUS"];
+    let sent = run(application.trigger(&others).args(basic));
+    assert_eq!(sent.status.code(), Some(1), "{sent:?}");
+    assert!(text(&sent.stdout).contains("3  422 "), "{sent:?}");
+}
+
+#[test]
 fn a_stopped_trigger_prints_a_summary_of_the_answers_so_far() {
     let application = Application::serve();
     let long = [
@@ -127,13 +154,15 @@ fn a_stopped_trigger_prints_a_summary_of_the_answers_so_far() {
 #[test]
 fn the_trigger_reports_mistakes_before_it_sends() {
     let url = "http://127.0.0.1:9/";
-    let mistakes: [(&[&str], &str); 4] = [
+    let mistakes: [(&[&str], &str); 6] = [
         (&[], "required arguments were not provided"),
         (&["localhost:3000"], "http:// or https://"),
         (
             &[url, "--status", "COMPLETD"],
             "MX sends CHALLENGED, COMPLETED",
         ),
+        (&[url, "--webhook", "JOB"], "one of AGGREGATION, BALANCE"),
+        (&[url, "--file", "/no/such.json"], "/no/such.json: "),
         (&[url, "--user", "mx"], "--user needs --password"),
     ];
     for (arguments, expected) in mistakes {

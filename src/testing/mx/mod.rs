@@ -1,6 +1,8 @@
 //! A stand-in for MX.
 
+mod clock;
 mod jobs;
+mod mount;
 mod request;
 mod send;
 mod settings;
@@ -16,6 +18,7 @@ use tower::{BoxError, Service};
 
 use super::{Sample, Transcript};
 pub use jobs::{MxJobs, NoSuchJob};
+pub use mount::MountError;
 
 /// A stand-in for MX, which delivers to an application as MX does.
 ///
@@ -24,9 +27,20 @@ pub use jobs::{MxJobs, NoSuchJob};
 /// as long as the one before. MX's page on webhooks (*best practices*) describes its schedule no
 /// further than that. `Mx` can also send everything several times, or in another order.
 ///
+/// # Clock
+///
 /// **Use it with tokio's clock paused**, by `#[tokio::test(start_paused = true)]` of tokio's
 /// feature `test-util`. A day of retries then takes no time. If the clock is not paused, a retry
 /// that has to wait panics.
+///
+/// A paused clock jumps to the next timer when the runtime is idle, also while a callback waits for
+/// a socket. The timer is often a timeout, such as the answer deadline. `Mx` therefore holds the clock
+/// still for the first 500 ms of real time of each attempt, so a callback may use a local database.
+/// A longer wait for a socket ends in [`Answer::TimedOut`](super::Answer::TimedOut), or in the
+/// application's own timeout. **For slower callbacks, let the clock run** and set
+/// [`with_first_wait`](Self::with_first_wait) to a few milliseconds: retries then take seconds.
+///
+/// # Body
 ///
 /// `B` is the body of its requests. It defaults to `Full<Bytes>`, which axum's router takes;
 /// [`with_body_type`](Self::with_body_type) sets another.
@@ -60,6 +74,7 @@ pub struct Mx<B = Full<Bytes>> {
     patience: Duration,
     interval: Duration,
     retries: u32,
+    first_wait: Option<Duration>,
     duplicates: u32,
     reordering: Option<u64>,
     losses: Option<Losses>,
@@ -72,19 +87,26 @@ impl Mx {
     ///
     /// # Panics
     ///
-    /// If `uri` is not a URI.
+    /// If `uri` is neither a path that starts with a slash, such as `/admin/webhooks`, nor a URL with
+    /// a scheme and a host.
     #[must_use]
     #[track_caller]
     pub fn new(uri: &str) -> Self {
-        let Ok(uri) = uri.parse() else {
+        let Ok(parsed) = uri.parse::<Uri>() else {
             panic!("{uri:?} is not a URI");
         };
+        assert!(
+            uri.starts_with('/') || parsed.scheme().is_some(),
+            "{uri:?} must start with a slash, as in \"/admin/webhooks\", or be a whole URL"
+        );
+        let uri = parsed;
         Self {
             uri,
             headers: HeaderMap::new(),
             patience: Duration::from_secs(30),
             interval: Duration::from_secs(1),
             retries: 12,
+            first_wait: None,
             duplicates: 0,
             reordering: None,
             losses: None,
@@ -121,7 +143,8 @@ impl<B: From<Bytes>> Mx<B> {
     ///
     /// # Panics
     ///
-    /// If a retry has to wait and tokio's clock is not paused, or if the service panics.
+    /// If a retry has to wait, tokio's clock is not paused and
+    /// [`with_first_wait`](Self::with_first_wait) is not set; or if the service panics.
     ///
     /// # Cancellation
     ///
@@ -156,6 +179,7 @@ impl<B> fmt::Debug for Mx<B> {
             .field("patience", &self.patience)
             .field("interval", &self.interval)
             .field("retries", &self.retries)
+            .field("first_wait", &self.first_wait)
             .field("duplicates", &self.duplicates)
             .field("reordering", &self.reordering)
             .field("losses", &self.losses)

@@ -11,8 +11,9 @@ use http::{Request, Response};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tower::{BoxError, Service};
 
+use super::clock::hold_still;
 use super::{Losses, Mx};
-use crate::error::Error;
+use crate::testing::attempt::Reply;
 use crate::testing::{Answer, Attempt, Sample, Transcript};
 
 /// The wait before the first retry. Each wait is doubled, so that twelve of them take 24 hours.
@@ -93,32 +94,40 @@ where
     mx.jobs.set(sample);
     if is_lost {
         let (sample, sent_at) = (sample.clone(), start.elapsed());
-        return vec![Attempt::new(sample, 1, sent_at, Answer::Lost, None)];
+        return vec![Attempt::new(sample, 1, sent_at, Answer::Lost.into())];
     }
     let mut attempts = Vec::new();
-    let mut next_wait = FIRST_WAIT;
+    let mut next_wait = mx.first_wait.unwrap_or(FIRST_WAIT);
     for number in 1..=mx.retries.saturating_add(1) {
         if number > 1 {
-            wait(next_wait).await;
+            match mx.first_wait {
+                Some(_) => sleep(next_wait).await,
+                None => wait_on_a_paused_clock(next_wait).await,
+            }
             next_wait = next_wait.saturating_mul(2);
         }
         let sent_at = start.elapsed();
-        let (answer, error) =
-            match timeout(mx.patience, send(app.clone(), mx.request(sample))).await {
-                Ok(Ok(response)) => (
-                    Answer::Status(response.status()),
-                    response.extensions().get::<Error>().cloned(),
-                ),
-                Ok(Err(error)) => (Answer::Failed(error.to_string()), None),
-                Err(_) => (Answer::TimedOut, None),
-            };
-        let acknowledged = answer.is_success();
-        attempts.push(Attempt::new(sample.clone(), number, sent_at, answer, error));
-        if acknowledged {
+        let reply = attempt(mx, app, mx.request(sample)).await;
+        let is_success = reply.answer.is_success();
+        attempts.push(Attempt::new(sample.clone(), number, sent_at, reply));
+        if is_success {
             break;
         }
     }
     attempts
+}
+
+/// Sends one request to a clone of the service, and waits for the answer as long as MX.
+pub(super) async fn attempt<B, S, R>(mx: &Mx<B>, app: &S, request: Request<B>) -> Reply
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone,
+    S::Error: Into<BoxError>,
+{
+    match hold_still(timeout(mx.patience, send(app.clone(), request))).await {
+        Ok(Ok(response)) => Reply::of(&response),
+        Ok(Err(error)) => Answer::Failed(error.to_string()).into(),
+        Err(_) => Answer::TimedOut.into(),
+    }
 }
 
 async fn send<B, S, R>(mut app: S, request: Request<B>) -> Result<Response<R>, BoxError>
@@ -132,7 +141,7 @@ where
     app.call(request).await.map_err(Into::into)
 }
 
-async fn wait(duration: Duration) {
+async fn wait_on_a_paused_clock(duration: Duration) {
     let start = RealInstant::now();
     sleep(duration).await;
     assert_paused(duration, start.elapsed());
@@ -144,7 +153,8 @@ fn assert_paused(waited: Duration, real_time: Duration) {
     assert!(
         real_time < waited,
         "a retry had to wait, but tokio's clock is not paused: use \
-         `#[tokio::test(start_paused = true)]`, or disable retries with `with_retries(0)`"
+         `#[tokio::test(start_paused = true)]`, shorten the waits with `with_first_wait`, or \
+         disable retries with `with_retries(0)`"
     );
 }
 

@@ -11,10 +11,25 @@ use super::{Losses, Mx};
 impl<B> Mx<B> {
     /// Sets how often it retries a delivery that is not answered 2xx. Defaults to 12.
     ///
-    /// With 0 it never waits for a retry, so the clock need not be paused.
+    /// With 0 it never waits for a retry, so the clock need not be paused. On a real clock, shorten
+    /// the waits with [`with_first_wait`](Self::with_first_wait).
     #[must_use]
     pub fn with_retries(mut self, retries: u32) -> Self {
         self.retries = retries;
+        self
+    }
+
+    /// Sets the wait before the first retry, for tests on a real clock. Defaults to 21.1 s.
+    ///
+    /// All waits are scaled with it: each is twice as long as the one before, so that twelve take
+    /// 4,095 times the first. By default this is 24 hours; with 1 ms, four seconds. A wait follows the
+    /// answer, or [`with_patience`](Self::with_patience) if there is none.
+    ///
+    /// It does not scale the [interval](Self::with_interval) between samples or the patience. With
+    /// this setting a retry does not panic if the clock runs.
+    #[must_use]
+    pub fn with_first_wait(mut self, first_wait: Duration) -> Self {
+        self.first_wait = Some(first_wait);
         self
     }
 
@@ -82,6 +97,7 @@ impl<B> Mx<B> {
             patience: self.patience,
             interval: self.interval,
             retries: self.retries,
+            first_wait: self.first_wait,
             duplicates: self.duplicates,
             reordering: self.reordering,
             losses: self.losses,
