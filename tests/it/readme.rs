@@ -47,6 +47,32 @@ mod tests {
     }
 }
 
+/// The example is started and stopped as a process.
+#[test]
+fn the_production_program_is_the_examples_but_for_the_client_of_mxs_api() {
+    let readme = include_str!("../../README.md").replace("\r\n", "\n");
+    let example = include_str!("../../examples/small/production.rs").replace("\r\n", "\n");
+    let blocks = readme.split("```rust,no_run\n").skip(1);
+    let mut blocks = blocks.map(|block| block.split("```").next().unwrap());
+    let block = blocks
+        .find(|block| block.contains("async fn stop()"))
+        .unwrap();
+    let (before, after) = block.split_once("// Your client of MX's API.").unwrap();
+    let after = &after[after.find("async fn connect(").unwrap()..];
+    // The example is formatted, and has no comments.
+    let letters = |text: &str| {
+        let code = text.lines().map(|line| line.split("// ").next().unwrap());
+        let code: String = code.collect();
+        code.replace([' ', ',', ';', '{', '}'], "")
+    };
+    let example = letters(&example);
+    for part in [before, after] {
+        for line in part.lines().map(letters) {
+            assert!(example.contains(&line), "{line}");
+        }
+    }
+}
+
 #[test]
 fn both_are_the_readmes_to_the_letter() {
     let here = include_str!("readme.rs");

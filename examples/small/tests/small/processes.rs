@@ -99,6 +99,28 @@ fn a_callback_outlives_its_sender_and_the_signal_that_stops_the_server() {
 }
 
 #[test]
+fn the_readmes_production_waits_for_callbacks_when_it_is_stopped() {
+    let outlives = |signal| {
+        let mut command = example("production");
+        command.env("WORK_SECONDS", "3");
+        let (mut process, printed) = Process::serve(command);
+        // curl hangs up after a second.
+        let pasted = run(Command::new("sh")
+            .current_dir(repository())
+            .args(["-c", printed.last().unwrap()]));
+        assert_eq!(pasted.status.code(), Some(28), "{pasted:?}");
+        assert!(process.line().starts_with("started JOB-"));
+        assert!(process.stop(signal).success());
+        assert!(process.line().starts_with("finished JOB-"));
+        assert_eq!(process.line(), "0 callbacks did not finish");
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| outlives("TERM"));
+        scope.spawn(|| outlives("INT"));
+    });
+}
+
+#[test]
 fn a_handler_hears_of_its_job_with_webhooks_and_without() {
     let connects = |webhooks, source| {
         let mut command = example("await_job");
