@@ -16,7 +16,6 @@ fn the_curl_line_of_every_host_delivers() {
             include_str!("../../axum_route_service.rs"),
         ),
         ("hyper_plain", include_str!("../../hyper_plain.rs")),
-        ("production", include_str!("../../production.rs")),
         ("shared_url", include_str!("../../shared_url.rs")),
     ] {
         let _server = curl::assert_delivers(host, example(host), &curl::line(source));
