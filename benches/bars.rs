@@ -52,13 +52,13 @@ const BARS: [(&str, &str, &str, Bar); 13] = [
         "a delivery, layer around the router",
         "deliver.around_the_router",
         "deliver.by_hand",
-        Bar::Ratio(0.50),
+        Bar::Ratio(0.53),
     ),
     (
         "a delivery, Router::layer",
         "deliver.router_layer",
         "deliver.by_hand",
-        Bar::Ratio(0.65),
+        Bar::Ratio(0.66),
     ),
     (
         "a delivery, route_service",
@@ -70,7 +70,7 @@ const BARS: [(&str, &str, &str, Bar); 13] = [
         "a delivery, extractor",
         "deliver.extractor",
         "deliver.by_hand",
-        Bar::Ratio(0.70),
+        Bar::Ratio(0.77),
     ),
     (
         "a duplicate, memory ledger",

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{FromRef, State};
+use axum::extract::State;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use http::{Request, Response, StatusCode};
@@ -14,7 +14,7 @@ use mx_job_webhook::dedupe::Dedupe;
 use mx_job_webhook::ledger::MemoryLedger;
 use mx_job_webhook::mount::{JobWebhookLayer, JobWebhookService};
 use mx_job_webhook::watch::{JobWatch, MemoryWatchStore, Watch};
-use mx_job_webhook::{Background, Credentials, DedupeLayer, JobEvent, JobRouter, JobWebhook};
+use mx_job_webhook::{Credentials, DedupeLayer, JobEvent, JobRouter, JobWebhook};
 use tower::layer::util::Identity;
 use tower::{Layer as _, Service};
 
@@ -79,22 +79,11 @@ pub(crate) fn route_service() -> Router {
 }
 
 pub(crate) fn extractor() -> Router {
-    #[derive(Clone, FromRef)]
-    struct App {
-        credentials: Credentials,
-        jobs: JobRouter,
-        background: Background,
+    async fn handler(State(webhooks): State<JobWebhook>, event: JobEvent) -> impl IntoResponse {
+        webhooks.run(event).await
     }
 
-    async fn handler(State(app): State<App>, event: JobEvent) -> impl IntoResponse {
-        app.background.run(app.jobs, event).await
-    }
-
-    let app = App {
-        credentials: credentials(),
-        jobs: jobs(),
-        background: Background::new(),
-    };
+    let app = JobWebhook::new(credentials(), jobs()).boxed();
     let route = Router::new().route(PATH, post(handler)).with_state(app);
     own_routes().merge(route)
 }
