@@ -1,5 +1,7 @@
 //! What is known of a job: what was heard of it, and what is expected.
 
+mod expecting;
+mod hearing;
 mod json;
 
 use std::time::Duration;
@@ -7,11 +9,7 @@ use std::time::Duration;
 use super::heard::Heard;
 use crate::job::{Status, Timestamp};
 use crate::ledger::EventName;
-use crate::util::random::random;
 pub use json::InvalidEntry;
-
-/// How many names of events are kept of a job. MX challenges a user a few times.
-const MAX_NAMES: usize = 16;
 
 /// How long a job that waits for its user is remembered.
 ///
@@ -43,9 +41,6 @@ pub struct Entry {
     keep: Duration,
     expectation: Option<Expectation>,
 }
-
-/// How long after an event a duplicate of it says the same.
-const SAME_TIME: Duration = Duration::from_secs(1);
 
 /// An event that was heard.
 #[derive(Clone, Debug, PartialEq)]
@@ -160,6 +155,9 @@ impl Remembered {
     }
 }
 
+/// How many names of events are kept of a job. MX challenges a user a few times.
+const MAX_NAMES: usize = 16;
+
 /// Adds a name, and drops the oldest if there are too many.
 fn add_name(names: &mut Vec<String>, name: &str) {
     if names.iter().any(|known| known == name) {
@@ -258,95 +256,6 @@ impl Entry {
         self.heard.iter().any(|event| event.ends() && !event.is_old)
     }
 
-    /// Hears an event. Returns `None` if that changes nothing.
-    pub(super) fn hear(&self, heard: &Heard, times: Times) -> Option<Change> {
-        let event = Remembered::new(heard);
-        let seen = event.seen();
-        let ends = event.ends();
-        let is_known = self.names.contains(&seen.name);
-        let is_old = |known: &Remembered| known.is_old && known.seen().name == seen.name;
-        // A challenge that was heard before changes nothing, even if the job is expected again: the
-        // application knows it, and waits for what follows.
-        if is_known && !self.heard.iter().any(is_old) && !(ends && self.is_expected()) {
-            return self.hear_again(&seen, times);
-        }
-        let mut entry = self.clone();
-        add_name(&mut entry.names, &seen.name);
-        entry.keep = entry.keep.max(times.look_back);
-        let is_latest = entry.remember(event.clone());
-        let after = self.expectation.as_ref().and_then(|it| it.after.as_ref());
-        let counts = is_latest && entry.counts_after(&event, after);
-        let waited = self.expectation.as_ref().map(|it| it.age);
-        let mut due = Due::Never;
-        if ends {
-            entry.expectation = None;
-        } else if let Some(expectation) = &mut entry.expectation {
-            due = Due::Unchanged;
-            if counts {
-                expectation.rests = true;
-                due = Due::Never;
-            } else if !is_known
-                && !expectation.rests
-                && after.is_some_and(|it| it.name == seen.name)
-            {
-                // The callback of this event has resumed the job, and has expected what follows.
-                expectation.age = Duration::ZERO;
-                expectation.reads = 0;
-                due = Due::In(times.patience);
-            }
-        }
-        Some(Change {
-            keep: entry.kept(),
-            entry,
-            due,
-            // Others may wait for any event of the job.
-            wakes: is_latest,
-            waited: waited.filter(|_| ends),
-        })
-    }
-
-    /// Remembers an event, unless it is older than one that is remembered.
-    fn remember(&mut self, event: Remembered) -> bool {
-        let seen = event.seen();
-        if event.ends() {
-            // Nothing follows it, so what was before does not matter. Of two, the last one counts.
-            self.heard.clear();
-        } else if self.has_ended() || self.heard.iter().any(|known| known.is_newer_than(&seen)) {
-            return false;
-        } else {
-            let has_time = seen.time.is_some();
-            let replaces =
-                |known: &Remembered| known.ends() || known.seen().time.is_some() == has_time;
-            self.heard.retain(|known| !replaces(known));
-        }
-        self.heard.push(event);
-        true
-    }
-
-    /// Hears an event whose name is known. If it is remembered, it counts for as long as if it were
-    /// new.
-    fn hear_again(&self, seen: &Seen, times: Times) -> Option<Change> {
-        let mut entry = self.clone();
-        let event = entry
-            .heard
-            .iter_mut()
-            .find(|it| it.seen().name == seen.name)?;
-        if event.age < SAME_TIME {
-            return None;
-        }
-        // The waiters have heard of it, unless it did not count any more.
-        let wakes = event.age > times.look_back;
-        event.age = Duration::ZERO;
-        entry.keep = entry.keep.max(times.look_back);
-        Some(Change {
-            keep: entry.kept(),
-            entry,
-            due: Due::Unchanged,
-            wakes,
-            waited: None,
-        })
-    }
-
     /// Returns how long to keep the entry. `None` keeps it until it changes again.
     fn kept(&self) -> Option<Duration> {
         match &self.expectation {
@@ -354,106 +263,6 @@ impl Entry {
             Some(_) => Some(REST.max(self.keep)),
             None => Some(SHORTEST.max(self.keep)),
         }
-    }
-
-    /// Expects an event after the one that the application has seen, or any event.
-    ///
-    /// Returns `None` if that changes nothing: the job is over, or is expected already.
-    pub(super) fn expect(&self, after: Option<&Seen>, times: Times) -> Option<Change> {
-        let mut entry = self.clone();
-        for event in &mut entry.heard {
-            // `expect` does not return it, so a read or another delivery has to wake the waiters.
-            event.is_old |= event.age > times.look_back;
-        }
-        if entry.has_ended() {
-            return None;
-        }
-        if self.expectation().is_some() {
-            return entry.expect_later(after);
-        }
-        // A challenge that the application has not seen rests the job, as if it were heard now. If
-        // the job rests already, the application has seen its challenge, and expects what follows.
-        let is_news = after.is_some() || self.expectation.is_none();
-        entry.name_as_seen(after);
-        let rests = is_news && entry.heard_lately(after, times.look_back).is_some();
-        entry.keep = entry.keep.max(times.look_back);
-        entry.expectation = Some(Expectation {
-            id: random(),
-            age: Duration::ZERO,
-            after: after.cloned(),
-            rests,
-            reads: 0,
-            status: None,
-        });
-        Some(Change {
-            due: if rests {
-                Due::Never
-            } else {
-                Due::In(times.patience)
-            },
-            keep: entry.kept(),
-            entry,
-            wakes: false,
-            waited: None,
-        })
-    }
-
-    /// Changes what a job that is expected already is expected after, if the application has seen a
-    /// later event. It stays due when it was, however often it is expected.
-    fn expect_later(mut self, after: Option<&Seen>) -> Option<Change> {
-        let after = after?;
-        let before = self.expectation.as_ref().and_then(|it| it.after.as_ref());
-        let is_earlier = before.is_some_and(|before| after.is_before(before));
-        if is_earlier || self.seen.contains(&after.name) {
-            return None;
-        }
-        self.name_as_seen(Some(after));
-        if let Some(expectation) = &mut self.expectation {
-            expectation.after = Some(after.clone());
-        }
-        Some(self.changed(Due::Unchanged))
-    }
-
-    fn name_as_seen(&mut self, seen: Option<&Seen>) {
-        if let Some(seen) = seen {
-            add_name(&mut self.seen, &seen.name);
-        }
-    }
-
-    /// Keeps the lease of the failsafe that fulfils this expectation.
-    pub(super) fn extend(&self, expectation: u64, lease: Duration) -> Option<Change> {
-        (self.expectation() == Some(expectation)).then(|| self.changed(Due::In(lease)))
-    }
-
-    /// Postpones the next read of a job whose read ended nothing.
-    pub(super) fn postpone(
-        &self,
-        expectation: u64,
-        status: Option<&Status>,
-        pause: Duration,
-    ) -> Option<Change> {
-        if self.expectation() != Some(expectation) {
-            return None;
-        }
-        let mut change = self.changed(Due::In(pause));
-        if let Some(expectation) = &mut change.entry.expectation {
-            expectation.reads = expectation.reads.saturating_add(1);
-            if let Some(status) = status {
-                expectation.status = Some(status.clone());
-            }
-        }
-        Some(change)
-    }
-
-    /// Ends an expectation that is given up.
-    pub(super) fn give_up(&self, expectation: u64) -> Option<Change> {
-        if self.expectation() != Some(expectation) {
-            return None;
-        }
-        let mut change = self.changed(Due::Never);
-        change.entry.expectation = None;
-        change.keep = change.entry.kept();
-        Some(change)
     }
 
     fn changed(&self, due: Due) -> Change {
