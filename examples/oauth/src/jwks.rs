@@ -205,7 +205,8 @@ impl Inner {
             return Err(format!("the issuer answered {}", answer.status()).into());
         }
         let body = Limited::new(answer.into_body(), LARGEST_SET);
-        let set: Set = serde_json::from_slice(&body.collect().await?.to_bytes())?;
+        let set: Set = serde_json::from_slice(&body.collect().await?.to_bytes())
+            .map_err(|error| format!("the issuer answered no key set: {error}"))?;
         // RFC 7517, section 5: a set may contain keys of other kinds, which are ignored.
         let keys: Vec<_> = set.keys.into_iter().filter_map(Key::read).collect();
         match keys.is_empty() {
