@@ -20,6 +20,7 @@ const ISSUER: &str = "https://issuer.example";
 #[derive(Clone)]
 enum Says {
     Text(String),
+    /// Answers with this status, and with the keys of an earlier answer.
     Status(u16),
     Redirect,
     /// Answers with the text after this time.
@@ -31,6 +32,7 @@ enum Says {
 #[derive(Clone)]
 struct Stub {
     says: Arc<Mutex<Says>>,
+    published: String,
     fetches: Arc<AtomicUsize>,
     address: SocketAddr,
 }
@@ -40,6 +42,7 @@ impl Stub {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stub = Self {
             says: Arc::new(Mutex::new(set(keys))),
+            published: text(keys),
             fetches: Arc::default(),
             address: listener.local_addr().unwrap(),
         };
@@ -74,9 +77,10 @@ async fn answer(State(stub): State<Stub>) -> Response {
     let says = stub.says.lock().unwrap().clone();
     match says {
         Says::Text(text) => text.into_response(),
-        Says::Status(status) => axum::http::StatusCode::from_u16(status)
-            .unwrap()
-            .into_response(),
+        Says::Status(status) => {
+            let status = axum::http::StatusCode::from_u16(status).unwrap();
+            (status, stub.published).into_response()
+        }
         Says::Redirect => Redirect::temporary("/elsewhere").into_response(),
         Says::Slowly(time, text) => {
             sleep(time).await;
@@ -447,11 +451,11 @@ async fn without_the_issuers_keys_the_answer_is_503() {
     let thousand: Vec<_> = (0..1_000).map(|_| good.jwk()).collect();
     let mut encrypts = good.jwk();
     encrypts["use"] = "enc".into();
-    let stub = Stub::start(&[]).await;
+    let stub = Stub::start(&[good.jwk()]).await;
     for (name, says) in [
         ("an error", Says::Status(500)),
         ("no such page", Says::Status(404)),
-        ("no content", Says::Status(204)),
+        ("another answer", Says::Status(203)),
         ("a redirect", Says::Redirect),
         ("an empty page", Says::Text(String::new())),
         ("HTML", Says::Text("<html>maintenance</html>".to_owned())),
@@ -486,11 +490,29 @@ async fn without_the_issuers_keys_the_answer_is_503() {
         204,
         "a hundred keys"
     );
+}
 
-    // Without a token, nothing is asked of the issuer.
-    stub.say(Says::Status(500));
+#[tokio::test]
+async fn the_issuer_is_not_asked_for_a_token_that_no_key_can_verify() {
+    let stub = Stub::start(&[ec("a").jwk()]).await;
     let app = stub.app(Limits::default());
     assert_eq!(deliver(&app, &[]).await, (401, PLAIN.to_owned()));
+    let claims = claims(ISSUER);
+    for header in [
+        json!({"alg": "HS256", "kid": "a"}),
+        json!({"alg": "RS512", "kid": "a"}),
+        json!({"alg": "none", "kid": "a"}),
+        json!({"alg": "ES256"}),
+        json!({"kid": "a"}),
+    ] {
+        assert_eq!(
+            status(&app, &forged(&header, &claims, "AAAA")).await,
+            401,
+            "{header}"
+        );
+    }
+    assert_eq!(status(&app, "garbage").await, 401);
+    assert_eq!(stub.fetches(), 0);
 }
 
 #[tokio::test]

@@ -271,8 +271,10 @@ async fn a_token_request_that_never_ends_is_refused() {
         .header("content-type", "application/x-www-form-urlencoded")
         .body(Body::new(body))
         .unwrap();
+    let start = tokio::time::Instant::now();
     let answer = own(&issuer()).oneshot(request).await.unwrap();
     assert_eq!(answer.status(), 400);
+    assert!(start.elapsed() < Duration::from_secs(10));
 }
 
 #[tokio::test]
