@@ -1,11 +1,13 @@
 //! Form b: an existing authorization server issues the tokens, and publishes its keys as a JWKS
 //! (RFC 7517).
 //!
-//! The keys are used for ten minutes and then fetched again, so a key that the issuer withdraws is
-//! refused after that time. Older keys are not used while the issuer is down: the answer is 503, and MX
-//! retries for a day. An unknown `kid` fetches the keys at once, because the issuer may have rotated
-//! them, but only if the last fetch is ten seconds ago. Strangers can send any `kid`, and must not make
-//! this application a burden on the issuer.
+//! - Fetched keys are used for ten minutes. A key that the issuer withdraws is refused after that time.
+//! - If the issuer is down, older keys are not used: the answer is 503. MX retries for a day, and could
+//!   not fetch a new token from such an issuer either. A withdrawn key would be the greater harm.
+//! - An unknown `kid` fetches the keys before the ten minutes are over, because the issuer may have
+//!   rotated them. Strangers can send any `kid`, so this happens at most every ten seconds. In between,
+//!   the answer is 401 if the last fetch succeeded, and 503 if it failed.
+//! - There is one fetch at a time. It is bounded in time and size, and follows no redirect.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,8 +39,8 @@ const ALGORITHMS: [Algorithm; 5] = [
     Algorithm::EdDSA,
 ];
 
-/// The limits of a fetch. Together with a wait for another request's fetch they stay below the read
-/// timeout of the webhooks. The size is that of about a hundred keys.
+/// The limits of a fetch. The time is less than the read timeout of the webhooks, 10 s, in which a
+/// request has to be authenticated. The size is that of about a hundred keys.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
 const LARGEST_SET: usize = 64 * 1024;
 
