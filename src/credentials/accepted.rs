@@ -11,7 +11,8 @@ use constant_time_eq::constant_time_eq;
 use http::header::{AUTHORIZATION, HeaderMap};
 use http::request::Parts;
 
-use crate::error::{Challenges, Error};
+use super::bearer::bearer_token;
+use crate::error::{Challenges, Error, ErrorKind};
 
 #[derive(Clone)]
 pub(super) enum Accepted {
@@ -38,6 +39,9 @@ pub(super) enum Scheme {
 pub(super) type Verify = Arc<dyn Fn(&Parts) -> Verification + Send + Sync>;
 
 /// The future of a closure that checks credentials.
+///
+/// Its error says that the closure failed or, with the kind `Unauthorized`, that the token is
+/// invalid.
 pub(crate) type Verification = std::pin::Pin<Box<dyn Future<Output = Result<bool, Error>> + Send>>;
 
 impl Accepted {
@@ -56,7 +60,9 @@ impl Accepted {
             return Check::Refused(self.challenges());
         }
         let verifications: Vec<_> = closures.iter().map(|verify| verify(head)).collect();
-        Check::Undecided(Box::pin(any_of(verifications)), self.challenges())
+        let has_token = bearer_token(head).is_some();
+        let verification = Box::pin(any_of(verifications, has_token));
+        Check::Undecided(verification, self.challenges())
     }
 
     /// Returns the schemes that a refusal offers.
@@ -65,13 +71,14 @@ impl Accepted {
             // No scheme is needed, but a 401 has to name one.
             return Challenges {
                 basic: true,
-                bearer: false,
+                ..Challenges::default()
             };
         };
         let has = |scheme| secrets.iter().any(|secret| secret.scheme == scheme);
         Challenges {
             basic: has(Scheme::Basic),
             bearer: has(Scheme::Bearer) || !closures.is_empty(),
+            invalid_token: false,
         }
     }
 }
@@ -88,7 +95,7 @@ pub(crate) enum Check {
 /// Returns the `Authorization` header, if there is one.
 ///
 /// Two headers are an error: a proxy and this crate could each choose another one.
-fn single_authorization(headers: &HeaderMap) -> Result<Option<&[u8]>, ()> {
+pub(super) fn single_authorization(headers: &HeaderMap) -> Result<Option<&[u8]>, ()> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     match (values.next(), values.next()) {
         (_, Some(_)) => Err(()),
@@ -135,8 +142,9 @@ fn is_malformed(authorization: &[u8]) -> bool {
 }
 
 /// Returns true as soon as one closure accepts. Otherwise waits for all of them, and returns an
-/// error if one failed.
-async fn any_of(mut pending: Vec<Verification>) -> Result<bool, Error> {
+/// error if one failed or, in second place, if one called the request's token invalid.
+async fn any_of(mut pending: Vec<Verification>, has_token: bool) -> Result<bool, Error> {
+    let is_refusal = |error: &Error| error.kind() == ErrorKind::Unauthorized;
     let mut outcome = Ok(false);
     poll_fn(|context| {
         let mut is_accepted = false;
@@ -147,7 +155,9 @@ async fn any_of(mut pending: Vec<Verification>) -> Result<bool, Error> {
                 false
             }
             Poll::Ready(Err(error)) => {
-                outcome = Err(error);
+                if outcome.is_ok() || !is_refusal(&error) {
+                    outcome = Err(error);
+                }
                 false
             }
         });
@@ -159,7 +169,11 @@ async fn any_of(mut pending: Vec<Verification>) -> Result<bool, Error> {
         Poll::Ready(())
     })
     .await;
-    outcome
+    match outcome {
+        // A request without a token is not told that its token is invalid.
+        Err(error) if is_refusal(&error) && !has_token => Ok(false),
+        outcome => outcome,
+    }
 }
 
 impl fmt::Debug for Accepted {

@@ -3,7 +3,9 @@
 //! This module decides which senders may deliver. It uses `util` and `error`.
 
 mod accepted;
+mod bearer;
 mod handle;
+mod invalid_token;
 mod verdict;
 
 use std::fmt;
@@ -17,8 +19,10 @@ use crate::error::{Error, ErrorKind};
 use crate::util::catch_panic::{CatchDrop, CatchPanic, Panicked};
 use accepted::{Accepted, Scheme, Secret, Verify};
 pub(crate) use accepted::{Check, Verification};
+pub use bearer::bearer_token;
 pub use handle::CredentialsHandle;
 use handle::Source;
+pub use invalid_token::InvalidToken;
 pub use verdict::Verdict;
 
 /// The credentials that a sender needs. They are checked before the body is read.
@@ -107,7 +111,9 @@ impl Credentials {
     /// `Result<bool, E>`:
     ///
     /// - `true` accepts the request, and `false` refuses it with 401.
-    /// - `Err` and a panic are answered 503, because the credentials could not be checked. So is a
+    /// - [`InvalidToken`] refuses it with 401 too, and tells the sender to fetch another token. To
+    ///   read the token that the request has, call [`bearer_token`].
+    /// - Any other `Err` and a panic are answered 503, because the credentials could not be checked. So is a
     ///   future that takes longer than the read timeout. MX then delivers the event again.
     ///
     /// The closure runs only if no secret of these credentials matches.
@@ -145,8 +151,9 @@ impl Credentials {
                 let verdict = verdict.await;
                 verdict
                     .unwrap_or_else(|Panicked| Err("the closure panicked".into()))
-                    .map_err(|error| {
-                        Error::with_source(ErrorKind::AuthenticationUnavailable, error)
+                    .map_err(|error| match InvalidToken::is_in(&error) {
+                        true => Error::invalid_token(error),
+                        false => Error::with_source(ErrorKind::AuthenticationUnavailable, error),
                     })
             })
         });

@@ -6,7 +6,7 @@
 pub enum ErrorKind {
     /// The request to the terminal service was not a POST. Answered 405.
     MethodNotAllowed,
-    /// The credentials are missing, malformed or wrong. Answered 401.
+    /// The credentials are missing, malformed, wrong or expired. Answered 401.
     Unauthorized,
     /// A closure that checks credentials failed or panicked. Answered 503.
     AuthenticationUnavailable,

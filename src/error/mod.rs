@@ -117,6 +117,32 @@ impl Error {
         }))
     }
 
+    pub(crate) fn invalid_token(source: BoxError) -> Self {
+        let reason = "the bearer token is invalid or expired";
+        let mut error = Self::build(
+            ErrorKind::Unauthorized,
+            None,
+            Some(reason.into()),
+            Some(source),
+        );
+        if let Some(inner) = Arc::get_mut(&mut error.0) {
+            inner.challenges.invalid_token = true;
+        }
+        error
+    }
+
+    /// Sets the schemes that a 401 offers. Call it before the error is cloned.
+    pub(crate) fn that_offers(mut self, challenges: Challenges) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            let invalid_token = inner.challenges.invalid_token;
+            inner.challenges = Challenges {
+                invalid_token,
+                ..challenges
+            };
+        }
+        self
+    }
+
     /// Makes the answer close the connection. Call it before the error is cloned.
     pub(crate) fn that_closes(mut self) -> Self {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
@@ -150,11 +176,13 @@ impl Error {
     }
 }
 
-/// The schemes that a 401 offers in `WWW-Authenticate`.
+/// The schemes that a 401 offers in `WWW-Authenticate`, and the error that it names there.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Challenges {
     pub(crate) basic: bool,
     pub(crate) bearer: bool,
+    /// Whether the bearer token in the request is invalid.
+    pub(crate) invalid_token: bool,
 }
 
 impl From<NoPermit> for Error {

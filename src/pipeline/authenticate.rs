@@ -6,7 +6,8 @@
 //! 3. A header that equals one of the secrets is accepted.
 //! 4. If one of the closures accepts the request, it is accepted. If none does and one of them
 //!    failed, the answer is 503, because the credentials could not be checked.
-//! 5. All other requests are refused.
+//! 5. All other requests are refused. If a closure called the request's bearer token invalid, the
+//!    challenge says so.
 //!
 //! Basic and bearer credentials are sent unencrypted. Without TLS, anyone on the way can read and
 //! reuse them.
@@ -121,7 +122,7 @@ impl<B> Authenticating<B> {
         Poll::Ready(match verdict {
             Ok(true) => Ok(request),
             Ok(false) => Err(request.refused(Error::unauthorized(self.challenges))),
-            Err(error) => Err(request.refused(error)),
+            Err(error) => Err(request.refused(error.that_offers(self.challenges))),
         })
     }
 

@@ -42,7 +42,11 @@ pub(crate) fn respond<B: Default>(outcome: Result<Receipt, Error>) -> Response<B
                 headers.append(WWW_AUTHENTICATE, basic);
             }
             if challenges.bearer {
-                let bearer = HeaderValue::from_static(r#"Bearer realm="webhooks""#);
+                let bearer = HeaderValue::from_static(if challenges.invalid_token {
+                    r#"Bearer realm="webhooks", error="invalid_token""#
+                } else {
+                    r#"Bearer realm="webhooks""#
+                });
                 headers.append(WWW_AUTHENTICATE, bearer);
             }
         }

@@ -520,3 +520,240 @@ fn a_verdict_is_a_bool_or_an_error() {
     let error = Err::<bool, _>("the key server is down").into_result();
     assert_eq!(error.unwrap_err().to_string(), "the key server is down");
 }
+
+/// RFC 6750, section 2.1: `"Bearer" 1*SP b64token`.
+#[test]
+fn the_bearer_token_of_a_head_is_read_by_its_grammar() {
+    use mx_job_webhook::credentials::bearer_token;
+
+    let cases: [(&[&[u8]], Option<&str>); 29] = [
+        (&[b"Bearer mF_9.B5f-4.1JqM"], Some("mF_9.B5f-4.1JqM")),
+        (&[b"bearer a"], Some("a")),
+        (&[b"BEARER a"], Some("a")),
+        (&[b"Bearer   a"], Some("a")),
+        (&[b"Bearer -._~+/aZ09=="], Some("-._~+/aZ09==")),
+        (&[b"Bearer a============"], Some("a============")),
+        (&[], None),
+        (&[b""], None),
+        (&[b"Bearer"], None),
+        (&[b"Bearer "], None),
+        (&[b"Bearer ="], None),
+        (&[b"Bearer a=b"], None),
+        (&[b"Bearer a b"], None),
+        (&[b"Bearer a, Bearer a"], None),
+        (&[b"Bearer a,b"], None),
+        (&[b"Bearer \"a\""], None),
+        (&[b"Bearer token=a"], None),
+        (&[b"Bearer a:b"], None),
+        (&[b"Bearer a%20"], None),
+        (&[b"Bearer \xc3\xa9"], None),
+        (&[b"Bearer \xff"], None),
+        (&[b"Bearer\ta"], None),
+        (&[b"Bearer \ta"], None),
+        (&[b" Bearer a"], None),
+        (&[b"Basic bXg6c2VjcmV0"], None),
+        (&[b"BearerX a"], None),
+        (&[b"DPoP a"], None),
+        (&[b"Bearer a", b"Bearer a"], None),
+        (&[b"Bearer a", b"Basic bXg6c2VjcmV0"], None),
+    ];
+    for (authorization, expected) in cases {
+        let (head, _) = request(authorization).into_parts();
+        assert_eq!(bearer_token(&head), expected, "{authorization:?}");
+    }
+    let long = format!("Bearer {}", "a".repeat(60_000));
+    let (head, _) = request(&[long.as_bytes()]).into_parts();
+    assert_eq!(bearer_token(&head).map(str::len), Some(60_000));
+}
+
+/// RFC 6750, section 3.1: the challenge names the error, but only if the request has a token.
+#[tokio::test]
+async fn a_refusal_says_whether_the_token_is_invalid() {
+    use mx_job_webhook::credentials::InvalidToken;
+    use mx_job_webhook::{Error, ErrorKind};
+    use tower::BoxError;
+
+    const BASIC: &str = r#"Basic realm="webhooks", charset="UTF-8""#;
+    const PLAIN: &str = r#"Bearer realm="webhooks""#;
+    const INVALID: &str = r#"Bearer realm="webhooks", error="invalid_token""#;
+    type Says = fn() -> Result<bool, BoxError>;
+    const YES: Says = || Ok(true);
+    const NO: Says = || Ok(false);
+    const EXPIRED: Says = || Err(InvalidToken::new("expired").into());
+    const DOWN: Says = || Err("down".into());
+    const WITH_CONTEXT: Says = || {
+        let error = anyhow::Error::from(InvalidToken::new("expired"));
+        Err(error.context("of MX").into())
+    };
+    const BY_ANYHOW: Says = || Err(anyhow::Error::from(InvalidToken::new("expired")).into());
+    const WRAPPED: Says = || Err(std::io::Error::other(InvalidToken::new("expired")).into());
+    /// Its `source` is code of the application.
+    #[derive(Debug)]
+    struct Panics;
+    impl std::fmt::Display for Panics {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("panics")
+        }
+    }
+    impl std::error::Error for Panics {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            panic!("on purpose")
+        }
+    }
+    const PANICS: Says = || Err(Panics.into());
+
+    let at_once = |says: Says| Credentials::verify(move |_| std::future::ready(says()));
+    let later = |says: Says| {
+        Credentials::verify(move |_| async move {
+            tokio::task::yield_now().await;
+            says()
+        })
+    };
+    let expired = || at_once(EXPIRED);
+    let basic = || Credentials::basic("mx", "secret").unwrap();
+    let token: &[&[u8]] = &[b"Bearer a.b.c"];
+    let (wrong, right): (&[&[u8]], &[&[u8]]) = (&[b"Basic bXg6Z3Vlc3M="], &[b"Basic bXg6c2VjcmV0"]);
+    type Case<'a> = (&'a str, Credentials, &'a [&'a [u8]], u16, &'a [&'a str]);
+    let cases: Vec<Case<'_>> = vec![
+        ("a token", expired(), token, 401, &[INVALID]),
+        (
+            "with context",
+            at_once(WITH_CONTEXT),
+            token,
+            401,
+            &[INVALID],
+        ),
+        ("by anyhow", at_once(BY_ANYHOW), token, 401, &[INVALID]),
+        ("wrapped", at_once(WRAPPED), token, 401, &[INVALID]),
+        ("no header", expired(), &[], 401, &[PLAIN]),
+        ("Basic", expired(), wrong, 401, &[PLAIN]),
+        ("no token68", expired(), &[b"Bearer a b"], 401, &[PLAIN]),
+        (
+            "two headers",
+            expired(),
+            &[b"Bearer a", b"Bearer a"],
+            401,
+            &[PLAIN],
+        ),
+        ("accepted", at_once(YES), token, 204, &[]),
+        ("false", at_once(NO), token, 401, &[PLAIN]),
+        (
+            "or Basic",
+            basic().or(expired()),
+            token,
+            401,
+            &[BASIC, INVALID],
+        ),
+        (
+            "or Basic, no token",
+            basic().or(expired()),
+            &[],
+            401,
+            &[BASIC, PLAIN],
+        ),
+        (
+            "or Basic, wrong",
+            basic().or(expired()),
+            wrong,
+            401,
+            &[BASIC, PLAIN],
+        ),
+        ("or Basic, right", basic().or(expired()), right, 204, &[]),
+        (
+            "the first of two",
+            expired().or(at_once(NO)),
+            token,
+            401,
+            &[INVALID],
+        ),
+        (
+            "the last of two",
+            at_once(NO).or(expired()),
+            token,
+            401,
+            &[INVALID],
+        ),
+        (
+            "both",
+            expired().or(later(WITH_CONTEXT)),
+            token,
+            401,
+            &[INVALID],
+        ),
+        (
+            "then refused",
+            expired().or(later(NO)),
+            token,
+            401,
+            &[INVALID],
+        ),
+        (
+            "after refused",
+            at_once(NO).or(later(EXPIRED)),
+            token,
+            401,
+            &[INVALID],
+        ),
+        ("or accepted", expired().or(at_once(YES)), token, 204, &[]),
+        ("then accepted", expired().or(later(YES)), token, 204, &[]),
+        ("or fails", expired().or(at_once(DOWN)), token, 503, &[]),
+        (
+            "fails, or expired",
+            at_once(DOWN).or(expired()),
+            token,
+            503,
+            &[],
+        ),
+        ("then fails", expired().or(later(DOWN)), token, 503, &[]),
+        (
+            "after a failure",
+            at_once(DOWN).or(later(EXPIRED)),
+            token,
+            503,
+            &[],
+        ),
+        (
+            "fails, no token",
+            at_once(DOWN).or(later(EXPIRED)),
+            &[],
+            503,
+            &[],
+        ),
+        ("its source panics", at_once(PANICS), token, 503, &[]),
+        (
+            "replaceable",
+            expired().replaceable().0,
+            token,
+            401,
+            &[INVALID],
+        ),
+    ];
+    for (name, credentials, authorization, status, challenges) in cases {
+        let mut settings = Settings::new(no_callbacks());
+        settings.credentials = credentials;
+        for (mount, app) in mounts(&settings) {
+            let (head, _) = send(app, request(authorization)).await;
+            assert_eq!(head.status.as_u16(), status, "{name} ({mount})");
+            let offered: Vec<_> = head.headers.get_all("www-authenticate").iter().collect();
+            assert_eq!(offered, challenges, "{name} ({mount})");
+            if status != 401 {
+                continue;
+            }
+            let error = head.extensions.get::<Error>().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Unauthorized, "{name} ({mount})");
+            let mut chain = vec![error.to_string()];
+            let mut source = std::error::Error::source(error);
+            while let Some(cause) = source {
+                chain.push(cause.to_string());
+                source = cause.source();
+            }
+            if challenges.contains(&INVALID) {
+                let text = "unauthorized: the bearer token is invalid or expired";
+                assert_eq!(chain[0], text, "{name} ({mount})");
+                assert_eq!(chain.last().unwrap(), "expired", "{name} ({mount})");
+            } else {
+                assert_eq!(chain, ["unauthorized"], "{name} ({mount})");
+            }
+        }
+    }
+}
