@@ -13,7 +13,11 @@ pub mod answers {}
 #[doc = include_str!("docs/compare.md")]
 pub mod compare {}
 
-#[doc = include_str!("docs/from_polling.md")]
+// Its examples need the feature.
+#[cfg_attr(
+    any(not(doctest), feature = "tokio"),
+    doc = include_str!("docs/from_polling.md")
+)]
 pub mod from_polling {}
 
 #[doc = include_str!("docs/going_live.md")]

@@ -26,9 +26,9 @@ mod mounts;
 mod observability;
 #[cfg(feature = "utoipa")]
 mod openapi;
-#[cfg(feature = "test-util")]
 #[cfg(feature = "axum")]
 mod other_webhooks;
+#[cfg(feature = "test-util")]
 mod own_ledger;
 mod panics;
 mod properties;

@@ -1,4 +1,8 @@
 //! A store with faults, events, and the ways to deliver them.
+#![cfg_attr(
+    not(all(feature = "axum", feature = "metrics", feature = "tracing")),
+    allow(dead_code, reason = "the attacks use the rest")
+)]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
