@@ -702,3 +702,12 @@ async fn a_shared_url_behind_ordinary_layers_is_a_right_mount() {
         }));
     mx().check_mount(app).await.unwrap();
 }
+
+/// "`{:#}` appends the chain of causes" (`Error`): each once. axum's error, which every body of axum fails with, prints its source
+/// as its own text.
+#[test]
+fn a_cause_that_prints_its_own_cause_is_printed_once() {
+    let inner = BoxError::from("connection reset");
+    let printed = format!("{:#}", Error::from(BoxError::from(axum::Error::new(inner))));
+    assert_eq!(printed, "the callback failed: connection reset");
+}
