@@ -4,6 +4,13 @@
 #[cfg(feature = "axum")]
 mod callbacks;
 mod commits;
+#[cfg(all(
+    feature = "axum",
+    feature = "metrics",
+    feature = "test-util",
+    feature = "tracing"
+))]
+mod fitting;
 #[cfg(feature = "axum")]
 mod house;
 #[cfg(all(feature = "postgres", feature = "redis", feature = "test-util"))]
