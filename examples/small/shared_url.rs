@@ -20,15 +20,16 @@ use std::env;
 use std::error::Error;
 
 use axum::routing::post;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use http::StatusCode;
+use mx_job_webhook::mount::PassedOn;
 use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
 /// Webhooks without a job have a `type`, or only an `action`. A 2xx says that the webhook was received,
-/// so MX does not send it again.
-async fn other(Json(webhook): Json<Value>) -> StatusCode {
+/// so MX does not send it again. The extension says that the layer has checked the credentials.
+async fn other(_: Extension<PassedOn>, Json(webhook): Json<Value>) -> StatusCode {
     match webhook["type"].as_str() {
         Some("AGGREGATION") => println!("read the accounts of {}", webhook["member_guid"]),
         Some("BALANCE") => println!("read the balance of {}", webhook["account_guid"]),

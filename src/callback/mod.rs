@@ -64,8 +64,9 @@ impl<F, App, Event, Fut> StateCallback<App, Event, Fut> for F where
 
 /// Returns a callback or hook that passes a clone of this state as the first argument.
 ///
-/// Use it for the hooks of a mount, a layer or a failsafe, which take one argument. The callbacks of
-/// a [`JobRouter`](crate::JobRouter) have [`with_state`](crate::JobRouter::with_state) of their own.
+/// Use it for the async hooks of a mount, a layer or a failsafe, which take one argument. The callbacks
+/// of a [`JobRouter`](crate::JobRouter) have [`with_state`](crate::JobRouter::with_state) of their own.
+/// The hooks that only report, such as `on_error`, are not async: a `move` closure captures the state.
 ///
 /// # Example
 ///

@@ -3,41 +3,32 @@
 use std::error::Error as StdError;
 use std::fmt::{self, Write};
 
-use super::chain;
+use super::MAX_CAUSES;
 use crate::util::catch_panic::catch;
+use crate::util::one_line::OneLine;
 
-/// Writes `: ` and the text of each cause.
+/// Writes `: ` and the text of each cause, on one line. A cause that says the same as the one before is
+/// left out, because some errors print their cause too.
 ///
-/// The text is the application's. If it panics, the chain ends there.
+/// The causes are the application's. If one panics or cannot be printed, the chain ends before it.
 pub(super) fn write_causes(error: &(dyn StdError + 'static), f: &mut dyn Write) -> fmt::Result {
-    let mut written = Ok(());
-    let _ = catch(|| {
-        for cause in chain(error).skip(1) {
-            written = write!(OneLine(&mut *f), ": {cause}");
-            if written.is_err() {
-                return;
-            }
+    let mut current = error;
+    let mut last = String::new();
+    for _ in 0..MAX_CAUSES {
+        let Ok(Some(cause)) = catch(|| current.source()) else {
+            break;
+        };
+        let mut text = String::new();
+        let printed = catch(|| write!(OneLine(&mut text), "{cause}"));
+        if !matches!(printed, Ok(Ok(()))) {
+            break;
         }
-    });
-    written
-}
-
-/// Escapes control characters.
-struct OneLine<'a>(&'a mut dyn Write);
-
-impl Write for OneLine<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for part in text.split_inclusive(char::is_control) {
-            match part.chars().next_back().filter(|last| last.is_control()) {
-                Some(last) => {
-                    self.0.write_str(&part[..part.len() - last.len_utf8()])?;
-                    write!(self.0, "{}", last.escape_default())?;
-                }
-                None => self.0.write_str(part)?,
-            }
+        if text != last {
+            write!(f, ": {text}")?;
         }
-        Ok(())
+        (current, last) = (cause, text);
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -53,6 +44,9 @@ mod tests {
     impl fmt::Display for Cause {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             assert_ne!(self.0, "panics");
+            if self.0 == "fails" {
+                return Err(fmt::Error);
+            }
             f.write_str(self.0)
         }
     }
@@ -66,14 +60,24 @@ mod tests {
     #[test]
     fn the_alternate_form_ends_with_the_causes_on_one_line() {
         let of = |cause: BoxError| format!("{:#}", Error::from(cause));
-        let chain = Cause("no\r\nINFO a fake line\u{1b}", Some("pool\tclosed".into()));
+        let chain = Cause(
+            "no\r\nINFO a fake line\u{1b}\u{2028}",
+            Some("pool\tclosed".into()),
+        );
         assert_eq!(
             of(chain.into()),
-            r"the callback failed: no\r\nINFO a fake line\u{1b}: pool\tclosed"
+            r"the callback failed: no\r\nINFO a fake line\u{1b}\u{2028}: pool\tclosed"
         );
         assert_eq!(of("é".into()), "the callback failed: é");
-        let panics = Cause("first", Some(Cause("panics", None).into()));
-        assert!(of(panics.into()).starts_with("the callback failed: first"));
+        let twice = Cause(
+            "the same",
+            Some(Cause("the same", Some("other".into())).into()),
+        );
+        assert_eq!(of(twice.into()), "the callback failed: the same: other");
+        for last in ["panics", "fails"] {
+            let chain = Cause("first", Some(Cause(last, None).into()));
+            assert_eq!(of(chain.into()), "the callback failed: first");
+        }
         let refused = Error::invalid_job("guid", "is missing");
         assert_eq!(format!("{refused:#}"), refused.to_string());
     }

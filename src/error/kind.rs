@@ -109,6 +109,11 @@ impl ErrorKind {
         )
     }
 
+    /// Returns whether the cause is an error of the request's body.
+    pub(super) fn is_of_bodies(self) -> bool {
+        matches!(self, Self::BodyInterrupted | Self::BodyTooLarge)
+    }
+
     pub(super) fn text(self) -> &'static str {
         match self {
             Self::MethodNotAllowed => "method not allowed",

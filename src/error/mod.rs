@@ -32,7 +32,8 @@ pub use receipt::Receipt;
 /// `Display` names the reason and, for an invalid job, the field. It contains nothing of the
 /// payload, the headers or the credentials. `{:#}` appends the chain of causes: the error that a
 /// callback returned is the [`source`](StdError::source), and prints whatever the application made
-/// it print. Control characters of causes are escaped, so that a cause stays on its line.
+/// it print. Control characters of causes are escaped, so that a cause stays on its line. The cause
+/// of a body that could not be read is left out, because it could repeat the body.
 ///
 /// # Example
 ///
@@ -249,10 +250,11 @@ fn known_kind(error: &(dyn StdError + 'static)) -> Option<ErrorKind> {
 pub(crate) fn chain<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    /// Longer than real chains. It ends a chain that leads back to itself.
-    const MAX_LENGTH: usize = 128;
-    std::iter::successors(Some(error), |&error| error.source()).take(MAX_LENGTH)
+    std::iter::successors(Some(error), |&error| error.source()).take(MAX_CAUSES)
 }
+
+/// Longer than real chains. It ends a chain that leads back to itself.
+const MAX_CAUSES: usize = 128;
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -266,7 +268,7 @@ impl fmt::Display for Error {
         if let Some(reason) = &self.0.reason {
             write!(f, " {reason}")?;
         }
-        if f.alternate() {
+        if f.alternate() && !self.0.kind.is_of_bodies() {
             cause::write_causes(self, f)?;
         }
         Ok(())
@@ -279,7 +281,10 @@ impl fmt::Debug for Error {
             .field("kind", &self.0.kind)
             .field("field", &self.0.field)
             .field("reason", &self.0.reason)
-            .field("source", &self.0.source.as_deref())
+            .field(
+                "source",
+                &self.source().filter(|_| !self.0.kind.is_of_bodies()),
+            )
             .finish()
     }
 }

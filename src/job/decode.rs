@@ -3,8 +3,8 @@
 //! Decoding fails for these reasons, checked in this order:
 //!
 //! 1. The bytes are not UTF-8, or not exactly one JSON document.
-//! 2. The root is not an object, or has no object `job`. If it has no `job` but has `type` or
-//!    `action`, it is reported as one of MX's other webhooks.
+//! 2. The root is not an object, or has no object `job`. If it has `type` or `action`, it is
+//!    reported as one of MX's other webhooks.
 //! 3. A documented field of the job appears twice, or there is no usable `guid` or no status.
 //!
 //! Everything else that is unknown is skipped.
@@ -28,8 +28,10 @@ pub(crate) fn decode(body: &[u8]) -> Result<Job, Error> {
     match root.job {
         JobKey::Repeated => Err(Error::invalid_job("job", "appears more than once")),
         JobKey::Object => root.partial.finish(),
+        JobKey::Missing | JobKey::NotAnObject if root.other_webhook => {
+            Err(Error::new(ErrorKind::UnexpectedWebhook))
+        }
         JobKey::NotAnObject => Err(Error::no_job("`job` is not an object")),
-        JobKey::Missing if root.other_webhook => Err(Error::new(ErrorKind::UnexpectedWebhook)),
         JobKey::Missing => Err(Error::no_job("the root has no `job`")),
     }
 }

@@ -1,8 +1,9 @@
 //! The axum extractor, for applications that write their own handler.
 
 use std::convert::Infallible;
-use std::mem::swap;
+use std::mem::{swap, take};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum_core::RequestExt as _;
@@ -11,14 +12,15 @@ use axum_core::extract::{FromRef, FromRequest, Request};
 use axum_core::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body::{Body as _, Frame};
+use http_body_util::Empty;
 use pin_project_lite::pin_project;
 
 use super::JobWebhook;
-use crate::callback::FailureHook;
-use crate::error::{Error, ErrorKind};
+use crate::callback::{BoxJobService, FailureHook};
+use crate::error::{Error, ErrorKind, Receipt};
 use crate::event::{JobEvent, OtherWebhook, Undecodable};
 use crate::observe::Observation;
-use crate::pipeline::{Receive, Refusal, respond};
+use crate::pipeline::{Answer, Deliver, Receive, Refusal, Settings, respond};
 use crate::util::catch_panic::{Panicked, catch, drop_caught};
 
 /// Extracts an authenticated and decoded event.
@@ -26,8 +28,9 @@ use crate::util::catch_panic::{Panicked, catch, drop_caught};
 /// The credentials, the limits and the hook `on_error` are those of a [`JobWebhook`], which comes
 /// from the router's state by axum's `FromRef`. So a handler without credentials does not compile;
 /// axum's `debug_handler` says why. If axum's `DefaultBodyLimit` is smaller than
-/// [`with_body_limit`](JobWebhook::with_body_limit), that holds. The hooks for bodies without a job
-/// are not called: the rejection contains the body.
+/// [`with_body_limit`](JobWebhook::with_body_limit), that holds. If the mount has the hook for a body
+/// that is no job's, the hook takes it, and the rejection is the answer to that. Otherwise the
+/// rejection contains the body.
 ///
 /// The route chooses the method: use `post`. To run the event's callback, pass the event to
 /// [`JobWebhook::run`].
@@ -72,7 +75,8 @@ where
         Extract {
             observation: Observation::until_decoded(),
             receive: Some(Receive::start(&settings.credentials, limits, request)),
-            on_error: settings.on_error.clone(),
+            settings,
+            running: None,
         }
     }
 }
@@ -115,7 +119,9 @@ pin_project! {
         #[pin]
         receive: Option<Receive<Body>>,
         observation: Observation,
-        on_error: Option<FailureHook>,
+        settings: Arc<Settings<BoxJobService>>,
+        // The hook that takes a body without a job, and why it has none.
+        running: Option<(Error, Pin<Box<Hook>>)>,
     }
 
     impl PinnedDrop for Extract {
@@ -126,35 +132,60 @@ pin_project! {
     }
 }
 
+type Hook = Deliver<Empty<Bytes>, BoxJobService>;
+
 impl Future for Extract {
     type Output = Result<JobEvent, JobEventRejection>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let Some(receive) = this.receive.as_pin_mut() else {
-            panic!("`JobEvent`'s extractor was polled after it was ready");
-        };
-        // The request's parts may panic when they are dropped.
-        let outcome = match catch(|| receive.poll(context)) {
-            Ok(poll) => ready!(poll),
-            Err(Panicked) => Err(Refusal::Error(Error::new(ErrorKind::CallbackPanicked))),
-        };
-        let refusal = match outcome {
-            Ok(event) => {
-                this.observation.leave();
-                return Poll::Ready(Ok(event));
+        let mut this = self.project();
+        if this.running.is_none() {
+            let Some(receive) = this.receive.as_mut().as_pin_mut() else {
+                panic!("`JobEvent`'s extractor was polled after it was ready");
+            };
+            // The request's parts may panic when they are dropped.
+            let received = match catch(|| receive.poll(context)) {
+                Ok(poll) => ready!(poll),
+                Err(Panicked) => Err(Refusal::Error(Error::new(ErrorKind::CallbackPanicked))),
+            };
+            let refusal = match received {
+                Ok(event) => {
+                    this.observation.leave();
+                    return Poll::Ready(Ok(event));
+                }
+                Err(refusal) => refusal,
+            };
+            let observation = take(this.observation);
+            if !has_hook(this.settings, &refusal) {
+                let on_error = this.settings.on_error.clone();
+                let rejection = JobEventRejection::new(refusal, observation, on_error);
+                return Poll::Ready(Err(rejection));
             }
-            Err(refusal) => refusal,
-        };
-        let rejection = JobEventRejection {
-            refusal,
-            on_error: this.on_error.take(),
-        };
-        if !matches!(rejection.refusal, Refusal::Error(_)) {
-            this.observation.has_no_job(rejection.error());
+            let error = refusal.error().clone();
+            let hook = Deliver::received_by(this.settings, Err(refusal), observation);
+            *this.running = Some((error, Box::pin(hook)));
         }
-        this.observation.refuse(rejection.error());
-        Poll::Ready(Err(rejection))
+        let Some((error, hook)) = this.running else {
+            unreachable!("it was just set");
+        };
+        let outcome = match ready!(hook.as_mut().poll(context)) {
+            Answer::Respond(outcome) => outcome,
+            Answer::PassOn(_) => Err(error.clone()),
+        };
+        Poll::Ready(Err(JobEventRejection {
+            error: error.clone(),
+            body: None,
+            outcome: Some(outcome),
+            report: None,
+        }))
+    }
+}
+
+fn has_hook<J>(settings: &Settings<J>, refusal: &Refusal) -> bool {
+    match refusal {
+        Refusal::Error(_) => false,
+        Refusal::Undecodable(_) => settings.on_undecodable.is_some(),
+        Refusal::OtherWebhook(..) => settings.on_other_webhook.is_some(),
     }
 }
 
@@ -188,47 +219,112 @@ impl Future for Extract {
 /// # drop(router); Ok::<(), mx_job_webhook::credentials::CredentialsError>(())
 /// ```
 pub struct JobEventRejection {
-    refusal: Refusal,
-    /// Reports the rejection when it is answered.
+    error: Error,
+    /// A body without a job, which no hook of the mount has taken.
+    body: Option<Refusal>,
+    /// The outcome of the mount's hook.
+    outcome: Option<Result<Receipt, Error>>,
+    report: Option<Box<Report>>,
+}
+
+/// Reports a rejection once: as what becomes of it, or else when it is dropped.
+struct Report {
+    observation: Observation,
     on_error: Option<FailureHook>,
+    error: Error,
+}
+
+impl Report {
+    /// The rejection is the response.
+    fn answer(mut self) {
+        let _entered = self.observation.enter_late();
+        if let Some(on_error) = &self.on_error {
+            on_error.report(&self.error, None);
+        }
+    }
+
+    /// The application takes the body.
+    fn taken(mut self, receipt: Receipt) {
+        self.observation.end(&Ok(receipt));
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        self.observation.refuse(&self.error);
+    }
 }
 
 impl JobEventRejection {
+    fn new(refusal: Refusal, mut observation: Observation, on_error: Option<FailureHook>) -> Self {
+        let error = refusal.error().clone();
+        let has_body = !matches!(refusal, Refusal::Error(_));
+        if has_body {
+            observation.has_no_job(&error);
+        }
+        Self {
+            body: has_body.then_some(refusal),
+            outcome: None,
+            report: Some(Box::new(Report {
+                observation,
+                on_error,
+                error: error.clone(),
+            })),
+            error,
+        }
+    }
+
     /// Returns the error.
     #[must_use]
     pub fn error(&self) -> &Error {
-        match &self.refusal {
-            Refusal::Error(error) => error,
-            Refusal::Undecodable(undecodable) => undecodable.error(),
-            Refusal::OtherWebhook(_, error) => error,
-        }
+        &self.error
     }
 
     /// Returns the body that could not be decoded, with its headers.
     ///
-    /// Its sender was authenticated.
+    /// Its sender was authenticated. Logs and metrics count it as taken.
     ///
     /// # Errors
     ///
-    /// Returns the rejection itself if it has any other reason.
-    pub fn into_undecodable(self) -> Result<Undecodable, Self> {
-        match self.refusal {
-            Refusal::Undecodable(undecodable) => Ok(*undecodable),
-            Refusal::Error(_) | Refusal::OtherWebhook(..) => Err(self),
+    /// Returns the rejection itself if it has any other reason, or if `on_undecodable` of the mount has
+    /// taken the body.
+    pub fn into_undecodable(mut self) -> Result<Undecodable, Self> {
+        match self.body.take() {
+            Some(Refusal::Undecodable(undecodable)) => {
+                self.taken(Receipt::Undecodable);
+                Ok(*undecodable)
+            }
+            other => Err(Self {
+                body: other,
+                ..self
+            }),
         }
     }
 
     /// Returns another of MX's webhooks, with its headers.
     ///
-    /// Its sender was authenticated.
+    /// Its sender was authenticated. Logs and metrics count it as taken.
     ///
     /// # Errors
     ///
-    /// Returns the rejection itself if it has any other reason.
-    pub fn into_other_webhook(self) -> Result<OtherWebhook, Self> {
-        match self.refusal {
-            Refusal::OtherWebhook(webhook, _) => Ok(*webhook),
-            Refusal::Error(_) | Refusal::Undecodable(_) => Err(self),
+    /// Returns the rejection itself if it has any other reason, or if `on_other_webhook` of the mount has
+    /// taken the webhook.
+    pub fn into_other_webhook(mut self) -> Result<OtherWebhook, Self> {
+        match self.body.take() {
+            Some(Refusal::OtherWebhook(webhook, _)) => {
+                self.taken(Receipt::OtherWebhook);
+                Ok(*webhook)
+            }
+            other => Err(Self {
+                body: other,
+                ..self
+            }),
+        }
+    }
+
+    fn taken(&mut self, receipt: Receipt) {
+        if let Some(report) = self.report.take() {
+            report.taken(receipt);
         }
     }
 }
@@ -254,13 +350,14 @@ impl std::error::Error for JobEventRejection {
 }
 
 impl IntoResponse for JobEventRejection {
-    fn into_response(self) -> Response {
-        let error = self.error().clone();
-        if let Some(on_error) = &self.on_error {
-            on_error.report(&error, None);
+    fn into_response(mut self) -> Response {
+        let outcome = self.outcome.take();
+        let outcome = outcome.unwrap_or_else(|| Err(self.error.clone()));
+        if let Some(report) = self.report.take() {
+            report.answer();
         }
         // The request's parts may panic when they are dropped.
         let _ = drop_caught(self);
-        respond::<Body>(Err(error))
+        respond::<Body>(outcome)
     }
 }

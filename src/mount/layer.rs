@@ -40,6 +40,10 @@ impl<J> JobWebhookLayer<J> {
     /// them. Only `Authorization` is removed, and trailers are dropped. The limits of the body hold
     /// for it too. The request's body has to implement `From<Bytes>`, as axum's does.
     ///
+    /// The layer checks the credentials of the requests to exactly its path. Let your handler demand the
+    /// mark [`PassedOn`](super::PassedOn), so that nothing else reaches it. If there is no route for a
+    /// `POST` to the path, the router's fallback answers, and a 200 of it loses the webhook.
+    ///
     /// A body that is no webhook of MX, because it has neither a job nor a root key `type` or
     /// `action`, is still undecodable.
     ///
@@ -51,11 +55,12 @@ impl<J> JobWebhookLayer<J> {
     /// # Example
     ///
     /// ```
-    /// use axum::{Json, Router, routing::post};
+    /// use axum::{Extension, Json, Router, routing::post};
+    /// use mx_job_webhook::mount::PassedOn;
     /// use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
     /// use serde_json::Value;
     ///
-    /// async fn other(Json(webhook): Json<Value>) {
+    /// async fn other(_: Extension<PassedOn>, Json(webhook): Json<Value>) {
     ///     println!("{} of {}", webhook["type"], webhook["member_guid"]);
     /// }
     ///

@@ -22,5 +22,5 @@ pub use extractor::JobEventRejection;
 pub use future::ResponseFuture;
 pub use job_webhook::JobWebhook;
 pub use layer::JobWebhookLayer;
-pub use pass_on::{PassOnFuture, PassOnLayer, PassOnService};
+pub use pass_on::{PassOnFuture, PassOnLayer, PassOnService, PassedOn};
 pub use service::JobWebhookService;

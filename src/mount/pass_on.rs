@@ -44,6 +44,15 @@ impl<S, J> Layer<S> for PassOnLayer<J> {
     }
 }
 
+/// A mark in the extensions of a webhook that was passed on.
+///
+/// Its sender was authenticated by the layer. A handler that demands it, such as by axum's
+/// `Extension<PassedOn>`, cannot be reached otherwise, for example by a path with a trailing slash
+/// that a router within normalises.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct PassedOn;
+
 /// A service with a [`PassOnLayer`] around it.
 ///
 /// It is ready as a [`JobWebhookService`](super::JobWebhookService) is: always. A delivery keeps a
@@ -142,6 +151,7 @@ impl<S> Inner<S> {
         *request.version_mut() = self.version;
         *request.headers_mut() = headers;
         *request.extensions_mut() = extensions;
+        request.extensions_mut().insert(PassedOn);
         PassThrough::start(&mut self.service, request)
     }
 }

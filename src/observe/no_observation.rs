@@ -43,6 +43,10 @@ impl Observation {
         Entered
     }
 
+    pub(crate) fn enter_late(&mut self) -> Entered {
+        Entered
+    }
+
     pub(super) fn calling(&mut self, callback: JobFuture) -> Instrumented {
         callback
     }

@@ -28,6 +28,8 @@ impl Trace {
 
     pub(super) fn decoded(&self, _: &JobEvent) {}
 
+    pub(super) fn create_late(&mut self) {}
+
     pub(super) fn has_no_job(&mut self, _: &Error) {}
 
     pub(super) fn enter(&self) -> Option<Entered> {

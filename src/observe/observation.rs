@@ -114,6 +114,12 @@ impl Observation {
         }
     }
 
+    /// Enters the span of a request that is refused, which is created now at the latest.
+    pub(crate) fn enter_late(&mut self) -> Entered {
+        self.trace.create_late();
+        self.enter()
+    }
+
     /// Instruments a callback that has started. Each poll enters the delivery's span.
     pub(super) fn calling(&mut self, callback: JobFuture) -> Instrumented {
         if self.stage == Stage::Receiving {
@@ -136,16 +142,18 @@ impl Observation {
 
     /// Reports the answer of a delivery whose callback continues.
     pub(super) fn answer(&mut self, error: &Error) {
-        self.report(Outcome::Error(error));
-        self.stage = Stage::Answered;
+        if self.stage != Stage::Done {
+            self.report(Outcome::Error(error));
+            self.stage = Stage::Answered;
+        }
     }
 
     fn report(&mut self, outcome: Outcome<'_>) {
         match self.stage {
             Stage::Done => {}
             Stage::Receiving | Stage::Calling => {
-                self.trace.answered(outcome);
                 self.meter.answered(outcome);
+                self.trace.answered(outcome);
             }
             Stage::Answered => self.trace.finished_after_the_answer(outcome),
         }

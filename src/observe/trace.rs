@@ -123,7 +123,7 @@ impl Trace {
         });
     }
 
-    fn create_late(&mut self) {
+    pub(super) fn create_late(&mut self) {
         if std::mem::take(&mut self.late) {
             self.span = span();
         }
@@ -181,11 +181,11 @@ fn span() -> Span {
     )
 }
 
-/// Returns the text of an error with its causes, which are the application's. The cause of a body
-/// that broke off is not: it could repeat the body.
+/// Returns the text of an error with its causes, which are the application's. The cause of a refused
+/// credential is left out, because it could repeat the credential.
 fn reason(error: &Error) -> DisplayValue<String> {
     display(match error.kind() {
-        ErrorKind::BodyInterrupted | ErrorKind::BodyTooLarge => error.to_string(),
+        ErrorKind::Unauthorized | ErrorKind::AuthenticationUnavailable => error.to_string(),
         _ => format!("{error:#}"),
     })
 }

@@ -58,8 +58,8 @@ pin_project! {
     #[project = StepProjection]
     enum Step<B, J> {
         Receiving { #[pin] receive: Receive<B> },
-        // An event that the extractor received. Boxed, because a delivery does not need it.
-        Received { event: Option<Box<JobEvent>> },
+        // What the extractor has received. Boxed, because a delivery does not need it.
+        Received { received: Option<Box<Result<JobEvent, Refusal>>> },
         // Boxed because it is rare, and would make every future of the layer larger.
         AwaitingReadiness { pending: Option<Box<PendingCall<J>>> },
         // The job is set if there is a hook to report the answer deadline to.
@@ -136,9 +136,18 @@ impl<B, J> Deliver<B, J> {
     /// Starts with an event that was received.
     pub(crate) fn run(settings: &Arc<Settings<J>>, mut event: JobEvent) -> Self {
         let observation = Observation::of(&mut event);
+        Self::received_by(settings, Ok(event), observation)
+    }
+
+    /// Starts with what the extractor has received.
+    pub(crate) fn received_by(
+        settings: &Arc<Settings<J>>,
+        received: Result<JobEvent, Refusal>,
+        observation: Observation,
+    ) -> Self {
         Self {
             step: Step::Received {
-                event: Some(Box::new(event)),
+                received: Some(Box::new(received)),
             },
             settings: CatchDrop::new(settings.clone()),
             answer_deadline: Deadline::default(),
@@ -190,8 +199,8 @@ where
                     }
                     received => self.received(received, context),
                 },
-                StepProjection::Received { event } => match event.take() {
-                    Some(event) => self.start_call(*event, context),
+                StepProjection::Received { received } => match received.take() {
+                    Some(received) => self.received(*received, context),
                     None => panic!("`Deliver` was polled after it was ready"),
                 },
                 StepProjection::AwaitingReadiness { .. } => ready!(self.poll_readiness(context)),

@@ -31,6 +31,16 @@ pub(crate) enum Refusal {
     OtherWebhook(Box<OtherWebhook>, Error),
 }
 
+#[cfg(feature = "axum")]
+impl Refusal {
+    pub(crate) fn error(&self) -> &Error {
+        match self {
+            Self::Error(error) | Self::OtherWebhook(_, error) => error,
+            Self::Undecodable(undecodable) => undecodable.error(),
+        }
+    }
+}
+
 pin_project! {
     /// The future from request to event: authenticate, buffer, decode. It returns a refusal once
     /// the body is discarded.

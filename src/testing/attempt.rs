@@ -1,12 +1,13 @@
 //! One attempt of a delivery, and its answer.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use http::{Response, StatusCode};
 
 use super::Sample;
 use crate::error::{Error, Receipt};
+use crate::util::one_line::OneLine;
 
 /// One request, and its answer.
 #[derive(Clone, Debug)]
@@ -154,7 +155,7 @@ impl fmt::Display for Answer {
         match self {
             Self::Status(status) => write!(f, "{}", status.as_u16()),
             Self::TimedOut => f.write_str("no answer in time"),
-            Self::Failed(error) => write!(f, "failed: {error}"),
+            Self::Failed(error) => write!(OneLine(f), "failed: {error}"),
             Self::Lost => f.write_str("lost"),
         }
     }

@@ -49,7 +49,11 @@ impl Transcript {
     /// 204 alone does not, because an unhandled event has it too.
     #[must_use]
     pub fn receipts(&self) -> Vec<Receipt> {
-        self.attempts.iter().filter_map(Attempt::receipt).collect()
+        self.attempts
+            .iter()
+            .filter(|attempt| attempt.is_acknowledged())
+            .filter_map(Attempt::receipt)
+            .collect()
     }
 
     /// Returns whether each delivery was acknowledged by this crate in the end.

@@ -1,4 +1,5 @@
-//! Tools without knowledge of jobs: catching panics, deadlines, random numbers, and a name for `!`.
+//! Tools without knowledge of jobs: catching panics, deadlines, random numbers, text on one line, and a
+//! name for `!`.
 //!
 //! This module uses no other room. The feature `tokio` chooses the implementation of deadlines here:
 //! without it, no deadline ever passes.
@@ -10,5 +11,6 @@ pub(crate) mod deadline;
 #[path = "no_deadline.rs"]
 pub(crate) mod deadline;
 pub(crate) mod never;
+pub(crate) mod one_line;
 #[cfg(any(feature = "redis", feature = "tokio"))]
 pub(crate) mod random;

@@ -6,26 +6,29 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::mpsc::{Sender, channel};
-use std::task::Poll;
 use std::time::{Duration, Instant as RealInstant};
 
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 /// The real time for which the clock is held still. An attempt that waits for a timer takes this
-/// long, and one that waits longer for a socket fails.
+/// long for each, and one that waits longer for a socket fails.
 const REAL_TIME: Duration = Duration::from_millis(500);
 
-/// Drives a future, and holds a paused clock still for the first part of its real time.
+/// Drives a future, and holds a paused clock still for a while after each poll.
 pub(super) async fn hold_still<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
-    // Most futures are ready at once or soon, and those that are ready at once need no thread.
-    let first = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
-    if let Poll::Ready(output) = first {
-        return output;
-    }
-    let _hold = is_paused().then(hold);
-    future.await
+    let mut is_paused_now = None;
+    let mut guard = None;
+    poll_fn(|context| {
+        let polled = future.as_mut().poll(context);
+        // Most futures are ready at once or soon, and those that are ready at once need no thread.
+        if polled.is_pending() && *is_paused_now.get_or_insert_with(is_paused) {
+            guard = Some(hold());
+        }
+        polled
+    })
+    .await
 }
 
 /// Returns a guard. The clock is held still until it is dropped, but no longer than `REAL_TIME`.
@@ -47,6 +50,8 @@ fn is_paused() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
+
     use tokio::time::sleep;
 
     use super::*;

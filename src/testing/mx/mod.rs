@@ -175,7 +175,8 @@ impl<B> Clone for Mx<B> {
 impl<B> fmt::Debug for Mx<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mx")
-            .field("uri", &self.uri)
+            // A URL can contain credentials.
+            .field("path", &self.uri.path())
             .field("patience", &self.patience)
             .field("interval", &self.interval)
             .field("retries", &self.retries)

@@ -59,7 +59,7 @@ fn cases() -> [Case; 30] {
         "accepted", "completed", DEBUG, "delivery acknowledged", accepted();
         "method_not_allowed", "none", WARN, "delivery refused: method not allowed", answered(endpoint(succeeding()), get(), 405);
         "unauthorized", "none", WARN, "delivery refused: unauthorized", answered(endpoint(succeeding()), with_wrong_credentials(), 401);
-        "authentication_unavailable", "none", WARN, "delivery refused: the credentials could not be checked: the issuer is down", answered(unable_to_verify(), delivery(SAMPLE), 503);
+        "authentication_unavailable", "none", WARN, "delivery refused: the credentials could not be checked", answered(unable_to_verify(), delivery(SAMPLE), 503);
         "unsupported_media_type", "none", WARN, "delivery refused: the content type is not JSON", answered(open(succeeding()), as_text(), 415);
         "body_too_large", "none", WARN, "delivery refused: the body is too large", answered(endpoint(succeeding()).with_body_limit(9), delivery(SAMPLE), 413);
         "body_interrupted", "none", WARN, "delivery refused: the body broke off", answered(endpoint(succeeding()), delivery(broken_off()), 400);

@@ -103,8 +103,13 @@ where
         let reply = self.send(self.delivery()).await;
         match (&reply.error, reply.receipt) {
             (Some(error), _) => match error.kind() {
-                // The mount has passed the event on.
-                ErrorKind::CallbackFailed | ErrorKind::CallbackPanicked => Ok(()),
+                _ if reply.answer.is_success() => Err(Mistake::AnswerChanged(reply.answer)),
+                // The mount has passed the event on, to `on_unhandled`.
+                ErrorKind::CallbackFailed
+                | ErrorKind::CallbackPanicked
+                | ErrorKind::CallbackCancelled
+                | ErrorKind::TimedOut
+                | ErrorKind::AnswerDeadline => Ok(()),
                 ErrorKind::Unauthorized => Err(Mistake::CredentialsRefused {
                     sent: self.has_credentials(),
                 }),
@@ -147,28 +152,66 @@ where
         if !self.has_credentials() {
             return Ok(());
         }
-        if passed(&self.send(without_headers(self.mx, self.delivery())).await) {
-            return Err(Mistake::NoCredentialsNeeded);
-        }
-        let mut request = without_headers(self.mx, self.delivery());
-        request.headers_mut().insert(AUTHORIZATION, self.wrong());
-        if passed(&self.send(request).await) {
-            return Err(Mistake::AnyCredentialsAccepted);
+        let wrong = self.wrong();
+        let cases = [
+            (None, Mistake::NoCredentialsNeeded),
+            (Some(wrong), Mistake::AnyCredentialsAccepted),
+        ];
+        for (authorization, mistake) in cases {
+            let mut reply = self
+                .send(self.unauthenticated(authorization.clone(), false))
+                .await;
+            if !is_ours(&reply) {
+                // A layer in front can want the other headers.
+                reply = self.send(self.unauthenticated(authorization, true)).await;
+            }
+            if passed(&reply) {
+                return Err(mistake);
+            }
+            if is_ours(&reply) && reply.answer.is_success() {
+                return Err(Mistake::AnswerChanged(reply.answer));
+            }
         }
         Ok(())
     }
 
-    /// Sends a request to another path and one with another method. Neither is a delivery.
+    /// Returns a delivery with this header instead of the credentials, and with the headers of
+    /// `with_header` or without.
+    fn unauthenticated(&self, authorization: Option<HeaderValue>, has_headers: bool) -> Request<B> {
+        let mut request = match has_headers {
+            true => self.delivery(),
+            false => without_headers(self.mx, self.delivery()),
+        };
+        request.headers_mut().remove(AUTHORIZATION);
+        if let Some(authorization) = authorization {
+            request.headers_mut().insert(AUTHORIZATION, authorization);
+        }
+        request
+    }
+
+    /// Sends requests to other paths and with other methods. None is a delivery.
     async fn check_other_requests(&self) -> Result<(), Mistake> {
-        if self.is_ours(Method::POST, OTHER_PATH).await {
-            return Err(Mistake::OtherPathsAccepted);
+        let own = self.mx.uri.path().trim_end_matches('/');
+        let parent = own.rsplit_once('/').map_or("", |(parent, _)| parent);
+        // Two segments below the parent, because a route can have a capture.
+        let paths = [
+            OTHER_PATH.to_owned(),
+            format!("{own}{OTHER_PATH}"),
+            format!("{parent}{OTHER_PATH}{OTHER_PATH}"),
+        ];
+        for path in paths {
+            if self.is_ours(Method::POST, &path).await {
+                return Err(Mistake::OtherPathsAccepted);
+            }
         }
-        let mut request = self.delivery();
-        *request.method_mut() = Method::GET;
-        match passed(&self.send(request).await) {
-            true => Err(Mistake::OtherMethodsAccepted),
-            false => Ok(()),
+        for method in [Method::GET, Method::PUT] {
+            let mut request = self.delivery();
+            *request.method_mut() = method;
+            if passed(&self.send(request).await) {
+                return Err(Mistake::OtherMethodsAccepted);
+            }
         }
+        Ok(())
     }
 
     async fn send(&self, request: Request<B>) -> Reply {
@@ -181,8 +224,7 @@ where
         let mut request = without_headers(self.mx, self.delivery());
         *request.method_mut() = method;
         *request.uri_mut() = with_path(&self.mx.uri, path);
-        let reply = self.send(request).await;
-        reply.receipt.is_some() || reply.error.is_some()
+        is_ours(&self.send(request).await)
     }
 
     /// Returns a delivery that no callback is registered for.
@@ -208,6 +250,11 @@ where
             false => HeaderValue::from_static("Bearer mx-job-webhook-mount-check"),
         }
     }
+}
+
+/// Returns whether this crate has answered.
+fn is_ours(reply: &Reply) -> bool {
+    reply.receipt.is_some() || reply.error.is_some()
 }
 
 /// Returns whether a delivery has passed the check of the credentials.
