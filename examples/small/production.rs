@@ -62,11 +62,13 @@ async fn serve(
         .service(jobs);
     let failsafe = Failsafe::new(&watch, jobs.clone(), read_job) // runs the same callbacks
         .on_given_up(|job| async move { eprintln!("a person has to look at {}", job.job()) })
+        .on_error(|job, error| eprintln!("{job} is read again later: {error}"))
         .with_background(background.clone());
     let failsafe = tokio::spawn(failsafe.run_until(stop()));
     let webhooks = JobWebhook::new(Credentials::basic("mx", "secret")?, jobs)
         .with_background(background.clone())
-        .with_answer_deadline(Duration::from_secs(5)); // past it 503, and the callback continues
+        .with_answer_deadline(Duration::from_secs(5)) // past it 503, and the callback continues
+        .on_error(|failure| eprintln!("not acknowledged: {:#}", failure.error()));
     let app = Router::new()
         .route("/connect", post(connect))
         .with_state(watch)

@@ -81,7 +81,7 @@ impl InvalidToken {
 
 impl fmt::Display for InvalidToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the bearer token is invalid")
+        f.write_str("the bearer token is invalid or expired")
     }
 }
 
@@ -93,7 +93,7 @@ impl std::error::Error for InvalidToken {
 
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the sender needs another token")
+        f.write_str("the bearer token is invalid or expired")
     }
 }
 

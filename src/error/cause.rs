@@ -11,11 +11,16 @@ use crate::util::one_line::OneLine;
 /// left out, because some errors print their cause too.
 ///
 /// The causes are the application's. If one panics or cannot be printed, the chain ends before it.
-pub(super) fn write_causes(error: &(dyn StdError + 'static), f: &mut dyn Write) -> fmt::Result {
-    let mut current = error;
-    let mut last = String::new();
+///
+/// `last` is the text before them.
+pub(super) fn write_causes(
+    first: Option<&(dyn StdError + 'static)>,
+    mut last: String,
+    f: &mut dyn Write,
+) -> fmt::Result {
+    let mut next = first;
     for _ in 0..MAX_CAUSES {
-        let Ok(Some(cause)) = catch(|| current.source()) else {
+        let Some(cause) = next else {
             break;
         };
         let mut text = String::new();
@@ -26,9 +31,21 @@ pub(super) fn write_causes(error: &(dyn StdError + 'static), f: &mut dyn Write) 
         if text != last {
             write!(f, ": {text}")?;
         }
-        (current, last) = (cause, text);
+        last = text;
+        next = catch(|| cause.source()).ok().flatten();
     }
     Ok(())
+}
+
+/// Prints an error and its causes, each after a colon.
+#[cfg(all(feature = "tokio", feature = "tracing"))]
+pub(crate) struct Causes<'a>(pub(crate) &'a (dyn StdError + 'static));
+
+#[cfg(all(feature = "tokio", feature = "tracing"))]
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_causes(Some(self.0), String::new(), f)
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ use tower::BoxError;
 
 use crate::background::NoPermit;
 use crate::util::catch_panic::{CatchDrop, catch};
+#[cfg(all(feature = "tokio", feature = "tracing"))]
+pub(crate) use cause::Causes;
 pub use kind::ErrorKind;
 pub use permanent::Permanent;
 pub use receipt::Receipt;
@@ -269,7 +271,8 @@ impl fmt::Display for Error {
             write!(f, " {reason}")?;
         }
         if f.alternate() && !self.0.kind.is_of_bodies() {
-            cause::write_causes(self, f)?;
+            let reason = self.0.reason.as_deref().unwrap_or_default();
+            cause::write_causes(self.source(), reason.to_owned(), f)?;
         }
         Ok(())
     }

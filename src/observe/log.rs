@@ -3,6 +3,7 @@
 use tower::BoxError;
 use tracing::{Level, event};
 
+use crate::error::Causes;
 use crate::job::JobGuid;
 
 /// Says that the failsafe cannot work at the moment.
@@ -16,12 +17,13 @@ pub(crate) fn listening_failed(error: &BoxError) {
 }
 
 /// Says that a job could not be read, or that its callback failed after that.
-pub(crate) fn read_failed(guid: &JobGuid) {
+pub(crate) fn read_failed(guid: &JobGuid, error: &BoxError) {
     event!(
         target: "mx_job_webhook",
         Level::WARN,
         "job.guid" = guid.as_str(),
-        "an expected job could not be read and handled: it is read again later"
+        "an expected job could not be read and handled, and is read again later{}",
+        Causes(&**error)
     );
 }
 

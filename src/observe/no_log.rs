@@ -6,6 +6,6 @@ pub(crate) fn failsafe_failed(_: &'static str) {}
 
 pub(crate) fn listening_failed(_: &tower::BoxError) {}
 
-pub(crate) fn read_failed(_: &JobGuid) {}
+pub(crate) fn read_failed(_: &JobGuid, _: &tower::BoxError) {}
 
 pub(super) fn given_up(_: &JobGuid) {}

@@ -61,7 +61,8 @@ impl Transcript {
     /// A delivery is acknowledged by a 2xx with a [`Receipt`] in the response's extensions. The 200
     /// of a fallback or of another route is no acknowledgement, although MX would take it for one.
     /// A handler with the extractor returns `Receipt` or `Result<Receipt, Error>` for it, as
-    /// [`Background::run`](crate::Background::run) does.
+    /// [`JobWebhook::run`](crate::JobWebhook::run) does. Receipts do not cross a socket, and a layer
+    /// that builds a new response drops them.
     #[must_use]
     pub fn all_acknowledged(&self) -> bool {
         let first = self.attempts.iter().filter(|attempt| attempt.number() == 1);

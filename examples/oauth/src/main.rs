@@ -24,7 +24,7 @@
 //!     -d "client_id=$OAUTH_CLIENT_ID" -d "client_secret=$OAUTH_CLIENT_SECRET"
 //! ```
 //!
-//! Put the `access_token` of the answer into `TOKEN`, and deliver something. After five minutes the
+//! Put the `access_token` of the answer into `TOKEN`, and deliver something. After five and a half minutes the
 //! answer is 401, and its `WWW-Authenticate` says `error="invalid_token"`:
 //!
 //! ```text

@@ -88,7 +88,7 @@ impl<J: JobService> Reading<J> {
         };
         let found = self.while_extending_the_lease(find).await;
         if let Some(error) = &found.error {
-            observe::read_failed(&self.job);
+            observe::read_failed(&self.job, error);
             if let Some(on_error) = &self.settings.on_error {
                 let _ = catch(|| on_error(&self.job, &**error));
             }

@@ -389,7 +389,7 @@ fn nothing_names_a_person() {
         );
         let failsafe = Failsafe::new(&watch, jobs.clone(), |guid: JobGuid| async move {
             match guid.as_str() {
-                "JOB-1" => Err(BoxError::from("SECRET-reader")),
+                "JOB-1" => Err(BoxError::from("the API is down")),
                 "JOB-2" => Ok(br#"{"job":{"guid":"SECRET-body""#.to_vec()),
                 "JOB-3" => Ok(br#"{"job":{"guid":"SECRET-guid","status":6}}"#.to_vec()),
                 _ => Ok(br#"{"job":{"guid":"JOB-4","status":4,"user_id":"SECRET-user"}}"#.to_vec()),

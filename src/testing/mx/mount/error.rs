@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 use super::Difference;
 use crate::error::Error;
@@ -50,7 +50,7 @@ pub(super) enum Mistake {
     NoAnswer(Answer),
     NoCredentialsNeeded,
     NotFound,
-    OtherMethodsAccepted,
+    OtherMethodsAccepted(Method),
     OtherPath {
         path: String,
         difference: Difference,
@@ -72,21 +72,23 @@ impl Mistake {
                 )
             }
             Self::NotFound => format!(
-                "nothing receives `POST {mx}`: a router answers 404. Either the path is not that \
-                 of the mount, in which case use one path in both places; the prefix of a nested \
-                 router is part of MX's path. Or the layer is not reached, because it is a \
-                 `route_layer` or on a nested router, which see only requests for their own \
-                 routes: add it with `.layer(webhooks.at({mx:?}))` to the outermost router"
+                "nothing receives `POST {mx}`: a router answers 404. Either there is no mount, or \
+                 the path of `Mx::new` is not that of `.at`; the prefix of a nested router is part \
+                 of MX's path. Or the layer is not reached, because it is a `route_layer` or on a \
+                 nested router, which see only requests for their own routes: add it with \
+                 `.layer(webhooks.at({mx:?}))` to the outermost router, or use `route_service` in \
+                 the nested one"
             ),
             Self::MethodNotAllowed => format!(
                 "a route of the application takes `{mx}`, but not by POST: it answers 405. Mount \
-                 the webhooks with `.layer`, with `route_service`, or as a handler with `post`"
+                 the webhooks with `.layer` on the outermost router, after that route, with \
+                 `route_service`, or as a handler with `post`"
             ),
             Self::AnsweredByAnother(status) => format!(
                 "another part of the application answers `POST {mx}` with {}, which MX takes for a \
                  receipt, and the event is lost. Add the layer last, after every route, fallback \
                  and merged router. If it is your own handler, return `Receipt` or \
-                 `Result<Receipt, Error>`, as `Background::run` does",
+                 `Result<Receipt, Error>`, as `JobWebhook::run` does",
                 status.as_u16()
             ),
             Self::AnsweredInFront(status) => format!(
@@ -121,10 +123,13 @@ impl Mistake {
             Self::BodyCut => "a body of 8 KiB is cut off in front of the mount: set the limit of \
                  the proxy or layer to 64 KiB. The mount has a limit of its own"
                 .to_owned(),
-            Self::OwnBodyLimit => "the mount refuses a body of 8 KiB: raise `with_body_limit` or, \
-                 with the extractor, axum's `DefaultBodyLimit`. A layer in front that limits the \
+            Self::OwnBodyLimit => {
+                "the mount refuses a body of 8 KiB. MX's documented sample has 545 \
+                 bytes, but MX may add fields: raise `with_body_limit` or, with the extractor, \
+                 axum's `DefaultBodyLimit`. A layer in front that limits the \
                  body while it is read has the same effect"
-                .to_owned(),
+                    .to_owned()
+            }
             Self::BodyChanged => "the body does not arrive as MX sends it: a layer in front of \
                  the mount cuts it off or changes it. Remove that layer, or set its limit to 64 KiB"
                 .to_owned(),
@@ -137,8 +142,9 @@ impl Mistake {
                  webhooks at one path, with `.route_service({mx:?}, webhooks)` or \
                  `.layer(webhooks.at({mx:?}))`"
             ),
-            Self::OtherMethodsAccepted => format!(
-                "`GET {mx}` is received as a delivery: register the handler with `post`, not `any`"
+            Self::OtherMethodsAccepted(method) => format!(
+                "`{method} {mx}` is received as a delivery: register the handler \
+                 with `post` alone"
             ),
             Self::NoAnswer(answer) => format!("`POST {mx}` has no answer: {answer}"),
             Self::Refused(error) => {

@@ -38,7 +38,7 @@ impl<B: From<Bytes>> Mx<B> {
     ///
     /// It sends one delivery that is to be acknowledged, of a random job with the status
     /// `MOUNT_CHECK`. No callback is registered for it, so only `on_unhandled` runs, and its failure
-    /// does not count. A `DedupeLayer` records the event. A handler of your own runs too; it has to
+    /// does not count. Where MX's other webhooks go is not checked. A `DedupeLayer` records the event. A handler of your own runs too; it has to
     /// return `Receipt` or `Result<Receipt, Error>`. All other requests are to be refused, or to
     /// reach other routes; `on_error` sees the refusals.
     ///
@@ -206,9 +206,9 @@ where
         }
         for method in [Method::GET, Method::PUT] {
             let mut request = self.delivery();
-            *request.method_mut() = method;
+            *request.method_mut() = method.clone();
             if passed(&self.send(request).await) {
-                return Err(Mistake::OtherMethodsAccepted);
+                return Err(Mistake::OtherMethodsAccepted(method));
             }
         }
         Ok(())
