@@ -15,16 +15,21 @@ use tokio::time::Instant;
 /// long for each, and one that waits longer for a socket fails.
 const REAL_TIME: Duration = Duration::from_millis(500);
 
+/// The real time for which the clock is held still in one attempt, however many timers it has.
+const ATTEMPT: Duration = Duration::from_secs(2);
+
 /// Drives a future, and holds a paused clock still for a while after each poll.
 pub(super) async fn hold_still<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
-    let mut is_paused_now = None;
+    let mut held_until = None;
     let mut guard = None;
     poll_fn(|context| {
         let polled = future.as_mut().poll(context);
         // Most futures are ready at once or soon, and those that are ready at once need no thread.
-        if polled.is_pending() && *is_paused_now.get_or_insert_with(is_paused) {
-            guard = Some(hold());
+        if polled.is_pending() {
+            let now = RealInstant::now();
+            let until = *held_until.get_or_insert_with(|| is_paused().then(|| now + ATTEMPT));
+            guard = until.filter(|until| *until > now).map(|_| hold());
         }
         polled
     })

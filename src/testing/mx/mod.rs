@@ -35,7 +35,8 @@ pub use mount::MountError;
 ///
 /// A paused clock jumps to the next timer when the runtime is idle, also while a callback waits for
 /// a socket. The timer is often a timeout, such as the answer deadline. `Mx` therefore holds the clock
-/// still for the first 500 ms of real time of each attempt, so a callback may use a local database.
+/// still for 500 ms of real time whenever an attempt waits, and for at most 2 s of each attempt, so a
+/// callback may use a local database.
 /// A longer wait for a socket ends in [`Answer::TimedOut`](super::Answer::TimedOut), or in the
 /// application's own timeout. **For slower callbacks, let the clock run** and set
 /// [`with_first_wait`](Self::with_first_wait) to a few milliseconds: retries then take seconds.
