@@ -11,6 +11,13 @@ mod commits;
     feature = "tracing"
 ))]
 mod fitting;
+#[cfg(all(
+    feature = "axum",
+    feature = "metrics",
+    feature = "test-util",
+    feature = "tracing"
+))]
+mod fitting_again;
 #[cfg(feature = "axum")]
 mod house;
 #[cfg(all(feature = "postgres", feature = "redis", feature = "test-util"))]
