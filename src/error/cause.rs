@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt::{self, Write};
 
-use super::MAX_CAUSES;
+use super::{Error, MAX_CAUSES};
 use crate::util::catch_panic::catch;
 use crate::util::one_line::OneLine;
 
@@ -31,6 +31,11 @@ pub(super) fn write_causes(
         if text != last {
             write!(f, ": {text}")?;
         }
+        // What a body or a check of credentials says could repeat them.
+        let own = cause.downcast_ref::<Error>();
+        if own.is_some_and(|own| own.kind().is_of_senders()) {
+            break;
+        }
         last = text;
         next = catch(|| cause.source()).ok().flatten();
     }
@@ -52,7 +57,6 @@ impl fmt::Display for Causes<'_> {
 mod tests {
     use tower::BoxError;
 
-    use super::super::Error;
     use super::*;
 
     #[derive(Debug)]

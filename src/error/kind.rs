@@ -114,6 +114,11 @@ impl ErrorKind {
         matches!(self, Self::BodyInterrupted | Self::BodyTooLarge)
     }
 
+    /// Returns whether the cause can repeat what a sender has sent.
+    pub(super) fn is_of_senders(self) -> bool {
+        self.is_of_bodies() || matches!(self, Self::Unauthorized | Self::AuthenticationUnavailable)
+    }
+
     pub(super) fn text(self) -> &'static str {
         match self {
             Self::MethodNotAllowed => "method not allowed",

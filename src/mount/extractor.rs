@@ -155,7 +155,9 @@ impl Future for Extract {
                 }
                 Err(refusal) => refusal,
             };
-            let observation = take(this.observation);
+            let mut observation = take(this.observation);
+            // The span begins here, and not where the handler answers.
+            drop(observation.enter_late());
             if !has_hook(this.settings, &refusal) {
                 let on_error = this.settings.on_error.clone();
                 let rejection = JobEventRejection::new(refusal, observation, on_error);

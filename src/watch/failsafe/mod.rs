@@ -193,7 +193,8 @@ impl<J: JobService, R> Failsafe<J, R> {
 
     /// Sets how long a job is expected before it is given up. Defaults to one hour.
     ///
-    /// It is read once more when the time is up, and given up if that ends nothing. A patience that is
+    /// It is read once more when the time is up, and given up if that ends nothing. While the reader is
+    /// not ready, such as behind a rate limit, that can take five minutes more. A patience that is
     /// longer than the limit comes first. The time starts anew when the application expects what
     /// follows a challenge.
     #[must_use]

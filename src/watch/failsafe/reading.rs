@@ -179,18 +179,20 @@ impl<J: JobService> Reading<J> {
         let _ = watch.change_existing(&self.job, extend).await;
     }
 
-    /// Gives the job up if its time has passed, and otherwise leaves it to other replicas.
-    pub(super) async fn leave(self, error: &'static str) {
+    /// Gives the job up if its time has passed and the grace too, and otherwise leaves it to other
+    /// replicas.
+    pub(super) async fn leave(self, error: &'static str, grace: Duration) {
         // If the store fails here, the lease expires.
-        let _ = self.leave_or_give_up(error).await;
+        let _ = self.leave_or_give_up(error, grace).await;
     }
 
-    async fn leave_or_give_up(&self, error: &'static str) -> Result<(), Error> {
+    async fn leave_or_give_up(&self, error: &'static str, grace: Duration) -> Result<(), Error> {
         let Some((stored, entry)) = self.load().await? else {
             return Ok(()); // It was heard.
         };
         let given_up = || GivenUp::new(self.job.clone(), &entry, None, Some(error.into()));
-        if self.is_too_late(&entry) && self.give_up(given_up()).await {
+        let is_too_late = entry.expected_for() >= self.settings.limit.saturating_add(grace);
+        if is_too_late && self.give_up(given_up()).await {
             return Ok(());
         }
         let leave = |entry: &Entry| entry.extend(self.expectation, Duration::ZERO);

@@ -34,6 +34,9 @@ const NOT_READY: &str = "the reader of jobs is not ready";
 /// How long to wait for the reader before looking for jobs that have to be given up.
 const READINESS_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a job waits for its last read after its time has passed, while the reader is pending.
+const GRACE: Duration = Duration::from_secs(5 * 60);
+
 /// How many jobs are claimed at once while the reader is not ready, to give up those that are too
 /// late.
 const BATCH: usize = 128;
@@ -119,20 +122,23 @@ where
         });
         // One that stays not ready must not keep jobs from being given up.
         let ready: Result<Result<(), BoxError>, _> = timeout(READINESS_TIMEOUT, ready).await;
-        if matches!(ready, Ok(Ok(()))) {
-            return Turn::Read(permit);
-        }
+        let grace = match ready {
+            Ok(Ok(())) => return Turn::Read(permit),
+            Ok(Err(_)) => Duration::ZERO,
+            // A rate limit can let the last read of a job through later.
+            Err(_) => GRACE,
+        };
         observe::failsafe_failed(NOT_READY);
         // Other replicas go first.
         sleep(jittered(INTERVAL_OF_FAILURES)).await;
-        Turn::GiveUp
+        Turn::GiveUp { grace }
     }
 
     /// Claims what is overdue. Returns how long to wait before the next turn.
     async fn take(&mut self, turn: Turn) -> Option<Duration> {
         let limit = match turn {
             Turn::Read(_) => 1,
-            Turn::GiveUp => BATCH,
+            Turn::GiveUp { .. } => BATCH,
         };
         let Ok(claimed) = claim(&self.settings, limit).await else {
             observe::failsafe_failed("the store of expected jobs is unavailable");
@@ -147,9 +153,9 @@ where
                 let read = catch(|| self.reader.call(job)).ok();
                 self.reads.spawn(reading.run(read, permit));
             }
-            Turn::GiveUp => {
+            Turn::GiveUp { grace } => {
                 for reading in claimed {
-                    self.reads.spawn(reading.leave(NOT_READY));
+                    self.reads.spawn(reading.leave(NOT_READY, grace));
                 }
             }
         }
@@ -160,8 +166,11 @@ where
 /// What to do with a job that is overdue.
 enum Turn {
     Read(OwnedSemaphorePermit),
-    /// The reader is not ready. Jobs of which the time has passed are given up nevertheless.
-    GiveUp,
+    /// The reader is not ready. Jobs of which the time has passed are given up nevertheless, after a
+    /// while.
+    GiveUp {
+        grace: Duration,
+    },
 }
 
 /// Sets the metrics of expected jobs now and then.

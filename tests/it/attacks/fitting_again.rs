@@ -348,32 +348,8 @@ async fn the_cause_of_a_body_is_left_out_below_another_error_too() {
     assert!(!printed.contains("USR-7"), "{printed}");
 }
 
-/// "Spans, log lines and metrics contain no user's guid or id, no member or institution, no body … They do contain the text of
-/// the error that a callback returned". (observability, "Data that is never recorded") This is the error of a reader, as an HTTP
-/// client makes it: no callback has run. MX's URL of a job names the user.
-#[test]
-fn the_log_of_a_read_that_failed_contains_no_users_guid() {
-    let capture = Capture::default();
-    capture.run(async {
-        let watch = JobWatch::new(MemoryWatchStore::new());
-        let read = |job: JobGuid| async move {
-            Err::<Vec<u8>, _>(format!(
-                "error sending request for url (https://api.mx.com/users/USR-7/jobs/{job})"
-            ))
-        };
-        let failsafe = Failsafe::new(&watch, JobRouter::new(), read);
-        let running = tokio::spawn(failsafe.run_until(pending::<()>()));
-        let _ = watch.expect(&"JOB-1".parse().unwrap()).await.unwrap();
-        tokio::time::sleep(Duration::from_secs(40)).await;
-        running.abort();
-    });
-    let events = capture.own_events();
-    assert!(!events.is_empty());
-    assert!(!capture.text().contains("USR-7"), "{events:?}");
-}
-
 /// "Sets how long a job is expected before it is given up. … It is read once more when the time is up, and given up if that ends
-/// nothing." (`Failsafe::with_limit`) "For a rate, put tower's `rate_limit` around the closure" (from_polling): one read a
+/// nothing." (`Failsafe::with_limit`) "For a rate, put tower's `rate_limit` around the closure" (`from_polling`): one read a
 /// minute, and one job, which is completed just before its time is up.
 #[tokio::test(start_paused = true)]
 async fn a_job_is_read_once_more_before_it_is_given_up_behind_a_rate_limit() {

@@ -86,9 +86,10 @@ impl Mistake {
             ),
             Self::AnsweredByAnother(status) => format!(
                 "another part of the application answers `POST {mx}` with {}, which MX takes for a \
-                 receipt, and the event is lost. Add the layer last, after every route, fallback \
+                 receipt, so the event can be lost. Add the layer last, after every route, fallback \
                  and merged router. If it is your own handler, return `Receipt` or \
-                 `Result<Receipt, Error>`, as `JobWebhook::run` does",
+                 `Result<Receipt, Error>`, as `JobWebhook::run` does. Or a layer around the mount builds \
+                 the response anew: let it keep the extensions",
                 status.as_u16()
             ),
             Self::AnsweredInFront(status) => format!(
@@ -108,7 +109,7 @@ impl Mistake {
                  `Mx` has none: add `with_basic` or `with_bearer`"
                 .to_owned(),
             Self::NoCredentialsNeeded => format!(
-                "no credentials are needed: a delivery without any is accepted at `{mx}`. Replace \
+                "no credentials are needed: a delivery without `Authorization` is accepted at `{mx}`. Replace \
                  `Credentials::unauthenticated()` with `Credentials::basic`, `bearer` or `verify`"
             ),
             Self::AnyCredentialsAccepted => format!(

@@ -5,7 +5,7 @@ mod error;
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, Uri};
+use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
 use tower::{BoxError, Service};
 
 use super::{Mx, Sample, send};
@@ -19,7 +19,7 @@ pub use error::MountError;
 /// The size of the delivery, about ten times that of MX's sample.
 const BODY: usize = 8 * 1024;
 
-/// A path that no application has a route for.
+/// A segment of paths that no application has a route for.
 const OTHER_PATH: &str = "/mx-job-webhook-mount-check";
 
 /// The check of the mount.
@@ -38,7 +38,8 @@ impl<B: From<Bytes>> Mx<B> {
     ///
     /// It sends one delivery that is to be acknowledged, of a random job with the status
     /// `MOUNT_CHECK`. No callback is registered for it, so only `on_unhandled` runs, and its failure
-    /// does not count. Where MX's other webhooks go is not checked. A `DedupeLayer` records the event. A handler of your own runs too; it has to
+    /// does not count. Where MX's other webhooks go is not checked. A layer around the mount that builds the
+    /// response anew has to keep its extensions. A `DedupeLayer` records the event. A handler of your own runs too; it has to
     /// return `Receipt` or `Result<Receipt, Error>`. All other requests are to be refused, or to
     /// reach other routes; `on_error` sees the refusals.
     ///
@@ -158,33 +159,45 @@ where
             (Some(wrong), Mistake::AnyCredentialsAccepted),
         ];
         for (authorization, mistake) in cases {
-            let mut reply = self
-                .send(self.unauthenticated(authorization.clone(), false))
-                .await;
-            if !is_ours(&reply) {
-                // A layer in front can want the other headers.
-                reply = self.send(self.unauthenticated(authorization, true)).await;
-            }
-            if passed(&reply) {
-                return Err(mistake);
-            }
-            if is_ours(&reply) && reply.answer.is_success() {
-                return Err(Mistake::AnswerChanged(reply.answer));
+            // A layer in front can want one of the other headers, and another can be a credential.
+            let others = self
+                .mx
+                .headers
+                .keys()
+                .filter(|name| **name != AUTHORIZATION);
+            for kept in std::iter::once(None).chain(others.map(Some)) {
+                let request = self.unauthenticated(authorization.as_ref(), kept);
+                let reply = self.send(request).await;
+                if !is_ours(&reply) {
+                    continue;
+                }
+                if passed(&reply) {
+                    return Err(mistake);
+                }
+                if reply.answer.is_success() {
+                    return Err(Mistake::AnswerChanged(reply.answer));
+                }
+                break;
             }
         }
         Ok(())
     }
 
-    /// Returns a delivery with this header instead of the credentials, and with the headers of
-    /// `with_header` or without.
-    fn unauthenticated(&self, authorization: Option<HeaderValue>, has_headers: bool) -> Request<B> {
-        let mut request = match has_headers {
-            true => self.delivery(),
-            false => without_headers(self.mx, self.delivery()),
-        };
-        request.headers_mut().remove(AUTHORIZATION);
+    /// Returns a delivery with this header instead of the credentials, and with one header of
+    /// `with_header` or none.
+    fn unauthenticated(
+        &self,
+        authorization: Option<&HeaderValue>,
+        kept: Option<&HeaderName>,
+    ) -> Request<B> {
+        let mut request = without_headers(self.mx, self.delivery());
+        let headers = request.headers_mut();
+        if let Some((name, value)) = kept.and_then(|name| Some((name, self.mx.headers.get(name)?)))
+        {
+            headers.insert(name, value.clone());
+        }
         if let Some(authorization) = authorization {
-            request.headers_mut().insert(AUTHORIZATION, authorization);
+            headers.insert(AUTHORIZATION, authorization.clone());
         }
         request
     }
@@ -193,21 +206,24 @@ where
     async fn check_other_requests(&self) -> Result<(), Mistake> {
         let own = self.mx.uri.path().trim_end_matches('/');
         let parent = own.rsplit_once('/').map_or("", |(parent, _)| parent);
-        // Two segments below the parent, because a route can have a capture.
-        let paths = [
-            OTHER_PATH.to_owned(),
-            format!("{own}{OTHER_PATH}"),
-            format!("{parent}{OTHER_PATH}{OTHER_PATH}"),
-        ];
-        for path in paths {
+        for prefix in ["", own, parent] {
+            // Deep, because a route can have captures.
+            let path = format!("{prefix}{}", OTHER_PATH.repeat(6));
             if self.is_ours(Method::POST, &path).await {
                 return Err(Mistake::OtherPathsAccepted);
             }
         }
-        for method in [Method::GET, Method::PUT] {
+        for method in [
+            Method::GET,
+            Method::PUT,
+            Method::PATCH,
+            Method::DELETE,
+            Method::OPTIONS,
+        ] {
             let mut request = self.delivery();
             *request.method_mut() = method.clone();
-            if passed(&self.send(request).await) {
+            // A page can answer with an error of this crate.
+            if self.send(request).await.receipt.is_some() {
                 return Err(Mistake::OtherMethodsAccepted(method));
             }
         }
@@ -224,7 +240,16 @@ where
         let mut request = without_headers(self.mx, self.delivery());
         *request.method_mut() = method;
         *request.uri_mut() = with_path(&self.mx.uri, path);
-        is_ours(&self.send(request).await)
+        let reply = self.send(request).await;
+        // A page can answer with other errors of this crate.
+        let checks_credentials = reply.error.as_ref().is_some_and(|error| {
+            let kind = error.kind();
+            matches!(
+                kind,
+                ErrorKind::Unauthorized | ErrorKind::AuthenticationUnavailable
+            )
+        });
+        reply.receipt.is_some() || checks_credentials
     }
 
     /// Returns a delivery that no callback is registered for.
