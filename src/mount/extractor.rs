@@ -163,6 +163,8 @@ impl Future for Extract {
                 let rejection = JobEventRejection::new(refusal, observation, on_error);
                 return Poll::Ready(Err(rejection));
             }
+            // The body was received, and is not kept while the hook runs.
+            let _ = catch(|| this.receive.set(None));
             let error = refusal.error().clone();
             let hook = Deliver::received_by(this.settings, Err(refusal), observation);
             *this.running = Some((error, Box::pin(hook)));

@@ -1,4 +1,4 @@
-//! The claims that a token needs, whoever has signed it.
+//! The claims that a token needs, with either kind of issuer.
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
 use mx_job_webhook::credentials::InvalidToken;

@@ -26,7 +26,7 @@ enum Says {
     /// Answers with the text after this time.
     Slowly(Duration, String),
     /// Sends the head and never the body.
-    NoBody,
+    HeadAlone,
 }
 
 #[derive(Clone)]
@@ -86,7 +86,7 @@ async fn answer(State(stub): State<Stub>) -> Response {
             sleep(time).await;
             text.into_response()
         }
-        Says::NoBody => {
+        Says::HeadAlone => {
             let (sender, body) =
                 http_body_util::channel::Channel::<axum::body::Bytes, std::io::Error>::new(1);
             std::mem::forget(sender);
@@ -520,7 +520,7 @@ async fn an_issuer_that_hangs_is_an_issuer_that_is_down() {
     let good = ec("good");
     let token = good.sign(&claims(ISSUER));
     let minute = Duration::from_secs(60);
-    for says in [Says::Slowly(minute, text(&[good.jwk()])), Says::NoBody] {
+    for says in [Says::Slowly(minute, text(&[good.jwk()])), Says::HeadAlone] {
         let stub = Stub::start(&[]).await;
         stub.say(says);
         let app = stub.app(Limits::default());
