@@ -118,6 +118,8 @@ pub mod acknowledge_first;
 pub mod background;
 pub mod callback;
 pub mod credentials;
+#[cfg(feature = "postgres")]
+pub mod dead_letters;
 pub mod dedupe;
 pub mod error;
 pub mod event;
@@ -127,6 +129,8 @@ pub mod ledger;
 pub mod mount;
 pub mod observe;
 mod pipeline;
+#[cfg(feature = "queue")]
+pub mod queue;
 pub mod router;
 pub mod schema;
 #[cfg(feature = "test-util")]

@@ -46,6 +46,8 @@ pub enum ErrorKind {
     LedgerUnavailable,
     /// The store of expected jobs failed, or did not answer in time. Answered 503.
     WatchUnavailable,
+    /// The durable queue failed, or did not answer in time. Answered 503.
+    QueueUnavailable,
     /// The application is shutting down. Answered 503.
     ShuttingDown,
 }
@@ -85,6 +87,7 @@ impl ErrorKind {
             Self::InFlight => "in_flight",
             Self::LedgerUnavailable => "ledger_unavailable",
             Self::WatchUnavailable => "watch_unavailable",
+            Self::QueueUnavailable => "queue_unavailable",
             Self::ShuttingDown => "shutting_down",
         }
     }
@@ -105,6 +108,7 @@ impl ErrorKind {
                 | Self::InFlight
                 | Self::LedgerUnavailable
                 | Self::WatchUnavailable
+                | Self::QueueUnavailable
                 | Self::ShuttingDown
         )
     }
@@ -142,6 +146,7 @@ impl ErrorKind {
             Self::InFlight => "an earlier delivery of the event is still under way",
             Self::LedgerUnavailable => "the ledger is unavailable",
             Self::WatchUnavailable => "the store of expected jobs is unavailable",
+            Self::QueueUnavailable => "the queue is unavailable",
             Self::ShuttingDown => "shutting down",
         }
     }
@@ -175,6 +180,7 @@ mod tests {
             ErrorKind::InFlight,
             ErrorKind::LedgerUnavailable,
             ErrorKind::WatchUnavailable,
+            ErrorKind::QueueUnavailable,
             ErrorKind::ShuttingDown,
         ];
         for kind in every {

@@ -29,6 +29,8 @@ pub enum Receipt {
     Stale,
     /// The callback is running, and can still fail: see `AcknowledgeFirstLayer`.
     Accepted,
+    /// The event is stored in a durable queue, and its callback runs later: see `JobQueue`.
+    Queued,
 }
 
 impl Receipt {
@@ -44,6 +46,7 @@ impl Receipt {
             Self::Duplicate => "duplicate",
             Self::Stale => "stale",
             Self::Accepted => "accepted",
+            Self::Queued => "queued",
         }
     }
 }
@@ -69,6 +72,7 @@ mod tests {
             (Receipt::Duplicate, "duplicate"),
             (Receipt::Stale, "stale"),
             (Receipt::Accepted, "accepted"),
+            (Receipt::Queued, "queued"),
         ];
         for (receipt, name) in every {
             assert_eq!(receipt.name(), name);

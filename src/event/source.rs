@@ -8,6 +8,8 @@ pub enum Source {
     Webhook,
     /// A failsafe has read the job.
     Failsafe,
+    /// A worker has taken it from a durable queue.
+    Queue,
     /// The application has made it, decoded it or stored it, and called
     /// [`Background::run`](crate::Background::run) with it.
     Call,
@@ -20,6 +22,7 @@ impl Source {
         match self {
             Self::Webhook => "webhook",
             Self::Failsafe => "failsafe",
+            Self::Queue => "queue",
             Self::Call => "call",
         }
     }

@@ -36,3 +36,36 @@ pub(super) fn given_up(guid: &JobGuid) {
         "nothing was heard of an expected job: given up"
     );
 }
+
+/// Says that a worker cannot reach its queue.
+#[cfg(feature = "queue")]
+pub(crate) fn queue_failed(error: &BoxError) {
+    event!(
+        target: "mx_job_webhook",
+        Level::WARN,
+        "a worker waits for its queue{}",
+        Causes(&**error)
+    );
+}
+
+/// Says that events of dead workers are back in the queue.
+#[cfg(feature = "queue")]
+pub(crate) fn taken_over(events: u64) {
+    event!(
+        target: "mx_job_webhook",
+        Level::WARN,
+        events,
+        "events whose worker stopped are back in the queue"
+    );
+}
+
+/// Says that an event of a queue is a dead letter.
+#[cfg(feature = "queue")]
+pub(super) fn dead_lettered(name: &str) {
+    event!(
+        target: "mx_job_webhook",
+        Level::ERROR,
+        "event.name" = name,
+        "an event of the queue has failed for the last time, and is a dead letter"
+    );
+}

@@ -24,6 +24,9 @@ const EXPECTED: &str = "mx_job_webhook_expected_jobs";
 const EXPECTED_DURATION: &str = "mx_job_webhook_expected_duration_seconds";
 const READS: &str = "mx_job_webhook_failsafe_reads_total";
 const GIVEN_UP: &str = "mx_job_webhook_given_up_total";
+const QUEUED: &str = "mx_job_webhook_queue_events";
+const QUEUED_FOR: &str = "mx_job_webhook_queue_oldest_seconds";
+const DEAD_LETTERS: &str = "mx_job_webhook_queue_dead_letters_total";
 
 /// Describes this crate's metrics to the recorder: their help texts and units.
 ///
@@ -82,6 +85,21 @@ pub fn describe_metrics() {
         Unit::Count,
         "Expected jobs of which nothing was heard for too long."
     );
+    describe_gauge!(
+        QUEUED,
+        Unit::Count,
+        "Events in a durable queue: those that are waiting, running and dead."
+    );
+    describe_gauge!(
+        QUEUED_FOR,
+        Unit::Seconds,
+        "For how long the oldest event that could run has waited for a worker."
+    );
+    describe_counter!(
+        DEAD_LETTERS,
+        Unit::Count,
+        "Events of a durable queue that have failed for the last time."
+    );
 }
 
 /// Records for how long an event that ended a job was expected.
@@ -107,6 +125,22 @@ pub(crate) fn failsafe_read(outcome: &'static str) {
 #[cfg(feature = "tokio")]
 pub(super) fn given_up() {
     counter!(GIVEN_UP).increment(1);
+}
+
+/// Sets how many events are in a queue, and for how long the oldest has waited.
+#[cfg(feature = "queue")]
+pub(crate) fn queued_events(queue: &str, waiting: u64, running: u64, dead: u64, oldest: Duration) {
+    let queue = queue.to_owned();
+    for (state, events) in [("waiting", waiting), ("running", running), ("dead", dead)] {
+        gauge!(QUEUED, "queue" => queue.clone(), "state" => state).set(events as f64);
+    }
+    gauge!(QUEUED_FOR, "queue" => queue).set(oldest.as_secs_f64());
+}
+
+/// Counts an event of a queue that is a dead letter.
+#[cfg(feature = "queue")]
+pub(super) fn dead_lettered() {
+    counter!(DEAD_LETTERS).increment(1);
 }
 
 /// Counts one delivery.

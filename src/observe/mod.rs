@@ -41,6 +41,10 @@ pub(crate) use self::metrics::Timer;
 pub use self::metrics::describe_metrics;
 #[cfg(feature = "tokio")]
 pub(crate) use self::metrics::{expected_jobs, failsafe_read, heard_after};
+#[cfg(feature = "queue")]
+pub(crate) use self::metrics::queued_events;
+#[cfg(feature = "queue")]
+pub(crate) use log::{queue_failed, taken_over};
 #[cfg(feature = "tokio")]
 pub(crate) use log::{failsafe_failed, listening_failed, read_failed};
 pub(crate) use observation::{Entered, Observation};
@@ -51,4 +55,11 @@ pub(crate) use observed::Observed;
 pub(crate) fn given_up(guid: &crate::job::JobGuid) {
     log::given_up(guid);
     metrics::given_up();
+}
+
+/// Reports an event of a queue that is a dead letter.
+#[cfg(feature = "queue")]
+pub(crate) fn dead_lettered(name: &str) {
+    log::dead_lettered(name);
+    metrics::dead_lettered();
 }

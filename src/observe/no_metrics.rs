@@ -9,6 +9,10 @@ pub(super) use expected::given_up;
 pub(crate) use expected::{expected_jobs, failsafe_read, heard_after};
 #[cfg(feature = "tracing")]
 pub(super) use meter::Meter;
+#[cfg(feature = "queue")]
+pub(super) use queue::dead_lettered;
+#[cfg(feature = "queue")]
+pub(crate) use queue::queued_events;
 
 /// Times one callback.
 pub(crate) struct Timer;
@@ -21,6 +25,15 @@ impl Timer {
     pub(crate) fn time(self, callback: JobFuture) -> JobFuture {
         callback
     }
+}
+
+#[cfg(feature = "queue")]
+mod queue {
+    use std::time::Duration;
+
+    pub(crate) fn queued_events(_: &str, _: u64, _: u64, _: u64, _: Duration) {}
+
+    pub(in crate::observe) fn dead_lettered() {}
 }
 
 #[cfg(feature = "tokio")]

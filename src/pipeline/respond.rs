@@ -89,6 +89,7 @@ fn status(kind: ErrorKind) -> StatusCode {
         | ErrorKind::InFlight
         | ErrorKind::LedgerUnavailable
         | ErrorKind::WatchUnavailable
+        | ErrorKind::QueueUnavailable
         | ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
     }
 }

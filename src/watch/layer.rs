@@ -145,11 +145,15 @@ impl<F> fmt::Debug for WatchFuture<F> {
 /// Returns whether the event of a delivery with this receipt is settled.
 ///
 /// A stale event is not news: a later event of its job is settled. The callback of an event that
-/// was acknowledged first can still fail.
+/// was acknowledged first, or that is in a queue, can still fail.
 pub(super) fn is_settled(receipt: Receipt) -> bool {
     match receipt {
         Receipt::Handled | Receipt::Unhandled | Receipt::DeadLettered | Receipt::Duplicate => true,
-        Receipt::Undecodable | Receipt::OtherWebhook | Receipt::Stale | Receipt::Accepted => false,
+        Receipt::Undecodable
+        | Receipt::OtherWebhook
+        | Receipt::Stale
+        | Receipt::Accepted
+        | Receipt::Queued => false,
     }
 }
 

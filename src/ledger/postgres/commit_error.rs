@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// The reason why [`PostgresLedger::commit_in`](crate::ledger::PostgresLedger::commit_in) failed.
+/// The reason why `commit_in` failed: that of
+/// [`PostgresLedger`](crate::ledger::PostgresLedger::commit_in), or of a `JobQueue`.
 ///
 /// Roll the transaction back, which dropping it does, and let the callback fail. If the callback
 /// succeeded, the event would be acknowledged, although the delivery that has it now can still
@@ -25,11 +26,11 @@ impl CommitInError {
         matches!(self.0, Reason::Overtaken)
     }
 
-    pub(super) fn not_claimed() -> Self {
+    pub(crate) fn not_claimed() -> Self {
         Self(Reason::NotClaimed)
     }
 
-    pub(super) fn overtaken() -> Self {
+    pub(crate) fn overtaken() -> Self {
         Self(Reason::Overtaken)
     }
 }
@@ -43,8 +44,8 @@ impl From<sqlx::Error> for CommitInError {
 impl fmt::Display for CommitInError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
-            Reason::NotClaimed => "the event has no claim: there is no `DedupeLayer`",
-            Reason::Overtaken => "the event is settled, or another delivery has claimed it",
+            Reason::NotClaimed => "the event has no claim: it came through neither a `DedupeLayer` nor a worker of this queue",
+            Reason::Overtaken => "the event is settled, or another delivery or worker has claimed it",
             Reason::Database(_) => "the database could not settle the event",
         })
     }

@@ -20,6 +20,7 @@ mod postgres;
 mod postgres_table;
 mod postgres_wire;
 mod proxy;
+mod queue;
 mod redis;
 mod redis_cluster;
 mod redis_moves;

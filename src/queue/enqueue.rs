@@ -1,0 +1,96 @@
+//! Storing events.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sqlx::Row as _;
+use tower::Service;
+use ulid::Ulid;
+
+use super::statement::{Statement, Value};
+use super::{Shared, first};
+use crate::callback::JobFuture;
+use crate::error::{Error, ErrorKind, Receipt};
+use crate::event::JobEvent;
+use crate::ledger::EventName;
+use crate::ledger::key::Key;
+use crate::util::random::random;
+
+/// A service that stores each event in a queue: see [`JobQueue::enqueue`](super::JobQueue::enqueue).
+///
+/// It is always ready. If its future is dropped, the event may be stored nevertheless; the next delivery then finds
+/// it.
+#[derive(Clone)]
+pub struct Enqueue {
+    queue: Arc<Shared>,
+}
+
+impl Enqueue {
+    pub(super) fn new(queue: Arc<Shared>) -> Self {
+        Self { queue }
+    }
+}
+
+impl Service<JobEvent> for Enqueue {
+    type Response = Receipt;
+    type Error = Error;
+    type Future = JobFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, event: JobEvent) -> JobFuture {
+        let queue = self.queue.clone();
+        JobFuture::new(async move {
+            let stored = queue.store(&event).await;
+            stored.map_err(|error| Error::with_source(ErrorKind::QueueUnavailable, error.into()))?;
+            Ok(Receipt::Queued)
+        })
+    }
+}
+
+impl Shared {
+    /// Stores an event, if it is not stored yet. Returns once it is committed.
+    async fn store(&self, event: &JobEvent) -> Result<(), sqlx::Error> {
+        let key = key(&EventName::of(event));
+        let id = id();
+        let values = [
+            Value::Text(&self.name),
+            Value::Text(&id),
+            Value::Text(&key),
+            Value::Bytes(event.body()),
+        ];
+        let enqueue = Statement::new("enqueue", include_str!("sql/enqueue.sql"), &values);
+        let rows = self.connections.run(&enqueue).await?;
+        if first(&rows, "enqueue")?.try_get(1)? {
+            self.stored.notify_one();
+        }
+        Ok(())
+    }
+}
+
+/// Returns the text that identifies an event in the table: its name, of which parts that the server cannot store are
+/// replaced by digests.
+pub(super) fn key(name: &EventName) -> String {
+    let Key { job, event } = Key::of(name);
+    format!("{job} {event}")
+}
+
+/// Returns a new id. Ids are in the order of their time.
+fn id() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let millis = now.unwrap_or_default().as_millis();
+    let random = (u128::from(random()) << 64) | u128::from(random());
+    Ulid::from_parts(u64::try_from(millis).unwrap_or(u64::MAX), random).to_string()
+}
+
+impl fmt::Debug for Enqueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Enqueue")
+            .field("queue", &self.queue.name)
+            .finish()
+    }
+}

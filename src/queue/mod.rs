@@ -1,0 +1,275 @@
+//! Durable work: events are stored in a queue in Postgres, and workers run their callbacks.
+//!
+//! Use it if callbacks take longer than a sender waits, which is about a minute for MX, or if failed events have to be
+//! seen and run again. A delivery is answered 204 once its event is stored. Workers then run the same
+//! `Service<JobEvent>` that would otherwise be mounted, in the same process or in others. The guide
+//! [`durable_work`](crate::guide::durable_work) says how to run, watch and repair a queue.
+//!
+//! The events are rows of the table `apalis.jobs`, which belongs to
+//! [apalis](https://docs.rs/apalis-postgres). Its board and other tools show them. The worker is this crate's own:
+//! apalis' worker ends at the first error of the database, and its callbacks then count as dead while they run.
+//!
+//! This room uses `dead_letters`, `ledger`, `observe`, `background`, `callback`, `event`, `error` and `util`.
+//!
+//! # Example
+//!
+//! ```no_run
+//! use mx_job_webhook::queue::JobQueue;
+//! use mx_job_webhook::{Credentials, JobEvent, JobRouter, JobWebhook};
+//! use sqlx::PgPool;
+//!
+//! async fn completed(event: JobEvent) -> Result<(), tower::BoxError> {
+//!     // Minutes of work for `event.member_guid`. After an error, it runs again later.
+//!     Ok(())
+//! }
+//!
+//! # async fn serve(pool: PgPool, shutdown: impl Future) -> Result<(), Box<dyn std::error::Error>> {
+//! let queue = JobQueue::postgres(pool).named("mx-jobs");
+//! queue.migrate().await?;
+//!
+//! // In the web server:
+//! let webhooks = JobWebhook::new(Credentials::basic("mx", "secret")?, queue.enqueue());
+//! let app = axum::Router::<()>::new().layer(webhooks.at("/admin/webhooks"));
+//!
+//! // In the same process, or in others:
+//! let jobs = JobRouter::new().on_completed(completed);
+//! queue.worker(jobs).with_concurrency(4).with_tries(5).run_until(shutdown).await?;
+//! # drop(app); Ok(()) }
+//! ```
+
+mod commit_in;
+mod connections;
+mod enqueue;
+mod migrate;
+mod statement;
+mod tried;
+mod worker;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgRow;
+use sqlx::{PgPool, Row as _};
+use tokio::sync::Notify;
+
+use crate::dead_letters::PostgresDeadLetters;
+use crate::ledger::lease::micros;
+use connections::Connections;
+pub use enqueue::Enqueue;
+use statement::{Statement, Value};
+pub use tried::Try;
+pub use worker::Worker;
+
+/// The name of a queue by default.
+const NAME: &str = "mx-jobs";
+
+/// How many connections a queue opens at most by default.
+const CONNECTIONS: u32 = 4;
+
+/// A durable queue of events, in the database of the application's pool.
+///
+/// Make one queue for an application, and clone it. Clones share their connections. See the
+/// [module](self) for an example.
+///
+/// Each event is one row, under its [`EventName`](crate::ledger::EventName). A second delivery of an event changes
+/// nothing, for as long as the row exists. The row contains the body as it was received, and no headers. Call
+/// [`prune`](Self::prune) regularly.
+///
+/// # Connections
+///
+/// The queue has **connections of its own**, at most four by default, in addition to those of the pool. It therefore
+/// works even if callbacks hold all connections of the pool. It opens them as the pool does, with the same options and
+/// `after_connect`. It works through `PgBouncer` in every mode. Each statement is one round trip and may take
+/// five seconds.
+///
+/// # Durability
+///
+/// A stored event is on the server's disk and on its synchronous standbys, even if the application has set
+/// `synchronous_commit` to `off` or `local`.
+#[derive(Clone)]
+pub struct JobQueue {
+    shared: Arc<Shared>,
+    letters: PostgresDeadLetters,
+}
+
+/// The parts that clones, workers and stored events share.
+struct Shared {
+    name: String,
+    connections: Connections,
+    /// Wakes workers of this process when an event is stored.
+    stored: Notify,
+}
+
+impl JobQueue {
+    /// Returns the queue `mx-jobs` in the database of this pool.
+    ///
+    /// Call [`migrate`](Self::migrate) before you use it.
+    #[must_use]
+    pub fn postgres(pool: PgPool) -> Self {
+        Self {
+            letters: PostgresDeadLetters::new(pool.clone()),
+            shared: Arc::new(Shared {
+                name: NAME.to_owned(),
+                connections: Connections::like(&pool, CONNECTIONS),
+                stored: Notify::new(),
+            }),
+        }
+    }
+
+    /// Sets the name of the queue. Defaults to `mx-jobs`.
+    ///
+    /// Several queues can share a database. Events are handed from processes to processes by this name, so a change
+    /// leaves the events of the old name behind.
+    ///
+    /// # Panics
+    ///
+    /// If the name is empty, longer than 200 bytes, or contains a NUL.
+    #[must_use]
+    #[track_caller]
+    pub fn named(self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        assert!(
+            !name.is_empty() && name.len() <= 200 && !name.contains('\0'),
+            "the name of a queue has 1 to 200 bytes, and no NUL"
+        );
+        self.rebuilt(name, None)
+    }
+
+    /// Sets how many connections the queue opens at most. Defaults to 4.
+    ///
+    /// Stored events, the results of tries and the heartbeats of workers share them.
+    ///
+    /// # Panics
+    ///
+    /// If the number is 0.
+    #[must_use]
+    #[track_caller]
+    pub fn with_max_connections(self, connections: u32) -> Self {
+        assert!(connections > 0, "a queue needs at least one connection");
+        let name = self.shared.name.clone();
+        self.rebuilt(name, Some(connections))
+    }
+
+    fn rebuilt(self, name: String, connections: Option<u32>) -> Self {
+        let connections = connections.unwrap_or(self.shared.connections.max());
+        let pool = self.shared.connections.application();
+        Self {
+            shared: Arc::new(Shared {
+                name,
+                connections: Connections::like(pool, connections),
+                stored: Notify::new(),
+            }),
+            letters: self.letters,
+        }
+    }
+
+    /// Returns a service that stores each event, to mount in place of the callbacks.
+    ///
+    /// The receipt is [`Queued`](crate::Receipt::Queued), answered 204. If the event cannot be stored, the answer is
+    /// 503, and MX delivers the event again.
+    #[must_use]
+    pub fn enqueue(&self) -> Enqueue {
+        Enqueue::new(self.shared.clone())
+    }
+
+    /// Returns a worker that runs the events of this queue through a service of events.
+    ///
+    /// `jobs` is a [`JobRouter`](crate::JobRouter), or tower middleware around one.
+    #[must_use]
+    pub fn worker<J>(&self, jobs: J) -> Worker<J> {
+        Worker::new(self.shared.clone(), jobs)
+    }
+
+    /// Counts the events that are waiting, running and dead.
+    ///
+    /// A worker calls it every ten seconds for the metrics.
+    ///
+    /// # Errors
+    ///
+    /// The database's error.
+    pub async fn counts(&self) -> Result<QueueCounts, sqlx::Error> {
+        self.shared.counts().await
+    }
+
+    /// Deletes the rows of events that were handled longer ago than this, and returns how many it deleted.
+    ///
+    /// Call it regularly, on one replica or on all. 48 hours are twice the time for which MX retries. With less than
+    /// these 24 hours, an event can be handled again. Waiting events and dead letters stay. It deletes up to
+    /// 10,000 rows at a time, and skips locked rows. It also deletes the rows of workers that were last seen more than
+    /// a day ago.
+    ///
+    /// # Errors
+    ///
+    /// The database's error. Rows that were deleted before stay deleted.
+    pub async fn prune(&self, older_than: Duration) -> Result<u64, sqlx::Error> {
+        const BATCH: i64 = 10_000;
+        let Shared {
+            name, connections, ..
+        } = &*self.shared;
+        let values = [
+            Value::Text(name),
+            Value::Number(micros(older_than)),
+            Value::Number(BATCH),
+        ];
+        let prune = Statement::new("prune", include_str!("sql/prune.sql"), &values);
+        let mut total = 0;
+        loop {
+            let rows = connections.run(&prune).await?;
+            let deleted: i64 = first(&rows, "prune")?.try_get(1)?;
+            total += deleted.unsigned_abs();
+            if deleted < BATCH {
+                break;
+            }
+        }
+        let workers = include_str!("sql/prune_workers.sql");
+        let workers = Statement::new("prune_workers", workers, &[Value::Text(name)]);
+        connections.run(&workers).await?;
+        Ok(total)
+    }
+}
+
+impl Shared {
+    async fn counts(&self) -> Result<QueueCounts, sqlx::Error> {
+        let counts = include_str!("sql/counts.sql");
+        let counts = Statement::new("counts", counts, &[Value::Text(&self.name)]);
+        let rows = self.connections.run(&counts).await?;
+        let row = first(&rows, "counts")?;
+        let number = |column| row.try_get::<i64, _>(column).map(i64::unsigned_abs);
+        let oldest: Option<i64> = row.try_get(4)?;
+        Ok(QueueCounts {
+            waiting: number(1)?,
+            running: number(2)?,
+            dead: number(3)?,
+            oldest: oldest.map(|age| Duration::from_micros(age.max(0).unsigned_abs())),
+        })
+    }
+}
+
+/// Returns the first row. [`Connections::run`] returns at least one.
+fn first<'a>(rows: &'a [PgRow], name: &'static str) -> Result<&'a PgRow, sqlx::Error> {
+    rows.first().ok_or_else(|| connections::unexpected(name))
+}
+
+/// The numbers of events in a queue: see [`JobQueue::counts`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QueueCounts {
+    /// Events that wait for a worker, or for their next try.
+    pub waiting: u64,
+    /// Events whose callbacks run, and those of dead workers that no worker has taken over yet.
+    pub running: u64,
+    /// Dead letters of the queue. Other bodies that were kept are not counted.
+    pub dead: u64,
+    /// For how long the oldest of the events that could run now has waited for a worker.
+    pub oldest: Option<Duration>,
+}
+
+// By hand, because the `Debug` of a pool shows the server's address.
+impl fmt::Debug for JobQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobQueue")
+            .field("name", &self.shared.name)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,12 @@
+-- Counts the events of a queue. $1 the queue.
+SELECT 'counts',
+    (SELECT count(*) FROM apalis.jobs
+     WHERE job_type = $1 AND (status = 'Pending' OR (status = 'Failed' AND attempts < max_attempts))),
+    (SELECT count(*) FROM apalis.jobs JOIN apalis.workers ON lock_by = workers.id
+     WHERE worker_type = $1 AND job_type = $1 AND status IN ('Queued', 'Running')),
+    (SELECT count(*) FROM apalis.jobs
+     WHERE job_type = $1 AND (status = 'Killed' OR (status = 'Failed' AND attempts >= max_attempts))),
+    (SELECT (extract(epoch FROM clock_timestamp() - run_at) * 1000000)::bigint FROM apalis.jobs
+     WHERE job_type = $1 AND (status = 'Pending' OR (status = 'Failed' AND attempts < max_attempts))
+        AND run_at <= clock_timestamp()
+     ORDER BY priority DESC, run_at LIMIT 1)

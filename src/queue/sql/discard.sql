@@ -1,0 +1,8 @@
+-- Deletes a dead letter. $1 the queue, $2 the event's key.
+WITH deleted AS (
+    DELETE FROM apalis.jobs
+    WHERE job_type = $1 AND idempotency_key = $2
+        AND (status = 'Killed' OR (status = 'Failed' AND attempts >= max_attempts))
+    RETURNING id
+)
+SELECT 'discard', EXISTS (SELECT FROM deleted)

@@ -1,0 +1,17 @@
+-- Takes the next events. $1 the queue, $2 the worker, $3 how many, $4 the tries of an event that has none yet.
+WITH next AS (
+    SELECT id FROM apalis.jobs
+    WHERE (status = 'Pending' OR (status = 'Failed' AND attempts < max_attempts))
+        AND job_type = $1 AND run_at <= clock_timestamp()
+    ORDER BY priority DESC, run_at
+    LIMIT $3
+    FOR UPDATE SKIP LOCKED
+), taken AS (
+    UPDATE apalis.jobs
+    SET status = 'Running', lock_by = $2, lock_at = clock_timestamp(),
+        max_attempts = CASE max_attempts WHEN 0 THEN attempts + $4 ELSE max_attempts END
+    FROM next WHERE jobs.id = next.id
+    RETURNING jobs.id, jobs.idempotency_key, jobs.attempts, jobs.max_attempts, jobs.job
+)
+SELECT 'fetch', id, idempotency_key, attempts, max_attempts, job FROM taken
+UNION ALL SELECT 'fetch', NULL, NULL, NULL, NULL, NULL

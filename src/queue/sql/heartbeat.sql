@@ -1,0 +1,34 @@
+-- Says that a worker lives, and returns the events of others to the queue. $1 the queue, $2 the worker, $3 the ids
+-- that it is running, $4 the time in µs after which a silent worker counts as dead, $5 whether to look for dead ones.
+--
+-- It also returns events that this worker does not know: the answer to its fetch was lost.
+WITH seen AS (
+    INSERT INTO apalis.workers (id, worker_type, storage_name, layers, last_seen, started_at)
+    VALUES ($2, $1, 'mx-job-webhook', '', clock_timestamp(), clock_timestamp())
+    ON CONFLICT (id) DO UPDATE SET last_seen = excluded.last_seen
+    RETURNING last_seen - $4 * interval '1 microsecond' AS dead_before
+), orphaned AS (
+    SELECT jobs.id
+    FROM seen
+    JOIN apalis.workers ON $5 AND worker_type = $1 AND workers.id <> $2 AND last_seen < dead_before
+    JOIN apalis.jobs ON lock_by = workers.id AND status IN ('Queued', 'Running')
+    FOR UPDATE OF jobs SKIP LOCKED
+), unknown AS (
+    SELECT jobs.id FROM seen
+    JOIN apalis.jobs ON lock_by = $2 AND status IN ('Queued', 'Running') AND lock_at < dead_before
+        AND jobs.id <> ALL ($3)
+    FOR UPDATE OF jobs SKIP LOCKED
+), taken_over AS (
+    UPDATE apalis.jobs
+    SET status = CASE WHEN max_attempts > 0 AND attempts + 1 >= max_attempts THEN 'Failed' ELSE 'Pending' END,
+        attempts = attempts + 1, lock_by = NULL, lock_at = NULL, done_at = clock_timestamp(),
+        last_result = '{"Err": "the worker stopped before the callback ended"}'
+    FROM orphaned WHERE jobs.id = orphaned.id
+    RETURNING jobs.id
+), returned AS (
+    UPDATE apalis.jobs SET status = 'Pending', lock_by = NULL, lock_at = NULL
+    FROM unknown WHERE jobs.id = unknown.id
+    RETURNING jobs.id
+)
+SELECT 'heartbeat', (SELECT count(*) FROM taken_over) + (SELECT count(*) FROM returned)
+FROM seen

@@ -1,0 +1,8 @@
+-- Deletes workers that were last seen more than a day ago and hold no event. Each start adds one. $1 the queue.
+WITH deleted AS (
+    DELETE FROM apalis.workers
+    WHERE worker_type = $1 AND last_seen < clock_timestamp() - interval '1 day'
+        AND NOT EXISTS (SELECT FROM apalis.jobs WHERE lock_by = workers.id)
+    RETURNING id
+)
+SELECT 'prune_workers', count(*) FROM deleted

@@ -1,0 +1,120 @@
+//! Heartbeats, by which workers know each other to live.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::Row as _;
+use tokio::time::{Instant, sleep};
+
+use super::run::{Run, until};
+use super::running::Running;
+use crate::ledger::lease::micros;
+use crate::observe;
+use crate::queue::statement::{Statement, Value};
+use crate::queue::{Shared, first};
+
+/// How soon to try again if a heartbeat fails.
+const INTERVAL_OF_FAILURES: Duration = Duration::from_millis(500);
+
+/// How often the metrics of the queue are set.
+const COUNT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The name of a worker in the table, and what it knows of its contact with the database.
+pub(super) struct Heart {
+    queue: Arc<Shared>,
+    worker: Arc<str>,
+    running: Arc<Running>,
+    dead_after: Duration,
+    contact: Option<Contact>,
+}
+
+/// A time of heartbeats without a longer gap.
+struct Contact {
+    since: Instant,
+    last: Instant,
+}
+
+impl Heart {
+    pub(super) fn new<J>(run: &Run<J>) -> Self {
+        Self {
+            queue: run.worker.queue.clone(),
+            worker: run.name.clone(),
+            running: run.running.clone(),
+            dead_after: run.worker.dead_after,
+            contact: None,
+        }
+    }
+
+    /// Sends heartbeats until the worker has ended, and the last of its callbacks.
+    pub(super) async fn beat_until_the_end(self) {
+        let running = self.running.clone();
+        let ended = pin!(running.ended());
+        until(ended, self.beat_forever()).await;
+    }
+
+    async fn beat_forever(mut self) {
+        let mut has_failed = false;
+        let mut counted: Option<Instant> = None;
+        loop {
+            match self.beat().await {
+                Ok(()) => {
+                    has_failed = false;
+                    if counted.is_none_or(|counted| counted.elapsed() >= COUNT_INTERVAL) {
+                        counted = Some(Instant::now());
+                        self.count().await;
+                    }
+                    sleep(self.dead_after / 4).await;
+                }
+                Err(error) => {
+                    if !has_failed {
+                        observe::queue_failed(&error.into());
+                    }
+                    has_failed = true;
+                    sleep(INTERVAL_OF_FAILURES).await;
+                }
+            }
+        }
+    }
+
+    /// Reports that this worker lives, and returns events of dead workers to the queue.
+    ///
+    /// After an outage of the database, all workers look dead. A worker therefore takes over nothing before it has
+    /// had contact for as long as others may be silent.
+    pub(super) async fn beat(&mut self) -> Result<(), sqlx::Error> {
+        let now = Instant::now();
+        let takes_over = self.contact.as_ref().is_some_and(|contact| {
+            contact.last.elapsed() < self.dead_after && contact.since.elapsed() >= self.dead_after
+        });
+        let ids = self.running.ids();
+        let values = [
+            Value::Text(&self.queue.name),
+            Value::Text(&self.worker),
+            Value::Texts(&ids),
+            Value::Number(micros(self.dead_after)),
+            Value::Flag(takes_over),
+        ];
+        let beat = include_str!("../sql/heartbeat.sql");
+        let beat = Statement::new("heartbeat", beat, &values);
+        let rows = self.queue.connections.run(&beat).await?;
+        let returned: i64 = first(&rows, "heartbeat")?.try_get(1)?;
+        if returned > 0 {
+            observe::taken_over(returned.unsigned_abs());
+            self.queue.stored.notify_one();
+        }
+        let since = match &self.contact {
+            Some(contact) if contact.last.elapsed() < self.dead_after => contact.since,
+            _ => now,
+        };
+        self.contact = Some(Contact { since, last: now });
+        Ok(())
+    }
+
+    async fn count(&self) {
+        if let Ok(counts) = self.queue.counts().await {
+            let (waiting, running, dead) = (counts.waiting, counts.running, counts.dead);
+            let oldest = counts.oldest.unwrap_or_default();
+            observe::queued_events(&self.queue.name, waiting, running, dead, oldest);
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Workers that die, freeze, or lose the database.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mx_job_webhook::queue::Try;
+use mx_job_webhook::{JobEvent, JobRouter};
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
+use tower::BoxError;
+
+use super::{DEAD_AFTER, Fixture, PATIENCE, Running, completed, logging, quick, until_logged};
+use crate::proxy::{Network, Proxy};
+use crate::support::Log;
+
+/// A router whose callbacks take this long, and log their guid when they start and when they end.
+fn slow(log: &Log, time: Duration) -> JobRouter {
+    let log = log.clone();
+    JobRouter::new().on_completed(move |event: JobEvent| {
+        let log = log.clone();
+        async move {
+            log.push(format!("started {}", event.guid));
+            sleep(time).await;
+            log.push(format!("ended {}", event.guid));
+        }
+    })
+}
+
+/// A worker on a runtime of its own, which can be stopped at any moment, as a process can.
+struct Process(Option<Runtime>);
+
+impl Process {
+    fn start(fixture: &Fixture, jobs: JobRouter) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let options = fixture.database.options();
+        runtime.spawn(async move {
+            let (_, queue) = super::queue(options);
+            quick(&queue, jobs)
+                .run_until(std::future::pending::<()>())
+                .await
+        });
+        Self(Some(runtime))
+    }
+
+    fn kill(mut self) {
+        self.0.take().unwrap().shutdown_background();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn events_of_a_dead_worker_are_taken_over_and_its_try_counts() {
+    let fixture = Fixture::new().await;
+    let log = Log::default();
+    for number in 0..6 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    let process = Process::start(&fixture, slow(&log, PATIENCE));
+    until_logged(&log, 4).await;
+    let other = Log::default();
+    let worker = Running::start(quick(&fixture.queue, logging(&other)));
+    until_logged(&other, 2).await;
+    process.kill();
+    let killed = Instant::now();
+    until_logged(&other, 6).await;
+    let after = killed.elapsed();
+    assert!(after > DEAD_AFTER / 2, "{after:?}");
+    assert!(after < DEAD_AFTER * 3, "{after:?}");
+    fixture.until(6, "status = 'Done'").await;
+    worker.end().await;
+    assert_eq!(fixture.rows("attempts = 2").await, 4);
+    assert_eq!(log.entries().len(), 4);
+}
+
+/// An event that kills its process is not tried for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_event_whose_workers_die_becomes_a_dead_letter() {
+    let fixture = Fixture::new().await;
+    fixture.store(completed("JOB-1")).await;
+    let other = Running::start(quick(&fixture.queue, logging(&Log::default())).with_concurrency(1));
+    other.end().await;
+    // The last of its two tries.
+    fixture
+        .execute(
+            "UPDATE apalis.workers SET last_seen = now() - interval '1 hour';
+             UPDATE apalis.jobs SET status = 'Running', attempts = 1, max_attempts = 2, lock_at = now(), done_at = NULL,
+                 lock_by = (SELECT id FROM apalis.workers)",
+        )
+        .await;
+    let log = Log::default();
+    let worker = Running::start(quick(&fixture.queue, logging(&log)));
+    fixture.until(1, "status = 'Failed' AND attempts = 2").await;
+    sleep(Duration::from_millis(500)).await;
+    worker.end().await;
+    assert!(log.entries().is_empty());
+    assert_eq!(fixture.queue.counts().await.unwrap().dead, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_with_slow_callbacks_does_not_count_as_dead() {
+    let fixture = Fixture::new().await;
+    let log = Log::default();
+    for number in 0..6 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    let time = DEAD_AFTER * 2;
+    let one = Running::start(quick(&fixture.queue, slow(&log, time)));
+    let other = Running::start(quick(&fixture.other(), slow(&log, time)));
+    fixture.until(6, "status = 'Done' AND attempts = 1").await;
+    one.end().await;
+    other.end().await;
+    assert_eq!(log.entries().len(), 12);
+}
+
+/// An outage that is longer than a worker may be silent repeats nothing if it concerns all of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_outage_of_the_database_during_callbacks_repeats_nothing() {
+    let fixture = Fixture::new().await;
+    let proxy = Proxy::to(fixture.database.server()).await;
+    let through = || {
+        let options = fixture.database.options();
+        super::queue(options.port(proxy.address.port())).1
+    };
+    let log = Log::default();
+    let mut workers = Vec::new();
+    for _ in 0..3 {
+        workers.push(Running::start(
+            quick(&through(), slow(&log, DEAD_AFTER * 2)).with_concurrency(2),
+        ));
+    }
+    for number in 0..6 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    until_logged(&log, 6).await;
+    proxy.set(Network::Down);
+    // The first three end while the database is away.
+    sleep(DEAD_AFTER * 3).await;
+    until_logged(&log, 12).await;
+    proxy.set(Network::Works);
+    fixture.until(6, "status = 'Done' AND attempts = 1").await;
+    for worker in workers {
+        worker.end().await;
+    }
+    assert_eq!(log.entries().len(), 12);
+}
+
+/// A worker that was cut off, and whose event another has taken over, neither ends the other's try nor undoes its
+/// result.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_that_was_cut_off_does_no_harm_when_it_returns() {
+    let fixture = Fixture::new().await;
+    fixture.execute("CREATE TABLE effects (try int)").await;
+    let proxy = Proxy::to(fixture.database.server()).await;
+    let (_, cut_off) = super::queue(fixture.database.options().port(proxy.address.port()));
+    let go_on = Arc::new(Notify::new());
+    let jobs = |queue: &mx_job_webhook::queue::JobQueue, wait: bool| {
+        let (pool, queue, go_on) = (fixture.pool.clone(), queue.clone(), go_on.clone());
+        JobRouter::new().on_completed(move |event: JobEvent| {
+            let (pool, queue, go_on) = (pool.clone(), queue.clone(), go_on.clone());
+            async move {
+                if wait {
+                    go_on.notified().await;
+                }
+                let mut transaction = pool.begin().await?;
+                let number = Try::of(&event).unwrap().number();
+                sqlx::query("INSERT INTO effects VALUES ($1)")
+                    .bind(i32::try_from(number)?)
+                    .execute(&mut *transaction)
+                    .await?;
+                queue.commit_in(&mut transaction, &event).await?;
+                transaction.commit().await?;
+                Ok::<(), BoxError>(())
+            }
+        })
+    };
+    let first = Running::start(quick(&cut_off, jobs(&cut_off, true)));
+    fixture.store(completed("JOB-1")).await;
+    fixture.until(1, "status = 'Running'").await;
+    proxy.set(Network::Down);
+    let second = Running::start(quick(&fixture.queue, jobs(&fixture.queue, false)));
+    fixture.until(1, "status = 'Done' AND attempts = 2").await;
+    go_on.notify_one();
+    sleep(Duration::from_millis(300)).await;
+    proxy.set(Network::Works);
+    sleep(DEAD_AFTER).await;
+    assert_eq!(fixture.rows("status = 'Done' AND attempts = 2").await, 1);
+    let effects: Vec<i32> = sqlx::query_scalar("SELECT try FROM effects")
+        .fetch_all(&fixture.pool)
+        .await
+        .unwrap();
+    assert_eq!(effects, [2]);
+    // It works again.
+    second.end().await;
+    fixture.store(completed("JOB-2")).await;
+    fixture.until(1, "status = 'Running'").await;
+    go_on.notify_one();
+    fixture.until(2, "status = 'Done'").await;
+    first.end().await;
+}
+
+/// The row of a worker that was frozen for long may be deleted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_whose_row_is_deleted_continues() {
+    let fixture = Fixture::new().await;
+    let log = Log::default();
+    let worker = Running::start(quick(&fixture.queue, logging(&log)));
+    fixture.store(completed("JOB-1")).await;
+    fixture.until(1, "status = 'Done'").await;
+    fixture.execute("DELETE FROM apalis.workers").await;
+    fixture.store(completed("JOB-2")).await;
+    fixture.until(2, "status = 'Done'").await;
+    worker.end().await;
+}
+
+/// If the answer to a fetch is lost, its events are not stuck for as long as the worker lives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn events_that_their_worker_does_not_know_of_return_to_the_queue() {
+    let fixture = Fixture::new().await;
+    let log = Log::default();
+    let worker = Running::start(quick(&fixture.queue, logging(&log)));
+    let start = Instant::now();
+    while fixture.number("SELECT count(*) FROM apalis.workers").await == 0 {
+        assert!(start.elapsed() < PATIENCE);
+        sleep(Duration::from_millis(10)).await;
+    }
+    let other = fixture.queue.clone().named("other");
+    super::store(&other, completed("JOB-1")).await;
+    fixture
+        .execute(
+            "UPDATE apalis.jobs SET status = 'Running', lock_at = now(), max_attempts = 5, job_type = 'mx-jobs',
+                 lock_by = (SELECT id FROM apalis.workers)",
+        )
+        .await;
+    fixture.until(1, "status = 'Done' AND attempts = 1").await;
+    assert_eq!(log.entries(), ["JOB-1"]);
+    worker.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_shutdown_takes_no_further_event_and_waits_for_callbacks() {
+    let fixture = Fixture::new().await;
+    let log = Log::default();
+    for number in 0..3 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    let time = Duration::from_millis(800);
+    let worker = Running::start(quick(&fixture.queue, slow(&log, time)).with_concurrency(2));
+    until_logged(&log, 2).await;
+    worker.end().await;
+    assert_eq!(log.entries().len(), 4);
+    assert_eq!(fixture.rows("status = 'Done'").await, 2);
+    assert_eq!(fixture.rows("status = 'Pending' AND attempts = 0").await, 1);
+}
+
+/// If its future is dropped, callbacks that have started finish, and their results are recorded.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn callbacks_of_a_worker_that_is_dropped_finish() {
+    let fixture = Fixture::new().await;
+    let log = Log::default();
+    fixture.store(completed("JOB-1")).await;
+    let worker = quick(&fixture.queue, slow(&log, DEAD_AFTER * 2));
+    let other =
+        Running::start(quick(&fixture.other(), slow(&log, Duration::ZERO)).with_concurrency(1));
+    other.end().await;
+    let ended = timeout(
+        Duration::from_millis(700),
+        worker.run_until(std::future::pending::<()>()),
+    )
+    .await;
+    assert!(ended.is_err());
+    until_logged(&log, 1).await;
+    // Another worker does not take it over, because heartbeats continue.
+    let other = Running::start(quick(&fixture.other(), slow(&log, Duration::ZERO)));
+    fixture.until(1, "status = 'Done' AND attempts = 1").await;
+    other.end().await;
+    assert_eq!(log.entries(), ["started JOB-1", "ended JOB-1"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_starts_before_its_database_and_ends_without_it() {
+    let fixture = Fixture::new().await;
+    let proxy = Proxy::to(fixture.database.server()).await;
+    proxy.set(Network::Down);
+    let (_, queue) = super::queue(fixture.database.options().port(proxy.address.port()));
+    let log = Log::default();
+    let early = Running::start(quick(&queue, logging(&log)));
+    let never = Running::start(quick(&queue, logging(&log)));
+    fixture.store(completed("JOB-1")).await;
+    sleep(Duration::from_millis(300)).await;
+    never.end().await;
+    proxy.set(Network::Works);
+    until_logged(&log, 1).await;
+    fixture.until(1, "status = 'Done'").await;
+    proxy.set(Network::Down);
+    sleep(Duration::from_millis(300)).await;
+    early.end().await;
+}

@@ -1,0 +1,1 @@
+//! The queue behind poolers and through failovers.

@@ -1,0 +1,164 @@
+//! The durable queue on PostgreSQL: what it stores, how often it tries, and what it survives.
+
+mod dying;
+mod engines;
+mod storing;
+mod tables;
+mod trying;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mx_job_webhook::callback::JobService;
+use mx_job_webhook::queue::{JobQueue, QueueCounts, Worker};
+use mx_job_webhook::{Job, JobEvent, JobRouter, Receipt, Status};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, PgPool};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tower::ServiceExt as _;
+
+use crate::engines::postgres::{Database, pool};
+use crate::support::Log;
+
+/// Longer than any step takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The time after which a silent worker counts as dead in these tests.
+const DEAD_AFTER: Duration = Duration::from_secs(2);
+
+/// A queue in a database of its own.
+struct Fixture {
+    database: Database,
+    pool: PgPool,
+    queue: JobQueue,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let database = Database::create("").await;
+        let (pool, queue) = queue(database.options());
+        queue.migrate().await.unwrap();
+        Self {
+            database,
+            pool,
+            queue,
+        }
+    }
+
+    async fn store(&self, event: JobEvent) {
+        store(&self.queue, event).await;
+    }
+
+    /// Returns a queue of another process.
+    fn other(&self) -> JobQueue {
+        queue(self.database.options()).1
+    }
+
+    async fn number(&self, sql: &str) -> i64 {
+        let sql = AssertSqlSafe(sql.to_owned());
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.unwrap()
+    }
+
+    async fn rows(&self, such_that: &str) -> i64 {
+        let sql = format!("SELECT count(*) FROM apalis.jobs WHERE {such_that}");
+        self.number(&sql).await
+    }
+
+    async fn execute(&self, sql: &str) {
+        let sql = AssertSqlSafe(sql.to_owned());
+        sqlx::raw_sql(sql).execute(&self.pool).await.unwrap();
+    }
+
+    /// Waits until this many rows are such.
+    async fn until(&self, rows: i64, such_that: &str) {
+        let start = Instant::now();
+        loop {
+            let found = self.rows(such_that).await;
+            if found == rows {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE, "{found} rows: {such_that}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+fn queue(options: PgConnectOptions) -> (PgPool, JobQueue) {
+    let pool = pool(options);
+    (pool.clone(), JobQueue::postgres(pool))
+}
+
+async fn store(queue: &JobQueue, event: JobEvent) {
+    let receipt = queue.enqueue().oneshot(event).await;
+    assert_eq!(receipt.unwrap(), Receipt::Queued);
+}
+
+fn event(guid: &str, status: Status) -> JobEvent {
+    Job::new(guid.parse().unwrap(), status).into()
+}
+
+fn completed(guid: &str) -> JobEvent {
+    event(guid, Status::Completed)
+}
+
+/// A worker with short times.
+fn quick<J>(queue: &JobQueue, jobs: J) -> Worker<J> {
+    let pause = Duration::from_millis(50);
+    queue
+        .worker(jobs)
+        .with_backoff(pause, pause)
+        .with_dead_after(DEAD_AFTER)
+        .with_poll_interval(Duration::from_millis(100))
+}
+
+/// A worker that runs on a task.
+struct Running {
+    stop: Arc<Notify>,
+    task: JoinHandle<Result<(), sqlx::Error>>,
+}
+
+impl Running {
+    fn start<J: JobService>(worker: Worker<J>) -> Self {
+        let stop = Arc::new(Notify::new());
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move { worker.run_until(stopped.notified()).await });
+        Self { stop, task }
+    }
+
+    fn shut_down(&self) {
+        self.stop.notify_one();
+    }
+
+    async fn end(self) {
+        self.shut_down();
+        timeout(PATIENCE, self.task)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+    }
+}
+
+/// A router whose COMPLETED events are logged by their guid.
+fn logging(log: &Log) -> JobRouter {
+    let log = log.clone();
+    JobRouter::new().on_completed(move |event: JobEvent| {
+        let log = log.clone();
+        async move { log.push(event.guid.to_string()) }
+    })
+}
+
+async fn until_logged(log: &Log, entries: usize) {
+    let start = Instant::now();
+    while log.entries().len() < entries {
+        assert!(start.elapsed() < PATIENCE, "{:?}", log.entries());
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn assert_counts(counts: QueueCounts, waiting: u64, running: u64, dead: u64) {
+    let found = (counts.waiting, counts.running, counts.dead);
+    assert_eq!(found, (waiting, running, dead));
+}

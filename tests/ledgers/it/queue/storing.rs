@@ -1,0 +1,309 @@
+//! Storing events, and the rows that identify them.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use mx_job_webhook::ledger::EventName;
+use mx_job_webhook::queue::JobQueue;
+use mx_job_webhook::watch::{JobWatch, PostgresWatchStore};
+use mx_job_webhook::{Credentials, ErrorKind, JobEvent, JobRouter, JobWebhook, Receipt, Status};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection as _, PgConnection};
+use tokio::time::timeout;
+use tower::{Layer as _, ServiceExt as _};
+
+use super::{Fixture, PATIENCE, Running, completed, event, logging, quick, until_logged};
+use crate::engines::postgres::at;
+use crate::support::{Log, SAMPLE, delivery};
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_204_says_that_the_event_is_stored_as_it_came_and_once() {
+    let fixture = Fixture::new().await;
+    let webhooks = JobWebhook::new(Credentials::unauthenticated(), fixture.queue.enqueue());
+    let body = SAMPLE.replace(
+        '{',
+        "{ \"new\": 1.2300e+5, \"big\": 123456789012345678901234567890,\t",
+    );
+    for _ in 0..3 {
+        let response = webhooks
+            .clone()
+            .oneshot(delivery(body.clone()))
+            .await
+            .unwrap();
+        assert_eq!(response.status(), 204);
+        let receipt = response.extensions().get::<Receipt>();
+        assert_eq!(receipt, Some(&Receipt::Queued));
+    }
+    let stored: Vec<(Vec<u8>, String)> =
+        sqlx::query_as("SELECT job, row_to_json(jobs)::text FROM apalis.jobs")
+            .fetch_all(&fixture.pool)
+            .await
+            .unwrap();
+    let [(job, row)] = stored.try_into().unwrap();
+    assert_eq!(job, body.as_bytes());
+    assert!(!row.contains("charset=utf-8"), "no header is stored: {row}");
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn events_that_differ_in_anything_are_different_rows() {
+    let fixture = Fixture::new().await;
+    let long = "x".repeat(300);
+    let guids = [
+        "JOB-1",
+        "JOB-2",
+        "a'b\\c\"d$1",
+        "a\0b",
+        "ä €",
+        long.as_str(),
+        "a b",
+        "a  b",
+    ];
+    for guid in guids {
+        for status in [
+            Status::Completed,
+            Status::Denied,
+            Status::from("NEW"),
+            Status::from(99),
+        ] {
+            fixture.store(event(guid, status.clone())).await;
+            fixture.store(event(guid, status)).await;
+        }
+    }
+    assert_eq!(fixture.rows("true").await, 4 * guids.len() as i64);
+    let undated = |text: &str| {
+        let body =
+            format!(r#"{{"job": {{"guid": "JOB-1", "status": 6, "error_message": "{text}"}}}}"#);
+        JobEvent::decode(body).unwrap()
+    };
+    fixture.store(undated("one")).await;
+    fixture.store(undated("two")).await;
+    assert_eq!(fixture.rows("true").await, 4 * guids.len() as i64 + 2);
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn queues_of_other_names_are_separate() {
+    let fixture = Fixture::new().await;
+    let other = fixture.queue.clone().named("it's \"another\"");
+    fixture.store(completed("JOB-1")).await;
+    super::store(&other, completed("JOB-1")).await;
+    let log = Log::default();
+    let worker = Running::start(quick(&other, logging(&log)));
+    until_logged(&log, 1).await;
+    worker.end().await;
+    assert_eq!(fixture.queue.counts().await.unwrap().waiting, 1);
+    assert_eq!(other.counts().await.unwrap().waiting, 0);
+}
+
+#[tokio::test]
+async fn an_event_that_cannot_be_stored_is_not_acknowledged() {
+    let nowhere = at("127.0.0.1:9".parse().unwrap());
+    let pool = PgPoolOptions::new().connect_lazy_with(nowhere);
+    let webhooks = JobWebhook::new(
+        Credentials::unauthenticated(),
+        JobQueue::postgres(pool).enqueue(),
+    );
+    let response = webhooks.oneshot(delivery(SAMPLE.to_owned())).await.unwrap();
+    assert_eq!(response.status(), 503);
+    assert!(response.headers().contains_key("retry-after"));
+    let error = response
+        .extensions()
+        .get::<mx_job_webhook::Error>()
+        .unwrap();
+    assert_eq!(error.kind(), ErrorKind::QueueUnavailable);
+    assert!(
+        format!("{error:#}").starts_with("the queue is unavailable: "),
+        "{error:#}"
+    );
+}
+
+/// Callbacks may hold all connections of the pool.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn it_takes_no_connection_of_the_applications_pool() {
+    let fixture = Fixture::new().await;
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(Duration::from_secs(1))
+        .connect_lazy_with(fixture.database.options());
+    let held = pool.acquire().await.unwrap();
+    let queue = JobQueue::postgres(pool.clone());
+    super::store(&queue, completed("JOB-1")).await;
+    let log = Log::default();
+    let worker = Running::start(quick(&queue, logging(&log)));
+    until_logged(&log, 1).await;
+    worker.end().await;
+    drop(held);
+    pool.close().await;
+    let closed = queue.enqueue().oneshot(completed("JOB-2")).await;
+    assert_eq!(closed.unwrap_err().kind(), ErrorKind::QueueUnavailable);
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_stored_event_is_durable_even_if_the_application_commits_locally() {
+    let fixture = Fixture::new().await;
+    let log = "CREATE TABLE settings (setting text);
+        CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO settings VALUES (TG_OP || ' ' || current_setting('synchronous_commit') || ' '
+                || current_setting('transaction_isolation'));
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER note AFTER INSERT OR UPDATE ON apalis.jobs FOR EACH ROW EXECUTE FUNCTION note()";
+    fixture.execute(log).await;
+    for (weak, expected) in [
+        ("off", "on"),
+        ("local", "on"),
+        ("remote_apply", "remote_apply"),
+    ] {
+        fixture.execute("TRUNCATE settings, apalis.jobs").await;
+        let settings = [
+            ("synchronous_commit", weak),
+            ("default_transaction_isolation", "serializable"),
+        ];
+        let (_, queue) = super::queue(fixture.database.options().options(settings));
+        super::store(&queue, completed("JOB-1")).await;
+        let log = Log::default();
+        let worker = Running::start(quick(&queue, logging(&log)));
+        until_logged(&log, 1).await;
+        worker.end().await;
+        for operation in ["INSERT", "UPDATE"] {
+            let expected = format!("{operation} {expected} read committed");
+            let noted = format!("SELECT count(*) FROM settings WHERE setting = '{expected}'");
+            assert!(fixture.number(&noted).await >= 1, "{weak}: {expected}");
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn deliveries_of_one_event_at_the_same_time_store_it_once() {
+    let fixture = Fixture::new().await;
+    let other = fixture.other();
+    let mut deliveries = Vec::new();
+    for number in 0..64 {
+        let queue = if number % 2 == 0 {
+            &fixture.queue
+        } else {
+            &other
+        };
+        let guid = format!("JOB-{}", number % 4);
+        deliveries.push(tokio::spawn(queue.enqueue().oneshot(completed(&guid))));
+    }
+    for delivery in deliveries {
+        assert_eq!(delivery.await.unwrap().unwrap(), Receipt::Queued);
+    }
+    assert_eq!(fixture.rows("true").await, 4);
+}
+
+/// The watch hears of an event when its callback has succeeded, even if its layer is around the queue too.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn the_watch_hears_of_an_event_when_its_callback_has_succeeded() {
+    let fixture = Fixture::new().await;
+    let store = PostgresWatchStore::new(fixture.pool.clone());
+    store.create_table().await.unwrap();
+    let watch = JobWatch::new(store);
+    let guid = "JOB-1".parse().unwrap();
+    let expected = watch.expect(&guid).await.unwrap();
+    let stored = watch.layer().layer(fixture.queue.enqueue());
+    assert_eq!(
+        stored.oneshot(completed("JOB-1")).await.unwrap(),
+        Receipt::Queued
+    );
+
+    let mut waiting = tokio::spawn(async move { expected.within(Duration::from_secs(20)).await });
+    let early = timeout(Duration::from_millis(500), &mut waiting).await;
+    assert!(early.is_err(), "it heard of an event that was only stored");
+    let log = Log::default();
+    let worker = Running::start(quick(&fixture.queue, watch.layer().layer(logging(&log))));
+    let heard = timeout(PATIENCE, waiting).await.unwrap().unwrap();
+    assert!(heard.is_ok(), "{heard:?}");
+    assert_eq!(log.entries(), ["JOB-1"]);
+    worker.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn prune_deletes_handled_events_alone() {
+    let fixture = Fixture::new().await;
+    for number in 0..3 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    let aged = "UPDATE apalis.jobs SET done_at = now() - interval '49 hours'";
+    fixture.execute(&format!("{aged}, status = 'Done'")).await;
+    fixture.store(completed("JOB-new")).await;
+    fixture.execute("UPDATE apalis.jobs SET status = 'Done', done_at = now() WHERE id = (SELECT max(id) FROM apalis.jobs)").await;
+    fixture.store(completed("JOB-waiting")).await;
+    for (guid, status) in [
+        ("JOB-killed", "'Killed'"),
+        ("JOB-failed", "'Failed', attempts = 5, max_attempts = 5"),
+    ] {
+        fixture.store(completed(guid)).await;
+        fixture
+            .execute(&format!(
+                "{aged}, status = {status} WHERE idempotency_key LIKE '{guid} %'"
+            ))
+            .await;
+    }
+    super::store(
+        &fixture.queue.clone().named("other"),
+        completed("JOB-other"),
+    )
+    .await;
+    fixture
+        .execute(&format!("{aged}, status = 'Done' WHERE job_type = 'other'"))
+        .await;
+
+    let two_days = Duration::from_secs(48 * 3600);
+    assert_eq!(fixture.queue.prune(two_days).await.unwrap(), 3);
+    assert_eq!(fixture.queue.prune(two_days).await.unwrap(), 0);
+    assert_eq!(fixture.rows("true").await, 5);
+    // MX no longer delivers what is pruned. If it does, it is an event again.
+    fixture.store(completed("JOB-0")).await;
+    assert_eq!(fixture.rows("true").await, 6);
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn prune_deletes_old_workers_that_hold_no_event() {
+    let fixture = Fixture::new().await;
+    for _ in 0..3 {
+        Running::start(quick(&fixture.queue, JobRouter::new()))
+            .end()
+            .await;
+    }
+    fixture.store(completed("JOB-1")).await;
+    fixture
+        .execute(
+            "UPDATE apalis.jobs SET status = 'Running', lock_by = (SELECT min(id) FROM apalis.workers);
+             UPDATE apalis.workers SET last_seen = now() - interval '25 hours';
+             INSERT INTO apalis.workers (id, worker_type, storage_name) VALUES ('new', 'mx-jobs', '')",
+        )
+        .await;
+    fixture.queue.prune(Duration::from_secs(1)).await.unwrap();
+    assert_eq!(
+        fixture.number("SELECT count(*) FROM apalis.workers").await,
+        2
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn names_are_the_texts_of_event_names() {
+    let fixture = Fixture::new().await;
+    let event = JobEvent::decode(Bytes::from(SAMPLE)).unwrap();
+    let name = EventName::of(&event).to_string();
+    fixture.store(event).await;
+    let key: String = sqlx::query_scalar("SELECT idempotency_key FROM apalis.jobs")
+        .fetch_one(&fixture.pool)
+        .await
+        .unwrap();
+    assert_eq!(key, name);
+    let mut connection = PgConnection::connect_with(&fixture.database.options())
+        .await
+        .unwrap();
+    connection.ping().await.unwrap();
+}
