@@ -11,6 +11,8 @@ pub enum Source {
     /// The application has made it, decoded it or stored it, and called
     /// [`Background::run`](crate::Background::run) with it.
     Call,
+    /// It was kept as a dead letter, and is run once more: see the module `dead_letters`.
+    Replay,
 }
 
 impl Source {
@@ -21,6 +23,7 @@ impl Source {
             Self::Webhook => "webhook",
             Self::Failsafe => "failsafe",
             Self::Call => "call",
+            Self::Replay => "replay",
         }
     }
 }
