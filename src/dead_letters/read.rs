@@ -21,7 +21,7 @@ impl PostgresDeadLetters {
     /// no letter is listed twice, and none that stays is left out. A letter that fails again
     /// meanwhile moves to the first page.
     ///
-    /// A condition on the status, the kind or the error is checked letter by letter, in order, until
+    /// All conditions use an index, except the one on the error: it is checked letter by letter until
     /// the page is full.
     ///
     /// # Errors

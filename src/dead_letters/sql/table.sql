@@ -26,4 +26,9 @@ CREATE TABLE IF NOT EXISTS mx_job_webhook_dead_letters (
 -- The index for pages, replays in order, and `prune`.
 CREATE INDEX IF NOT EXISTS mx_job_webhook_dead_letters_failed
     ON mx_job_webhook_dead_letters (failed_at, name);
+-- The indexes for pages of a kind or a status that is rare.
+CREATE INDEX IF NOT EXISTS mx_job_webhook_dead_letters_kind
+    ON mx_job_webhook_dead_letters (kind, failed_at, name);
+CREATE INDEX IF NOT EXISTS mx_job_webhook_dead_letters_status
+    ON mx_job_webhook_dead_letters (status, failed_at, name);
 COMMENT ON TABLE mx_job_webhook_dead_letters IS 'mx-job-webhook dead letters schema 1';
