@@ -61,6 +61,7 @@
 //! - [`acknowledge_first`]: answers 204 before the callback runs.
 //! - `watch`: `JobWatch` waits for jobs, and `Failsafe` reads those of which nothing was heard.
 //! - [`router`]: [`JobRouter`] maps each status to its callback.
+//! - `dead_letters`: `PostgresDeadLetters` keeps failed events, to look at them and run them again.
 //! - [`schema`]: `JSON Schema` and `OpenAPI`.
 //! - `pipeline`: the steps of a delivery.
 //! - [`mount`]: [`JobWebhook`] as a service or a layer, and the axum extractor.
@@ -99,7 +100,7 @@
 //! - `tokio` (default): timeouts, callbacks that continue after the sender hangs up, and `watch`.
 //!   Without it the layer needs no runtime.
 //! - `redis`, `postgres`: ledgers and stores of expected jobs that several
-//!   [replicas](guide::replicas) share.
+//!   [replicas](guide::replicas) share. With `postgres`, the module `dead_letters` too.
 //! - `tracing`, `metrics`: spans, logs and metrics of each delivery: see
 //!   [`observability`](guide::observability).
 //! - `jiff`, `chrono`, `time`: conversions between [`Timestamp`](job::Timestamp) and the types of

@@ -13,6 +13,8 @@ pub enum Source {
     /// The application has made it, decoded it or stored it, and called
     /// [`Background::run`](crate::Background::run) with it.
     Call,
+    /// It was kept as a dead letter, and is run once more: see the module `dead_letters`.
+    Replay,
 }
 
 impl Source {
@@ -24,6 +26,7 @@ impl Source {
             Self::Failsafe => "failsafe",
             Self::Queue => "queue",
             Self::Call => "call",
+            Self::Replay => "replay",
         }
     }
 }

@@ -20,7 +20,7 @@
 use crate::job::json::{Container, Cursor, Token};
 
 /// Returns the 128-bit FNV-1a hash.
-pub(super) fn fnv1a(bytes: &[u8]) -> u128 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u128 {
     Fnv::default().with(bytes).0
 }
 

@@ -6,7 +6,10 @@
 //! This module uses `util`, `job` and `event`.
 
 mod boxed;
+#[cfg(not(feature = "postgres"))]
 mod digest;
+#[cfg(feature = "postgres")]
+pub(crate) mod digest;
 mod event_name;
 #[cfg(any(feature = "redis", feature = "postgres"))]
 pub(crate) mod key;
@@ -29,6 +32,8 @@ pub use self::redis::{Reconnecting, RedisLedger, Sentinels};
 use crate::event::FencingToken;
 pub use boxed::BoxLedger;
 pub use event_name::{EventName, ParseEventNameError};
+#[cfg(feature = "postgres")]
+pub(crate) use event_name::{read_status, status_text};
 pub use memory::MemoryLedger;
 #[cfg(feature = "postgres")]
 pub use postgres::{CommitInError, PostgresLedger};

@@ -1,6 +1,7 @@
 //! The builder of a router whose callbacks share state.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::{DeadLetter, JobRouter, Unhandled};
 use crate::callback::{CallbackFuture, StateCallback, box_callback, with_state};
@@ -179,6 +180,12 @@ impl<App: Clone + Send + Sync + 'static> JobRouterBuilder<App> {
     {
         let hook = box_callback(with_state(self.app.clone(), hook), Receipt::DeadLettered);
         self.router = self.router.route_dead_letter(hook);
+        self
+    }
+
+    /// Sets the age from which on each failure of an event's callback counts as permanent.
+    pub fn with_dead_letters_after(mut self, age: Duration) -> Self {
+        self.router = self.router.with_dead_letters_after(age);
         self
     }
 }

@@ -5,7 +5,8 @@ use crate::event::JobEvent;
 
 /// An event whose callback failed permanently, and the error.
 ///
-/// The hook [`on_dead_letter`](crate::JobRouter::on_dead_letter) takes it.
+/// The hook [`on_dead_letter`](crate::JobRouter::on_dead_letter) takes it. Failures after
+/// [`with_dead_letters_after`](crate::JobRouter::with_dead_letters_after) count as permanent.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
     event: JobEvent,

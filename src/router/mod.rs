@@ -10,6 +10,7 @@ mod unhandled;
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
 
 use tower::Service;
 
@@ -86,6 +87,8 @@ struct Routes {
     other: Vec<(Status, BoxedCallback<JobEvent>)>,
     unhandled: Option<BoxedCallback<Unhandled>>,
     dead_letter: Option<BoxedCallback<DeadLetter>>,
+    /// From which age of an event on each failure counts as permanent.
+    dead_letters_after: Option<Duration>,
 }
 
 impl Routes {
@@ -146,10 +149,11 @@ impl JobRouter {
             return self.start_callback(event);
         };
         let (dead_letter, copy) = (dead_letter.clone(), event.clone());
+        let after = self.routes.dead_letters_after;
         let callback = self.start_callback(event);
         JobFuture::new(async move {
             match callback.await {
-                Err(error) if error.is_permanent() => {
+                Err(error) if error.is_permanent() || is_older(&copy, after) => {
                     dead_letter(DeadLetter::new(copy, error)).await
                 }
                 outcome => outcome,
@@ -171,6 +175,18 @@ impl JobRouter {
             _ => Unhandled::NoCallback(event),
         }))
     }
+}
+
+/// Returns whether the event is older than this, by this machine's clock.
+fn is_older(event: &JobEvent, age: Option<Duration>) -> bool {
+    let updated_at = event.updated_at.and_then(|time| time.to_system_time());
+    let (Some(age), Some(updated_at)) = (age, updated_at) else {
+        return false;
+    };
+    // The date is in the future if this fails.
+    SystemTime::now()
+        .duration_since(updated_at)
+        .is_ok_and(|elapsed| elapsed > age)
 }
 
 impl Service<JobEvent> for JobRouter {

@@ -1,6 +1,7 @@
 //! The methods that register callbacks.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{DeadLetter, JobRouter, Unhandled};
 use crate::callback::{BoxedCallback, Callback, CallbackFuture, box_callback};
@@ -162,7 +163,12 @@ impl JobRouter {
     /// Registers the hook for events whose callback fails permanently.
     ///
     /// See [`Permanent`](crate::Permanent). If the hook succeeds, the delivery is acknowledged. If
-    /// it fails, the answer is 500. With a hook, each delivery costs a copy of its event.
+    /// it fails, the answer is 500. With a hook, each delivery costs a copy of its event. After any
+    /// other failure, MX's retries come first:
+    /// [`with_dead_letters_after`](Self::with_dead_letters_after) bounds them.
+    ///
+    /// With the feature `postgres`, `PostgresDeadLetters` in the module `dead_letters` has a hook that
+    /// keeps the events.
     ///
     /// # Panics
     ///
@@ -175,6 +181,43 @@ impl JobRouter {
         Fut: CallbackFuture,
     {
         self.route_dead_letter(box_callback(hook, Receipt::DeadLettered))
+    }
+
+    /// Sets the age from which on each failure of an event's callback counts as permanent.
+    ///
+    /// The hook [`on_dead_letter`](JobRouter::on_dead_letter) then receives events whose callback fails
+    /// again and again, before MX gives them up. MX delivers up to 12 times in about 24 hours, and
+    /// sends no number of the retry. So the age is the time since the job's `updated_at`, by this
+    /// machine's clock: 20 hours leave most of the retries, and some time for the last ones. An event
+    /// without a readable `updated_at` has no age. Without the hook, this has no effect. Defaults to
+    /// no age.
+    ///
+    /// Errors that say nothing about the event, such as a database that is down, count too.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mx_job_webhook::job::Timestamp;
+    /// use mx_job_webhook::{Background, Job, JobRouter, Receipt, Status};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let jobs = JobRouter::new()
+    ///     .on_completed(|_| async { Err("the bank's page has changed") })
+    ///     .on_dead_letter(|letter| async move { println!("keep {}", letter.event().guid) })
+    ///     .with_dead_letters_after(Duration::from_secs(20 * 60 * 60));
+    ///
+    /// let mut job = Job::new("JOB-1".parse()?, Status::Completed);
+    /// job.updated_at = Some(Timestamp::from_unix_seconds(1_471_281_212)); // years ago
+    /// let outcome = Background::new().run(jobs, job.into()).await?;
+    /// assert_eq!(outcome, Receipt::DeadLettered);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn with_dead_letters_after(mut self, age: Duration) -> Self {
+        Arc::make_mut(&mut self.routes).dead_letters_after = Some(age);
+        self
     }
 
     #[track_caller]

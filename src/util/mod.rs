@@ -1,5 +1,5 @@
-//! Tools without knowledge of jobs: catching panics, deadlines, random numbers, text on one line, and a
-//! name for `!`.
+//! Tools without knowledge of jobs: catching panics, deadlines, random numbers, text on one line, tables
+//! of Postgres, and a name for `!`.
 //!
 //! This module uses no other room. The feature `tokio` chooses the implementation of deadlines here:
 //! without it, no deadline ever passes.
@@ -12,5 +12,7 @@ pub(crate) mod deadline;
 pub(crate) mod deadline;
 pub(crate) mod never;
 pub(crate) mod one_line;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
 #[cfg(any(feature = "redis", feature = "tokio"))]
 pub(crate) mod random;

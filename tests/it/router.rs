@@ -1,7 +1,9 @@
 //! The router chooses the callback by the status.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, SystemTime};
 
+use mx_job_webhook::job::Timestamp;
 use mx_job_webhook::router::Unhandled;
 use mx_job_webhook::{Error, ErrorKind, Job, JobEvent, JobRouter, Receipt, Status};
 use tower::{Service as _, ServiceExt as _};
@@ -349,4 +351,81 @@ fn printing_a_router_shows_whether_unhandled_events_have_a_callback() {
 #[test]
 fn unit_converts_into_the_receipt_handled() {
     assert_eq!(Receipt::from(()), Receipt::Handled);
+}
+
+#[tokio::test]
+async fn a_failure_of_an_old_event_counts_as_permanent() {
+    let log = Log::default();
+    let app = log.clone();
+    let jobs = JobRouter::with_state(app)
+        .on_completed(|_, _| async { Err("it fails each time") })
+        .on_denied(|_, _| async { panic!("it panics each time") })
+        .on_halted(|_, _| async {})
+        .on_dead_letter(
+            |log: Log, letter: mx_job_webhook::router::DeadLetter| async move {
+                log.push(format!("{:#}", letter.error()));
+            },
+        )
+        .with_dead_letters_after(Duration::from_secs(3600))
+        .build();
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap();
+    let now = i64::try_from(now.as_secs()).unwrap();
+    let (failed, panicked) = (ErrorKind::CallbackFailed, ErrorKind::CallbackPanicked);
+    let cases = [
+        (
+            "old",
+            Status::Completed,
+            Some(now - 3700),
+            Ok(Receipt::DeadLettered),
+        ),
+        (
+            "very old",
+            Status::Completed,
+            Some(0),
+            Ok(Receipt::DeadLettered),
+        ),
+        (
+            "a panic",
+            Status::Denied,
+            Some(now - 3700),
+            Ok(Receipt::DeadLettered),
+        ),
+        (
+            "a success",
+            Status::Halted,
+            Some(now - 3700),
+            Ok(Receipt::Handled),
+        ),
+        ("recent", Status::Completed, Some(now - 3500), Err(failed)),
+        ("a recent panic", Status::Denied, Some(now), Err(panicked)),
+        (
+            "in the future",
+            Status::Completed,
+            Some(now * 1_000),
+            Err(failed),
+        ),
+        ("the latest", Status::Completed, Some(i64::MAX), Err(failed)),
+        ("without a date", Status::Completed, None, Err(failed)),
+    ];
+    for (case, status, updated_at, expected) in cases {
+        let mut job = Job::new("JOB-1".parse().unwrap(), status);
+        job.updated_at = updated_at.map(Timestamp::from_unix_seconds);
+        let outcome = jobs.clone().oneshot(job.into()).await;
+        assert_eq!(outcome.map_err(|error| error.kind()), expected, "{case}");
+    }
+    assert_eq!(
+        log.entries(),
+        [
+            "the callback failed: it fails each time",
+            "the callback failed: it fails each time",
+            "the callback panicked"
+        ]
+    );
+    // Without the hook, MX keeps the event.
+    let jobs = JobRouter::new()
+        .on_completed(|_| async { Err("no") })
+        .with_dead_letters_after(Duration::ZERO);
+    assert!(jobs.oneshot(event(Status::Completed)).await.is_err());
 }

@@ -12,6 +12,8 @@ use crate::event::JobEvent;
 use crate::job::Job;
 use crate::job::{JobGuid, Status, Timestamp};
 pub use text::ParseEventNameError;
+#[cfg(feature = "postgres")]
+pub(crate) use text::{read_status, status_text};
 
 /// The name of an event. Two deliveries with the same name are the same event.
 ///

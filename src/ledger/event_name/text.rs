@@ -10,14 +10,31 @@ use crate::ledger::version::Version;
 /// Writes the guid, the status and the version, as described [above](#as-text).
 impl fmt::Display for EventName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ", self.guid)?;
-        match (self.status.name(), self.status.code()) {
-            (Some(name), _) => write_name(name, f)?,
-            (None, Some(code)) => write!(f, "#{code}")?,
-            (None, None) => {}
+        write!(
+            f,
+            "{} {} {}",
+            self.guid,
+            StatusText(&self.status),
+            self.version
+        )
+    }
+}
+
+/// Returns the status as a name has it.
+#[cfg(feature = "postgres")]
+pub(crate) fn status_text(status: &Status) -> String {
+    StatusText(status).to_string()
+}
+
+struct StatusText<'a>(&'a Status);
+
+impl fmt::Display for StatusText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0.name(), self.0.code()) {
+            (Some(name), _) => write_name(name, f),
+            (None, Some(code)) => write!(f, "#{code}"),
+            (None, None) => Ok(()),
         }
-        f.write_str(" ")?;
-        write!(f, "{}", self.version)
     }
 }
 
@@ -73,7 +90,8 @@ fn read(text: &str) -> Option<EventName> {
     })
 }
 
-fn read_status(text: &str) -> Option<Status> {
+/// Reads the status of a name.
+pub(crate) fn read_status(text: &str) -> Option<Status> {
     if let Some(code) = text.strip_prefix('#') {
         return Some(Status::from(code.parse::<i64>().ok()?));
     }

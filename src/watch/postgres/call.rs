@@ -8,10 +8,11 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::PgRow;
 
 use super::PostgresWatchStore;
-use super::run::{Prepared, UnexpectedAnswer, simple};
+use super::run::{Prepared, simple};
 use crate::job::JobGuid;
 use crate::ledger::key::storable;
 use crate::ledger::lease::micros;
+use crate::util::postgres::UnexpectedAnswer;
 use crate::watch::entry::{Due, Entry};
 use crate::watch::store::{Counts, Stored, Update};
 

@@ -4,7 +4,8 @@ use sqlx::Row as _;
 
 use super::PostgresWatchStore;
 use super::call::count;
-use super::run::{UnexpectedAnswer, simple};
+use super::run::simple;
+use crate::util::postgres::UnexpectedAnswer;
 
 /// How many rows are deleted at a time.
 const BATCH: usize = 10_000;

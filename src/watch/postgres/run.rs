@@ -2,20 +2,16 @@
 
 use std::sync::atomic::Ordering;
 
-use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Postgres, Row as _};
+use sqlx::{AssertSqlSafe, Postgres};
 
 use super::PostgresWatchStore;
 use super::call::Replace;
+use crate::util::postgres::{check, has_sqlstate, is_unusable};
 
 /// The `SQLSTATE` of a race that a strictly isolated transaction detects.
 const SERIALISATION_FAILURE: &str = "40001";
-
-/// The `SQLSTATE`s after which a connection is of no use: its prepared statements differ from the
-/// server's, or the server has become a standby.
-const UNUSABLE: [&str; 4] = ["08P01", "26000", "42P05", "25006"];
 
 /// A call of a prepared statement.
 pub(super) enum Prepared<'a> {
@@ -121,52 +117,5 @@ impl PostgresWatchStore {
             connection.close_on_drop();
         }
         check(rows?, &names)
-    }
-}
-
-/// Checks that each row begins with the name of its statement, and that each statement has one.
-fn check(rows: Vec<PgRow>, names: &[&'static str]) -> Result<Vec<PgRow>, sqlx::Error> {
-    let mut found = Vec::new();
-    for row in &rows {
-        // The first column of another statement can have another type.
-        let name = row.try_get::<&str, _>(0).unwrap_or_default();
-        if found.last() != Some(&name) {
-            found.push(name);
-        }
-    }
-    if found == names {
-        return Ok(rows);
-    }
-    Err(UnexpectedAnswer(names.last().unwrap_or(&"statement")).into())
-}
-
-fn is_unusable(error: &sqlx::Error) -> bool {
-    matches!(error, sqlx::Error::Decode(_)) || has_sqlstate(error, &UNUSABLE)
-}
-
-fn has_sqlstate(error: &sqlx::Error, codes: &[&str]) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| codes.contains(&&*code))
-}
-
-/// The answer of another statement: a pooler has mixed up prepared statements.
-#[derive(Debug)]
-pub(super) struct UnexpectedAnswer(pub(super) &'static str);
-
-impl std::fmt::Display for UnexpectedAnswer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "another statement answered {}: a pooler has mixed up prepared statements",
-            self.0
-        )
-    }
-}
-
-impl std::error::Error for UnexpectedAnswer {}
-
-impl From<UnexpectedAnswer> for sqlx::Error {
-    fn from(error: UnexpectedAnswer) -> Self {
-        Self::Decode(BoxDynError::from(error))
     }
 }

@@ -7,6 +7,7 @@
 mod attack_postgres;
 mod attack_redis;
 mod clocks;
+mod dead_letters;
 mod encodings;
 mod engines;
 mod failover;

@@ -1,0 +1,157 @@
+//! Why a letter was not replayed.
+
+use std::fmt;
+
+use super::letter;
+use crate::error::{Error, Receipt};
+
+/// The reason why a replay did not succeed.
+///
+/// Except after [`is_not_found`](Self::is_not_found), the letter is still there.
+#[derive(Debug)]
+pub struct ReplayError(Reason);
+
+#[derive(Debug)]
+enum Reason {
+    NotFound,
+    InProgress,
+    Undecodable(Error),
+    Failed(Error),
+    NotHandled(Receipt),
+    Database(sqlx::Error),
+    NotDeleted(sqlx::Error),
+}
+
+impl ReplayError {
+    pub(super) fn not_found() -> Self {
+        Self(Reason::NotFound)
+    }
+
+    pub(super) fn in_progress() -> Self {
+        Self(Reason::InProgress)
+    }
+
+    pub(super) fn undecodable(error: Error) -> Self {
+        Self(Reason::Undecodable(error))
+    }
+
+    pub(super) fn failed(error: Error) -> Self {
+        Self(Reason::Failed(error))
+    }
+
+    pub(super) fn not_handled(receipt: Receipt) -> Self {
+        Self(Reason::NotHandled(receipt))
+    }
+
+    pub(super) fn database(error: sqlx::Error) -> Self {
+        Self(Reason::Database(error))
+    }
+
+    pub(super) fn not_deleted(error: sqlx::Error) -> Self {
+        Self(Reason::NotDeleted(error))
+    }
+
+    /// Returns whether there is no letter with this name.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self.0, Reason::NotFound)
+    }
+
+    /// Returns whether the letter is being replayed already, perhaps by another process.
+    #[must_use]
+    pub fn is_in_progress(&self) -> bool {
+        matches!(self.0, Reason::InProgress)
+    }
+
+    /// Returns whether the body cannot be decoded as an event.
+    #[must_use]
+    pub fn is_undecodable(&self) -> bool {
+        matches!(self.0, Reason::Undecodable(_))
+    }
+
+    /// Returns whether the database failed.
+    #[must_use]
+    pub fn is_database(&self) -> bool {
+        matches!(self.0, Reason::Database(_) | Reason::NotDeleted(_))
+    }
+
+    /// Returns whether the callback succeeded, and only the letter could not be deleted.
+    ///
+    /// The event runs again if the letter is replayed again.
+    #[must_use]
+    pub fn is_handled(&self) -> bool {
+        matches!(self.0, Reason::NotDeleted(_))
+    }
+
+    /// Returns the error of the callback, or of decoding the body.
+    #[must_use]
+    pub fn error(&self) -> Option<&Error> {
+        match &self.0 {
+            Reason::Undecodable(error) | Reason::Failed(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Returns a receipt that does not say that the callback has succeeded.
+    ///
+    /// For [`Duplicate`](Receipt::Duplicate) and [`Stale`](Receipt::Stale), replay through the
+    /// service within the `DedupeLayer`. For [`Accepted`](Receipt::Accepted), replay through the one
+    /// within the `AcknowledgeFirstLayer`. [`DeadLettered`](Receipt::DeadLettered) means that the
+    /// callback has failed permanently again.
+    #[must_use]
+    pub fn receipt(&self) -> Option<Receipt> {
+        match self.0 {
+            Reason::NotHandled(receipt) => Some(receipt),
+            _ => None,
+        }
+    }
+
+    /// Returns the error of the database by value.
+    pub(super) fn into_database(self) -> Option<sqlx::Error> {
+        match self.0 {
+            Reason::Database(error) | Reason::NotDeleted(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Returns the error as the letter keeps it.
+    pub(super) fn letter_text(&self) -> String {
+        match self.error() {
+            Some(error) => letter::error_text(error),
+            None => self.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for ReplayError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Reason::NotFound => f.write_str("there is no such dead letter"),
+            Reason::InProgress => f.write_str("the dead letter is being replayed already"),
+            Reason::Undecodable(_) => f.write_str("the dead letter cannot be decoded"),
+            Reason::Failed(_) => f.write_str("the replay failed"),
+            Reason::NotHandled(Receipt::DeadLettered) => {
+                f.write_str("the callback failed permanently again")
+            }
+            Reason::NotHandled(receipt) => write!(
+                f,
+                "a layer around the callbacks answered `{}`, which does not say that the callback succeeded",
+                receipt.name()
+            ),
+            Reason::Database(_) => f.write_str("the database of dead letters failed"),
+            Reason::NotDeleted(_) => f.write_str(
+                "the replay succeeded, but the dead letter could not be deleted, and may run again",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for ReplayError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.0 {
+            Reason::Undecodable(error) | Reason::Failed(error) => Some(error),
+            Reason::Database(error) | Reason::NotDeleted(error) => Some(error),
+            Reason::NotFound | Reason::InProgress | Reason::NotHandled(_) => None,
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Running statements on the pool's connections.
+
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{Connection as _, PgConnection, Postgres};
+
+use super::PostgresDeadLetters;
+use crate::util::postgres::{UnexpectedAnswer, check, is_unusable};
+
+/// A statement with its parameters. The first one is its name.
+pub(super) struct Statement<'a> {
+    name: &'static str,
+    query: Query<'a, Postgres, PgArguments>,
+}
+
+impl<'a> Statement<'a> {
+    pub(super) fn new(name: &'static str, sql: &'static str) -> Self {
+        // It is not kept as a prepared statement. The server therefore plans it with its parameters
+        // and by the table's present size, and a pooler cannot run another one in its place.
+        let query = sqlx::query(sql).persistent(false).bind(name);
+        Self { name, query }
+    }
+
+    pub(super) fn bind<T>(mut self, value: T) -> Self
+    where
+        T: 'a + sqlx::Encode<'a, Postgres> + sqlx::Type<Postgres>,
+    {
+        self.query = self.query.bind(value);
+        self
+    }
+}
+
+impl PostgresDeadLetters {
+    /// Runs a statement, and returns its rows, at least one.
+    pub(super) async fn run(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
+        let mut connection = self.pool.acquire().await?;
+        let rows = in_a_transaction(&mut connection, statement).await;
+        if rows.as_ref().is_err_and(is_unusable) {
+            connection.close_on_drop();
+        }
+        rows
+    }
+
+    /// Runs a statement, and returns its only row.
+    pub(super) async fn run_for_one(&self, statement: Statement<'_>) -> Result<PgRow, sqlx::Error> {
+        let name = statement.name;
+        let rows = self.run(statement).await?;
+        Ok(rows.into_iter().next().ok_or(UnexpectedAnswer(name))?)
+    }
+}
+
+async fn in_a_transaction(
+    connection: &mut PgConnection,
+    statement: Statement<'_>,
+) -> Result<Vec<PgRow>, sqlx::Error> {
+    // In a transaction, a pooler keeps the server's connection. With a stricter isolation, concurrent
+    // writes would make it fail. The timeout releases the locks if this process dies.
+    let begin = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '5s'";
+    let mut transaction = connection.begin_with(begin).await?;
+    let rows = statement.query.fetch_all(&mut *transaction).await?;
+    let rows = check(rows, &[statement.name])?;
+    transaction.commit().await?;
+    Ok(rows)
+}

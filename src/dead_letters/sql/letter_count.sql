@@ -1,0 +1,5 @@
+-- Counts all letters. $1 is 'letter_count', as described in `letter_keep.sql`.
+SELECT 'letter_count', count(name)
+FROM (SELECT 1 AS own WHERE $1::text = 'letter_count') AS own
+LEFT JOIN mx_job_webhook_dead_letters ON true
+GROUP BY own

@@ -1,0 +1,61 @@
+//! What the stores in Postgres share: how a table is created, and how answers are checked.
+
+mod table;
+
+use sqlx::Row as _;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::PgRow;
+
+pub(crate) use table::Table;
+
+/// The `SQLSTATE`s after which a connection is of no use: its prepared statements differ from the
+/// server's, or the server has become a standby.
+const UNUSABLE: [&str; 4] = ["08P01", "26000", "42P05", "25006"];
+
+/// Checks that each row begins with the name of its statement, and that each statement has one.
+pub(crate) fn check(rows: Vec<PgRow>, names: &[&'static str]) -> Result<Vec<PgRow>, sqlx::Error> {
+    let mut found = Vec::new();
+    for row in &rows {
+        // The first column of another statement can have another type.
+        let name = row.try_get::<&str, _>(0).unwrap_or_default();
+        if found.last() != Some(&name) {
+            found.push(name);
+        }
+    }
+    if found == names {
+        return Ok(rows);
+    }
+    Err(UnexpectedAnswer(names.last().unwrap_or(&"statement")).into())
+}
+
+/// Returns whether the connection must not be used again.
+pub(crate) fn is_unusable(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Decode(_)) || has_sqlstate(error, &UNUSABLE)
+}
+
+pub(crate) fn has_sqlstate(error: &sqlx::Error, codes: &[&str]) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| codes.contains(&&*code))
+}
+
+/// The answer of another statement: a pooler has mixed up prepared statements.
+#[derive(Debug)]
+pub(crate) struct UnexpectedAnswer(pub(crate) &'static str);
+
+impl std::fmt::Display for UnexpectedAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "another statement answered {}: a pooler has mixed up prepared statements",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for UnexpectedAnswer {}
+
+impl From<UnexpectedAnswer> for sqlx::Error {
+    fn from(error: UnexpectedAnswer) -> Self {
+        Self::Decode(BoxDynError::from(error))
+    }
+}
