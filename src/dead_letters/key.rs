@@ -22,6 +22,14 @@ pub(crate) fn of_body(kind: LetterKind, body: &[u8]) -> String {
     format!("{kind} {:032x}", fnv1a(body))
 }
 
+/// Returns whether this is the name of a body that is no event.
+#[cfg(feature = "queue")]
+pub(crate) fn is_of_body(name: &str) -> bool {
+    let is_digest =
+        |text: &str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    matches!(name.split_once(' '), Some(("undecodable" | "other", digest)) if is_digest(digest))
+}
+
 /// Returns the key of the letter with this name, or `None` if no letter can have it.
 ///
 /// The text of an [`EventName`] is accepted too, if its key is a digest.

@@ -72,7 +72,7 @@
 mod cursor;
 mod filter;
 mod keep;
-mod key;
+pub(crate) mod key;
 mod letter;
 mod page;
 mod read;
@@ -84,8 +84,12 @@ mod table;
 
 pub use cursor::{LetterCursor, ParseLetterCursorError};
 pub use filter::LetterFilter;
+#[cfg(feature = "queue")]
+pub(crate) use filter::timestamp;
 pub use keep::{KeepError, KeepFuture};
 pub use letter::{Letter, LetterKind};
+#[cfg(feature = "queue")]
+pub(crate) use letter::{LetterParts, error_text};
 pub use page::LetterPage;
 pub use replay::Replayed;
 pub use replay_error::ReplayError;

@@ -135,6 +135,22 @@ pub struct Replayed {
 }
 
 impl Replayed {
+    /// Adds the counts of other letters.
+    #[cfg(feature = "queue")]
+    pub(crate) fn add(&mut self, other: Self) {
+        self.succeeded += other.succeeded;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+
+    #[cfg(feature = "queue")]
+    pub(crate) fn of_succeeded(succeeded: u64) -> Self {
+        Self {
+            succeeded,
+            ..Self::default()
+        }
+    }
+
     /// Returns how many letters were replayed with success, and are gone.
     #[must_use]
     pub fn succeeded(&self) -> u64 {
@@ -200,7 +216,7 @@ impl Replay {
         let run = self.store.background.run(jobs.into_inner(), event);
         let outcome = self.while_extending_the_lease(claim, run).await;
         match outcome.map_err(ReplayError::failed)? {
-            receipt @ (Receipt::Handled | Receipt::Unhandled) => Ok(receipt),
+            receipt @ (Receipt::Handled | Receipt::Unhandled | Receipt::Queued) => Ok(receipt),
             receipt => Err(ReplayError::not_handled(receipt)),
         }
     }

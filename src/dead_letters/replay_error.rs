@@ -43,7 +43,7 @@ impl ReplayError {
         Self(Reason::NotHandled(receipt))
     }
 
-    pub(super) fn database(error: sqlx::Error) -> Self {
+    pub(crate) fn database(error: sqlx::Error) -> Self {
         Self(Reason::Database(error))
     }
 

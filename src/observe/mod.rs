@@ -39,14 +39,14 @@ mod trace;
 pub(crate) use self::metrics::Timer;
 #[cfg(feature = "metrics")]
 pub use self::metrics::describe_metrics;
-#[cfg(feature = "tokio")]
-pub(crate) use self::metrics::{expected_jobs, failsafe_read, heard_after};
 #[cfg(feature = "queue")]
 pub(crate) use self::metrics::queued_events;
-#[cfg(feature = "queue")]
-pub(crate) use log::{queue_failed, taken_over};
+#[cfg(feature = "tokio")]
+pub(crate) use self::metrics::{expected_jobs, failsafe_read, heard_after};
 #[cfg(feature = "tokio")]
 pub(crate) use log::{failsafe_failed, listening_failed, read_failed};
+#[cfg(feature = "queue")]
+pub(crate) use log::{queue_failed, taken_over};
 pub(crate) use observation::{Entered, Observation};
 pub(crate) use observed::Observed;
 

@@ -50,7 +50,7 @@ impl Connections {
         &self.application
     }
 
-    /// Runs a statement in a transaction of its own, in one round trip, and returns its rows, at least one.
+    /// Runs a statement in a transaction of its own, in one round trip, and returns its rows.
     ///
     /// If the connection turns out to be broken before the server has answered, the caller cannot know whether the
     /// statement took effect. All statements of the queue may be repeated.
@@ -113,7 +113,7 @@ impl std::error::Error for UnexpectedAnswer {}
 /// Returns an error if the rows are not those of this statement.
 fn check(rows: Vec<PgRow>, name: &'static str) -> Result<Vec<PgRow>, sqlx::Error> {
     let is_of_statement = |row: &PgRow| row.try_get(0).is_ok_and(|found: &str| found == name);
-    if rows.is_empty() || !rows.iter().all(is_of_statement) {
+    if !rows.iter().all(is_of_statement) {
         return Err(unexpected(name));
     }
     Ok(rows)

@@ -46,7 +46,8 @@ impl Service<JobEvent> for Enqueue {
         let queue = self.queue.clone();
         JobFuture::new(async move {
             let stored = queue.store(&event).await;
-            stored.map_err(|error| Error::with_source(ErrorKind::QueueUnavailable, error.into()))?;
+            stored
+                .map_err(|error| Error::with_source(ErrorKind::QueueUnavailable, error.into()))?;
             Ok(Receipt::Queued)
         })
     }

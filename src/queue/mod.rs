@@ -39,6 +39,7 @@
 
 mod commit_in;
 mod connections;
+mod dead_letters;
 mod enqueue;
 mod migrate;
 mod statement;
@@ -246,7 +247,7 @@ impl Shared {
     }
 }
 
-/// Returns the first row. [`Connections::run`] returns at least one.
+/// Returns the first row of the answer to a statement that always returns one.
 fn first<'a>(rows: &'a [PgRow], name: &'static str) -> Result<&'a PgRow, sqlx::Error> {
     rows.first().ok_or_else(|| connections::unexpected(name))
 }

@@ -2,4 +2,3 @@
 SELECT 'body', job FROM apalis.jobs
 WHERE job_type = $1 AND idempotency_key = $2
     AND (status = 'Killed' OR (status = 'Failed' AND attempts >= max_attempts))
-UNION ALL SELECT 'body', NULL

@@ -14,4 +14,3 @@ WITH next AS (
     RETURNING jobs.id, jobs.idempotency_key, jobs.attempts, jobs.max_attempts, jobs.job
 )
 SELECT 'fetch', id, idempotency_key, attempts, max_attempts, job FROM taken
-UNION ALL SELECT 'fetch', NULL, NULL, NULL, NULL, NULL

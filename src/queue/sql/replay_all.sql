@@ -1,16 +1,17 @@
 -- Returns dead letters to the queue, in the order in which they failed. $1 to $5 as in `dead_letters.sql`, $6 how many
 -- at most.
 WITH chosen AS (
-    SELECT id, done_at, idempotency_key FROM apalis.jobs
+    SELECT id, done_at, idempotency_key COLLATE "C" AS key FROM apalis.jobs
     WHERE job_type = $1 AND (status = 'Killed' OR (status = 'Failed' AND attempts >= max_attempts))
         AND ($2 IS NULL OR reverse(split_part(reverse(idempotency_key), ' ', 2)) = $2)
         AND ($3 IS NULL OR strpos(last_result ->> 'Err', $3) > 0)
-        AND done_at BETWEEN $4 AND $5
-    ORDER BY done_at, idempotency_key
+        AND ($4 IS NULL OR done_at >= $4::timestamptz)
+        AND ($5 IS NULL OR done_at < $5::timestamptz)
+    ORDER BY done_at, idempotency_key COLLATE "C"
     LIMIT $6
     FOR UPDATE SKIP LOCKED
 ), ordered AS (
-    SELECT id, row_number() OVER (ORDER BY done_at, idempotency_key) AS position FROM chosen
+    SELECT id, row_number() OVER (ORDER BY done_at, key) AS position FROM chosen
 ), replayed AS (
     UPDATE apalis.jobs
     SET status = 'Pending', max_attempts = 0, done_at = NULL,

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::run::Run;
 use super::running::RunningGuard;
 use crate::callback::JobService;
+use crate::dead_letters::error_text;
 use crate::error::{Error, Receipt};
 use crate::event::{FencingToken, JobEvent, Source};
 use crate::ledger::lease::micros;
@@ -25,9 +26,6 @@ use crate::util::random::jittered;
 
 /// How soon to try again if a result cannot be recorded.
 const INTERVAL_OF_FAILURES: Duration = Duration::from_millis(500);
-
-/// The maximum length of an error's text in the table, in bytes.
-const MAX_ERROR: usize = 8 * 1024;
 
 /// An event that this worker has taken from the queue.
 pub(super) struct Attempt {
@@ -47,8 +45,8 @@ enum End {
     Permanent,
 }
 
-/// How the database answered the end of a try.
-enum Settled {
+/// The database's answer to the end of a try.
+enum Answer {
     Settled,
     /// The event is locked by a transaction.
     Locked,
@@ -57,22 +55,19 @@ enum Settled {
 }
 
 impl Attempt {
-    /// Reads a row of the answer to a fetch. The last row has no event.
-    pub(super) fn read(row: &PgRow) -> Result<Option<Self>, sqlx::Error> {
-        let Some(id) = row.try_get(1)? else {
-            return Ok(None);
-        };
+    /// Reads a row of the answer to a fetch.
+    pub(super) fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
         let (tries, limit): (i32, i32) = (row.try_get(3)?, row.try_get(4)?);
         let body: Vec<u8> = row.try_get(5)?;
-        Ok(Some(Self {
-            id,
+        Ok(Self {
+            id: row.try_get(1)?,
             name: row.try_get::<Option<String>, _>(2)?.unwrap_or_default(),
             tried: Try {
                 number: tries.max(0).unsigned_abs() + 1,
                 limit: limit.max(1).unsigned_abs(),
             },
             body: body.into(),
-        }))
+        })
     }
 
     pub(super) async fn run<J: JobService>(
@@ -88,7 +83,7 @@ impl Attempt {
             Err(_) if self.tried.is_last() => End::TriesUsedUp,
             Err(_) => End::Retry,
         };
-        let error = outcome.err().map(|error| text(&error));
+        let error = outcome.err().map(|error| error_text(&error));
         self.settle(&run, end, error.as_deref()).await;
         drop((running, permit));
     }
@@ -115,14 +110,14 @@ impl Attempt {
         let mut failing_since = None;
         loop {
             match self.settle_once(run, end, error).await {
-                Ok(Settled::Settled) => {
+                Ok(Answer::Settled) => {
                     if matches!(end, End::TriesUsedUp | End::Permanent) {
                         observe::dead_lettered(&self.name);
                     }
                     return;
                 }
-                Ok(Settled::Lost) => return,
-                Ok(Settled::Locked) | Err(_) => {
+                Ok(Answer::Lost) => return,
+                Ok(Answer::Locked) | Err(_) => {
                     let since = *failing_since.get_or_insert_with(Instant::now);
                     // Another worker takes the event over.
                     if run.running.is_closed() && since.elapsed() >= run.worker.dead_after {
@@ -140,7 +135,7 @@ impl Attempt {
         run: &Run<J>,
         end: End,
         error: Option<&str>,
-    ) -> Result<Settled, sqlx::Error> {
+    ) -> Result<Answer, sqlx::Error> {
         let (status, result) = match end {
             End::Done => ("Done", json!({ "Ok": null })),
             End::Retry | End::TriesUsedUp => ("Failed", json!({ "Err": error })),
@@ -163,21 +158,9 @@ impl Attempt {
         let settle = Statement::new("settle", settle, &values);
         let rows = run.worker.queue.connections.run(&settle).await?;
         match first(&rows, "settle")?.try_get(1)? {
-            "settled" => Ok(Settled::Settled),
-            "locked" => Ok(Settled::Locked),
-            _ => Ok(Settled::Lost),
+            "settled" => Ok(Answer::Settled),
+            "locked" => Ok(Answer::Locked),
+            _ => Ok(Answer::Lost),
         }
     }
-}
-
-/// Returns the error with its causes, on one line.
-fn text(error: &Error) -> String {
-    let mut text = format!("{error:#}");
-    if text.len() > MAX_ERROR {
-        let end = (0..=MAX_ERROR)
-            .rev()
-            .find(|end| text.is_char_boundary(*end));
-        text.truncate(end.unwrap_or_default());
-    }
-    text
 }

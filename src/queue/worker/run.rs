@@ -144,8 +144,7 @@ async fn fetch<J>(run: &Run<J>, wanted: usize) -> Result<Vec<Attempt>, sqlx::Err
         .connections
         .run(&Statement::new("fetch", fetch, &values))
         .await?;
-    let attempts: Result<Vec<_>, _> = rows.iter().map(Attempt::read).collect();
-    Ok(attempts?.into_iter().flatten().collect())
+    rows.iter().map(Attempt::read).collect()
 }
 
 /// Returns whether the tables are missing, or not usable by this role. That needs a person.
@@ -158,7 +157,10 @@ fn is_of_tables(error: &sqlx::Error) -> bool {
 }
 
 /// Polls a future until the first one is ready.
-pub(super) async fn until<T>(mut end: Pin<&mut impl Future>, future: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn until<T>(
+    mut end: Pin<&mut impl Future>,
+    future: impl Future<Output = T>,
+) -> Option<T> {
     let mut future = pin!(future);
     poll_fn(|context| {
         if end.as_mut().poll(context).is_ready() {

@@ -78,7 +78,10 @@ async fn the_last_failure_and_a_permanent_one_leave_dead_letters() {
             "'Failed' AND attempts = 3",
             "the callback failed: the bank\\ndid not answer\\u{0}",
         ),
-        ("'Killed' AND attempts = 1", "the callback failed: a permanent error: no retry will help: never"),
+        (
+            "'Killed' AND attempts = 1",
+            "the callback failed: a permanent error: no retry will help: never",
+        ),
         ("'Failed' AND attempts = 3", "the callback panicked"),
     ] {
         let found = format!("status = {fate} AND last_result ->> 'Err' = '{error}'");

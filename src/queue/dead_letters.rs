@@ -1,0 +1,346 @@
+//! Dead letters of the queue: seeing them, running them once more, deleting them.
+
+use std::time::UNIX_EPOCH;
+
+use bytes::Bytes;
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use ulid::Ulid;
+
+use super::statement::{Statement, Value};
+use super::{JobQueue, first};
+use crate::dead_letters::{
+    KeepFuture, Letter, LetterCursor, LetterFilter, LetterKind, LetterPage, LetterParts,
+    ReplayError, Replayed, key, timestamp,
+};
+use crate::event::{OtherWebhook, Undecodable};
+use crate::job::Timestamp;
+use crate::ledger::read_status;
+
+/// How many letters one statement replays at most.
+const BATCH: i64 = 1_000;
+
+/// The kinds of letters that are kept beside the queue.
+const KEPT: [LetterKind; 2] = [LetterKind::Undecodable, LetterKind::OtherWebhook];
+
+/// Dead letters.
+///
+/// They are the events whose callbacks have failed for the last time, and the bodies that
+/// [`keep_undecodable`](Self::keep_undecodable) and [`keep_other_webhooks`](Self::keep_other_webhooks) keep.
+impl JobQueue {
+    /// Returns a page of dead letters, the newest failure first.
+    ///
+    /// To read on, pass [`LetterPage::next`] to [`LetterFilter::after`]. All conditions of the filter use an
+    /// index, except those on the status and on the error.
+    ///
+    /// # Errors
+    ///
+    /// The database's error.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use mx_job_webhook::dead_letters::LetterFilter;
+    /// use mx_job_webhook::queue::JobQueue;
+    ///
+    /// # async fn show(queue: JobQueue) -> Result<(), Box<dyn std::error::Error>> {
+    /// for letter in queue.dead_letters(&LetterFilter::new()).await?.letters() {
+    ///     println!("{}: {} tries, {}", letter.name(), letter.tries(), letter.error());
+    /// }
+    /// // The fault is mended.
+    /// let timeouts = LetterFilter::new().with_error_containing("the bank did not answer");
+    /// let replayed = queue.replay_all(&timeouts).await?;
+    /// println!("{} events run once more", replayed.succeeded());
+    /// # Ok(()) }
+    /// ```
+    pub async fn dead_letters(&self, filter: &LetterFilter) -> Result<LetterPage, sqlx::Error> {
+        let limit = filter.limit();
+        let mut letters = Vec::new();
+        let mut has_more = false;
+        if filter.kind().is_none_or(|kind| kind == LetterKind::Event) {
+            letters = self.dead_events(filter, limit + 1).await?;
+        }
+        for kind in kept_kinds(filter) {
+            let page = self.letters.list(&filter.clone().with_kind(kind)).await?;
+            has_more |= page.next().is_some();
+            letters.extend(page.into_letters());
+        }
+        letters.sort_by(|one, other| place(other).cmp(&place(one)));
+        has_more |= letters.len() > limit;
+        letters.truncate(limit);
+        let next = letters.last().filter(|_| has_more).map(|last| {
+            let (micros, name) = place(last);
+            LetterCursor::new(micros, name)
+        });
+        Ok(LetterPage::new(letters, next))
+    }
+
+    /// Returns the body of a dead letter as it came, or `None` if there is no such letter.
+    ///
+    /// It can name a user.
+    ///
+    /// # Errors
+    ///
+    /// The database's error.
+    pub async fn dead_letter_body(&self, name: &str) -> Result<Option<Bytes>, sqlx::Error> {
+        if is_kept(name) {
+            return self.letters.body(name).await;
+        }
+        let Some(values) = self.key_values(name) else {
+            return Ok(None);
+        };
+        let body = Statement::new("body", include_str!("sql/body.sql"), &values.values());
+        let rows = self.shared.connections.run(&body).await?;
+        let body = rows.first().map(|row| row.try_get::<Vec<u8>, _>(1));
+        Ok(body.transpose()?.map(Bytes::from))
+    }
+
+    /// Returns a dead letter to the queue, with as many tries as a new event. Returns whether there was one.
+    ///
+    /// The number of the [`Try`](super::Try) continues. A worker runs the event as soon as it can, and if it succeeds, the
+    /// letter is gone. A second call changes nothing, and returns `false`.
+    ///
+    /// A body that was kept is decoded and stored as an event.
+    ///
+    /// # Errors
+    ///
+    /// If a body cannot be decoded, or the database fails. The letter then stays.
+    pub async fn replay(&self, name: &str) -> Result<bool, ReplayError> {
+        if is_kept(name) {
+            return match self.letters.replay(name, self.enqueue()).await {
+                Ok(_) => Ok(true),
+                Err(error) if error.is_not_found() => Ok(false),
+                Err(error) => Err(error),
+            };
+        }
+        let Some(values) = self.key_values(name) else {
+            return Ok(false);
+        };
+        let replay = Statement::new("replay", include_str!("sql/replay.sql"), &values.values());
+        let replayed = self.changed(&replay).await;
+        replayed.map_err(ReplayError::database)
+    }
+
+    /// Returns all dead letters that match to the queue, in the order in which they failed.
+    ///
+    /// Letters that fail while this runs stay. The filter's limit and cursor are those of a page, and are ignored. The
+    /// counts are those of letters that were returned to the queue, and of bodies that cannot be decoded and stay.
+    ///
+    /// # Errors
+    ///
+    /// The database's error. Letters that were returned before stay in the queue.
+    ///
+    /// # Cancellation
+    ///
+    /// If the future is dropped, it stops after the current thousand.
+    pub async fn replay_all(&self, filter: &LetterFilter) -> Result<Replayed, sqlx::Error> {
+        let mut replayed = Replayed::default();
+        if filter.kind().is_none_or(|kind| kind == LetterKind::Event) {
+            replayed = Replayed::of_succeeded(self.replay_events(filter).await?);
+        }
+        for kind in kept_kinds(filter) {
+            let filter = filter.clone().with_kind(kind);
+            replayed.add(self.letters.replay_all(&filter, self.enqueue()).await?);
+        }
+        Ok(replayed)
+    }
+
+    /// Deletes a dead letter. Returns whether there was one.
+    ///
+    /// If MX delivers the event again, it is a new one.
+    ///
+    /// # Errors
+    ///
+    /// The database's error.
+    pub async fn discard(&self, name: &str) -> Result<bool, sqlx::Error> {
+        if is_kept(name) {
+            return self.letters.discard(name).await;
+        }
+        let Some(values) = self.key_values(name) else {
+            return Ok(false);
+        };
+        let discard = Statement::new("discard", include_str!("sql/discard.sql"), &values.values());
+        self.changed(&discard).await
+    }
+
+    /// Returns a hook for [`on_undecodable`](crate::JobWebhook::on_undecodable) that keeps the body beside the dead
+    /// letters of the queue.
+    ///
+    /// A later release of this crate or of the application may be able to decode it: then [`replay`](Self::replay) it.
+    ///
+    /// # Errors
+    ///
+    /// The hook fails if the database does, and if the body is longer than 1 MiB. The delivery is then answered 500.
+    pub fn keep_undecodable(
+        &self,
+    ) -> impl Fn(Undecodable) -> KeepFuture + Clone + Send + Sync + 'static + use<> {
+        self.letters.keep_undecodable()
+    }
+
+    /// Returns a hook for [`on_other_webhook`](crate::JobWebhook::on_other_webhook) that keeps the body beside the dead
+    /// letters of the queue.
+    ///
+    /// # Errors
+    ///
+    /// The same as for [`keep_undecodable`](Self::keep_undecodable).
+    pub fn keep_other_webhooks(
+        &self,
+    ) -> impl Fn(OtherWebhook) -> KeepFuture + Clone + Send + Sync + 'static + use<> {
+        self.letters.keep_other_webhooks()
+    }
+
+    async fn dead_events(
+        &self,
+        filter: &LetterFilter,
+        limit: usize,
+    ) -> Result<Vec<Letter>, sqlx::Error> {
+        let choice = Choice::of(filter);
+        let limit = Value::Number(i64::try_from(limit).unwrap_or(i64::MAX));
+        let (micros, name) = match filter.cursor() {
+            Some(cursor) => (Value::Time(cursor.micros()), Value::Text(cursor.name())),
+            None => (Value::Null, Value::Null),
+        };
+        let [queue, status, error, since, until] = choice.values(&self.shared.name, None);
+        let values = [queue, status, error, since, until, micros, name, limit];
+        let list = include_str!("sql/dead_letters.sql");
+        let list = Statement::new("dead_letters", list, &values);
+        let rows = self.shared.connections.run(&list).await?;
+        rows.iter().map(read).collect()
+    }
+
+    async fn replay_events(&self, filter: &LetterFilter) -> Result<u64, sqlx::Error> {
+        let now = Statement::new("now", include_str!("sql/now.sql"), &[]);
+        let rows = self.shared.connections.run(&now).await?;
+        let now: i64 = first(&rows, "now")?.try_get(1)?;
+        let choice = Choice::of(filter);
+        let [queue, status, error, since, until] = choice.values(&self.shared.name, Some(now));
+        let values = [queue, status, error, since, until, Value::Number(BATCH)];
+        let replay = include_str!("sql/replay_all.sql");
+        let replay = Statement::new("replay_all", replay, &values);
+        let mut total = 0;
+        loop {
+            let rows = self.shared.connections.run(&replay).await?;
+            let replayed: i64 = first(&rows, "replay_all")?.try_get(1)?;
+            total += replayed.unsigned_abs();
+            self.shared.stored.notify_one();
+            if replayed < BATCH {
+                return Ok(total);
+            }
+        }
+    }
+
+    /// Runs a statement that says whether it has changed a row.
+    async fn changed(&self, statement: &Statement) -> Result<bool, sqlx::Error> {
+        let rows = self.shared.connections.run(statement).await?;
+        let has_changed = first(&rows, statement.name)?.try_get(1)?;
+        if has_changed {
+            self.shared.stored.notify_one();
+        }
+        Ok(has_changed)
+    }
+
+    fn key_values(&self, name: &str) -> Option<KeyValues<'_>> {
+        Some(KeyValues {
+            queue: &self.shared.name,
+            key: key::find(name)?,
+        })
+    }
+}
+
+/// The values that name a row of the queue.
+struct KeyValues<'a> {
+    queue: &'a str,
+    key: String,
+}
+
+impl KeyValues<'_> {
+    fn values(&self) -> [Value<'_>; 2] {
+        [Value::Text(self.queue), Value::Text(&self.key)]
+    }
+}
+
+/// The conditions of a filter, as the statements need them.
+struct Choice<'a> {
+    status: Option<String>,
+    error: Option<&'a str>,
+    since: Option<i64>,
+    until: Option<i64>,
+}
+
+impl<'a> Choice<'a> {
+    fn of(filter: &'a LetterFilter) -> Self {
+        let (since, until) = filter.micros();
+        Self {
+            status: filter.status_text(),
+            error: filter.error(),
+            since,
+            until,
+        }
+    }
+
+    /// Returns the first five values of a statement. `now` is a further bound.
+    fn values<'b>(&'b self, queue: &'b str, now: Option<i64>) -> [Value<'b>; 5] {
+        let until = match (self.until, now) {
+            (Some(until), Some(now)) => Some(until.min(now)),
+            (until, now) => until.or(now),
+        };
+        let text = |text: Option<&'b str>| text.map_or(Value::Null, Value::Text);
+        let time = |time: Option<i64>| time.map_or(Value::Null, Value::Time);
+        [
+            Value::Text(queue),
+            text(self.status.as_deref()),
+            text(self.error),
+            time(self.since),
+            time(until),
+        ]
+    }
+}
+
+/// Returns the kinds of kept bodies that the filter chooses.
+fn kept_kinds(filter: &LetterFilter) -> impl Iterator<Item = LetterKind> {
+    let kind = filter.kind();
+    let has_status = filter.status_text().is_some();
+    KEPT.into_iter()
+        .filter(move |kept| !has_status && kind.is_none_or(|kind| kind == *kept))
+}
+
+/// Returns whether the letter is a body that was kept beside the queue.
+fn is_kept(name: &str) -> bool {
+    key::is_of_body(name)
+}
+
+/// Returns the letter's place in the order of pages.
+fn place(letter: &Letter) -> (i64, &str) {
+    let failed_at = letter.failed_at();
+    let micros = failed_at.unix_seconds().saturating_mul(1_000_000);
+    let micros = micros.saturating_add(i64::from(failed_at.subsec_nanos()) / 1_000);
+    (micros, letter.name())
+}
+
+fn read(row: &PgRow) -> Result<Letter, sqlx::Error> {
+    let name: String = row.try_get(1)?;
+    let tries: i32 = row.try_get(2)?;
+    let error: Option<String> = row.try_get(3)?;
+    let failed_at = timestamp(row.try_get(4)?);
+    // The name ends with the status and the version, which contain no spaces.
+    let mut parts = name.rsplitn(3, ' ').skip(1);
+    let status = parts.next().and_then(read_status);
+    let guid = parts.next().filter(|guid| !guid.starts_with("digest:"));
+    Ok(Letter::new(LetterParts {
+        kind: LetterKind::Event,
+        status,
+        guid: guid.and_then(|guid| guid.parse().ok()),
+        tries: tries.max(0).unsigned_abs(),
+        error: error.unwrap_or_default(),
+        failed_at,
+        first_failed_at: stored_at(row.try_get(5)?).unwrap_or(failed_at),
+        name,
+    }))
+}
+
+/// Returns when the row with this id was stored.
+fn stored_at(id: &str) -> Option<Timestamp> {
+    let id = Ulid::from_string(id).ok()?;
+    let since = id.datetime().duration_since(UNIX_EPOCH).ok()?;
+    Some(timestamp(i64::try_from(since.as_micros()).ok()?))
+}

@@ -1,0 +1,361 @@
+//! Dead letters: found, understood, replayed, discarded.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use mx_job_webhook::dead_letters::{LetterFilter, LetterKind};
+use mx_job_webhook::queue::Try;
+use mx_job_webhook::{Credentials, JobEvent, JobRouter, JobWebhook, Permanent, Receipt, Status};
+use tower::{BoxError, ServiceExt as _};
+
+use super::{DEAD_AFTER, Fixture, Running, completed, event, logging, quick, until_logged};
+use crate::support::{Log, SAMPLE, delivery};
+
+fn all() -> LetterFilter {
+    LetterFilter::new()
+}
+
+/// Callbacks that fail until the fault is mended. DENIED fails permanently.
+fn faulty(log: &Log, is_mended: &Arc<AtomicBool>) -> JobRouter {
+    let (log, is_mended) = (log.clone(), is_mended.clone());
+    JobRouter::new()
+        .on_completed(move |event: JobEvent| {
+            let (log, is_mended) = (log.clone(), is_mended.clone());
+            async move {
+                let number = Try::of(&event).unwrap().number();
+                log.push(format!("{} {number}", event.guid));
+                if is_mended.load(Ordering::Relaxed) {
+                    return Ok::<(), BoxError>(());
+                }
+                Err("the bank did not answer".into())
+            }
+        })
+        .on_denied(|_| async { Err(Permanent::new("unknown member")) })
+}
+
+impl Fixture {
+    async fn names(&self, filter: &LetterFilter) -> Vec<String> {
+        let page = self.queue.dead_letters(filter).await.unwrap();
+        page.letters()
+            .iter()
+            .map(|letter| letter.guid().unwrap().to_string())
+            .collect()
+    }
+
+    /// Makes dead letters of these jobs, in this order.
+    async fn bury(&self, guids: &[String]) {
+        for guid in guids {
+            self.store(completed(guid)).await;
+        }
+        self.execute(
+            "UPDATE apalis.jobs SET status = 'Failed', attempts = 3, max_attempts = 3,
+                 last_result = '{\"Err\": \"the bank did not answer\"}',
+                 done_at = 'epoch'::timestamptz + (run_at - 'epoch'::timestamptz)",
+        )
+        .await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_failing_event_is_found_understood_and_replayed() {
+    let fixture = Fixture::new().await;
+    let (log, is_mended) = (Log::default(), Arc::default());
+    let worker = Running::start(quick(&fixture.queue, faulty(&log, &is_mended)).with_tries(2));
+    fixture.store(completed("JOB-1")).await;
+    fixture.store(event("JOB-2", Status::Denied)).await;
+    fixture
+        .until(
+            2,
+            "done_at IS NOT NULL AND (status = 'Killed' OR attempts = 2)",
+        )
+        .await;
+
+    let page = fixture.queue.dead_letters(&all()).await.unwrap();
+    assert!(page.next().is_none());
+    let [one, two] = &page.letters()[..] else {
+        panic!("{page:?}")
+    };
+    // The newest failure is first.
+    assert_eq!(two.guid().unwrap().as_str(), "JOB-2");
+    assert_eq!(
+        (two.status(), two.tries(), two.kind()),
+        (Some(&Status::Denied), 1, LetterKind::Event)
+    );
+    assert!(two.error().ends_with(": unknown member"), "{}", two.error());
+    assert_eq!((one.status(), one.tries()), (Some(&Status::Completed), 2));
+    assert_eq!(one.error(), "the callback failed: the bank did not answer");
+    assert!(one.first_failed_at() <= one.failed_at());
+    assert!(!format!("{page:?}").contains("the bank"), "{page:?}");
+    let body = fixture
+        .queue
+        .dead_letter_body(one.name())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(body, completed("JOB-1").body());
+
+    is_mended.store(true, Ordering::Relaxed);
+    assert!(fixture.queue.replay(one.name()).await.unwrap());
+    assert!(
+        !fixture.queue.replay(one.name()).await.unwrap(),
+        "it is no dead letter any more"
+    );
+    fixture.until(1, "status = 'Done'").await;
+    assert_eq!(log.entries(), ["JOB-1 1", "JOB-1 2", "JOB-1 3"]);
+    assert_eq!(fixture.names(&all()).await, ["JOB-2"]);
+
+    assert!(fixture.queue.discard(two.name()).await.unwrap());
+    assert!(!fixture.queue.discard(two.name()).await.unwrap());
+    assert!(!fixture.queue.replay(two.name()).await.unwrap());
+    assert_eq!(
+        fixture.queue.dead_letter_body(two.name()).await.unwrap(),
+        None
+    );
+    assert!(fixture.names(&all()).await.is_empty());
+    // Only dead letters are discarded.
+    assert!(!fixture.queue.discard(one.name()).await.unwrap());
+    worker.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_replayed_event_has_fresh_tries() {
+    let fixture = Fixture::new().await;
+    let (log, is_mended) = (Log::default(), Arc::default());
+    let worker = Running::start(quick(&fixture.queue, faulty(&log, &is_mended)).with_tries(2));
+    fixture.store(completed("JOB-1")).await;
+    fixture.until(1, "status = 'Failed' AND attempts = 2").await;
+    let name = fixture.queue.dead_letters(&all()).await.unwrap().letters()[0]
+        .name()
+        .to_owned();
+    assert!(fixture.queue.replay(&name).await.unwrap());
+    fixture.until(1, "status = 'Failed' AND attempts = 4").await;
+    let page = fixture.queue.dead_letters(&all()).await.unwrap();
+    assert_eq!(
+        (page.letters()[0].tries(), page.letters()[0].name()),
+        (4, &*name)
+    );
+    assert_eq!(log.entries(), ["JOB-1 1", "JOB-1 2", "JOB-1 3", "JOB-1 4"]);
+    worker.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn pages_have_neither_gaps_nor_doubles() {
+    let fixture = Fixture::new().await;
+    let guids: Vec<_> = (0..57).map(|number| format!("JOB-{number:02}")).collect();
+    fixture.bury(&guids).await;
+    // Several of them at the same time.
+    fixture
+        .execute("UPDATE apalis.jobs SET done_at = date_trunc('second', done_at)")
+        .await;
+    let mut found = Vec::new();
+    let mut filter = all().with_limit(10);
+    loop {
+        let page = fixture.queue.dead_letters(&filter).await.unwrap();
+        found.extend(
+            page.letters()
+                .iter()
+                .map(|letter| letter.guid().unwrap().to_string()),
+        );
+        // What fails meanwhile is on the first page.
+        let new = format!("JOB-new-{}", found.len());
+        fixture.store(completed(&new)).await;
+        fixture
+            .execute("UPDATE apalis.jobs SET status = 'Killed', done_at = now() WHERE status = 'Pending'")
+            .await;
+        let Some(next) = page.next() else { break };
+        let next = next.to_string().parse().unwrap();
+        filter = all().with_limit(10).after(next);
+    }
+    assert_eq!(found.len(), 57);
+    found.sort();
+    assert_eq!(found, guids);
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn all_that_match_are_replayed_in_order() {
+    let fixture = Fixture::new().await;
+    let guids: Vec<_> = (0..30).map(|number| format!("JOB-{number:02}")).collect();
+    fixture.bury(&guids).await;
+    fixture.store(event("JOB-denied", Status::Denied)).await;
+    fixture
+        .execute("UPDATE apalis.jobs SET status = 'Killed', done_at = now(), last_result = '{\"Err\": \"x\"}' WHERE status = 'Pending'")
+        .await;
+    let none = all().with_error_containing("no such error");
+    assert_eq!(
+        fixture.queue.replay_all(&none).await.unwrap().succeeded(),
+        0
+    );
+    let filter = all()
+        .with_status(Status::Completed)
+        .with_error_containing("did not answer");
+    assert_eq!(
+        fixture.queue.replay_all(&filter).await.unwrap().succeeded(),
+        30
+    );
+    assert_eq!(
+        fixture.queue.replay_all(&filter).await.unwrap().succeeded(),
+        0
+    );
+    assert_eq!(fixture.names(&all()).await, ["JOB-denied"]);
+    assert_eq!(
+        fixture.names(&all().with_status(Status::Completed)).await,
+        [""; 0]
+    );
+    let log = Log::default();
+    let worker = Running::start(quick(&fixture.queue, logging(&log)).with_concurrency(1));
+    until_logged(&log, 30).await;
+    worker.end().await;
+    assert_eq!(log.entries(), guids);
+}
+
+/// Events that fail again while all are replayed are not replayed twice.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_replay_of_all_ends_although_its_events_fail_again() {
+    let fixture = Fixture::new().await;
+    let guids: Vec<_> = (0..2_500).map(|number| format!("JOB-{number}")).collect();
+    fixture
+        .execute(
+            "INSERT INTO apalis.jobs (id, job_type, job, status, attempts, max_attempts, done_at, idempotency_key)
+             SELECT apalis.generate_ulid(), 'mx-jobs', convert_to(
+                 format('{\"job\": {\"guid\": \"JOB-%s\", \"status\": 6}}', number), 'UTF8'),
+                 'Killed', 1, 1, now(), format('JOB-%s COMPLETED 1', number)
+             FROM generate_series(0, 2499) AS number",
+        )
+        .await;
+    let jobs = JobRouter::new().on_completed(|_| async { Err(Permanent::new("still")) });
+    let worker = Running::start(quick(&fixture.queue, jobs).with_concurrency(64));
+    let replayed = fixture.queue.replay_all(&all()).await.unwrap();
+    assert_eq!(replayed.succeeded(), guids.len() as u64);
+    fixture
+        .until(2_500, "status = 'Killed' AND attempts = 2")
+        .await;
+    worker.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn bodies_that_no_callback_took_are_kept_and_replayed() {
+    let fixture = Fixture::new().await;
+    let webhooks = JobWebhook::new(Credentials::unauthenticated(), fixture.queue.enqueue())
+        .on_undecodable(fixture.queue.keep_undecodable())
+        .on_other_webhook(fixture.queue.keep_other_webhooks());
+    let bodies = [
+        r#"{"job": {"guid": "JOB-1"}}"#,
+        "not JSON",
+        r#"{"type": "BALANCE", "user_guid": "USR-1"}"#,
+    ];
+    for body in bodies {
+        for _ in 0..2 {
+            let response = webhooks
+                .clone()
+                .oneshot(delivery(body.to_owned()))
+                .await
+                .unwrap();
+            assert_eq!(response.status(), 204, "{body}");
+        }
+    }
+    fixture.bury(&["JOB-2".to_owned()]).await;
+    let page = fixture.queue.dead_letters(&all()).await.unwrap();
+    let kinds: Vec<_> = page.letters().iter().map(|letter| letter.kind()).collect();
+    assert_eq!(kinds.len(), 4);
+    assert_eq!(
+        kinds
+            .iter()
+            .filter(|kind| **kind == LetterKind::Undecodable)
+            .count(),
+        2
+    );
+    for letter in page.letters() {
+        assert!(!letter.error().contains("USR-1"));
+        let kept = fixture.queue.dead_letter_body(letter.name()).await.unwrap();
+        assert!(kept.is_some(), "{letter:?}");
+        if letter.kind() != LetterKind::Event {
+            let error = fixture.queue.replay(letter.name()).await.unwrap_err();
+            assert!(error.is_undecodable(), "{error}");
+        }
+    }
+    let replayed = fixture.queue.replay_all(&all()).await.unwrap();
+    assert_eq!((replayed.succeeded(), replayed.failed()), (1, 3));
+
+    // A release that can read one of them.
+    fixture
+        .execute(&format!(
+            "UPDATE mx_job_webhook_dead_letters SET body = convert_to('{}', 'UTF8') WHERE kind = 'undecodable'",
+            SAMPLE.replace('\'', "''")
+        ))
+        .await;
+    let undecodable = all().with_kind(LetterKind::Undecodable);
+    let replayed = fixture.queue.replay_all(&undecodable).await.unwrap();
+    assert_eq!((replayed.succeeded(), replayed.failed()), (2, 0));
+    let left = fixture.queue.dead_letters(&all()).await.unwrap();
+    assert_eq!(left.letters().len(), 1);
+    assert!(
+        fixture
+            .queue
+            .discard(left.letters()[0].name())
+            .await
+            .unwrap()
+    );
+    // Both were the same event.
+    assert_eq!(fixture.rows("status = 'Pending'").await, 2);
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn names_of_every_kind_can_be_replayed() {
+    let fixture = Fixture::new().await;
+    let long = "x".repeat(300);
+    for guid in [
+        "a'b\\c\"d$1",
+        "a\0b",
+        "ä €",
+        &long,
+        "a b",
+        "digest:a68d6315038b5822836dbc79783ec15a:3",
+    ] {
+        fixture.store(completed(guid)).await;
+    }
+    fixture
+        .execute("UPDATE apalis.jobs SET status = 'Killed', done_at = now()")
+        .await;
+    let page = fixture.queue.dead_letters(&all()).await.unwrap();
+    assert_eq!(page.letters().len(), 6);
+    for letter in page.letters() {
+        assert_eq!(letter.status(), Some(&Status::Completed));
+        assert!(
+            fixture.queue.replay(letter.name()).await.unwrap(),
+            "{}",
+            letter.name()
+        );
+    }
+    for hostile in ["", "\0", " ", "' OR true --", "undecodable x"] {
+        assert!(!fixture.queue.replay(hostile).await.unwrap(), "{hostile:?}");
+        assert!(
+            !fixture.queue.discard(hostile).await.unwrap(),
+            "{hostile:?}"
+        );
+    }
+    assert_eq!(fixture.rows("status = 'Pending'").await, 6);
+}
+
+/// A dead letter stays one if MX delivers its event again.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_delivery_of_a_dead_event_is_acknowledged_and_runs_nothing() {
+    let fixture = Fixture::new().await;
+    fixture.bury(&["JOB-1".to_owned()]).await;
+    let receipt = fixture.queue.enqueue().oneshot(completed("JOB-1")).await;
+    assert_eq!(receipt.unwrap(), Receipt::Queued);
+    let log = Log::default();
+    let worker = Running::start(quick(&fixture.queue, logging(&log)));
+    tokio::time::sleep(Duration::from_millis(500).max(DEAD_AFTER / 4)).await;
+    worker.end().await;
+    assert!(log.entries().is_empty());
+    assert_eq!(fixture.names(&all()).await, ["JOB-1"]);
+}
