@@ -4,6 +4,7 @@
 //! were chosen when it was built. Its API could also add tasks, and shows bodies. So only the routes
 //! that read are mounted, and they hide the bodies.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use apalis_board_api::framework::axum::{
@@ -13,22 +14,24 @@ use apalis_board_api::ui::ServeUI;
 use apalis_postgres::{Config, PostgresStorage};
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::http::{StatusCode, Uri};
-use axum::response::{Html, IntoResponse as _, Response};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
+use futures_util::{StreamExt as _, stream};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sqlx::PgPool;
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, watch};
 
 use super::QUEUE;
 
 /// The board's page has a script of a few lines, which starts WebAssembly. It is a file here, so that the
 /// policy needs no exception for it.
 const SCRIPT: &str = "/board.js";
-/// Scripts of this origin, WebAssembly, and no other origin.
-const POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; \
-    img-src 'self' data:; connect-src 'self'; base-uri 'self'; form-action 'none'; \
+/// Scripts of this origin, WebAssembly, and no other origin. The board sets inline styles.
+const POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' \
+    'unsafe-inline';     img-src 'self' data:; connect-src 'self'; base-uri 'self'; form-action 'none'; \
     frame-ancestors 'none'";
 
 type Storage = PostgresStorage<Hidden>;
@@ -48,8 +51,9 @@ impl Serialize for Hidden {
     }
 }
 
-/// Returns the board's page and its API, for the root of a router.
-pub(super) fn routes(pool: &PgPool) -> Router {
+/// Returns the board's page and its API, for the root of a router. Its streams end once the sender of
+/// `stopping` is dropped.
+pub(super) fn routes(pool: &PgPool, stopping: watch::Receiver<()>) -> Router {
     let storage = Storage::new(pool).with_config(Config::default().queue(QUEUE));
     let queue = Router::new()
         .route("/tasks", get(get_tasks::<Storage, Hidden>))
@@ -63,12 +67,20 @@ pub(super) fn routes(pool: &PgPool) -> Router {
         // The tasks of this queue, because the board's own function shows those of all queues as bytes.
         .route("/tasks", get(get_tasks::<Storage, Hidden>))
         .nest(&format!("/queues/{QUEUE}"), queue)
+        .route("/events", get(async || events(stopping)))
         .fallback(StatusCode::NOT_FOUND)
         .layer(Extension(Arc::new(RwLock::new(storage))));
     Router::new()
         .nest("/api/v1", api)
         .route(SCRIPT, get(script))
         .fallback(get(file))
+}
+
+/// Answers with a stream that has no events. The board calls the system unhealthy if there is no stream.
+fn events(mut stopping: watch::Receiver<()>) -> impl IntoResponse {
+    let stopped = async move { while stopping.changed().await.is_ok() {} };
+    let events = stream::pending::<Result<Event, Infallible>>().take_until(Box::pin(stopped));
+    Sse::new(events).keep_alive(KeepAlive::default())
 }
 
 /// Answers with a file of the board. Its page answers for paths that are no files.

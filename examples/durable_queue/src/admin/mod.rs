@@ -17,6 +17,7 @@ use axum::Router;
 use mx_job_webhook::credentials::CredentialsError;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use letters::Letters;
 
@@ -60,20 +61,25 @@ pub(crate) async fn serve<L: Letters>(
         )
         .into());
     }
-    let pages = admin(letters, &pool, password)
+    let (stop, stopping) = watch::channel(());
+    let pages = admin(letters, &pool, password, stopping)
         .map_err(|error| format!("ADMIN_PASSWORD cannot be used: {error}"))?;
     println!("dead letters on http://{address}/dead-letters");
     Ok(axum::serve(listener, pages)
-        .with_graceful_shutdown(shutdown)
+        .with_graceful_shutdown(async move {
+            shutdown.await;
+            drop(stop);
+        })
         .await?)
 }
 
-/// Returns the pages, behind their checks.
+/// Returns the pages, behind their checks. Their streams end once the sender of `stopping` is dropped.
 pub(crate) fn admin<L: Letters>(
     letters: L,
     pool: &PgPool,
     password: &str,
+    stopping: watch::Receiver<()>,
 ) -> Result<Router, CredentialsError> {
-    let pages = page::routes(letters).merge(board::routes(pool));
+    let pages = page::routes(letters).merge(board::routes(pool, stopping));
     Ok(guard::guard(pages, guard::Password::new(password)?))
 }

@@ -12,7 +12,7 @@ use axum::{Form, Router};
 use maud::{DOCTYPE, Markup, html};
 use mx_job_webhook::Status;
 use mx_job_webhook::job::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::letters::{Letter, LetterFilter, LetterKind, LetterPage, Letters};
 
@@ -38,14 +38,11 @@ pub(super) fn routes<L: Letters>(letters: L) -> Router {
 }
 
 /// Which letters are shown, as the query and the forms have it. An empty field selects all.
-#[derive(Clone, Default, Deserialize, Serialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(default)]
 struct Selection {
-    #[serde(skip_serializing_if = "String::is_empty")]
     status: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     kind: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     after: String,
 }
 
@@ -77,21 +74,24 @@ impl Selection {
     }
 
     fn path(&self, outcome: Outcome) -> String {
-        let query = [
-            serde_urlencoded::to_string(self),
-            serde_urlencoded::to_string(outcome),
+        let count = |count: Option<u64>| count.map_or(String::new(), |count| count.to_string());
+        let fields = [
+            ("status", self.status.clone()),
+            ("kind", self.kind.clone()),
+            ("after", self.after.clone()),
+            ("replayed", count(outcome.replayed)),
+            ("discarded", count(outcome.discarded)),
         ];
-        let query = query.map(Result::unwrap_or_default);
-        format!("/dead-letters?{}", query.join("&").trim_matches('&'))
+        let fields = fields.iter().filter(|(_, value)| !value.is_empty());
+        let query = serde_urlencoded::to_string(fields.collect::<Vec<_>>());
+        format!("/dead-letters?{}", query.unwrap_or_default())
     }
 }
 
 /// What the last form did: how many letters.
-#[derive(Clone, Copy, Default, Deserialize, Serialize)]
+#[derive(Clone, Copy, Default, Deserialize)]
 struct Outcome {
-    #[serde(skip_serializing_if = "Option::is_none")]
     replayed: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     discarded: Option<u64>,
 }
 
@@ -339,7 +339,7 @@ fn row(letter: &Letter) -> Markup {
             td { @if let Some(status) = letter.status() { (status) } }
             td { (letter.tries()) }
             td.error { div { (letter.error()) } }
-            td.when { (time(letter.failed_at())) }
+            td { (time(letter.failed_at())) }
             td.buttons {
                 (button("/dead-letters/replay", "Replay"))
                 (button("/dead-letters/discard", "Discard"))

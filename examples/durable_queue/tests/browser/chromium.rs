@@ -313,6 +313,7 @@ async fn the_board_shows_the_queue_and_no_body() {
             assert!(!source.contains("USR-secret"), "{source}");
             task.click().await.unwrap();
             browser.wait_for("hidden").await;
+            assert!(!browser.text().await.contains("Unhealthy"));
             let source = browser.client.source().await.unwrap();
             assert!(!source.contains("USR-secret"), "{source}");
         }

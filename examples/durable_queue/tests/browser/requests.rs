@@ -8,7 +8,10 @@ use http::{Method, Request, StatusCode};
 use mx_job_webhook::Status;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 use tower::ServiceExt as _;
 
 use crate::admin::letters::{Letter, LetterKind};
@@ -29,7 +32,8 @@ fn nowhere() -> PgPool {
 }
 
 fn pages(fake: &Fake) -> Router {
-    admin(fake.clone(), &nowhere(), "secret").unwrap()
+    let (_, stopping) = watch::channel(());
+    admin(fake.clone(), &nowhere(), "secret", stopping).unwrap()
 }
 
 /// Returns a request that an operator's browser sends.
@@ -440,7 +444,14 @@ async fn every_answer_has_the_policies() {
         let policy = answer.header("content-security-policy");
         assert!(policy.starts_with("default-src 'none'"), "{policy}");
         assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
-        assert!(!policy.contains("unsafe-inline"), "{policy}");
+        // Scripts have no such exception, not even those of the board.
+        let scripts = policy
+            .split(';')
+            .find(|part| part.trim().starts_with("script-src"));
+        assert!(
+            !scripts.is_some_and(|scripts| scripts.contains("unsafe-inline")),
+            "{policy}"
+        );
         assert_eq!(answer.header("x-frame-options"), "DENY");
         assert_eq!(answer.header("x-content-type-options"), "nosniff");
         assert_eq!(answer.header("referrer-policy"), "same-origin");
@@ -492,4 +503,30 @@ async fn the_listener_is_for_this_machine_and_needs_a_password() {
     served.unwrap();
     // The environment of tests has no `ADMIN_PASSWORD`.
     admin::run(three(), nowhere(), async {}).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_board_that_is_open_does_not_delay_a_shutdown() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel();
+    let stopped = async { stopped.await.unwrap() };
+    let served = admin::serve(listener, three(), nowhere(), "secret", stopped);
+    let open = async {
+        let mut board = TcpStream::connect(address).await.unwrap();
+        let request = format!(
+            "GET /api/v1/events HTTP/1.1\r\nhost: {address}\r\nauthorization: {BASIC}\r\n\r\n"
+        );
+        board.write_all(request.as_bytes()).await.unwrap();
+        let mut head = [0; 15];
+        board.read_exact(&mut head).await.unwrap();
+        assert_eq!(&head, b"HTTP/1.1 200 OK");
+        stop.send(()).unwrap();
+        let mut rest = String::new();
+        board.read_to_string(&mut rest).await.unwrap();
+        assert!(rest.contains("text/event-stream"), "{rest}");
+    };
+    let both = async { tokio::join!(served, open) };
+    let (served, ()) = timeout(Duration::from_secs(10), both).await.unwrap();
+    served.unwrap();
 }
