@@ -1,8 +1,8 @@
 //! The page of apalis' board for this queue.
 //!
-//! The board expects the root of its origin: its page, its script and its API have absolute paths that
-//! were chosen when it was built. Its API could also add tasks, and shows bodies. So only the routes
-//! that read are mounted, and they hide the bodies.
+//! The board has to be at the root of its origin, because it was built with absolute paths for its page, its
+//! script and its API. That API can also add tasks, and shows bodies. So this module mounts only the routes
+//! that read, and hides the bodies.
 
 use std::convert::Infallible;
 use std::sync::Arc;

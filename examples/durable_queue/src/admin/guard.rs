@@ -48,7 +48,7 @@ impl Password {
     }
 }
 
-/// Lets only requests pass that are for this machine, have the password, and are of no other site.
+/// Refuses requests for other hosts, requests without the password, and forms of other sites, in this order.
 pub(super) fn guard(pages: Router, password: Password) -> Router {
     pages
         .layer(CsrfLayer::new())
@@ -57,10 +57,10 @@ pub(super) fn guard(pages: Router, password: Password) -> Router {
         .layer(map_response(add_headers))
 }
 
-/// Refuses names of other machines: a site that lets its own name point here (DNS rebinding) has the
-/// rights of this origin in a browser, but cannot change the name that the browser sends.
+/// Refuses requests for other hosts.
 ///
-/// Any port passes, because a tunnel may have another one at its end.
+/// A site can let its own name point to this machine (DNS rebinding). A browser then takes these pages for
+/// the site's own, but it still sends the site's name. Any port passes, because a tunnel may use another port.
 async fn check_host(request: Request, next: Next) -> Response {
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = match (request.uri().authority(), hosts.next(), hosts.next()) {

@@ -1,7 +1,7 @@
 //! The page of dead letters: HTML from the server, without scripts.
 //!
-//! Everything that a letter has is hostile: MX's senders choose names, and errors quote what banks say.
-//! maud escapes it.
+//! Every field of a letter may be hostile: the sender chooses the parts of the name, and the text of an error
+//! may quote a bank. maud escapes them.
 
 use axum::extract::{Query, State};
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
