@@ -25,6 +25,9 @@ use letters::Letters;
 const QUEUE: &str = "mx-jobs";
 
 /// Serves the pages on `ADMIN_ADDR` (127.0.0.1:3001) until `shutdown`, if `ADMIN_PASSWORD` is set.
+///
+/// The board uses the pool. Its statistics read the whole table, which can take seconds, so give it a pool of
+/// its own with few connections: deliveries must not wait for it.
 pub(crate) async fn run<L: Letters>(
     letters: L,
     pool: PgPool,
