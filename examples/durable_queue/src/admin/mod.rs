@@ -34,7 +34,7 @@ pub(crate) async fn run<L: Letters>(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Box<dyn Error>> {
     let Ok(password) = env::var("ADMIN_PASSWORD") else {
-        println!("no pages for operators: set ADMIN_PASSWORD");
+        eprintln!("no pages for operators: set ADMIN_PASSWORD");
         return Ok(());
     };
     let address = env::var("ADMIN_ADDR").unwrap_or_else(|_| "127.0.0.1:3001".to_owned());
