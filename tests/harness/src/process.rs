@@ -22,6 +22,8 @@ pub fn example(binary: impl AsRef<OsStr>) -> Command {
         "DATABASE_URL",
         "DEAD_AFTER_SECONDS",
         "FAILING_TRIES",
+        "ADMIN_ADDR",
+        "ADMIN_PASSWORD",
     ] {
         command.env_remove(variable);
     }
