@@ -750,11 +750,13 @@ async fn a_replay_whose_caller_leaves_continues() {
         }
     }
     keep(&letters, completed("JOB-2", 1), "no").await;
+    let (started, go_on, calls) = Default::default();
+    let jobs = waiting(&started, &go_on, &calls);
     let replay = {
         let (letters, jobs) = (letters.clone(), jobs.clone());
         tokio::spawn(async move { letters.replay("JOB-2 COMPLETED 1", jobs).await })
     };
-    sleep(Duration::from_millis(200)).await;
+    started.notified().await;
     replay.abort();
     assert!(replay.await.unwrap_err().is_cancelled());
     go_on.notify_one();
