@@ -2,6 +2,10 @@
 -- that it is running, $4 the time in µs after which a silent worker counts as dead, $5 whether to look for dead ones.
 --
 -- It also returns events that this worker does not know: the answer to its fetch was lost.
+--
+-- The settings make the server look for the events of each dead worker by the index.
+SET LOCAL enable_hashjoin = off;
+SET LOCAL enable_mergejoin = off;
 WITH seen AS (
     INSERT INTO apalis.workers (id, worker_type, storage_name, layers, last_seen, started_at)
     VALUES ($2, $1, 'mx-job-webhook', '', clock_timestamp(), clock_timestamp())

@@ -3,8 +3,10 @@
 mod dead_letters;
 mod dying;
 mod engines;
+mod plans;
 mod storing;
 mod tables;
+mod traffic;
 mod trying;
 
 use std::sync::Arc;
