@@ -1,5 +1,8 @@
 -- Takes the next events. $1 the queue, $2 the worker, $3 how many, $4 the tries of an event that has none yet.
 --
+-- `now()` is a condition of the index, and `clock_timestamp()` would not be: an idle worker would read every event that
+-- pauses.
+--
 -- Without statistics of the table, which come a minute after a burst, the server takes the waiting events for few, and
 -- would sort all of them for each call. The setting makes it read the first ones by the index.
 SET LOCAL enable_sort = off;

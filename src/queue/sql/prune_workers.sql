@@ -3,7 +3,7 @@ SET LOCAL enable_hashjoin = off;
 SET LOCAL enable_mergejoin = off;
 WITH deleted AS (
     DELETE FROM apalis.workers
-    WHERE worker_type = $1 AND last_seen < clock_timestamp() - interval '1 day'
+    WHERE worker_type = $1 AND last_seen < now() - interval '1 day'
         AND NOT EXISTS (SELECT FROM apalis.jobs WHERE lock_by = workers.id)
     RETURNING id
 )
