@@ -117,7 +117,7 @@ impl Plan {
             .map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
         let mut random = fastrand::Rng::with_seed(seed);
         let (events, kills) = match env::var_os("MX_TEST_STORM") {
-            None => (400, [6, 4, 2, 2]),
+            None => (400, [5, 4, 2, 2]),
             Some(_) => (2_000, [30, 20, 12, 12]),
         };
         let kinds = [
@@ -220,6 +220,7 @@ async fn a_storm_loses_nothing_and_no_event_is_stuck() {
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn workers_that_freeze_and_continue_do_no_harm() {
     const EVENTS: usize = 300;
+    const ROUNDS: usize = 4;
     let fixture = Fixture::new().await;
     fixture.execute(TABLES).await;
     let folder = Folder::new();
@@ -235,8 +236,8 @@ async fn workers_that_freeze_and_continue_do_no_harm() {
         .collect();
     let start = Instant::now();
     let mut stored = 0;
-    for round in 0..6 {
-        while stored < EVENTS * (round + 1) / 6 {
+    for round in 0..ROUNDS {
+        while stored < EVENTS * (round + 1) / ROUNDS {
             fixture.store(completed(&guid(stored))).await;
             stored += 1;
         }
@@ -249,7 +250,7 @@ async fn workers_that_freeze_and_continue_do_no_harm() {
     }
     let counts = until_handled(&fixture.pool, &fixture.queue, EVENTS).await;
     println!(
-        "{EVENTS} events; frozen: 6 workers; {counts:?}; after {:.1?}",
+        "{EVENTS} events; frozen: {ROUNDS} workers; {counts:?}; after {:.1?}",
         start.elapsed()
     );
     for worker in &workers {
@@ -332,6 +333,7 @@ impl Storm {
         let longest = DEAD_AFTER.as_millis() * 3 / 2;
         let outage = Duration::from_millis(random.u64(..=u64::try_from(longest).unwrap()));
         sleep(Duration::from_millis(random.u64(..50))).await;
+        println!("{kill:?} {chosen} for {outage:.1?}");
         match kill {
             Kill::Worker => self.restart(self.workers[chosen].clone(), outage),
             Kill::Receiver => self.restart(self.receivers[chosen].clone(), outage),
@@ -383,7 +385,7 @@ struct Counts {
 async fn until_handled(pool: &PgPool, queue: &JobQueue, events: usize) -> Counts {
     let start = Instant::now();
     let mut calm_since = None;
-    while calm_since.is_none_or(|since: Instant| since.elapsed() < DEAD_AFTER * 2) {
+    while calm_since.is_none_or(|since: Instant| since.elapsed() < DEAD_AFTER * 3 / 2) {
         let left = number(
             pool,
             "SELECT count(*) FROM apalis.jobs WHERE status <> 'Done'",
@@ -502,17 +504,18 @@ fn send(plan: &Plan, receivers: &[SocketAddr], tally: &Arc<Tally>) -> JoinSet<()
     let deliveries: Arc<[usize]> = plan.deliveries.clone().into();
     let next = Arc::new(AtomicUsize::new(0));
     let mut senders = JoinSet::new();
-    for _ in 0..SENDERS {
+    for number in 0..SENDERS {
         let (deliveries, next) = (deliveries.clone(), next.clone());
         let mut sender = Sender {
             receivers: receivers.to_vec(),
             connection: None,
+            connections: number,
             tally: tally.clone(),
         };
         senders.spawn(async move {
             while let Some(event) = deliveries.get(next.fetch_add(1, Ordering::Relaxed)) {
                 sender.deliver_until_acknowledged(&guid(*event)).await;
-                sleep(Duration::from_millis(fastrand::u64(..150))).await;
+                sleep(Duration::from_millis(fastrand::u64(..100))).await;
             }
         });
     }
@@ -523,6 +526,8 @@ fn send(plan: &Plan, receivers: &[SocketAddr], tally: &Arc<Tally>) -> JoinSet<()
 struct Sender {
     receivers: Vec<SocketAddr>,
     connection: Option<SendRequest<Full<Bytes>>>,
+    /// How many connections there have been. Each is to the next receiver.
+    connections: usize,
     tally: Arc<Tally>,
 }
 
@@ -550,8 +555,10 @@ impl Sender {
     }
 
     async fn deliver(&mut self, guid: &str) -> Result<u16, BoxError> {
-        if self.connection.is_none() {
-            let receiver = self.receivers[fastrand::usize(..self.receivers.len())];
+        // Receivers that were killed get their share of connections back.
+        if self.connection.is_none() || fastrand::u8(..10) == 0 {
+            let receiver = self.receivers[self.connections % self.receivers.len()];
+            self.connections += 1;
             let stream = TcpStream::connect(receiver).await?;
             let (connection, task) = handshake(TokioIo::new(stream)).await?;
             tokio::spawn(task);
