@@ -156,6 +156,39 @@ async fn an_outage_of_the_database_during_callbacks_repeats_nothing() {
     assert_eq!(log.entries().len(), 12);
 }
 
+/// Heartbeats that wait in the database, or in a pooler, are answered one after the other when it continues. The first
+/// one comes before the others have had a chance.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_stall_of_the_database_during_callbacks_repeats_nothing() {
+    let fixture = Fixture::new().await;
+    let log = Log::default();
+    let mut workers = Vec::new();
+    for _ in 0..3 {
+        workers.push(Running::start(
+            quick(&fixture.other(), slow(&log, DEAD_AFTER * 4)).with_concurrency(2),
+        ));
+    }
+    for number in 0..6 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    until_logged(&log, 6).await;
+    // Long enough to have the right to take over.
+    sleep(DEAD_AFTER * 3 / 2).await;
+    let mut stall = fixture.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE apalis.workers IN EXCLUSIVE MODE")
+        .execute(&mut *stall)
+        .await
+        .unwrap();
+    sleep(DEAD_AFTER * 3 / 2).await;
+    stall.rollback().await.unwrap();
+    fixture.until(6, "status = 'Done' AND attempts = 1").await;
+    for worker in workers {
+        worker.end().await;
+    }
+    assert_eq!(log.entries().len(), 12);
+}
+
 /// A worker that was cut off, and whose event another has taken over, neither ends the other's try nor undoes its
 /// result.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
