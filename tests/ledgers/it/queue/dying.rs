@@ -198,13 +198,16 @@ async fn a_worker_that_was_cut_off_does_no_harm_when_it_returns() {
     fixture.execute("CREATE TABLE effects (try int)").await;
     let proxy = Proxy::to(fixture.database.server()).await;
     let (_, cut_off) = super::queue(fixture.database.options().port(proxy.address.port()));
-    let go_on = Arc::new(Notify::new());
+    let (started, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let jobs = |queue: &mx_job_webhook::queue::JobQueue, wait: bool| {
-        let (pool, queue, go_on) = (fixture.pool.clone(), queue.clone(), go_on.clone());
+        let (pool, queue) = (fixture.pool.clone(), queue.clone());
+        let (started, go_on) = (started.clone(), go_on.clone());
         JobRouter::new().on_completed(move |event: JobEvent| {
-            let (pool, queue, go_on) = (pool.clone(), queue.clone(), go_on.clone());
+            let (pool, queue) = (pool.clone(), queue.clone());
+            let (started, go_on) = (started.clone(), go_on.clone());
             async move {
                 if wait {
+                    started.notify_one();
                     go_on.notified().await;
                 }
                 let mut transaction = pool.begin().await?;
@@ -221,7 +224,7 @@ async fn a_worker_that_was_cut_off_does_no_harm_when_it_returns() {
     };
     let first = Running::start(quick(&cut_off, jobs(&cut_off, true)));
     fixture.store(completed("JOB-1")).await;
-    fixture.until(1, "status = 'Running'").await;
+    started.notified().await;
     proxy.set(Network::Down);
     let second = Running::start(quick(&fixture.queue, jobs(&fixture.queue, false)));
     fixture.until(1, "status = 'Done' AND attempts = 2").await;
@@ -238,7 +241,7 @@ async fn a_worker_that_was_cut_off_does_no_harm_when_it_returns() {
     // It works again.
     second.end().await;
     fixture.store(completed("JOB-2")).await;
-    fixture.until(1, "status = 'Running'").await;
+    started.notified().await;
     go_on.notify_one();
     fixture.until(2, "status = 'Done'").await;
     first.end().await;
