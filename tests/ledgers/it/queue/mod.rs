@@ -4,6 +4,7 @@ mod dead_letters;
 mod dying;
 mod engines;
 mod storing;
+mod storm;
 mod tables;
 mod trying;
 
