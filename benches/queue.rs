@@ -479,7 +479,10 @@ impl App {
         let expected = i64::try_from(self.events.len()).unwrap();
         let started = Instant::now();
         loop {
-            let done: i64 = sqlx::query_scalar(done).fetch_one(&self.pool).await.unwrap();
+            let done: i64 = sqlx::query_scalar(done)
+                .fetch_one(&self.pool)
+                .await
+                .unwrap();
             if done == expected {
                 return;
             }

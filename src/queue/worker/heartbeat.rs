@@ -87,6 +87,7 @@ impl Heart {
             contact.last.elapsed() < self.dead_after && contact.since.elapsed() >= self.dead_after
         });
         let ids = self.running.ids();
+        let ids: Vec<&str> = ids.iter().map(|id| &**id).collect();
         let values = [
             Value::Text(&self.queue.name),
             Value::Text(&self.worker),
