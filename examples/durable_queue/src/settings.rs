@@ -75,7 +75,9 @@ pub(crate) async fn database(connections: u32) -> Result<PgPool, Box<dyn Error>>
         .and_then(|url| url.parse().ok())
         .ok_or("DATABASE_URL must name a database, such as postgres://user@host/database")?;
     // The message of an error contains no password.
-    let pool = PgPoolOptions::new().max_connections(connections);
+    let pool = PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(Duration::from_secs(5));
     let pool = pool.connect_with(options).await;
     Ok(pool.map_err(|error| format!("cannot reach the database: {error}"))?)
 }

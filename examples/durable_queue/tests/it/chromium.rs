@@ -139,7 +139,7 @@ async fn an_event_that_fails_five_times_is_seen_and_replayed() {
     browser.log_in(pages).await;
     browser.wait_for("COMPLETED").await;
     let row = browser.client.find(Locator::Css("tbody tr")).await.unwrap();
-    let row = row.text().await.unwrap();
+    let row = row.text().await.unwrap().replace('\n', " ");
     assert!(row.starts_with("JOB-"), "{row}");
     let failed_five_times = "event COMPLETED 5 the callback failed: the bank did not answer";
     assert!(row.contains(failed_five_times), "{row}");
