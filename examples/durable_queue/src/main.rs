@@ -37,7 +37,7 @@ use crate::settings::{Stop, number, only_if, seconds};
 struct App {
     pool: PgPool,
     queue: JobQueue,
-    work: Duration,
+    work_time: Duration,
     failing_tries: u32,
 }
 
@@ -47,7 +47,7 @@ async fn completed(app: App, event: JobEvent) -> Result<(), BoxError> {
         return Err(Permanent::new("the job names no member").into());
     }
     println!("started {}", event.guid);
-    sleep(app.work).await;
+    sleep(app.work_time).await;
     if Try::of(&event).is_some_and(|this| this.number() <= app.failing_tries) {
         return Err("the bank did not answer".into());
     }
@@ -96,13 +96,13 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let pool = settings::database(10).await?;
     let queue = JobQueue::postgres(pool.clone()).named("mx-jobs");
     settings::migrate(&pool, &queue).await?;
+    let stop = Stop::on_signal();
     let app = App {
         pool,
         queue: queue.clone(),
-        work: work_time,
+        work_time,
         failing_tries,
     };
-    let stop = Stop::on_signal();
     tokio::try_join!(
         only_if(roles.receives, receive(&queue, stop.clone())),
         only_if(roles.works, work(app, stop.clone())),

@@ -65,10 +65,8 @@ impl Process {
         let mut printed = vec![process.line()];
         let address = printed[0].split(['/', ',']).nth(2);
         process.address = address.unwrap().parse().unwrap();
-        while !["curl ", "cargo "]
-            .iter()
-            .any(|start| printed[printed.len() - 1].starts_with(start))
-        {
+        let is_command = |line: &String| line.starts_with("curl ") || line.starts_with("cargo ");
+        while !printed.last().is_some_and(is_command) {
             printed.push(process.line());
         }
         (process, printed)
