@@ -13,6 +13,16 @@ pub mod answers {}
 #[doc = include_str!("docs/compare.md")]
 pub mod compare {}
 
+#[cfg_attr(
+    not(feature = "queue"),
+    allow(
+        rustdoc::broken_intra_doc_links,
+        reason = "it links to `queue`, which needs the feature"
+    )
+)]
+#[doc = include_str!("docs/durable_work.md")]
+pub mod durable_work {}
+
 // Its examples need the feature.
 #[cfg_attr(
     any(not(doctest), feature = "tokio"),
