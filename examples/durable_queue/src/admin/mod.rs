@@ -62,7 +62,7 @@ pub(crate) async fn serve(
     let (stop, stopping) = watch::channel(());
     let pages = admin(queue, &pool, password, stopping)
         .map_err(|error| format!("ADMIN_PASSWORD cannot be used: {error}"))?;
-    println!("dead letters on http://{address}/dead-letters");
+    println!("dead letters on http://{address}/dead-letters, for the user ops");
     Ok(axum::serve(listener, pages)
         .with_graceful_shutdown(async move {
             shutdown.await;
