@@ -8,5 +8,5 @@ SELECT 'counts',
      WHERE job_type = $1 AND (status = 'Killed' OR (status = 'Failed' AND attempts >= max_attempts))),
     (SELECT (extract(epoch FROM clock_timestamp() - run_at) * 1000000)::bigint FROM apalis.jobs
      WHERE job_type = $1 AND (status = 'Pending' OR (status = 'Failed' AND attempts < max_attempts))
-        AND run_at <= clock_timestamp()
+        AND run_at <= now()
      ORDER BY priority DESC, run_at LIMIT 1)
