@@ -10,14 +10,14 @@ use axum::response::Html;
 use axum::routing::get;
 use fantoccini::elements::Element;
 use fantoccini::{Client, ClientBuilder, Locator};
-use harness::{Process, repository, run};
+use harness::Process;
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::PATIENCE;
 use crate::database::Database;
 use crate::pages::{A, B, PASSWORD, Pages, body};
+use crate::{PATIENCE, paste};
 
 /// A driver and its browser.
 struct Browser {
@@ -130,10 +130,7 @@ async fn an_event_that_fails_five_times_is_seen_and_replayed() {
     let pages = admin.line();
     let pages = pages.split('/').nth(2).unwrap().parse().unwrap();
 
-    let pasted = run(Command::new("sh")
-        .current_dir(repository())
-        .args(["-c", printed.last().unwrap()]));
-    assert!(pasted.status.success(), "{pasted:?}");
+    paste(printed.last().unwrap());
     database.until_ended(1).await;
     let browser = Browser::start().await;
     browser.log_in(pages).await;

@@ -1,17 +1,16 @@
 //! The example as processes: signals, a worker that is killed, and one that is frozen.
 
 use std::net::SocketAddr;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use harness::{Process, repository, run};
+use harness::Process;
 use http::{Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
 use crate::database::Database;
-use crate::sample;
+use crate::{paste, sample};
 
 /// `DEAD_AFTER_SECONDS` of the processes.
 const DEAD_AFTER: Duration = Duration::from_secs(3);
@@ -45,10 +44,7 @@ async fn its_command_works_when_pasted_and_a_signal_lets_it_finish() {
         let mut command = database.example("");
         command.env("WORK_SECONDS", "1");
         let (mut all, printed) = Process::serve(command);
-        let pasted = run(Command::new("sh")
-            .current_dir(repository())
-            .args(["-c", printed.last().unwrap()]));
-        let summary = String::from_utf8(pasted.stdout).unwrap();
+        let summary = paste(printed.last().unwrap());
         assert!(summary.contains("1  204 No Content"), "{summary}");
         while !all.line().starts_with("started JOB-") {}
         assert!(all.stop(signal).success());
