@@ -5,6 +5,7 @@ mod dying;
 mod engines;
 mod plans;
 mod storing;
+mod storm;
 mod tables;
 mod traffic;
 mod trying;
