@@ -440,8 +440,11 @@ async fn connections_that_stall_are_replaced() {
         replica.pool = direct.clone();
     }
     let traffic = Traffic::start(Plan::of(usize::MAX), &replicas);
-    traffic.more(100).await;
-    proxy.stall_existing();
+    // Twice, because the connections may be in use or on their way back to the pool.
+    for _ in 0..2 {
+        traffic.more(100).await;
+        proxy.stall_existing();
+    }
     traffic.more(300).await;
     let outcome = traffic.finish(&direct).await;
     println!("connections that stall: {outcome}");
