@@ -30,7 +30,8 @@
 //!    ▼                                                      ├─ WatchLayer  (waiters of the job hear of it)
 //!  inner service, untouched                                 ├─ DedupeLayer (duplicates and stale events end here)
 //!                                                           ├─ tower's own (concurrency_limit, load_shed, …)
-//!     read job ─▶ Failsafe ─▶ the same Service<JobEvent> ─▶ └─ JobRouter   (status ─▶ callback)
+//!     read job ─▶ Failsafe ─▶ the same Service<JobEvent> ─▶ └─ JobRouter   (status ─▶ callback),
+//!     JobQueue ─▶ Worker   ─▶ the same Service<JobEvent> ─▶                or a JobQueue in its place
 //! ```
 //!
 //! # Guides
@@ -39,6 +40,7 @@
 //! - [`guarantees`](guide::guarantees): each promise, its limits, and the tests behind it.
 //! - [`answers`](guide::answers): the answer to each delivery, and how to see why.
 //! - [`from_polling`](guide::from_polling): how to replace polling.
+//! - [`durable_work`](guide::durable_work): callbacks that take minutes, and events that have failed.
 //! - [`replicas`](guide::replicas): ledgers that several replicas share.
 //! - [`observability`](guide::observability): spans, logs and metrics.
 //! - [`performance`](guide::performance): what is fast and what is not.
@@ -62,6 +64,7 @@
 //! - `watch`: `JobWatch` waits for jobs, and `Failsafe` reads those of which nothing was heard.
 //! - [`router`]: [`JobRouter`] maps each status to its callback.
 //! - `dead_letters`: `PostgresDeadLetters` keeps failed events, to look at them and run them again.
+//! - `queue`: `JobQueue` stores events, and its workers run their callbacks.
 //! - [`schema`]: `JSON Schema` and `OpenAPI`.
 //! - `pipeline`: the steps of a delivery.
 //! - [`mount`]: [`JobWebhook`] as a service or a layer, and the axum extractor.
@@ -89,8 +92,8 @@
 //! - Nothing outside of `pipeline/respond.rs` chooses a status code.
 //! - Nothing reads a body before `pipeline/authenticate.rs` has accepted the request. The types hold
 //!   this: `buffer` takes only what was accepted, and `discard` only what was refused.
-//! - Nothing spawns a task except `background`, `watch` for its listeners and reads, and the ledgers on
-//!   Redis and `PostgreSQL` for their connections.
+//! - Nothing spawns a task except `background`, `watch` for its listeners and reads, the workers of
+//!   `queue`, and the ledgers on Redis and `PostgreSQL` for their connections.
 //! - Nothing prints a credential, a user's id or a body.
 //! - There is no `unsafe` code.
 //!
@@ -101,6 +104,8 @@
 //!   Without it the layer needs no runtime.
 //! - `redis`, `postgres`: ledgers and stores of expected jobs that several
 //!   [replicas](guide::replicas) share. With `postgres`, the module `dead_letters` too.
+//! - `queue`: durable work on `PostgreSQL`, with retries and dead letters: see
+//!   [`durable_work`](guide::durable_work).
 //! - `tracing`, `metrics`: spans, logs and metrics of each delivery: see
 //!   [`observability`](guide::observability).
 //! - `jiff`, `chrono`, `time`: conversions between [`Timestamp`](job::Timestamp) and the types of

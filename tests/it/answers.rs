@@ -185,6 +185,15 @@ fn ledger_and_background_rows() -> Vec<Row> {
         )
         .because(ErrorKind::WatchUnavailable)
         .header(retry.0, retry.1),
+        #[cfg(feature = "queue")]
+        row(
+            "the durable queue is down",
+            jobs(durable::queue_that_is_down().enqueue()),
+            sample,
+            503,
+        )
+        .because(ErrorKind::QueueUnavailable)
+        .header(retry.0, retry.1),
         unavailable(row("the commit fails", commits(Err("down")), sample, 503)),
         row("settled", commits(Ok(Commit::Settled)), sample, 204),
         row(
@@ -638,5 +647,19 @@ mod watched {
     pub(super) fn jobs_of_a_store_that_is_down() -> Jobs {
         let router = JobRouter::new().on_completed(|_| async {});
         jobs(JobWatch::new(DownStore).layer().layer(router))
+    }
+}
+
+#[cfg(feature = "queue")]
+mod durable {
+    use mx_job_webhook::queue::JobQueue;
+    use sqlx::PgPool;
+
+    /// A queue that cannot be reached.
+    pub(super) fn queue_that_is_down() -> JobQueue {
+        let pool = PgPool::connect_lazy("postgres://127.0.0.1:1/app").unwrap();
+        // It is closed from this call on.
+        drop(pool.close());
+        JobQueue::postgres(pool)
     }
 }

@@ -660,6 +660,7 @@ fn the_undecodable_kinds_are_those_that_decoding_returns() {
         InFlight,
         LedgerUnavailable,
         WatchUnavailable,
+        QueueUnavailable,
         ShuttingDown,
     ];
     for other in others {

@@ -3,7 +3,7 @@
 mod calls;
 mod errors;
 mod reconnecting;
-mod replicated;
+pub(crate) mod replicated;
 pub(crate) mod script;
 mod sentinels;
 pub(crate) mod subscriber;

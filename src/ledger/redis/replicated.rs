@@ -1,4 +1,4 @@
-//! The connection for commits that wait for Redis' replicas.
+//! The connection for changes that wait for Redis' replicas.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ use crate::ledger::lease::millis;
 /// The command and its `WAIT`, which covers only the writes of its own connection, take one round
 /// trip.
 #[derive(Clone)]
-pub(super) struct ReplicatedConnection {
+pub(crate) struct ReplicatedConnection {
     connection: Reconnecting,
     replicas: usize,
     timeout: Duration,
 }
 
 impl ReplicatedConnection {
-    pub(super) fn new(shared: &Reconnecting, replicas: usize, timeout: Duration) -> Self {
+    pub(crate) fn new(shared: &Reconnecting, replicas: usize, timeout: Duration) -> Self {
         Self {
             connection: shared.separate(timeout),
             replicas,
@@ -30,11 +30,11 @@ impl ReplicatedConnection {
         }
     }
 
-    pub(super) fn replicas(&self) -> usize {
+    pub(crate) fn replicas(&self) -> usize {
         self.replicas
     }
 
-    pub(super) fn discard(&self) {
+    pub(crate) fn discard(&self) {
         self.connection.discard();
     }
 }
@@ -54,7 +54,7 @@ impl ConnectionLike for ReplicatedConnection {
             let answer = answer.extract_error()?;
             let reached: usize = from_redis_value(reached.extract_error()?)?;
             if reached < self.replicas {
-                let detail = format!("the commit reached {reached} of {} replicas", self.replicas);
+                let detail = format!("the change reached {reached} of {} replicas", self.replicas);
                 return Err(make_extension_error("NOREPLICAS".to_owned(), Some(detail)));
             }
             Ok(answer)

@@ -4,6 +4,10 @@
 -- It looks for dead ones only if this worker itself was heard of in less than half of that time, by the server's clock. A
 -- longer silence can be an outage, also one during which this statement waited, and then others need time to report.
 -- It also returns events that this worker does not know: the answer to its fetch was lost.
+--
+-- The settings make the server look for the events of each dead worker by the index.
+SET LOCAL enable_hashjoin = off;
+SET LOCAL enable_mergejoin = off;
 WITH previous AS (
     SELECT last_seen FROM apalis.workers WHERE id = $2
 ), seen AS (

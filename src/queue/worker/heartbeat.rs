@@ -82,6 +82,7 @@ impl Heart {
             .contact_since
             .is_some_and(|since| since.elapsed() >= self.dead_after);
         let ids = self.running.ids();
+        let ids: Vec<&str> = ids.iter().map(|id| &**id).collect();
         let values = [
             Value::Text(&self.queue.name),
             Value::Text(&self.worker),

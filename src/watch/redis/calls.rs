@@ -79,8 +79,19 @@ where
                 .keep
                 .map_or_else(String::new, |keep| millis(keep).to_string()),
             if update.wakes { "1" } else { "" },
+            if self.replicated.is_some() { "1" } else { "" },
         ];
-        let (answer, rows) = self.call(&self.scripts.replace, &arguments).await?;
+        let (answer, rows) = match &self.replicated {
+            None => self.call(&self.scripts.replace, &arguments).await?,
+            Some(connection) => {
+                let replace = &self.scripts.replace;
+                let outcome = replace.call(connection, &self.keys.due, &arguments).await;
+                if outcome.as_ref().is_err_and(is_unexpected_reply) {
+                    connection.discard();
+                }
+                outcome?
+            }
+        };
         match answer.as_str() {
             "done" => Ok(Replaced::Done),
             "conflict" => {

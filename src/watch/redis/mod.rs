@@ -5,9 +5,11 @@ mod subscriptions;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::redis::Client;
 
+use crate::ledger::redis::replicated::ReplicatedConnection;
 use crate::ledger::{Reconnecting, Sentinels};
 use calls::Scripts;
 use subscriptions::Subscriptions;
@@ -39,7 +41,7 @@ const PREFIX: &str = "mx-job-webhook-watch:";
 /// An expectation is on disk at once only with `appendfsync always`, and reaches Redis' replicas
 /// after a delay. If a crash or a failover loses it, the failsafe does not read the job, but a
 /// webhook of the job is still handled. If you cannot accept that, use
-/// `PostgresWatchStore`.
+/// [`with_replicated_changes`](Self::with_replicated_changes) or `PostgresWatchStore`.
 ///
 /// # Keys
 ///
@@ -53,7 +55,7 @@ const PREFIX: &str = "mx-job-webhook-watch:";
 /// channel with the prefix (`~mx-job-webhook-watch:*` and `&mx-job-webhook-watch:*`), and to the
 /// commands `EVAL`, `EVALSHA`, `EXISTS`, `HDEL`, `HMGET`, `HSET`, `PERSIST`, `PEXPIRE`, `PING`,
 /// `PUBLISH`, `SUBSCRIBE`, `TIME`, `ZADD`, `ZCARD`, `ZCOUNT`, `ZRANGEBYSCORE`, `ZREM` and `ZSCORE`.
-/// With Sentinels it also needs `ROLE`.
+/// With Sentinels it also needs `ROLE`, and for replicated changes `WAIT`.
 ///
 /// # Example
 ///
@@ -82,6 +84,8 @@ pub struct RedisWatchStore<C> {
     keys: Arc<Keys>,
     scripts: Arc<Scripts>,
     subscriptions: Subscriptions,
+    /// The connection for changes, if they wait for replicas.
+    replicated: Option<ReplicatedConnection>,
 }
 
 struct Keys {
@@ -114,11 +118,38 @@ impl RedisWatchStore<Reconnecting> {
     ///
     /// It does not connect yet. The store and its subscription follow a failover within about a
     /// second after the Sentinels decide it. **An old master may stay writable for about ten
-    /// seconds, and what it acknowledges then is lost.** The settings that bound this are those of
-    /// [`RedisLedger::from_sentinels`](crate::ledger::RedisLedger::from_sentinels).
+    /// seconds, and what it acknowledges then is lost**: the failsafe does not read a job that was
+    /// expected there. The server settings that bound this are those of
+    /// [`RedisLedger::from_sentinels`](crate::ledger::RedisLedger::from_sentinels). To lose
+    /// nothing, see [`with_replicated_changes`](Self::with_replicated_changes).
     #[must_use]
     pub fn from_sentinels(sentinels: Sentinels) -> Self {
         Self::reconnecting(Reconnecting::to_master(sentinels))
+    }
+
+    /// Sets how many Redis replicas must have a change before it succeeds. Defaults to 0.
+    ///
+    /// The store sends Redis' `WAIT` after each change. If fewer replicas have it within the
+    /// timeout, `expect` fails and a delivery is answered 503, although the master has the change.
+    /// The application and MX repeat them, and a repeated call waits in the same way. With 0,
+    /// changes do not wait. Claims of the failsafe never wait: if one is lost, the job is claimed
+    /// again.
+    ///
+    /// With the number of all replicas, a failover forgets no job whose `expect` has returned, and
+    /// no event that was acknowledged. With a smaller number, it forgets what the new master did not
+    /// have. While a replica is missing, nothing can be expected and each delivery is answered 503.
+    ///
+    /// **The changes of a process wait for each other**, on a second connection, as the commits of
+    /// [`RedisLedger::with_replicated_commits`](crate::ledger::RedisLedger::with_replicated_commits)
+    /// do, which says more about the timeout. An event of an expected job waits twice.
+    ///
+    /// Stores on clusters and on connections of the application do not have this setting, because
+    /// `WAIT` could reach another node there, or delay other commands on the connection.
+    #[must_use]
+    pub fn with_replicated_changes(mut self, replicas: usize, timeout: Duration) -> Self {
+        let connection = ReplicatedConnection::new(&self.connection, replicas, timeout);
+        self.replicated = (replicas > 0).then_some(connection);
+        self
     }
 
     fn reconnecting(connection: Reconnecting) -> Self {
@@ -134,6 +165,9 @@ impl<C> RedisWatchStore<C> {
     /// An example is redis' `ClusterConnection`, which follows failovers of the cluster's masters.
     /// The connection must reconnect by itself, and must give up commands that get no answer
     /// (`ClusterClientBuilder::response_timeout`).
+    ///
+    /// A planned failover of a cluster forgets nothing. If a master dies or hangs, what its replica
+    /// lacked is forgotten, and no setting of the store prevents that.
     ///
     /// The store uses `PUBLISH`, not `SPUBLISH`, which reaches every node of a cluster, masters and
     /// replicas. Each process subscribes at one node, and at the next one after that has failed.
@@ -167,6 +201,7 @@ impl<C> RedisWatchStore<C> {
             keys: Arc::new(Keys::new(PREFIX.to_owned())),
             scripts: Arc::default(),
             subscriptions,
+            replicated: None,
         }
     }
 
@@ -187,6 +222,13 @@ impl<C> fmt::Debug for RedisWatchStore<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisWatchStore")
             .field("prefix", &self.keys.prefix)
+            .field(
+                "replicas",
+                &self
+                    .replicated
+                    .as_ref()
+                    .map_or(0, ReplicatedConnection::replicas),
+            )
             .finish_non_exhaustive()
     }
 }

@@ -1,17 +1,27 @@
 -- Replaces the entry of a job. `entry.lua` describes the keys and the reply.
 -- ARGV: the guid, the revision that the caller knows or '', the bytes, when it is due ('unchanged', 'never',
--- or in so many µs), how long to keep it in ms or '', '1' to publish, the id of this call
-local guid, known, entry, due, keep, wakes, call = unpack(ARGV)
+-- or in so many µs), how long to keep it in ms or '', '1' to publish, '1' if WAIT follows, the id of this call
+local guid, known, entry, due, keep, wakes, waits, call = unpack(ARGV)
 local held = read(guid)
 if held == false then
     return {'replace', call, 'unknown version', {}}
 end
+-- The caller can acknowledge what it finds here. WAIT covers only the writes of its own connection, so this
+-- writes the same value again.
+local function confirm()
+    if waits == '1' and held then
+        redis.call('HSET', base .. 'entry:' .. guid, 'version', '1')
+    end
+end
+
 -- The call is repeated because its first answer was lost.
 if held and held.call == call then
+    confirm()
     return {'replace', call, 'done', {}}
 end
 if (held and held.revision or '') ~= known then
     require_master()
+    confirm()
     return {'replace', call, 'conflict', held and {row(guid, held)} or {}}
 end
 -- Fails before anything is written, if the key has another type.

@@ -4,6 +4,8 @@ mod callbacks;
 pub(crate) mod capture;
 mod mounted;
 mod outcomes;
+#[cfg(feature = "queue")]
+mod queued;
 mod tower_http;
 
 use std::task::{Context, Waker};

@@ -9,9 +9,11 @@ use http::Request;
 use mx_job_webhook::acknowledge_first::AcknowledgeFirstLayer;
 use mx_job_webhook::event::FencingToken;
 use mx_job_webhook::ledger::{Claim, Commit, EventName, Ledger, MemoryLedger};
-use mx_job_webhook::{Background, Credentials, DedupeLayer, JobRouter, JobWebhook, Permanent};
+use mx_job_webhook::{
+    Background, Credentials, DedupeLayer, JobRouter, JobWebhook, Permanent, Receipt,
+};
 use tower::timeout::TimeoutLayer;
-use tower::{BoxError, Layer as _, ServiceExt as _};
+use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
 use tracing::Level;
 
 use super::{Capture, DELIVERY, Endpoint, answer, endpoint, hang_up, open, settle};
@@ -46,7 +48,7 @@ macro_rules! cases {
 }
 
 #[rustfmt::skip]
-fn cases() -> [Case; 30] {
+fn cases() -> [Case; 31] {
     cases![
         "handled", "completed", DEBUG, "delivery acknowledged", answered(endpoint(succeeding()), delivery(SAMPLE), 204);
         "unhandled", "completed", DEBUG, "delivery acknowledged", answered(endpoint(JobRouter::new()), delivery(SAMPLE), 204);
@@ -57,6 +59,7 @@ fn cases() -> [Case; 30] {
         "duplicate", "completed", DEBUG, "delivery acknowledged", duplicate();
         "stale", "challenged", DEBUG, "delivery acknowledged", stale();
         "accepted", "completed", DEBUG, "delivery acknowledged", accepted();
+        "queued", "completed", DEBUG, "delivery acknowledged", queued();
         "method_not_allowed", "none", WARN, "delivery refused: method not allowed", answered(endpoint(succeeding()), get(), 405);
         "unauthorized", "none", WARN, "delivery refused: unauthorized", answered(endpoint(succeeding()), with_wrong_credentials(), 401);
         "authentication_unavailable", "none", WARN, "delivery refused: the credentials could not be checked", answered(unable_to_verify(), delivery(SAMPLE), 503);
@@ -205,7 +208,7 @@ fn the_table_has_every_name_of_the_api() {
     let told: Vec<&str> = cases().map(|case| case.outcome).to_vec();
     // The number of names in the tests of `ErrorKind::name` and `Receipt::name`, and `passed_on` and
     // `abandoned`.
-    assert_eq!(told.len(), 20 + 8 + 2);
+    assert_eq!(told.len(), 20 + 9 + 2);
     let unique: std::collections::BTreeSet<&str> = told.iter().copied().collect();
     assert_eq!(unique.len(), told.len());
 }
@@ -304,6 +307,13 @@ async fn accepted() {
     let endpoint = JobWebhook::new(credentials(), jobs(first));
     assert_eq!(answer(&endpoint, delivery(SAMPLE)).await, 204);
     settle().await;
+}
+
+/// The receipt of a `JobQueue`.
+async fn queued() {
+    let queue = service_fn(|_| async { Ok::<_, BoxError>(Receipt::Queued) });
+    let endpoint = JobWebhook::new(credentials(), jobs(queue));
+    assert_eq!(answer(&endpoint, delivery(SAMPLE)).await, 204);
 }
 
 async fn passed_on() {

@@ -24,7 +24,7 @@ const SETTINGS: [&str; 3] = ["fsync=off", "wal_level=replica", "max_wal_senders=
 const LIMIT: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Replication {
+pub(crate) enum Replication {
     /// A commit waits until the standby has it.
     Synchronous,
     /// The standby follows asynchronously.
@@ -33,18 +33,18 @@ enum Replication {
 
 /// A primary, a standby that streams from it, and the address at which clients find the current
 /// primary.
-struct Pair {
-    primary: Postgres,
+pub(crate) struct Pair {
+    pub(crate) primary: Postgres,
     standby: Postgres,
     /// Between the standby and the primary.
-    stream: Proxy,
+    pub(crate) stream: Proxy,
     /// Between clients and the primary.
     address: Proxy,
     _folder: Folder,
 }
 
 impl Pair {
-    async fn new(replication: Replication) -> Self {
+    pub(crate) async fn new(replication: Replication) -> Self {
         let folder = Folder::new();
         let names = match replication {
             Replication::Synchronous => "synchronous_standby_names=*",
@@ -92,7 +92,7 @@ impl Pair {
         self.wait_until_the_standby(&streams).await;
     }
 
-    async fn wait_until_it_has_replayed(&self) {
+    pub(crate) async fn wait_until_it_has_replayed(&self) {
         self.wait_until_the_standby("replay_lsn >= pg_current_wal_lsn()")
             .await;
     }
@@ -112,12 +112,12 @@ impl Pair {
         }
     }
 
-    fn options(&self) -> PgConnectOptions {
+    pub(crate) fn options(&self) -> PgConnectOptions {
         at(self.address.address)
     }
 
     /// The primary crashes, the standby takes over, and the address moves to it.
-    async fn fail_over(mut self) -> (Postgres, Proxy, Folder) {
+    pub(crate) async fn fail_over(mut self) -> (Postgres, Proxy, Folder) {
         let Self {
             standby,
             address,
@@ -137,7 +137,7 @@ impl Pair {
     }
 }
 
-fn pool(options: PgConnectOptions) -> PgPool {
+pub(crate) fn pool(options: PgConnectOptions) -> PgPool {
     PgPoolOptions::new()
         .max_connections(16)
         .acquire_timeout(Duration::from_secs(10))
@@ -398,7 +398,7 @@ async fn a_read_only_primary_causes_no_new_connections() {
 }
 
 /// Sets it for all other sessions, and waits until they have it.
-async fn read_only(direct: &PgPool, on: bool) {
+pub(crate) async fn read_only(direct: &PgPool, on: bool) {
     let set = match on {
         true => "ALTER SYSTEM SET default_transaction_read_only = on",
         false => "ALTER SYSTEM SET default_transaction_read_only = off",

@@ -13,6 +13,11 @@ use harness::servers::{Folder, Server};
 
 /// All jobs are in a slot of the first master, which alone answers for them.
 async fn ledger(servers: &[Server]) -> RedisLedger<ClusterConnection> {
+    let connection = connection(servers).await;
+    RedisLedger::from_connection(connection).with_key_prefix(tag_of_first_master(servers))
+}
+
+pub(crate) async fn connection(servers: &[Server]) -> ClusterConnection {
     let nodes = servers
         .iter()
         .map(|server| format!("redis://{}/", server.address));
@@ -21,8 +26,7 @@ async fn ledger(servers: &[Server]) -> RedisLedger<ClusterConnection> {
         .connection_timeout(Duration::from_secs(1))
         .build()
         .unwrap();
-    let connection = client.get_async_connection().await.unwrap();
-    RedisLedger::from_connection(connection).with_key_prefix(tag_of_first_master(servers))
+    client.get_async_connection().await.unwrap()
 }
 
 /// The demoted node runs scripts on connections that may read from it, and answers READONLY.

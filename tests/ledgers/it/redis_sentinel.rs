@@ -12,18 +12,21 @@ use crate::support::{LEASE, granted, name, unique_id};
 use harness::servers::Folder;
 
 fn ledger(watched: &Watched) -> RedisLedger<Reconnecting> {
+    RedisLedger::from_sentinels(sentinels(watched))
+}
+
+pub(crate) fn sentinels(watched: &Watched) -> Sentinels {
     let sentinels = watched
         .sentinels
         .iter()
         .map(|sentinel| format!("redis://:{SENTINEL_PASSWORD}@{}/", sentinel.address));
-    let sentinels = Sentinels::new(sentinels, "mymaster")
+    Sentinels::new(sentinels, "mymaster")
         .unwrap()
         .with_master_login(format!("redis://:{PASSWORD}@any/"))
-        .unwrap();
-    RedisLedger::from_sentinels(sentinels)
+        .unwrap()
 }
 
-fn fail_over(watched: &Watched) {
+pub(crate) fn fail_over(watched: &Watched) {
     // Asks the second Sentinel: the first may be down.
     let sentinel = watched.sentinels[1].address;
     let answer = ask(
@@ -34,7 +37,7 @@ fn fail_over(watched: &Watched) {
     assert!(answer.starts_with("OK"), "{answer}");
 }
 
-fn role(watched: &Watched, server: usize) -> String {
+pub(crate) fn role(watched: &Watched, server: usize) -> String {
     let answer = ask(watched.servers[server].address, Some(PASSWORD), "ROLE");
     answer.lines().next().unwrap_or_default().to_owned()
 }

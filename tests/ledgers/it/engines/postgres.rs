@@ -115,14 +115,8 @@ impl Postgres {
 
     /// The server listens before it accepts sessions. Its log has this line for each start.
     fn wait_until_it_is_ready(&self) {
-        let log = self.place.path.join("log");
         let patience = Instant::now() + Duration::from_secs(60);
-        while fs::read_to_string(&log)
-            .unwrap()
-            .matches("ready to accept")
-            .count()
-            < self.starts
-        {
+        while self.log().matches("ready to accept").count() < self.starts {
             assert!(Instant::now() < patience, "the server does not start");
             sleep(Duration::from_millis(20));
         }
@@ -130,6 +124,11 @@ impl Postgres {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.server.address
+    }
+
+    /// Returns what the server has logged since its first start.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.place.path.join("log")).unwrap()
     }
 
     /// Returns the superuser's connection options.
