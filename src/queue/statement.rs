@@ -57,15 +57,15 @@ impl Value<'_> {
             Self::Flag(flag) => _ = write!(sql, "{flag}"),
             Self::Text(text) => write_text(text, sql),
             Self::Texts(texts) => {
-                write_array(texts, "text", sql, |text, sql| write_text(text, sql))
+                write_array(texts, "text", sql, |text, sql| write_text(text, sql));
             }
             Self::Numbers(numbers) => {
                 write_array(numbers, "bigint", sql, |number, sql| {
-                    _ = write!(sql, "{number}")
+                    _ = write!(sql, "{number}");
                 });
             }
             Self::Blobs(blobs) => {
-                write_array(blobs, "bytea", sql, |blob, sql| write_bytes(blob, sql))
+                write_array(blobs, "bytea", sql, |blob, sql| write_bytes(blob, sql));
             }
             Self::Time(micros) => write_time(*micros, sql),
         }
@@ -133,7 +133,7 @@ mod tests {
         for (micros, expected) in [
             (0, "J2440588 00:00:00.000000 UTC"),
             (1_764_174_143_123_456, "J2461006 16:22:23.123456 UTC"),
-            ((1 << 53) - 1, "J2544836 23:47:34.740991 UTC"),
+            ((1 << 53) - 1, "J2544837 23:47:34.740991 UTC"),
         ] {
             let mut sql = String::new();
             Value::Time(micros).write(&mut sql);
