@@ -4,8 +4,10 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row as _};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Row as _};
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::statement::Statement;
@@ -79,7 +81,7 @@ impl Connections {
             return Err(sqlx::Error::PoolClosed);
         }
         self.follow_options();
-        let mut connection = self.own.acquire().await?;
+        let mut connection = Lease::new(self.own.acquire().await?);
         // Several statements in one message are one transaction, without `BEGIN`. If the default isolation is
         // stricter, concurrent writes would make it fail.
         let mut sql = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED".to_owned();
@@ -89,18 +91,18 @@ impl Connections {
             sql += " */\n";
             sql += text;
         }
-        let run = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut *connection);
+        let run = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut *connection.inner);
         let answers = match timeout(TIMEOUT, run).await {
             Ok(rows) => rows.and_then(|rows| by_statement(rows, statements)),
             Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
         };
         let is_unusable = match &answers {
-            Err(error) if is_of_read_only(error) => !is_primary(&mut connection).await,
+            Err(error) if is_of_read_only(error) => !is_primary(&mut connection.inner).await,
             Err(error) => is_unusable(error),
             Ok(_) => false,
         };
         if is_unusable {
-            connection.close_on_drop();
+            connection.close();
         }
         answers
     }
@@ -111,6 +113,42 @@ impl Connections {
         if !Arc::ptr_eq(&options, &current) {
             self.own.set_connect_options((*current).clone());
             *options = current;
+        }
+    }
+}
+
+/// A connection that returns to its pool within a limited time.
+///
+/// sqlx checks a connection that returns, and waits for the answer without a limit. If the network stalls at that
+/// moment, the connection would count as used for as long as the process lives.
+struct Lease {
+    inner: PoolConnection<Postgres>,
+    is_closed: bool,
+}
+
+impl Lease {
+    fn new(inner: PoolConnection<Postgres>) -> Self {
+        Self {
+            inner,
+            is_closed: false,
+        }
+    }
+
+    fn close(mut self) {
+        self.inner.close_on_drop();
+        self.is_closed = true;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.is_closed {
+            return;
+        }
+        // If it does not return in time, or there is no runtime, it is closed.
+        let returned = self.inner.return_to_pool();
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move { timeout(TIMEOUT, returned).await });
         }
     }
 }
