@@ -1,51 +1,67 @@
 //! The queue's own connections.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Row as _};
-use tokio::runtime::Handle;
-use tokio::time::timeout;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row as _};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
 
 use super::statement::Statement;
 
 /// How long a statement may take, and how long opening a connection for it.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// For how long a connection may be idle before it is closed.
+const IDLE: Duration = Duration::from_secs(60);
+
 /// Runs statements on connections of its own, which it opens as the application's pool does.
 ///
 /// It takes none of that pool's connections, because callbacks may hold all of them, and then a worker would count
-/// as dead.
+/// as dead. A pool of sqlx only opens the connections. It would check each one that returns, and wait for the answer
+/// without a limit.
 pub(super) struct Connections {
     application: PgPool,
-    own: PgPool,
-    /// The options of `own`. The application may change those of its pool, for example to a new password.
+    opening: PgPool,
+    /// The options of `opening`. The application may change those of its pool, for example to a new password.
     options: Mutex<Arc<PgConnectOptions>>,
+    permits: Semaphore,
+    idle: Mutex<Vec<IdleConnection>>,
+    max: u32,
+}
+
+struct IdleConnection {
+    inner: PgConnection,
+    opened: Instant,
+    used: Instant,
 }
 
 impl Connections {
     pub(super) fn like(application: &PgPool, max_connections: u32) -> Self {
         let options = application.connect_options();
-        let own = application
+        let opening = application
             .options()
             .clone()
             .max_connections(max_connections)
             .min_connections(0)
             .acquire_timeout(TIMEOUT)
-            // A broken connection shows in the statement, which is then repeated or reported.
-            .test_before_acquire(false);
+            .idle_timeout(None)
+            .max_lifetime(None);
+        let permits = usize::try_from(max_connections).unwrap_or(usize::MAX);
         Self {
-            own: own.connect_lazy_with((*options).clone()),
+            opening: opening.connect_lazy_with((*options).clone()),
             application: application.clone(),
             options: Mutex::new(options),
+            permits: Semaphore::new(permits.min(Semaphore::MAX_PERMITS)),
+            idle: Mutex::default(),
+            max: max_connections,
         }
     }
 
     pub(super) fn max(&self) -> u32 {
-        self.own.options().get_max_connections()
+        self.max
     }
 
     pub(super) fn application(&self) -> &PgPool {
@@ -66,22 +82,26 @@ impl Connections {
         &self,
         statements: &[Statement],
     ) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
+        let permit = timeout(TIMEOUT, self.permits.acquire()).await;
+        let _permit = permit.map_err(|_| sqlx::Error::PoolTimedOut)?;
         // The server or a pooler may have closed each of the idle connections.
-        for _ in 0..self.own.size() {
-            match self.run_once(statements).await {
+        while let Some(connection) = self.take_idle() {
+            match self.run_on(connection, statements).await {
                 Err(error) if is_of_connection(&error) => {}
                 answers => return answers,
             }
         }
-        self.run_once(statements).await
+        let connection = self.open().await?;
+        self.run_on(connection, statements).await
     }
 
-    async fn run_once(&self, statements: &[Statement]) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
-        if self.application.is_closed() {
-            return Err(sqlx::Error::PoolClosed);
-        }
-        self.follow_options();
-        let mut connection = Lease::new(self.own.acquire().await?);
+    /// Runs the statements, and keeps the connection if it can be used again. If this is dropped, the connection is
+    /// closed.
+    async fn run_on(
+        &self,
+        mut connection: IdleConnection,
+        statements: &[Statement],
+    ) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
         // Several statements in one message are one transaction, without `BEGIN`. If the default isolation is
         // stricter, concurrent writes would make it fail.
         let mut sql = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED".to_owned();
@@ -91,64 +111,58 @@ impl Connections {
             sql += " */\n";
             sql += text;
         }
-        let run = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut *connection.inner);
+        let run = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut connection.inner);
         let answers = match timeout(TIMEOUT, run).await {
             Ok(rows) => rows.and_then(|rows| by_statement(rows, statements)),
             Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
         };
-        let is_unusable = match &answers {
-            Err(error) if is_of_read_only(error) => !is_primary(&mut connection.inner).await,
-            Err(error) => is_unusable(error),
-            Ok(_) => false,
+        let is_usable = match &answers {
+            Err(error) if is_of_read_only(error) => is_primary(&mut connection.inner).await,
+            Err(error) => !is_unusable(error),
+            Ok(_) => true,
         };
-        if is_unusable {
-            connection.close();
+        if is_usable {
+            connection.used = Instant::now();
+            self.idle().push(connection);
         }
         answers
+    }
+
+    async fn open(&self) -> Result<IdleConnection, sqlx::Error> {
+        if self.application.is_closed() {
+            return Err(sqlx::Error::PoolClosed);
+        }
+        self.follow_options();
+        let now = Instant::now();
+        Ok(IdleConnection {
+            inner: self.opening.acquire().await?.detach(),
+            opened: now,
+            used: now,
+        })
+    }
+
+    /// Takes the connection that was used last, and closes those that are too old.
+    fn take_idle(&self) -> Option<IdleConnection> {
+        let is_closed = self.application.is_closed();
+        let lifetime = self.application.options().get_max_lifetime();
+        let mut idle = self.idle();
+        idle.retain(|connection| {
+            let is_young = lifetime.is_none_or(|lifetime| connection.opened.elapsed() < lifetime);
+            !is_closed && is_young && connection.used.elapsed() < IDLE
+        });
+        idle.pop()
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<IdleConnection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn follow_options(&self) {
         let current = self.application.connect_options();
         let mut options = self.options.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&options, &current) {
-            self.own.set_connect_options((*current).clone());
+            self.opening.set_connect_options((*current).clone());
             *options = current;
-        }
-    }
-}
-
-/// A connection that returns to its pool within a limited time.
-///
-/// sqlx checks a connection that returns, and waits for the answer without a limit. If the network stalls at that
-/// moment, the connection would count as used for as long as the process lives.
-struct Lease {
-    inner: PoolConnection<Postgres>,
-    is_closed: bool,
-}
-
-impl Lease {
-    fn new(inner: PoolConnection<Postgres>) -> Self {
-        Self {
-            inner,
-            is_closed: false,
-        }
-    }
-
-    fn close(mut self) {
-        self.inner.close_on_drop();
-        self.is_closed = true;
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if self.is_closed {
-            return;
-        }
-        // If it does not return in time, or there is no runtime, it is closed.
-        let returned = self.inner.return_to_pool();
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move { timeout(TIMEOUT, returned).await });
         }
     }
 }

@@ -73,7 +73,7 @@ const TABLES: &str = "
     END $$;
     CREATE TRIGGER note_take_over AFTER UPDATE ON apalis.jobs FOR EACH ROW
         WHEN (OLD.status = 'Running' AND NEW.lock_by IS NULL
-            AND NEW.last_result ->> 'Err' = 'the worker stopped before the callback ended')
+            AND NEW.last_result ->> 'Err' LIKE 'the worker stopped before the callback ended%')
         EXECUTE FUNCTION note_take_over();
     CREATE FUNCTION note_return() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         INSERT INTO came_back SELECT NEW.id, NEW.last_seen - OLD.last_seen
