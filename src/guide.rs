@@ -20,6 +20,9 @@ pub mod compare {}
         reason = "it links to `queue`, which needs the feature"
     )
 )]
+// Pages of rustdoc cannot load a file of the repository, so the picture is a part of the page. The guide defines its
+// path too, for readers of the repository: the first definition counts.
+#[doc = concat!("[dead_letters]: data:image/png;base64,", include_str!("docs/images/dead_letters.base64"))]
 #[doc = include_str!("docs/durable_work.md")]
 pub mod durable_work {}
 
@@ -44,3 +47,16 @@ pub mod performance {}
 
 #[doc = include_str!("docs/replicas.md")]
 pub mod replicas {}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
+    #[test]
+    fn the_picture_in_the_page_is_that_of_the_repository() {
+        let text = include_str!("docs/images/dead_letters.base64").trim_end();
+        let picture = include_bytes!("docs/images/dead_letters.png");
+        assert_eq!(STANDARD.decode(text).unwrap(), picture);
+    }
+}

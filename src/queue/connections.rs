@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{AssertSqlSafe, PgPool, Row as _};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row as _};
 use tokio::time::timeout;
 
 use super::statement::Statement;
@@ -82,7 +82,12 @@ impl Connections {
             Ok(rows) => rows.and_then(|rows| check(rows, statement.name)),
             Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
         };
-        if rows.as_ref().is_err_and(is_unusable) {
+        let is_unusable = match &rows {
+            Err(error) if is_of_read_only(error) => !is_primary(&mut connection).await,
+            Err(error) => is_unusable(error),
+            Ok(_) => false,
+        };
+        if is_unusable {
             connection.close_on_drop();
         }
         rows
@@ -132,14 +137,27 @@ fn is_of_connection(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Returns whether the connection must not be used again: it is broken, it may still run the statement, or the
-/// server has become a standby.
+/// Returns whether the connection must not be used again: it is broken, or it may still run the statement.
 fn is_unusable(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Database(error) => {
-            let code = error.code().unwrap_or_default();
-            code == "25006" || code.starts_with("57P")
-        }
+        sqlx::Error::Database(error) => error.code().unwrap_or_default().starts_with("57P"),
         _ => true,
     }
+}
+
+/// Returns whether the server may not write, because it is a standby or is configured so.
+fn is_of_read_only(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .as_deref()
+        == Some("25006")
+}
+
+/// Returns whether the connection leads to a primary. A new one to a standby may lead elsewhere, once its address has
+/// moved.
+async fn is_primary(connection: &mut PgConnection) -> bool {
+    let ask = sqlx::raw_sql("SELECT NOT pg_is_in_recovery()").fetch_one(connection);
+    let answer = timeout(TIMEOUT, ask).await;
+    answer.is_ok_and(|row| row.is_ok_and(|row| row.try_get(0).unwrap_or(false)))
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use sqlx::Row as _;
 use tower::Service;
 use ulid::Ulid;
@@ -53,23 +54,44 @@ impl Service<JobEvent> for Enqueue {
     }
 }
 
+/// A row of an event, unless there is one for it.
+pub(super) struct NewRow {
+    id: String,
+    key: String,
+    body: Bytes,
+}
+
 impl Shared {
     /// Stores an event, if it is not stored yet. Returns once it is committed.
-    async fn store(&self, event: &JobEvent) -> Result<(), sqlx::Error> {
-        let key = key(&EventName::of(event));
-        let id = id();
+    async fn store(&self, event: &JobEvent) -> Result<(), Arc<sqlx::Error>> {
+        let row = NewRow {
+            id: id(),
+            key: key(&EventName::of(event)),
+            body: event.body().clone(),
+        };
+        let size = row.body.len();
+        let insert = |rows| self.insert(rows);
+        self.storing.call(row, size, insert).await
+    }
+
+    async fn insert(&self, mut rows: Vec<Arc<NewRow>>) -> Result<Vec<()>, sqlx::Error> {
+        // In one order, so that statements with the same events do not wait for each other.
+        rows.sort_by(|a, b| a.key.cmp(&b.key));
+        let ids: Vec<&str> = rows.iter().map(|row| &*row.id).collect();
+        let keys: Vec<&str> = rows.iter().map(|row| &*row.key).collect();
+        let bodies: Vec<&[u8]> = rows.iter().map(|row| &*row.body).collect();
         let values = [
             Value::Text(&self.name),
-            Value::Text(&id),
-            Value::Text(&key),
-            Value::Bytes(event.body()),
+            Value::Texts(&ids),
+            Value::Texts(&keys),
+            Value::Blobs(&bodies),
         ];
         let enqueue = Statement::new("enqueue", include_str!("sql/enqueue.sql"), &values);
-        let rows = self.connections.run(&enqueue).await?;
-        if first(&rows, "enqueue")?.try_get(1)? {
+        let answer = self.connections.run(&enqueue).await?;
+        if first(&answer, "enqueue")?.try_get(1)? {
             self.stored.notify_one();
         }
-        Ok(())
+        Ok(vec![(); rows.len()])
     }
 }
 

@@ -37,6 +37,7 @@
 //! # drop(app); Ok(()) }
 //! ```
 
+mod batches;
 mod commit_in;
 mod connections;
 mod dead_letters;
@@ -56,8 +57,10 @@ use tokio::sync::Notify;
 
 use crate::dead_letters::PostgresDeadLetters;
 use crate::ledger::lease::micros;
+use batches::Batches;
 use connections::Connections;
 pub use enqueue::Enqueue;
+use enqueue::NewRow;
 use statement::{Statement, Value};
 pub use tried::Try;
 pub use worker::Worker;
@@ -67,6 +70,9 @@ const NAME: &str = "mx-jobs";
 
 /// How many connections a queue opens at most by default.
 const CONNECTIONS: u32 = 4;
+
+/// How many statements store events at once. While one commits, the next one gathers events.
+const STATEMENTS: usize = 2;
 
 /// A durable queue of events, in the database of the application's pool.
 ///
@@ -98,6 +104,8 @@ pub struct JobQueue {
 struct Shared {
     name: String,
     connections: Connections,
+    /// Events that are stored at the same time share statements.
+    storing: Batches<NewRow, ()>,
     /// Wakes workers of this process when an event is stored.
     stored: Notify,
 }
@@ -113,6 +121,7 @@ impl JobQueue {
             shared: Arc::new(Shared {
                 name: NAME.to_owned(),
                 connections: Connections::like(&pool, CONNECTIONS),
+                storing: Batches::new(STATEMENTS),
                 stored: Notify::new(),
             }),
         }
@@ -159,6 +168,7 @@ impl JobQueue {
             shared: Arc::new(Shared {
                 name,
                 connections: Connections::like(pool, connections),
+                storing: Batches::new(STATEMENTS),
                 stored: Notify::new(),
             }),
             letters: self.letters,

@@ -42,8 +42,9 @@ pub(super) enum Value<'a> {
     Number(i64),
     Flag(bool),
     Text(&'a str),
-    Texts(&'a [String]),
-    Bytes(&'a [u8]),
+    Texts(&'a [&'a str]),
+    Numbers(&'a [i64]),
+    Blobs(&'a [&'a [u8]]),
     /// A time in µs since 1970.
     Time(i64),
 }
@@ -56,41 +57,71 @@ impl Value<'_> {
             Self::Flag(flag) => _ = write!(sql, "{flag}"),
             Self::Text(text) => write_text(text, sql),
             Self::Texts(texts) => {
-                sql.push_str("ARRAY[");
-                for (index, text) in texts.iter().enumerate() {
-                    if index > 0 {
-                        sql.push(',');
-                    }
-                    write_text(text, sql);
-                }
-                sql.push_str("]::text[]");
+                write_array(texts, "text", sql, |text, sql| write_text(text, sql));
             }
-            Self::Bytes(bytes) => write_bytes(bytes, sql),
-            Self::Time(micros) => {
-                _ = write!(
-                    sql,
-                    "(timestamptz 'epoch' + {micros} * interval '1 microsecond')"
-                );
+            Self::Numbers(numbers) => {
+                write_array(numbers, "bigint", sql, |number, sql| {
+                    _ = write!(sql, "{number}");
+                });
             }
+            Self::Blobs(blobs) => {
+                write_array(blobs, "bytea", sql, |blob, sql| write_bytes(blob, sql));
+            }
+            Self::Time(micros) => write_time(*micros, sql),
         }
     }
 }
 
+fn write_array<T>(items: &[T], name: &str, sql: &mut String, write: impl Fn(&T, &mut String)) {
+    sql.push_str("ARRAY[");
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            sql.push(',');
+        }
+        write(item, sql);
+    }
+    _ = write!(sql, "]::{name}[]");
+}
+
+/// Writes a literal, which has the default collation. An expression such as `convert_from(…)` has another, with which
+/// the server would use no index on a text.
 fn write_text(text: &str, sql: &mut String) {
-    sql.push_str("convert_from(");
-    write_bytes(text.as_bytes(), sql);
-    sql.push_str(", 'UTF8')");
+    sql.reserve(4 * text.len() + 16);
+    sql.push_str("E'");
+    for byte in text.bytes() {
+        sql.push_str("\\x");
+        write_hex(byte, sql);
+    }
+    sql.push('\'');
 }
 
 fn write_bytes(bytes: &[u8], sql: &mut String) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     sql.reserve(2 * bytes.len() + 16);
     sql.push_str("decode('");
     for byte in bytes {
-        sql.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        sql.push(char::from(DIGITS[usize::from(byte & 15)]));
+        write_hex(*byte, sql);
     }
     sql.push_str("', 'hex')");
+}
+
+/// Writes a literal, by the Julian day. The server computes an expression after it has planned the statement, and
+/// then reads more of an index than it needs.
+fn write_time(micros: i64, sql: &mut String) {
+    const DAY: i64 = 24 * 60 * 60 * 1_000_000;
+    const EPOCH: i64 = 2_440_588;
+    let (day, time) = (EPOCH + micros.div_euclid(DAY), micros.rem_euclid(DAY));
+    let (seconds, micros) = (time / 1_000_000, time % 1_000_000);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    _ = write!(
+        sql,
+        "timestamptz 'J{day} {hour:02}:{minute:02}:{second:02}.{micros:06} UTC'"
+    );
+}
+
+fn write_hex(byte: u8, sql: &mut String) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    sql.push(char::from(DIGITS[usize::from(byte >> 4)]));
+    sql.push(char::from(DIGITS[usize::from(byte & 15)]));
 }
 
 #[cfg(test)]
@@ -98,24 +129,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn times_are_exact() {
+        for (micros, expected) in [
+            (0, "J2440588 00:00:00.000000 UTC"),
+            (1_764_174_143_123_456, "J2461006 16:22:23.123456 UTC"),
+            ((1 << 53) - 1, "J2544837 23:47:34.740991 UTC"),
+        ] {
+            let mut sql = String::new();
+            Value::Time(micros).write(&mut sql);
+            assert_eq!(sql, format!("timestamptz '{expected}'"));
+        }
+    }
+
+    #[test]
     fn values_are_written_so_that_no_text_is_taken_for_sql() {
-        let template = "-- Head $1.\n-- More.\nSELECT $1, $2, $3 -- $4\n$5 $6 $7 $12";
-        let texts = ["a'b".to_owned(), String::new()];
+        let template = "-- Head $1.\n-- More.\nSELECT $1, $2, $3 -- $4\n$5 $6 $7 $8 $12";
+        let texts = ["a'b", ""];
         let values = [
             Value::Text("';--$2"),
             Value::Number(-5),
             Value::Flag(true),
             Value::Null,
             Value::Texts(&texts),
-            Value::Bytes(&[0, 255]),
+            Value::Blobs(&[&[0, 255], &[]]),
             Value::Time(7),
+            Value::Numbers(&[1, -2]),
         ];
         let statement = Statement::new("test", template, &values);
         assert_eq!(
             statement.sql,
-            "SELECT convert_from(decode('273b2d2d2432', 'hex'), 'UTF8'), -5::bigint, true -- NULL::text\n\
-             ARRAY[convert_from(decode('612762', 'hex'), 'UTF8'),convert_from(decode('', 'hex'), 'UTF8')]::text[] \
-             decode('00ff', 'hex') (timestamptz 'epoch' + 7 * interval '1 microsecond') NULL::text\n"
+            "SELECT E'\\x27\\x3b\\x2d\\x2d\\x24\\x32', -5::bigint, true -- NULL::text\n\
+             ARRAY[E'\\x61\\x27\\x62',E'']::text[] \
+             ARRAY[decode('00ff', 'hex'),decode('', 'hex')]::bytea[] timestamptz 'J2440588 00:00:00.000007 UTC' \
+             ARRAY[1,-2]::bigint[] NULL::text\n"
         );
     }
 }

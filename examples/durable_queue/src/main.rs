@@ -5,8 +5,9 @@
 //! <http://127.0.0.1:3001/dead-letters>, to the user `ops`. With `-- receive`, `-- work` or `-- admin` it
 //! does one of the three, in as many processes as you like; kill any of them.
 //!
-//! A callback takes `WORK_SECONDS` (5), and fails in the first `FAILING_TRIES` (0) of its five tries. A
-//! worker that is silent for `DEAD_AFTER_SECONDS` (30) counts as dead. The guide `durable_work` says more.
+//! A callback takes `WORK_SECONDS` (5), and fails in the first `FAILING_TRIES` (0) of its five tries. The pause after
+//! the first failure is `BACKOFF_SECONDS` (1). A worker that is silent for `DEAD_AFTER_SECONDS` (30) counts as dead.
+//! The guide `durable_work` says more.
 
 #![allow(
     clippy::print_stdout,
@@ -26,7 +27,6 @@ use mx_job_webhook::ledger::EventName;
 use mx_job_webhook::queue::{JobQueue, Try};
 use mx_job_webhook::{Credentials, JobEvent, JobRouter, JobWebhook, Permanent};
 use sqlx::PgPool;
-use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tower::BoxError;
 
@@ -37,7 +37,7 @@ use crate::settings::{Stop, number, only_if, seconds};
 struct App {
     pool: PgPool,
     queue: JobQueue,
-    work: Duration,
+    work_time: Duration,
     failing_tries: u32,
 }
 
@@ -47,7 +47,7 @@ async fn completed(app: App, event: JobEvent) -> Result<(), BoxError> {
         return Err(Permanent::new("the job names no member").into());
     }
     println!("started {}", event.guid);
-    sleep(app.work).await;
+    sleep(app.work_time).await;
     if Try::of(&event).is_some_and(|this| this.number() <= app.failing_tries) {
         return Err("the bank did not answer".into());
     }
@@ -67,9 +67,7 @@ async fn receive(queue: &JobQueue, stop: Stop) -> Result<(), Box<dyn Error>> {
         .on_undecodable(queue.keep_undecodable())
         .on_other_webhook(queue.keep_other_webhooks());
     let app = Router::new().layer(webhooks.at("/admin/webhooks"));
-    let address = std::env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:3000".to_owned());
-    let listener = TcpListener::bind(&address).await;
-    let listener = listener.map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    let listener = settings::listen("ADDR", "127.0.0.1:3000").await?;
     let url = format!("http://{}/admin/webhooks", listener.local_addr()?);
     println!("listening on {url}");
     println!("cargo run -p trigger -- {url} --user mx --password secret");
@@ -84,7 +82,7 @@ async fn work(app: App, stop: Stop) -> Result<(), Box<dyn Error>> {
         .worker(JobRouter::with_state(app).on_completed(completed).build())
         .with_concurrency(4)
         .with_tries(5)
-        .with_backoff(Duration::from_secs(1), Duration::from_secs(60))
+        .with_backoff(seconds("BACKOFF_SECONDS", 1.0)?, Duration::from_secs(60))
         .with_dead_after(seconds("DEAD_AFTER_SECONDS", 30.0)?);
     let pruning = tokio::spawn(settings::prune_hourly(queue));
     let ended = worker.run_until(stop.stopped()).await;
@@ -95,16 +93,16 @@ async fn work(app: App, stop: Stop) -> Result<(), Box<dyn Error>> {
 async fn run() -> Result<(), Box<dyn Error>> {
     let roles = settings::roles()?;
     let (work_time, failing_tries) = (seconds("WORK_SECONDS", 5.0)?, number("FAILING_TRIES", 0)?);
-    let pool = settings::database().await?;
+    let pool = settings::database(10).await?;
     let queue = JobQueue::postgres(pool.clone()).named("mx-jobs");
     settings::migrate(&pool, &queue).await?;
+    let stop = Stop::on_signal();
     let app = App {
-        pool: pool.clone(),
+        pool,
         queue: queue.clone(),
-        work: work_time,
+        work_time,
         failing_tries,
     };
-    let stop = Stop::on_signal();
     tokio::try_join!(
         only_if(roles.receives, receive(&queue, stop.clone())),
         only_if(roles.works, work(app, stop.clone())),
@@ -115,9 +113,5 @@ async fn run() -> Result<(), Box<dyn Error>> {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Err(error) = run().await else {
-        return ExitCode::SUCCESS;
-    };
-    eprintln!("durable_queue: {error}");
-    ExitCode::FAILURE
+    settings::report(run().await)
 }

@@ -2,13 +2,14 @@
 
 use std::env;
 use std::error::Error;
-use std::future::Future;
+use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
 use mx_job_webhook::queue::JobQueue;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::interval;
 
@@ -27,6 +28,9 @@ pub(crate) fn roles() -> Result<Roles, &'static str> {
         works: is("work"),
         shows: is("admin"),
     };
+    if arguments == ["admin"] && env::var_os("ADMIN_PASSWORD").is_none() {
+        return Err("ADMIN_PASSWORD must be set");
+    }
     if roles.receives || roles.works || roles.shows {
         Ok(roles)
     } else {
@@ -53,26 +57,51 @@ pub(crate) fn number<N: FromStr>(variable: &str, default: N) -> Result<N, String
 
 /// Returns a duration from a variable that contains seconds.
 pub(crate) fn seconds(variable: &str, default: f64) -> Result<Duration, Box<dyn Error>> {
-    Ok(Duration::try_from_secs_f64(number(variable, default)?)?)
+    let seconds = Duration::try_from_secs_f64(number(variable, default)?);
+    Ok(seconds.map_err(|_| format!("{variable} must be a number of seconds"))?)
 }
 
-pub(crate) async fn database() -> Result<PgPool, Box<dyn Error>> {
+/// Listens on the address that a variable contains.
+pub(crate) async fn listen(variable: &str, default: &str) -> Result<TcpListener, String> {
+    let address = env::var(variable).unwrap_or_else(|_| default.to_owned());
+    let listener = TcpListener::bind(&address).await;
+    listener.map_err(|error| format!("cannot listen on {variable} {address}: {error}"))
+}
+
+/// Connects to the database, with at most this many connections.
+pub(crate) async fn database(connections: u32) -> Result<PgPool, Box<dyn Error>> {
     let options: PgConnectOptions = env::var("DATABASE_URL")
         .ok()
         .and_then(|url| url.parse().ok())
         .ok_or("DATABASE_URL must name a database, such as postgres://user@host/database")?;
     // The message of an error contains no password.
-    let pool = PgPoolOptions::new().connect_with(options).await;
+    let pool = PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(Duration::from_secs(5));
+    let pool = pool.connect_with(options).await;
     Ok(pool.map_err(|error| format!("cannot reach the database: {error}"))?)
 }
 
 /// Creates the tables of the queue, and that of the callbacks.
 pub(crate) async fn migrate(pool: &PgPool, queue: &JobQueue) -> Result<(), Box<dyn Error>> {
     queue.migrate().await?;
-    sqlx::query("CREATE TABLE IF NOT EXISTS accounts_read (event text NOT NULL)")
-        .execute(pool)
-        .await?;
+    // In one transaction. The lock is for processes that start at once on an empty database.
+    sqlx::raw_sql(
+        "SELECT pg_advisory_xact_lock(hashtext('accounts_read'));
+         CREATE TABLE IF NOT EXISTS accounts_read (event text NOT NULL)",
+    )
+    .execute(pool)
+    .await?;
     Ok(())
+}
+
+/// Returns the exit code, after printing the error.
+pub(crate) fn report(result: Result<(), Box<dyn Error>>) -> ExitCode {
+    let Err(error) = result else {
+        return ExitCode::SUCCESS;
+    };
+    eprintln!("durable_queue: {error}");
+    ExitCode::FAILURE
 }
 
 /// Deletes events that MX no longer delivers.

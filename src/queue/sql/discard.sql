@@ -1,8 +1,10 @@
 -- Deletes a dead letter. $1 the queue, $2 the event's key.
+--
+-- The condition is a `CASE`, so that the server uses the index of keys and never the one of dead letters.
 WITH deleted AS (
     DELETE FROM apalis.jobs
     WHERE job_type = $1 AND idempotency_key = $2
-        AND (status = 'Killed' OR (status = 'Failed' AND attempts >= max_attempts))
+        AND CASE status WHEN 'Killed' THEN true WHEN 'Failed' THEN attempts >= max_attempts END
     RETURNING id
 )
 SELECT 'discard', EXISTS (SELECT FROM deleted)

@@ -1,20 +1,32 @@
 -- Says that a worker lives, and returns the events of others to the queue. $1 the queue, $2 the worker, $3 the ids
 -- that it is running, $4 the time in µs after which a silent worker counts as dead, $5 whether to look for dead ones.
 --
+-- It looks for dead ones only if this worker itself was heard of in less than half of that time, by the server's clock. A
+-- longer silence can be an outage, also one during which this statement waited, and then others need time to report.
 -- It also returns events that this worker does not know: the answer to its fetch was lost.
-WITH seen AS (
+--
+-- The settings make the server look for the events of each dead worker by the index.
+SET LOCAL enable_hashjoin = off;
+SET LOCAL enable_mergejoin = off;
+WITH previous AS (
+    SELECT last_seen FROM apalis.workers WHERE id = $2
+), seen AS (
     INSERT INTO apalis.workers (id, worker_type, storage_name, layers, last_seen, started_at)
     VALUES ($2, $1, 'mx-job-webhook', '', clock_timestamp(), clock_timestamp())
     ON CONFLICT (id) DO UPDATE SET last_seen = excluded.last_seen
-    RETURNING last_seen - $4 * interval '1 microsecond' AS dead_before
+    RETURNING last_seen
+), contact AS (
+    SELECT seen.last_seen - $4 * interval '1 microsecond' AS dead_before,
+        coalesce(seen.last_seen - previous.last_seen < $4 / 2 * interval '1 microsecond', false) AS continues
+    FROM seen LEFT JOIN previous ON true
 ), orphaned AS (
     SELECT jobs.id
-    FROM seen
-    JOIN apalis.workers ON $5 AND worker_type = $1 AND workers.id <> $2 AND last_seen < dead_before
+    FROM contact
+    JOIN apalis.workers ON $5 AND continues AND worker_type = $1 AND workers.id <> $2 AND last_seen < dead_before
     JOIN apalis.jobs ON lock_by = workers.id AND status IN ('Queued', 'Running')
     FOR UPDATE OF jobs SKIP LOCKED
 ), unknown AS (
-    SELECT jobs.id FROM seen
+    SELECT jobs.id FROM contact
     JOIN apalis.jobs ON lock_by = $2 AND status IN ('Queued', 'Running') AND lock_at < dead_before
         AND jobs.id <> ALL ($3)
     FOR UPDATE OF jobs SKIP LOCKED
@@ -30,5 +42,5 @@ WITH seen AS (
     FROM unknown WHERE jobs.id = unknown.id
     RETURNING jobs.id
 )
-SELECT 'heartbeat', (SELECT count(*) FROM taken_over) + (SELECT count(*) FROM returned)
-FROM seen
+SELECT 'heartbeat', (SELECT count(*) FROM taken_over) + (SELECT count(*) FROM returned), continues
+FROM contact

@@ -1,5 +1,12 @@
 -- Returns dead letters to the queue, in the order in which they failed. $1 to $5 as in `dead_letters.sql`, $6 how many
 -- at most.
+--
+-- The settings make the server read the rows by indexes, also without statistics of the table. A plan with a step that
+-- is off has a huge cost, for which the server would compile the statement first.
+SET LOCAL enable_sort = off;
+SET LOCAL enable_hashjoin = off;
+SET LOCAL enable_mergejoin = off;
+SET LOCAL jit = off;
 WITH chosen AS (
     SELECT id, done_at, idempotency_key COLLATE "C" AS key FROM apalis.jobs
     WHERE job_type = $1 AND (status = 'Killed' OR (status = 'Failed' AND attempts >= max_attempts))

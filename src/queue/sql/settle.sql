@@ -1,26 +1,29 @@
--- Records how a try ended. $1 the id, $2 the worker, $3 the number of the try, $4 the new status, $5 the result,
--- $6 the pause before the next try in µs.
+-- Records how tries ended. $1 the worker, $2 the ids, $3 the numbers of the tries, $4 the new statuses, $5 the
+-- results, $6 the pauses before the next tries in µs.
 --
--- If the row is locked, a transaction of the application ends the event, or will be rolled back.
+-- If a row is locked, a transaction of the application ends the event, or will be rolled back.
 WITH settings AS (
     SELECT CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
         THEN set_config('synchronous_commit', 'on', true) END
+), ended AS (
+    SELECT * FROM unnest($2, $3, $4, $5, $6) AS ended (id, number, status, result, pause)
 ), held AS (
-    SELECT id FROM apalis.jobs
-    WHERE id = $1 AND lock_by = $2 AND attempts = $3 - 1 AND status = 'Running'
+    SELECT jobs.id FROM ended JOIN apalis.jobs ON jobs.id = ended.id
+    WHERE lock_by = $1 AND attempts = number - 1 AND jobs.status = 'Running'
 ), unlocked AS (
-    SELECT id FROM apalis.jobs
-    WHERE id = $1 AND lock_by = $2 AND attempts = $3 - 1 AND status = 'Running'
-    FOR UPDATE SKIP LOCKED
+    SELECT jobs.id FROM ended JOIN apalis.jobs ON jobs.id = ended.id
+    WHERE lock_by = $1 AND attempts = number - 1 AND jobs.status = 'Running'
+    FOR UPDATE OF jobs SKIP LOCKED
 ), settled AS (
     UPDATE apalis.jobs
-    SET status = $4, attempts = $3, last_result = $5::jsonb, lock_by = NULL, lock_at = NULL,
-        done_at = clock_timestamp(), run_at = clock_timestamp() + $6 * interval '1 microsecond'
-    FROM unlocked, settings
-    WHERE jobs.id = unlocked.id
+    SET status = ended.status, attempts = number, last_result = result::jsonb, lock_by = NULL, lock_at = NULL,
+        done_at = clock_timestamp(), run_at = clock_timestamp() + pause * interval '1 microsecond'
+    FROM ended JOIN unlocked ON unlocked.id = ended.id, settings
+    WHERE jobs.id = ended.id
     RETURNING jobs.id
 )
-SELECT 'settle', CASE
-    WHEN EXISTS (SELECT FROM settled) THEN 'settled'
-    WHEN EXISTS (SELECT FROM held) THEN 'locked'
+SELECT 'settle', id, CASE
+    WHEN id IN (SELECT id FROM settled) THEN 'settled'
+    WHEN id IN (SELECT id FROM held) THEN 'locked'
     ELSE 'lost' END
+FROM ended

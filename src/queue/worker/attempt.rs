@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::json;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use tokio::sync::OwnedSemaphorePermit;
@@ -12,15 +11,13 @@ use tokio::time::{Instant, sleep};
 
 use super::run::Run;
 use super::running::RunningGuard;
+use super::settle::{Answer, End, Ended};
 use crate::callback::JobService;
 use crate::dead_letters::error_text;
 use crate::error::{Error, Receipt};
 use crate::event::{FencingToken, JobEvent, Source};
-use crate::ledger::lease::micros;
 use crate::observe;
 use crate::queue::commit_in::Hold;
-use crate::queue::first;
-use crate::queue::statement::{Statement, Value};
 use crate::queue::tried::Try;
 use crate::util::random::jittered;
 
@@ -33,25 +30,6 @@ pub(super) struct Attempt {
     name: String,
     tried: Try,
     body: Bytes,
-}
-
-/// How a try ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
-    Done,
-    Retry,
-    /// The callback has failed for the last time.
-    TriesUsedUp,
-    Permanent,
-}
-
-/// The database's answer to the end of a try.
-enum Answer {
-    Settled,
-    /// The event is locked by a transaction.
-    Locked,
-    /// The event is done, or another worker has taken it over.
-    Lost,
 }
 
 impl Attempt {
@@ -84,7 +62,12 @@ impl Attempt {
             Err(_) => End::Retry,
         };
         let error = outcome.err().map(|error| error_text(&error));
-        self.settle(&run, end, error.as_deref()).await;
+        // The next callback need not wait for the database, unless many ends wait for it.
+        let permit = match run.unsettled.clone().try_acquire_owned() {
+            Ok(unsettled) => unsettled,
+            Err(_) => permit,
+        };
+        self.settle(&run, end, error).await;
         drop((running, permit));
     }
 
@@ -105,11 +88,16 @@ impl Attempt {
 
     /// Records the end of the try. While the database cannot be reached, it tries again, after the end of the worker
     /// for as long as a worker may be silent.
-    async fn settle<J: JobService>(&self, run: &Run<J>, end: End, error: Option<&str>) {
+    async fn settle<J: JobService>(&self, run: &Run<J>, end: End, error: Option<String>) {
+        let pause_of_event = match end {
+            End::Retry => run.worker.pause_after(self.tried),
+            _ => Duration::ZERO,
+        };
+        let ended = Ended::new(&self.id, self.tried, end, error, pause_of_event);
         let mut pause = INTERVAL_OF_FAILURES / 50;
         let mut failing_since = None;
         loop {
-            match self.settle_once(run, end, error).await {
+            match run.settle(ended.clone()).await {
                 Ok(Answer::Settled) => {
                     if matches!(end, End::TriesUsedUp | End::Permanent) {
                         observe::dead_lettered(&self.name);
@@ -127,40 +115,6 @@ impl Attempt {
                     pause = (pause * 2).min(INTERVAL_OF_FAILURES);
                 }
             }
-        }
-    }
-
-    async fn settle_once<J: JobService>(
-        &self,
-        run: &Run<J>,
-        end: End,
-        error: Option<&str>,
-    ) -> Result<Answer, sqlx::Error> {
-        let (status, result) = match end {
-            End::Done => ("Done", json!({ "Ok": null })),
-            End::Retry | End::TriesUsedUp => ("Failed", json!({ "Err": error })),
-            End::Permanent => ("Killed", json!({ "Err": error })),
-        };
-        let result = result.to_string();
-        let pause = match end {
-            End::Retry => micros(run.worker.pause_after(self.tried)),
-            _ => 0,
-        };
-        let values = [
-            Value::Text(&self.id),
-            Value::Text(&run.name),
-            Value::Number(self.tried.number.into()),
-            Value::Text(status),
-            Value::Text(&result),
-            Value::Number(pause),
-        ];
-        let settle = include_str!("../sql/settle.sql");
-        let settle = Statement::new("settle", settle, &values);
-        let rows = run.worker.queue.connections.run(&settle).await?;
-        match first(&rows, "settle")?.try_get(1)? {
-            "settled" => Ok(Answer::Settled),
-            "locked" => Ok(Answer::Locked),
-            _ => Ok(Answer::Lost),
         }
     }
 }

@@ -26,13 +26,8 @@ pub(super) struct Heart {
     worker: Arc<str>,
     running: Arc<Running>,
     dead_after: Duration,
-    contact: Option<Contact>,
-}
-
-/// A time of heartbeats without a longer gap.
-struct Contact {
-    since: Instant,
-    last: Instant,
+    /// Since when there has been no longer gap between heartbeats.
+    contact_since: Option<Instant>,
 }
 
 impl Heart {
@@ -42,7 +37,7 @@ impl Heart {
             worker: run.name.clone(),
             running: run.running.clone(),
             dead_after: run.worker.dead_after,
-            contact: None,
+            contact_since: None,
         }
     }
 
@@ -80,13 +75,14 @@ impl Heart {
     /// Reports that this worker lives, and returns events of dead workers to the queue.
     ///
     /// After an outage of the database, all workers look dead. A worker therefore takes over nothing before it has
-    /// had contact for as long as others may be silent.
+    /// had contact for as long as others may be silent. The database says whether the contact continues, because a
+    /// heartbeat can wait there, or in a pooler, for longer than the outage.
     pub(super) async fn beat(&mut self) -> Result<(), sqlx::Error> {
-        let now = Instant::now();
-        let takes_over = self.contact.as_ref().is_some_and(|contact| {
-            contact.last.elapsed() < self.dead_after && contact.since.elapsed() >= self.dead_after
-        });
+        let takes_over = self
+            .contact_since
+            .is_some_and(|since| since.elapsed() >= self.dead_after);
         let ids = self.running.ids();
+        let ids: Vec<&str> = ids.iter().map(|id| &**id).collect();
         let values = [
             Value::Text(&self.queue.name),
             Value::Text(&self.worker),
@@ -97,16 +93,16 @@ impl Heart {
         let beat = include_str!("../sql/heartbeat.sql");
         let beat = Statement::new("heartbeat", beat, &values);
         let rows = self.queue.connections.run(&beat).await?;
-        let returned: i64 = first(&rows, "heartbeat")?.try_get(1)?;
+        let row = first(&rows, "heartbeat")?;
+        let (returned, continues): (i64, bool) = (row.try_get(1)?, row.try_get(2)?);
         if returned > 0 {
             observe::taken_over(returned.unsigned_abs());
             self.queue.stored.notify_one();
         }
-        let since = match &self.contact {
-            Some(contact) if contact.last.elapsed() < self.dead_after => contact.since,
-            _ => now,
-        };
-        self.contact = Some(Contact { since, last: now });
+        self.contact_since = self
+            .contact_since
+            .filter(|_| continues)
+            .or_else(|| Some(Instant::now()));
         Ok(())
     }
 

@@ -4,6 +4,7 @@ mod attempt;
 mod heartbeat;
 mod run;
 mod running;
+mod settle;
 
 use std::fmt;
 use std::sync::Arc;

@@ -7,19 +7,19 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use super::Worker;
 use super::attempt::Attempt;
 use super::heartbeat::Heart;
 use super::running::Running;
+use super::settle::{Answer, Ended};
 use crate::background::Background;
 use crate::callback::JobService;
+use crate::queue::batches::{BATCH, Batches};
 use crate::queue::statement::{Statement, Value};
 use crate::util::random::{jittered, random};
-
-/// How many events one statement takes at most.
-const BATCH: usize = 64;
 
 /// How soon to look for events again if the database fails.
 const INTERVAL_OF_FAILURES: Duration = Duration::from_millis(500);
@@ -32,6 +32,10 @@ pub(super) struct Run<J> {
     pub(super) name: Arc<str>,
     pub(super) running: Arc<Running>,
     pub(super) background: Background,
+    /// Tries that end at the same time share statements.
+    pub(super) settling: Batches<Ended, Answer>,
+    /// Permits of callbacks that have ended, whose ends are not recorded yet.
+    pub(super) unsettled: Arc<Semaphore>,
 }
 
 /// Ends a worker, also if its future is dropped.
@@ -57,6 +61,8 @@ pub(super) async fn run<J: JobService>(
         name: format!("{}-{:016x}{:016x}", queue.name, random(), random()).into(),
         running: Arc::default(),
         background: Background::new().with_capacity(capacity),
+        settling: Batches::new(1),
+        unsettled: Arc::new(Semaphore::new(BATCH)),
         worker,
     });
     let end = CloseOnDrop(run.running.clone());
@@ -123,6 +129,8 @@ async fn free(permits: &Arc<Semaphore>) -> Vec<OwnedSemaphorePermit> {
     if let Ok(permit) = permits.clone().acquire_owned().await {
         free.push(permit);
     }
+    // Callbacks that end at the same time release further ones.
+    yield_now().await;
     while free.len() < BATCH
         && let Ok(permit) = permits.clone().try_acquire_owned()
     {

@@ -22,6 +22,7 @@ pub fn example(binary: impl AsRef<OsStr>) -> Command {
         "DATABASE_URL",
         "DEAD_AFTER_SECONDS",
         "FAILING_TRIES",
+        "BACKOFF_SECONDS",
         "ADMIN_ADDR",
         "ADMIN_PASSWORD",
     ] {
@@ -58,13 +59,14 @@ impl Process {
         }
     }
 
-    /// Starts it, and waits until it has printed its curl line.
+    /// Starts it, and waits until it has printed the command that delivers something.
     pub fn serve(command: Command) -> (Self, Vec<String>) {
         let mut process = Self::start(command);
         let mut printed = vec![process.line()];
         let address = printed[0].split(['/', ',']).nth(2);
         process.address = address.unwrap().parse().unwrap();
-        while !printed.last().unwrap().starts_with("curl ") {
+        let is_command = |line: &String| line.starts_with("curl ") || line.starts_with("cargo ");
+        while !printed.last().is_some_and(is_command) {
             printed.push(process.line());
         }
         (process, printed)

@@ -398,7 +398,7 @@ async fn a_read_only_primary_causes_no_new_connections() {
 }
 
 /// Sets it for all other sessions, and waits until they have it.
-async fn read_only(direct: &PgPool, on: bool) {
+pub(crate) async fn read_only(direct: &PgPool, on: bool) {
     let set = match on {
         true => "ALTER SYSTEM SET default_transaction_read_only = on",
         false => "ALTER SYSTEM SET default_transaction_read_only = off",

@@ -6,7 +6,6 @@
 
 mod board;
 mod guard;
-pub(crate) mod letters;
 mod page;
 
 use std::env;
@@ -15,33 +14,29 @@ use std::future::Future;
 
 use axum::Router;
 use mx_job_webhook::credentials::CredentialsError;
+use mx_job_webhook::queue::JobQueue;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use letters::Letters;
+use crate::settings;
 
 /// The queue's name.
 const QUEUE: &str = "mx-jobs";
 
 /// Serves the pages on `ADMIN_ADDR` (127.0.0.1:3001) until `shutdown`, if `ADMIN_PASSWORD` is set.
-///
-/// The board uses the pool. Its statistics read the whole table, which can take seconds, so give it a pool of
-/// its own with few connections: deliveries must not wait for it.
-pub(crate) async fn run<L: Letters>(
-    letters: L,
-    pool: PgPool,
+pub(crate) async fn run(
+    queue: JobQueue,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Box<dyn Error>> {
     let Ok(password) = env::var("ADMIN_PASSWORD") else {
         eprintln!("no pages for operators: set ADMIN_PASSWORD");
         return Ok(());
     };
-    let address = env::var("ADMIN_ADDR").unwrap_or_else(|_| "127.0.0.1:3001".to_owned());
-    let listener = TcpListener::bind(&address)
-        .await
-        .map_err(|error| format!("cannot listen on ADMIN_ADDR {address}: {error}"))?;
-    serve(listener, letters, pool, &password, shutdown).await
+    let listener = settings::listen("ADMIN_ADDR", "127.0.0.1:3001").await?;
+    // The board's statistics read the whole table, which can take seconds. Nothing else waits for its connections.
+    let pool = settings::database(2).await?;
+    serve(listener, queue, pool, &password, shutdown).await
 }
 
 /// Serves the pages on this listener until `shutdown`.
@@ -49,9 +44,9 @@ pub(crate) async fn run<L: Letters>(
 /// # Errors
 ///
 /// If other machines can reach the listener, or if a browser cannot send the password.
-pub(crate) async fn serve<L: Letters>(
+pub(crate) async fn serve(
     listener: TcpListener,
-    letters: L,
+    queue: JobQueue,
     pool: PgPool,
     password: &str,
     shutdown: impl Future<Output = ()> + Send + 'static,
@@ -65,9 +60,9 @@ pub(crate) async fn serve<L: Letters>(
         .into());
     }
     let (stop, stopping) = watch::channel(());
-    let pages = admin(letters, &pool, password, stopping)
+    let pages = admin(queue, &pool, password, stopping)
         .map_err(|error| format!("ADMIN_PASSWORD cannot be used: {error}"))?;
-    println!("dead letters on http://{address}/dead-letters");
+    println!("dead letters on http://{address}/dead-letters, for the user ops");
     Ok(axum::serve(listener, pages)
         .with_graceful_shutdown(async move {
             shutdown.await;
@@ -77,12 +72,12 @@ pub(crate) async fn serve<L: Letters>(
 }
 
 /// Returns the pages, behind their checks. Their streams end once the sender of `stopping` is dropped.
-pub(crate) fn admin<L: Letters>(
-    letters: L,
+pub(crate) fn admin(
+    queue: JobQueue,
     pool: &PgPool,
     password: &str,
     stopping: watch::Receiver<()>,
 ) -> Result<Router, CredentialsError> {
-    let pages = page::routes(letters).merge(board::routes(pool, stopping));
+    let pages = page::routes(queue).merge(board::routes(pool, stopping));
     Ok(guard::guard(pages, guard::Password::new(password)?))
 }

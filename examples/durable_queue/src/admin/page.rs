@@ -11,30 +11,29 @@ use axum::routing::{get, post};
 use axum::{Form, Router};
 use maud::{DOCTYPE, Markup, html};
 use mx_job_webhook::Status;
+use mx_job_webhook::dead_letters::{Letter, LetterFilter, LetterKind, LetterPage};
 use mx_job_webhook::job::Timestamp;
+use mx_job_webhook::queue::JobQueue;
 use serde::Deserialize;
 
-use super::letters::{Letter, LetterFilter, LetterKind, LetterPage, Letters};
-
 /// The number of letters of a page.
-const PER_PAGE: u32 = 50;
-/// The kinds, by their names in a query.
-const KINDS: [(&str, LetterKind); 3] = [
-    ("event", LetterKind::Event),
-    ("undecodable", LetterKind::Undecodable),
-    ("other-webhook", LetterKind::OtherWebhook),
+const PER_PAGE: usize = 50;
+const KINDS: [LetterKind; 3] = [
+    LetterKind::Event,
+    LetterKind::Undecodable,
+    LetterKind::OtherWebhook,
 ];
 
 /// Returns the routes of the page, at `/dead-letters`.
-pub(super) fn routes<L: Letters>(letters: L) -> Router {
+pub(super) fn routes(queue: JobQueue) -> Router {
     Router::new()
-        .route("/dead-letters", get(show::<L>))
-        .route("/dead-letters/body", get(body::<L>))
-        .route("/dead-letters/replay", post(replay::<L>))
-        .route("/dead-letters/discard", post(discard::<L>))
-        .route("/dead-letters/replay-all", post(replay_all::<L>))
+        .route("/dead-letters", get(show))
+        .route("/dead-letters/body", get(body))
+        .route("/dead-letters/replay", post(replay))
+        .route("/dead-letters/discard", post(discard))
+        .route("/dead-letters/replay-all", post(replay_all))
         .route("/dead-letters/style.css", get(style))
-        .with_state(letters)
+        .with_state(queue)
 }
 
 /// Which letters are shown, as the query and the forms have it. An empty field selects all.
@@ -56,9 +55,8 @@ impl Selection {
             (name, Err(_)) => filter = filter.with_status(Status::from(name)),
         }
         if !self.kind.is_empty() {
-            let kind = KINDS.iter().find(|(name, _)| *name == self.kind);
-            let (_, kind) = kind.ok_or(Refusal::Invalid("there is no such kind"))?;
-            filter = filter.with_kind(*kind);
+            let kind = KINDS.into_iter().find(|kind| kind.name() == self.kind);
+            filter = filter.with_kind(kind.ok_or(Refusal::Invalid("there is no such kind"))?);
         }
         Ok(filter)
     }
@@ -80,6 +78,8 @@ impl Selection {
             ("kind", self.kind.clone()),
             ("after", self.after.clone()),
             ("replayed", count(outcome.replayed)),
+            ("undecodable", count(outcome.undecodable)),
+            ("busy", count(outcome.busy)),
             ("discarded", count(outcome.discarded)),
         ];
         let fields = fields.iter().filter(|(_, value)| !value.is_empty());
@@ -88,10 +88,16 @@ impl Selection {
     }
 }
 
-/// What the last form did: how many letters.
+/// The numbers of letters that the last form concerned. A link of another site can contain them too, so the page
+/// shows no text from a link.
 #[derive(Clone, Copy, Default, Deserialize)]
 struct Outcome {
+    /// Returned to the queue.
     replayed: Option<u64>,
+    /// Stay, because they cannot be decoded.
+    undecodable: Option<u64>,
+    /// Stay, because another process is replaying them.
+    busy: Option<u64>,
     discarded: Option<u64>,
 }
 
@@ -153,12 +159,12 @@ impl IntoResponse for Refusal {
     }
 }
 
-async fn show<L: Letters>(
-    State(letters): State<L>,
+async fn show(
+    State(queue): State<JobQueue>,
     Query(selection): Query<Selection>,
     Query(outcome): Query<Outcome>,
 ) -> Result<Markup, Refusal> {
-    let page = letters.dead_letters(&selection.page()?).await;
+    let page = queue.dead_letters(&selection.page()?).await;
     Ok(render(
         &page.map_err(Refusal::unavailable)?,
         &selection,
@@ -167,11 +173,11 @@ async fn show<L: Letters>(
 }
 
 /// The body, as it came. Only this page shows it.
-async fn body<L: Letters>(
-    State(letters): State<L>,
+async fn body(
+    State(queue): State<JobQueue>,
     Query(Name { name }): Query<Name>,
 ) -> Result<impl IntoResponse, Refusal> {
-    let body = letters.dead_letter_body(&name).await;
+    let body = queue.dead_letter_body(&name).await;
     let body = body
         .map_err(Refusal::unavailable)?
         .ok_or(Refusal::NotFound)?;
@@ -186,43 +192,48 @@ async fn body<L: Letters>(
     Ok((headers, body))
 }
 
-async fn replay<L: Letters>(
-    State(letters): State<L>,
-    Form(form): Form<OneLetter>,
+async fn replay(
+    State(queue): State<JobQueue>,
+    Form(letter): Form<OneLetter>,
 ) -> Result<Redirect, Refusal> {
-    let replayed = letters.replay(&form.name).await;
-    let replayed = replayed.map_err(Refusal::unavailable)?.into();
-    Ok(form.back(Outcome {
-        replayed: Some(replayed),
-        discarded: None,
+    let mut outcome = Outcome::default();
+    match queue.replay(&letter.name).await {
+        Ok(was_there) => outcome.replayed = Some(was_there.into()),
+        Err(error) if error.is_undecodable() => outcome.undecodable = Some(1),
+        Err(error) if error.is_in_progress() => outcome.busy = Some(1),
+        Err(error) => return Err(Refusal::unavailable(error)),
+    }
+    Ok(letter.back(outcome))
+}
+
+async fn discard(
+    State(queue): State<JobQueue>,
+    Form(letter): Form<OneLetter>,
+) -> Result<Redirect, Refusal> {
+    let was_there = queue.discard(&letter.name).await;
+    let was_there = was_there.map_err(Refusal::unavailable)?;
+    Ok(letter.back(Outcome {
+        discarded: Some(was_there.into()),
+        ..Outcome::default()
     }))
 }
 
-async fn discard<L: Letters>(
-    State(letters): State<L>,
-    Form(form): Form<OneLetter>,
-) -> Result<Redirect, Refusal> {
-    let discarded = letters.discard(&form.name).await;
-    let discarded = discarded.map_err(Refusal::unavailable)?.into();
-    Ok(form.back(Outcome {
-        replayed: None,
-        discarded: Some(discarded),
-    }))
-}
-
-async fn replay_all<L: Letters>(
-    State(letters): State<L>,
-    Form(AllLetters { status, kind }): Form<AllLetters>,
+async fn replay_all(
+    State(queue): State<JobQueue>,
+    Form(all): Form<AllLetters>,
 ) -> Result<Redirect, Refusal> {
     let selection = Selection {
-        status,
-        kind,
+        status: all.status,
+        kind: all.kind,
         after: String::new(),
     };
-    let replayed = letters.replay_all(&selection.filter()?).await;
-    let replayed = Some(replayed.map_err(Refusal::unavailable)?);
+    let replayed = queue.replay_all(&selection.filter()?).await;
+    let replayed = replayed.map_err(Refusal::unavailable)?;
+    let some = |letters| (letters > 0).then_some(letters);
     Ok(Redirect::to(&selection.path(Outcome {
-        replayed,
+        replayed: Some(replayed.succeeded()),
+        undecodable: some(replayed.failed()),
+        busy: some(replayed.skipped()),
         discarded: None,
     })))
 }
@@ -263,17 +274,22 @@ fn render(page: &LetterPage, selection: &Selection, outcome: Outcome) -> Markup 
 
 /// Says what the last form did.
 fn notice(outcome: Outcome) -> Markup {
-    let (count, done) = match (outcome.replayed, outcome.discarded) {
-        (Some(count), _) => (count, "replayed"),
-        (None, Some(count)) => (count, "discarded"),
-        (None, None) => return Markup::default(),
-    };
+    let lines = [
+        ("Returned to the queue", outcome.replayed),
+        (
+            "Kept, because the body cannot be decoded",
+            outcome.undecodable,
+        ),
+        (
+            "Skipped, because another process replays them",
+            outcome.busy,
+        ),
+        ("Discarded", outcome.discarded),
+    ];
     html! {
-        p.notice role="status" {
-            @match count {
-                0 => { "Nothing was " (done) ": there is no such letter any more." }
-                1 => { "One letter was " (done) "." }
-                _ => { (count) " letters were " (done) "." }
+        @for (done, count) in lines {
+            @if let Some(count) = count {
+                p.notice role="status" { (done) ": " (count) }
             }
         }
     }
@@ -288,8 +304,8 @@ fn filter(selection: &Selection) -> Markup {
                     "Kind "
                     select name="kind" {
                         option value="" { "all" }
-                        @for (name, _) in KINDS {
-                            option value=(name) selected[name == selection.kind] { (name) }
+                        @for kind in KINDS.map(LetterKind::name) {
+                            option value=(kind) selected[kind == selection.kind] { (kind) }
                         }
                     }
                 } " "
@@ -328,21 +344,24 @@ fn table(letters: &[Letter], selection: &Selection) -> Markup {
 
 fn row(letter: &Letter) -> Markup {
     let name = serde_urlencoded::to_string([("name", letter.name())]).unwrap_or_default();
-    let kind = KINDS.iter().find(|(_, kind)| *kind == letter.kind());
     let button = |path, text| {
         html! { button formaction=(path) name="name" value=(letter.name()) { (text) } " " }
     };
     html! {
         tr {
             td.name { (letter.name()) }
-            td { (kind.map_or("", |(name, _)| name)) }
+            td { (letter.kind().name()) }
             td { @if let Some(status) = letter.status() { (status) } }
             td { (letter.tries()) }
             td.error { div { (letter.error()) } }
             td { (time(letter.failed_at())) }
             td.buttons {
                 (button("/dead-letters/replay", "Replay"))
-                (button("/dead-letters/discard", "Discard"))
+                details {
+                    summary { "Discard…" }
+                    "It cannot be undone. "
+                    (button("/dead-letters/discard", "Discard"))
+                }
                 a href={ "/dead-letters/body?" (name) } { "Body" }
             }
         }

@@ -38,6 +38,8 @@ impl Version {
 pub(crate) struct Postgres {
     server: Server,
     place: ServerFolder,
+    /// How often it was started.
+    starts: usize,
 }
 
 impl Postgres {
@@ -102,21 +104,19 @@ impl Postgres {
         let mut server = Server::start(address, command);
         // The server's children end with it and leave its shared memory behind.
         server.crash_by = "QUIT";
-        let postgres = Self { server, place };
-        postgres.wait_until_it_is_ready(1);
+        let postgres = Self {
+            server,
+            place,
+            starts: 1,
+        };
+        postgres.wait_until_it_is_ready();
         postgres
     }
 
     /// The server listens before it accepts sessions. Its log has this line for each start.
-    fn wait_until_it_is_ready(&self, starts: usize) {
-        let log = self.place.path.join("log");
+    fn wait_until_it_is_ready(&self) {
         let patience = Instant::now() + Duration::from_secs(60);
-        while fs::read_to_string(&log)
-            .unwrap()
-            .matches("ready to accept")
-            .count()
-            < starts
-        {
+        while self.log().matches("ready to accept").count() < self.starts {
             assert!(Instant::now() < patience, "the server does not start");
             sleep(Duration::from_millis(20));
         }
@@ -124,6 +124,11 @@ impl Postgres {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.server.address
+    }
+
+    /// Returns what the server has logged since its first start.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.place.path.join("log")).unwrap()
     }
 
     /// Returns the superuser's connection options.
@@ -144,7 +149,8 @@ impl Postgres {
     pub(crate) fn start_again(&mut self) {
         self.server.restart();
         self.server.wait_until_it_listens();
-        self.wait_until_it_is_ready(2);
+        self.starts += 1;
+        self.wait_until_it_is_ready();
     }
 
     /// Restarts the server after a crash as a successor whose clock differs by this much: `+15m`.

@@ -156,6 +156,39 @@ async fn an_outage_of_the_database_during_callbacks_repeats_nothing() {
     assert_eq!(log.entries().len(), 12);
 }
 
+/// Heartbeats that wait in the database, or in a pooler, are answered one after the other when it continues. The first
+/// one comes before the others have had a chance.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_stall_of_the_database_during_callbacks_repeats_nothing() {
+    let fixture = Fixture::new().await;
+    let log = Log::default();
+    let mut workers = Vec::new();
+    for _ in 0..3 {
+        workers.push(Running::start(
+            quick(&fixture.other(), slow(&log, DEAD_AFTER * 4)).with_concurrency(2),
+        ));
+    }
+    for number in 0..6 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    until_logged(&log, 6).await;
+    // Long enough to have the right to take over.
+    sleep(DEAD_AFTER * 3 / 2).await;
+    let mut stall = fixture.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE apalis.workers IN EXCLUSIVE MODE")
+        .execute(&mut *stall)
+        .await
+        .unwrap();
+    sleep(DEAD_AFTER * 3 / 2).await;
+    stall.rollback().await.unwrap();
+    fixture.until(6, "status = 'Done' AND attempts = 1").await;
+    for worker in workers {
+        worker.end().await;
+    }
+    assert_eq!(log.entries().len(), 12);
+}
+
 /// A worker that was cut off, and whose event another has taken over, neither ends the other's try nor undoes its
 /// result.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -165,13 +198,16 @@ async fn a_worker_that_was_cut_off_does_no_harm_when_it_returns() {
     fixture.execute("CREATE TABLE effects (try int)").await;
     let proxy = Proxy::to(fixture.database.server()).await;
     let (_, cut_off) = super::queue(fixture.database.options().port(proxy.address.port()));
-    let go_on = Arc::new(Notify::new());
+    let (started, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let jobs = |queue: &mx_job_webhook::queue::JobQueue, wait: bool| {
-        let (pool, queue, go_on) = (fixture.pool.clone(), queue.clone(), go_on.clone());
+        let (pool, queue) = (fixture.pool.clone(), queue.clone());
+        let (started, go_on) = (started.clone(), go_on.clone());
         JobRouter::new().on_completed(move |event: JobEvent| {
-            let (pool, queue, go_on) = (pool.clone(), queue.clone(), go_on.clone());
+            let (pool, queue) = (pool.clone(), queue.clone());
+            let (started, go_on) = (started.clone(), go_on.clone());
             async move {
                 if wait {
+                    started.notify_one();
                     go_on.notified().await;
                 }
                 let mut transaction = pool.begin().await?;
@@ -188,7 +224,7 @@ async fn a_worker_that_was_cut_off_does_no_harm_when_it_returns() {
     };
     let first = Running::start(quick(&cut_off, jobs(&cut_off, true)));
     fixture.store(completed("JOB-1")).await;
-    fixture.until(1, "status = 'Running'").await;
+    started.notified().await;
     proxy.set(Network::Down);
     let second = Running::start(quick(&fixture.queue, jobs(&fixture.queue, false)));
     fixture.until(1, "status = 'Done' AND attempts = 2").await;
@@ -205,7 +241,7 @@ async fn a_worker_that_was_cut_off_does_no_harm_when_it_returns() {
     // It works again.
     second.end().await;
     fixture.store(completed("JOB-2")).await;
-    fixture.until(1, "status = 'Running'").await;
+    started.notified().await;
     go_on.notify_one();
     fixture.until(2, "status = 'Done'").await;
     first.end().await;

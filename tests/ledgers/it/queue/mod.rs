@@ -4,8 +4,11 @@ mod attack;
 mod dead_letters;
 mod dying;
 mod engines;
+mod plans;
 mod storing;
+mod storm;
 mod tables;
+mod traffic;
 mod trying;
 
 use std::sync::Arc;

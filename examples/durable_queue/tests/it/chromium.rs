@@ -4,10 +4,7 @@ use std::env;
 use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
-use std::time::Duration;
 
-use apalis::prelude::TaskBuilder;
-use apalis_postgres::{PostgresStorage, queries};
 use axum::Router;
 use axum::response::Html;
 use axum::routing::get;
@@ -15,17 +12,12 @@ use fantoccini::elements::Element;
 use fantoccini::{Client, ClientBuilder, Locator};
 use harness::Process;
 use hyper_util::client::legacy::connect::HttpConnector;
-use mx_job_webhook::Status;
 use serde_json::json;
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 use tokio::net::TcpListener;
 
-use crate::admin;
-use crate::fake::{BODY, Fake, letter};
-
-/// A limit that is far longer than any step takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::database::Database;
+use crate::pages::{A, B, PASSWORD, Pages, body};
+use crate::{PATIENCE, paste};
 
 /// A driver and its browser.
 struct Browser {
@@ -66,7 +58,7 @@ impl Browser {
 
     /// Logs in, as an operator does once. The browser keeps the password for this origin.
     async fn log_in(&self, pages: SocketAddr) {
-        let with_password = format!("http://ops:secret@{pages}/dead-letters");
+        let with_password = format!("http://ops:{PASSWORD}@{pages}/dead-letters");
         self.client.goto(&with_password).await.unwrap();
         self.open(pages, "/dead-letters").await;
     }
@@ -83,12 +75,26 @@ impl Browser {
         wait.for_element(Locator::XPath(&path)).await.unwrap()
     }
 
+    /// Waits for a row of the board's table.
+    async fn wait_for_task(&self) -> Element {
+        let wait = self.client.wait().at_most(PATIENCE);
+        wait.for_element(Locator::Css("td a")).await.unwrap()
+    }
+
     /// Presses a button, in the row of a letter if it is named.
     async fn press(&self, letter: Option<&str>, button: &str) {
         let row = letter.map_or(String::new(), |name| format!("//tr[td[text()='{name}']]"));
         let path = format!("{row}//button[starts-with(text(), '{button}')]");
         let button = self.client.find(Locator::XPath(&path)).await.unwrap();
         button.click().await.unwrap();
+    }
+
+    /// Discards a letter, which takes two clicks.
+    async fn discard(&self, name: &str) {
+        let path = format!("//tr[td[text()='{name}']]//summary");
+        let summary = self.client.find(Locator::XPath(&path)).await.unwrap();
+        summary.click().await.unwrap();
+        self.press(Some(name), "Discard").await;
     }
 
     async fn text(&self) -> String {
@@ -101,122 +107,132 @@ impl Browser {
     }
 }
 
-/// Starts the pages with these letters.
-async fn serve(fake: &Fake, pool: PgPool) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let fake = fake.clone();
-    tokio::spawn(async move {
-        let never = std::future::pending();
-        admin::serve(listener, fake, pool, "secret", never)
-            .await
-            .unwrap();
-    });
-    address
-}
-
-fn nowhere() -> PgPool {
-    PgPool::connect_lazy("postgres://nobody@127.0.0.1:9/none").unwrap()
-}
-
+/// The whole story: an event fails five times, is seen, and is replayed after the fault is mended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs Chromium: install chromium and chromium-driver"]
-async fn an_operator_finds_replays_and_discards_letters() {
-    let error = "the callback failed: cannot read the accounts: the bank did not answer: timed out";
-    let fake = Fake::new([
-        letter("JOB-1a2b.COMPLETED.1790000000", Status::Completed, error),
-        letter(
-            "JOB-3c4d.DENIED.1790000100",
-            Status::Denied,
-            "the job names no member",
-        ),
-        letter("JOB-5e6f.COMPLETED.1790000200", Status::Completed, error),
-        letter("JOB-7a8b.COMPLETED.1790000300", Status::Completed, error),
-    ]);
-    let pages = serve(&fake, nowhere()).await;
+#[ignore = "needs Chromium and PostgreSQL"]
+async fn an_event_that_fails_five_times_is_seen_and_replayed() {
+    let database = Database::create().await;
+    let (_receiver, printed) = Process::serve(database.example("receive"));
+    let work = |failing_tries| {
+        let mut command = database.example("work");
+        command
+            .env("FAILING_TRIES", failing_tries)
+            .env("WORK_SECONDS", "0.1")
+            .env("BACKOFF_SECONDS", "0.1");
+        Process::start(command)
+    };
+    let mut worker = work("99");
+    let mut admin = database.example("admin");
+    admin
+        .env("ADMIN_PASSWORD", PASSWORD)
+        .env("ADMIN_ADDR", "127.0.0.1:0");
+    let admin = Process::start(admin);
+    let pages = admin.line();
+    let pages = pages.split('/').nth(2).unwrap().parse().unwrap();
+
+    paste(printed.last().unwrap());
+    database.until_ended(1).await;
     let browser = Browser::start().await;
     browser.log_in(pages).await;
-    let text = browser.text().await;
-    assert!(
-        text.contains(error) && text.contains("2026-09-21 14:13:20 UTC"),
-        "{text}"
-    );
+    browser.wait_for("COMPLETED").await;
+    let row = browser.client.find(Locator::Css("tbody tr")).await.unwrap();
+    let row = row.text().await.unwrap().replace('\n', " ");
+    assert!(row.starts_with("JOB-"), "{row}");
+    let failed_five_times = "event COMPLETED 5 the callback failed: the bank did not answer";
+    assert!(row.contains(failed_five_times), "{row}");
     if let Ok(path) = env::var("MX_TEST_SCREENSHOT") {
-        let body = browser.client.find(Locator::Css("html")).await.unwrap();
-        fs::write(path, body.screenshot().await.unwrap()).unwrap();
+        let page = browser.client.find(Locator::Css("html")).await.unwrap();
+        fs::write(path, page.screenshot().await.unwrap()).unwrap();
     }
+    // The board shows it too.
+    browser.open(pages, "/queues/mx-jobs/Failed").await;
+    browser.wait_for_task().await.click().await.unwrap();
+    browser.wait_for("hidden").await;
 
-    browser
-        .press(Some("JOB-1a2b.COMPLETED.1790000000"), "Replay")
-        .await;
-    browser.wait_for("One letter was replayed.").await;
-    assert_eq!(fake.replayed(), ["JOB-1a2b.COMPLETED.1790000000"]);
-    assert!(!browser.text().await.contains("JOB-1a2b"));
-
-    browser
-        .press(Some("JOB-3c4d.DENIED.1790000100"), "Discard")
-        .await;
-    browser.wait_for("One letter was discarded.").await;
-    assert!(!browser.text().await.contains("JOB-3c4d"));
-    assert_eq!(fake.replayed().len(), 1);
-
-    assert!(
-        !browser
-            .client
-            .source()
-            .await
-            .unwrap()
-            .contains("USR-secret")
-    );
-    let link = browser
-        .client
-        .find(Locator::LinkText("Body"))
-        .await
-        .unwrap();
-    link.click().await.unwrap();
-    assert_eq!(browser.text().await, BODY);
-    browser.client.back().await.unwrap();
-
-    browser.press(None, "Replay all").await;
-    browser.wait_for("2 letters were replayed.").await;
-    assert!(fake.left().is_empty());
+    assert!(worker.stop("TERM").success());
+    let _mended = work("0");
+    browser.open(pages, "/dead-letters").await;
+    browser.press(None, "Replay").await;
+    browser.wait_for("Returned to the queue: 1").await;
+    database.until_ended(1).await;
+    assert_eq!(database.rows("status = 'Done'").await, 1);
+    assert_eq!(database.effects().await.len(), 1);
+    browser.open(pages, "/dead-letters").await;
+    browser.wait_for("No dead letters here.").await;
     browser.client.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs Chromium: install chromium and chromium-driver"]
+#[ignore = "needs Chromium and PostgreSQL"]
+async fn an_operator_finds_replays_and_discards_letters() {
+    let error = "cannot read the accounts: the bank did not answer: timed out";
+    let pages = Pages::with(&[
+        ("A", "COMPLETED", error),
+        ("B", "DENIED", "the job names no member"),
+        ("C", "COMPLETED", error),
+        ("D", "COMPLETED", error),
+    ])
+    .await;
+    let address = pages.serve().await;
+    let browser = Browser::start().await;
+    browser.log_in(address).await;
+    let text = browser.text().await;
+    assert!(text.contains(error), "{text}");
+
+    browser.press(Some(A), "Replay").await;
+    browser.wait_for("Returned to the queue: 1").await;
+    assert_eq!(pages.waiting().await, ["A"]);
+    assert!(!browser.text().await.contains(A));
+
+    browser.discard(B).await;
+    browser.wait_for("Discarded: 1").await;
+    assert_eq!(pages.left().await, ["C", "D"]);
+
+    let source = browser.client.source().await.unwrap();
+    assert!(!source.contains("USR-secret"));
+    let link = Locator::XPath("//tr[td[starts-with(text(), 'C ')]]//a");
+    let link = browser.client.find(link).await.unwrap();
+    link.click().await.unwrap();
+    assert_eq!(browser.text().await, body("C", "COMPLETED"));
+    browser.client.back().await.unwrap();
+
+    browser.press(None, "Replay all").await;
+    browser.wait_for("Returned to the queue: 2").await;
+    assert_eq!(pages.waiting().await, ["A", "C", "D"]);
+    browser.client.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Chromium and PostgreSQL"]
 async fn a_hostile_letter_does_not_run() {
     let hostile = "</div><script>window.ran = 1</script><img src=x onerror='window.ran = 1'>";
-    let fake = Fake::new([letter(hostile, Status::from(hostile), hostile)]);
-    let pages = serve(&fake, nowhere()).await;
+    let pages = Pages::with(&[(hostile, hostile, hostile)]).await;
+    let address = pages.serve().await;
     let browser = Browser::start().await;
-    browser.log_in(pages).await;
-    let cell = browser
-        .client
-        .find(Locator::Css("td.error div"))
-        .await
-        .unwrap();
-    assert_eq!(cell.text().await.unwrap(), hostile);
+    browser.log_in(address).await;
+    let cell = Locator::Css("td.error div");
+    let cell = browser.client.find(cell).await.unwrap();
+    assert!(cell.text().await.unwrap().ends_with(hostile));
     assert!(browser.script("return window.ran ?? null").await.is_null());
     // If the text became an element, the policy would not let it run.
     let inserted = "const script = document.createElement('script'); \
         script.textContent = 'window.ran = 1'; document.body.append(script); return window.ran ?? null";
     assert!(browser.script(inserted).await.is_null());
-    browser.press(None, "Discard").await;
-    browser.wait_for("One letter was discarded.").await;
+    browser.press(None, "Replay").await;
+    browser.wait_for("Returned to the queue: 1").await;
     browser.client.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs Chromium: install chromium and chromium-driver"]
+#[ignore = "needs Chromium and PostgreSQL"]
 async fn another_site_can_do_nothing() {
-    let fake = Fake::new([letter("A", Status::Completed, "no")]);
-    let pages = serve(&fake, nowhere()).await;
+    let letters = Pages::with(&[("A", "COMPLETED", "no")]).await;
+    let pages = letters.serve().await;
     let forms: String = ["replay", "discard", "replay-all"]
         .map(|path| {
             format!(
                 "<form method=post action='http://{pages}/dead-letters/{path}'>\
-                 <input name=name value=A><input name=status><input name=kind><input name=after>\
+                 <input name=name value='{A}'><input name=status><input name=kind><input name=after>\
                  <button>{path}!</button></form>"
             )
         })
@@ -241,7 +257,7 @@ async fn another_site_can_do_nothing() {
             browser.press(None, button).await;
             // The browser has sent the password with the form: 401 is not the answer.
             browser.wait_for("HTTP ERROR 403").await;
-            assert_eq!(fake.left(), ["A"], "{site} {button}");
+            assert_eq!(letters.left().await, ["A"], "{site} {button}");
         }
         browser
             .client
@@ -258,57 +274,33 @@ async fn another_site_can_do_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs Chromium and PostgreSQL: install chromium and chromium-driver, set MX_TEST_POSTGRES_URL"]
+#[ignore = "needs Chromium and PostgreSQL"]
 async fn the_board_shows_the_queue_and_no_body() {
-    let server: PgConnectOptions = env::var("MX_TEST_POSTGRES_URL").unwrap().parse().unwrap();
-    let name = format!("mx_test_{:016x}", fastrand::u64(..));
-    let mut admin = PgConnection::connect_with(&server).await.unwrap();
-    let create = format!("CREATE DATABASE {name} TEMPLATE template0");
-    sqlx::query(AssertSqlSafe(create))
-        .execute(&mut admin)
+    let failed = ("COMPLETED", "the bank <i>did not</i> answer");
+    let pages = Pages::with(&[
+        ("Failed", failed.0, failed.1),
+        ("Killed", failed.0, failed.1),
+    ])
+    .await;
+    // As after a permanent failure.
+    let killed = "UPDATE apalis.jobs SET status = 'Killed' WHERE idempotency_key LIKE 'Killed %'";
+    sqlx::query(killed)
+        .execute(&pages.database.pool)
         .await
         .unwrap();
-    let pool = PgPool::connect_with(server.database(&name)).await.unwrap();
+    pages.deliver(body("Pending", "COMPLETED")).await;
 
-    PostgresStorage::setup(&pool).await.unwrap();
-    for status in ["Pending", "Failed", "Killed"] {
-        let body = r#"{"job": {"user_guid": "USR-secret"}}"#;
-        let task = TaskBuilder::new(body.into())
-            .idempotency_key(status)
-            .max_attempts(5)
-            .build();
-        let mut connection = pool.acquire().await.unwrap();
-        queries::push_tasks(&mut *connection, "mx-jobs", vec![task])
-            .await
-            .unwrap();
-        sqlx::query("UPDATE apalis.jobs SET status = $1 WHERE idempotency_key = $1")
-            .bind(status)
-            .execute(&pool)
-            .await
-            .unwrap();
-    }
-
-    let pages = serve(&Fake::default(), pool.clone()).await;
+    let address = pages.serve().await;
     let browser = Browser::start().await;
-    browser.log_in(pages).await;
-    let link = browser
-        .client
-        .find(Locator::LinkText("Queue"))
-        .await
-        .unwrap();
+    browser.log_in(address).await;
+    let link = Locator::LinkText("Queue");
+    let link = browser.client.find(link).await.unwrap();
     link.click().await.unwrap();
     browser.wait_for("mx-jobs").await;
     for status in ["Pending", "Failed", "Killed"] {
         for path in ["/queues/mx-jobs", "/tasks"] {
-            browser.open(pages, &format!("{path}/{status}")).await;
-            let row = Locator::Css("td a");
-            let task = browser
-                .client
-                .wait()
-                .at_most(PATIENCE)
-                .for_element(row)
-                .await
-                .unwrap();
+            browser.open(address, &format!("{path}/{status}")).await;
+            let task = browser.wait_for_task().await;
             let source = browser.client.source().await.unwrap();
             assert!(!source.contains("USR-secret"), "{source}");
             task.click().await.unwrap();
@@ -319,10 +311,4 @@ async fn the_board_shows_the_queue_and_no_body() {
         }
     }
     browser.client.close().await.unwrap();
-    pool.close().await;
-    let drop = format!("DROP DATABASE {name} WITH (FORCE)");
-    sqlx::query(AssertSqlSafe(drop))
-        .execute(&mut admin)
-        .await
-        .unwrap();
 }
