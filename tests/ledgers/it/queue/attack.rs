@@ -111,8 +111,8 @@ async fn a_slow_statement_puts_no_body_into_the_log() {
 
 /// "If the whole database was away, no worker counts as dead before it has had as long to report again."
 ///
-/// An outage is a little shorter than the silence. A worker that reported just before it still trusts its contact, and
-/// takes over the events of one that reported a quarter of the time earlier.
+/// An outage is a little shorter than the silence. A worker that reported just before it does not take over the events
+/// of one that reported a quarter of the time earlier.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn an_outage_that_is_shorter_than_the_silence_repeats_nothing() {
@@ -165,8 +165,8 @@ async fn events_run_whatever_form_the_database_gives_to_bytes() {
     worker.end().await;
 }
 
-/// "A worker sends heartbeats to the database while callbacks run": also while many events are stored. Heartbeats wait
-/// behind stored events for a connection, and no longer than five seconds.
+/// "A worker sends heartbeats to the database while callbacks run": also while many events are stored. Heartbeats and
+/// stored events wait for the same connections.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn a_flood_of_stored_events_lets_no_worker_count_as_dead() {
