@@ -4,8 +4,10 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row as _};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Row as _};
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::statement::Statement;
@@ -51,46 +53,58 @@ impl Connections {
     }
 
     /// Runs a statement in a transaction of its own, in one round trip, and returns its rows.
-    ///
-    /// If the connection turns out to be broken before the server has answered, the caller cannot know whether the
-    /// statement took effect. All statements of the queue may be repeated.
     pub(super) async fn run(&self, statement: &Statement) -> Result<Vec<PgRow>, sqlx::Error> {
-        // The server or a pooler may have closed each of the idle connections.
-        for _ in 0..self.own.size() {
-            match self.run_once(statement).await {
-                Err(error) if is_of_connection(&error) => {}
-                rows => return rows,
-            }
-        }
-        self.run_once(statement).await
+        let answers = self.run_all(std::slice::from_ref(statement)).await?;
+        Ok(answers.into_iter().next().unwrap_or_default())
     }
 
-    async fn run_once(&self, statement: &Statement) -> Result<Vec<PgRow>, sqlx::Error> {
+    /// Runs statements of different names in one transaction and one round trip, and returns the rows of each.
+    ///
+    /// If the connection turns out to be broken before the server has answered, the caller cannot know whether the
+    /// statements took effect. All statements of the queue may be repeated.
+    pub(super) async fn run_all(
+        &self,
+        statements: &[Statement],
+    ) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
+        // The server or a pooler may have closed each of the idle connections.
+        for _ in 0..self.own.size() {
+            match self.run_once(statements).await {
+                Err(error) if is_of_connection(&error) => {}
+                answers => return answers,
+            }
+        }
+        self.run_once(statements).await
+    }
+
+    async fn run_once(&self, statements: &[Statement]) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
         if self.application.is_closed() {
             return Err(sqlx::Error::PoolClosed);
         }
         self.follow_options();
-        let mut connection = self.own.acquire().await?;
+        let mut connection = Lease::new(self.own.acquire().await?);
         // Several statements in one message are one transaction, without `BEGIN`. If the default isolation is
         // stricter, concurrent writes would make it fail.
-        let sql = format!(
-            "/* mx-job-webhook {} */ SET TRANSACTION ISOLATION LEVEL READ COMMITTED;\n{}",
-            statement.name, statement.sql
-        );
-        let run = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut *connection);
-        let rows = match timeout(TIMEOUT, run).await {
-            Ok(rows) => rows.and_then(|rows| check(rows, statement.name)),
+        let mut sql = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED".to_owned();
+        for Statement { name, sql: text } in statements {
+            sql += ";\n/* mx-job-webhook ";
+            sql += name;
+            sql += " */\n";
+            sql += text;
+        }
+        let run = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut *connection.inner);
+        let answers = match timeout(TIMEOUT, run).await {
+            Ok(rows) => rows.and_then(|rows| by_statement(rows, statements)),
             Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
         };
-        let is_unusable = match &rows {
-            Err(error) if is_of_read_only(error) => !is_primary(&mut connection).await,
+        let is_unusable = match &answers {
+            Err(error) if is_of_read_only(error) => !is_primary(&mut connection.inner).await,
             Err(error) => is_unusable(error),
             Ok(_) => false,
         };
         if is_unusable {
-            connection.close_on_drop();
+            connection.close();
         }
-        rows
+        answers
     }
 
     fn follow_options(&self) {
@@ -99,6 +113,42 @@ impl Connections {
         if !Arc::ptr_eq(&options, &current) {
             self.own.set_connect_options((*current).clone());
             *options = current;
+        }
+    }
+}
+
+/// A connection that returns to its pool within a limited time.
+///
+/// sqlx checks a connection that returns, and waits for the answer without a limit. If the network stalls at that
+/// moment, the connection would count as used for as long as the process lives.
+struct Lease {
+    inner: PoolConnection<Postgres>,
+    is_closed: bool,
+}
+
+impl Lease {
+    fn new(inner: PoolConnection<Postgres>) -> Self {
+        Self {
+            inner,
+            is_closed: false,
+        }
+    }
+
+    fn close(mut self) {
+        self.inner.close_on_drop();
+        self.is_closed = true;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.is_closed {
+            return;
+        }
+        // If it does not return in time, or there is no runtime, it is closed.
+        let returned = self.inner.return_to_pool();
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move { timeout(TIMEOUT, returned).await });
         }
     }
 }
@@ -115,13 +165,21 @@ impl std::fmt::Display for UnexpectedAnswer {
 
 impl std::error::Error for UnexpectedAnswer {}
 
-/// Returns an error if the rows are not those of this statement.
-fn check(rows: Vec<PgRow>, name: &'static str) -> Result<Vec<PgRow>, sqlx::Error> {
-    let is_of_statement = |row: &PgRow| row.try_get(0).is_ok_and(|found: &str| found == name);
-    if !rows.iter().all(is_of_statement) {
-        return Err(unexpected(name));
+/// Returns the rows of each statement. Each row begins with the name of its statement.
+fn by_statement(
+    rows: Vec<PgRow>,
+    statements: &[Statement],
+) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
+    let mut answers: Vec<Vec<PgRow>> = statements.iter().map(|_| Vec::new()).collect();
+    for row in rows {
+        let name: &str = row.try_get(0)?;
+        let statement = statements
+            .iter()
+            .position(|statement| statement.name == name);
+        let statement = statement.ok_or_else(|| unexpected("another"))?;
+        answers[statement].push(row);
     }
-    Ok(rows)
+    Ok(answers)
 }
 
 pub(super) fn unexpected(name: &'static str) -> sqlx::Error {

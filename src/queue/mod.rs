@@ -57,7 +57,7 @@ use tokio::sync::Notify;
 
 use crate::dead_letters::PostgresDeadLetters;
 use crate::ledger::lease::micros;
-use batches::Batches;
+use batches::{BATCH, Batches};
 use connections::Connections;
 pub use enqueue::Enqueue;
 use enqueue::NewRow;
@@ -70,9 +70,6 @@ const NAME: &str = "mx-jobs";
 
 /// How many connections a queue opens at most by default.
 const CONNECTIONS: u32 = 4;
-
-/// How many statements store events at once. While one commits, the next one gathers events.
-const STATEMENTS: usize = 2;
 
 /// A durable queue of events, in the database of the application's pool.
 ///
@@ -121,7 +118,7 @@ impl JobQueue {
             shared: Arc::new(Shared {
                 name: NAME.to_owned(),
                 connections: Connections::like(&pool, CONNECTIONS),
-                storing: Batches::new(STATEMENTS),
+                storing: storing(CONNECTIONS),
                 stored: Notify::new(),
             }),
         }
@@ -168,7 +165,7 @@ impl JobQueue {
             shared: Arc::new(Shared {
                 name,
                 connections: Connections::like(pool, connections),
-                storing: Batches::new(STATEMENTS),
+                storing: storing(connections),
                 stored: Notify::new(),
             }),
             letters: self.letters,
@@ -238,6 +235,12 @@ impl JobQueue {
         connections.run(&workers).await?;
         Ok(total)
     }
+}
+
+/// While all connections commit events, further events gather for the next statement.
+fn storing(connections: u32) -> Batches<NewRow, ()> {
+    let statements = usize::try_from(connections).unwrap_or(usize::MAX);
+    Batches::new(statements.min(BATCH))
 }
 
 impl Shared {

@@ -1,10 +1,11 @@
 //! The worker: it takes events from the queue, and runs their callbacks.
 
 mod attempt;
+mod ended;
 mod heartbeat;
 mod run;
 mod running;
-mod settle;
+mod turns;
 
 use std::fmt;
 use std::sync::Arc;

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 /// The ids of the events that a worker has taken and not settled.
 #[derive(Default)]
@@ -40,6 +41,15 @@ impl Running {
 
     pub(super) fn is_closed(&self) -> bool {
         self.lock().is_closed
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.lock().ids.len()
+    }
+
+    /// Waits until an event is removed, or the worker is closed, after this call.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
     /// Waits until the worker takes no further events, and none is left.

@@ -152,7 +152,7 @@ impl Filled {
             let call = calls.fetch_add(1, Ordering::Relaxed);
             async move {
                 log.push(event.guid.as_str());
-                if call % 3 == 0 && Try::of(&event).unwrap().number() == 1 {
+                if call.is_multiple_of(3) && Try::of(&event).unwrap().number() == 1 {
                     return Err("the bank did not answer".into());
                 }
                 if call % 3 == 1 {

@@ -1,0 +1,163 @@
+//! Tries that have ended, and how that is recorded.
+
+use std::time::Duration;
+
+use serde_json::json;
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use tokio::time::Instant;
+
+use super::attempt::Attempt;
+use super::running::RunningGuard;
+use crate::dead_letters::error_text;
+use crate::error::Error;
+use crate::ledger::lease::micros;
+use crate::observe;
+use crate::queue::statement::{Statement, Value};
+use crate::util::random::jittered;
+
+/// How soon to record again, at first and at last.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// The end of a try that is not recorded yet.
+pub(super) struct Ended {
+    id: String,
+    name: String,
+    number: u32,
+    end: End,
+    result: String,
+    /// The time before the next try.
+    pause: Duration,
+    /// Until the end is recorded, heartbeats name the event.
+    _running: RunningGuard,
+    failing: Option<Failing>,
+}
+
+#[derive(Clone, Copy)]
+enum End {
+    Done,
+    Retry,
+    /// The callback has failed for the last time.
+    TriesUsedUp,
+    Permanent,
+}
+
+/// Since when the end could not be recorded, and when to try again.
+struct Failing {
+    since: Instant,
+    again_at: Instant,
+    pause: Duration,
+}
+
+impl Ended {
+    /// `pause` is the time before the next try, if there is one.
+    pub(super) fn new(
+        attempt: Attempt,
+        error: Option<&Error>,
+        pause: Duration,
+        running: RunningGuard,
+    ) -> Self {
+        let end = match error {
+            None => End::Done,
+            Some(error) if error.is_permanent() || error.kind().is_undecodable() => End::Permanent,
+            Some(_) if attempt.tried.is_last() => End::TriesUsedUp,
+            Some(_) => End::Retry,
+        };
+        let result = match error {
+            None => json!({ "Ok": null }),
+            Some(error) => json!({ "Err": error_text(error) }),
+        };
+        Self {
+            id: attempt.id,
+            name: attempt.name,
+            number: attempt.tried.number,
+            end,
+            result: result.to_string(),
+            pause: match end {
+                End::Retry => pause,
+                _ => Duration::ZERO,
+            },
+            _running: running,
+            failing: None,
+        }
+    }
+
+    /// Returns when to record it again, if that has failed.
+    pub(super) fn again_at(&self) -> Option<Instant> {
+        self.failing.as_ref().map(|failing| failing.again_at)
+    }
+
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.again_at().is_none_or(|again_at| again_at <= now)
+    }
+
+    /// Returns for how long it could not be recorded.
+    pub(super) fn failing_for(&self) -> Duration {
+        let failing = self.failing.as_ref();
+        failing.map_or(Duration::ZERO, |failing| failing.since.elapsed())
+    }
+
+    pub(super) fn try_again_later(&mut self) {
+        let now = Instant::now();
+        let (since, pause) = match &self.failing {
+            Some(failing) => (failing.since, (failing.pause * 2).min(LONGEST_PAUSE)),
+            None => (now, FIRST_PAUSE),
+        };
+        self.failing = Some(Failing {
+            since,
+            again_at: now + jittered(pause),
+            pause,
+        });
+    }
+
+    /// Reports the end, which is recorded.
+    fn report(&self) {
+        if let End::TriesUsedUp | End::Permanent = self.end {
+            observe::dead_lettered(&self.name);
+        }
+    }
+
+    /// Reads the answer for this try. Returns it again if it has to be recorded once more.
+    pub(super) fn recorded(mut self, rows: &[PgRow]) -> Result<Option<Self>, sqlx::Error> {
+        for row in rows {
+            if row.try_get::<&str, _>(1)? != self.id {
+                continue;
+            }
+            match row.try_get(2)? {
+                "settled" => self.report(),
+                // A transaction of the application has locked the row. It ends the event, or is rolled back.
+                "locked" => {
+                    self.try_again_later();
+                    return Ok(Some(self));
+                }
+                // The event is done, or another worker has taken it over.
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Returns the statement that records these ends.
+pub(super) fn settle(worker: &str, ended: &[Ended]) -> Statement {
+    let ids: Vec<&str> = ended.iter().map(|ended| &*ended.id).collect();
+    let numbers: Vec<i64> = ended.iter().map(|ended| ended.number.into()).collect();
+    let status = |ended: &Ended| match ended.end {
+        End::Done => "Done",
+        End::Retry | End::TriesUsedUp => "Failed",
+        End::Permanent => "Killed",
+    };
+    let statuses: Vec<&str> = ended.iter().map(status).collect();
+    let results: Vec<&str> = ended.iter().map(|ended| &*ended.result).collect();
+    let pauses: Vec<i64> = ended.iter().map(|ended| micros(ended.pause)).collect();
+    let values = [
+        Value::Text(worker),
+        Value::Texts(&ids),
+        Value::Numbers(&numbers),
+        Value::Texts(&statuses),
+        Value::Texts(&results),
+        Value::Numbers(&pauses),
+    ];
+    Statement::new("settle", include_str!("../sql/settle.sql"), &values)
+}
