@@ -1,6 +1,7 @@
 //! Ending an event within a transaction of the application.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sqlx::{AssertSqlSafe, Postgres, Row as _, Transaction};
 
@@ -20,6 +21,8 @@ pub(super) struct Hold {
     pub(super) id: String,
     pub(super) worker: Arc<str>,
     pub(super) number: u32,
+    /// Whether a transaction has ended the event, if it was committed.
+    pub(super) has_ended: Arc<AtomicBool>,
 }
 
 impl JobQueue {
@@ -28,7 +31,8 @@ impl JobQueue {
     /// Use it in callbacks of a [`Worker`](super::Worker) whose effect is in the queue's database. Call it last,
     /// because it locks the event until the transaction ends. When the transaction is committed, the effect and the end
     /// of the event become durable together, so the effect stands exactly once. If the callback fails after that, the
-    /// event is nevertheless done.
+    /// event is nevertheless done. If it succeeds, and the transaction was not committed or a failover has undone it, the
+    /// event runs again when a silent worker would count as dead.
     ///
     /// # Errors
     ///
@@ -93,6 +97,7 @@ impl JobQueue {
             return Err(unexpected(commit_in.name).into());
         }
         if row.try_get(1)? {
+            hold.has_ended.store(true, Ordering::Relaxed);
             Ok(())
         } else {
             Err(CommitInError::overtaken())

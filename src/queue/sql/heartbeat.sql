@@ -3,7 +3,8 @@
 --
 -- It looks for dead ones only if this worker itself was heard of in less than half of that time, by the server's clock. A
 -- longer silence can be an outage, also one during which this statement waited, and then others need time to report.
--- It also returns events that this worker does not know: the answer to its fetch was lost.
+-- It also returns events that this worker does not know: the answer to its fetch was lost, or a failover has undone the
+-- transaction that ended the event.
 --
 -- The settings make the server look for the events of each dead worker by the index.
 SET LOCAL enable_hashjoin = off;
@@ -30,17 +31,14 @@ WITH previous AS (
     JOIN apalis.jobs ON lock_by = $2 AND status IN ('Queued', 'Running') AND lock_at < dead_before
         AND jobs.id <> ALL ($3)
     FOR UPDATE OF jobs SKIP LOCKED
-), taken_over AS (
+), returned AS (
     UPDATE apalis.jobs
     SET status = CASE WHEN max_attempts > 0 AND attempts + 1 >= max_attempts THEN 'Failed' ELSE 'Pending' END,
         attempts = attempts + 1, lock_by = NULL, lock_at = NULL, done_at = clock_timestamp(),
-        last_result = '{"Err": "the worker stopped before the callback ended"}'
-    FROM orphaned WHERE jobs.id = orphaned.id
-    RETURNING jobs.id
-), returned AS (
-    UPDATE apalis.jobs SET status = 'Pending', lock_by = NULL, lock_at = NULL
-    FROM unknown WHERE jobs.id = unknown.id
+        last_result = '{"Err": "the worker stopped before the callback ended, or the end was not recorded"}'
+    FROM (SELECT id FROM orphaned UNION SELECT id FROM unknown) AS lost
+    WHERE jobs.id = lost.id
     RETURNING jobs.id
 )
-SELECT 'heartbeat', (SELECT count(*) FROM taken_over) + (SELECT count(*) FROM returned), continues
+SELECT 'heartbeat', (SELECT count(*) FROM returned), continues
 FROM contact

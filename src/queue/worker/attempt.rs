@@ -1,6 +1,7 @@
 //! One try of one event.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use sqlx::Row as _;
@@ -41,14 +42,24 @@ impl Attempt {
 
     /// Runs the callback, and tells the worker how it ended.
     pub(super) async fn run<J: JobService>(self, run: Arc<Run<J>>, running: RunningGuard) {
-        let outcome = self.call(&run).await;
+        let has_ended = Arc::new(AtomicBool::new(false));
+        let outcome = self.call(&run, has_ended.clone()).await;
+        if outcome.is_ok() && has_ended.load(Ordering::Relaxed) {
+            // The transaction of the callback has recorded it. To record it again would hide that a failover has undone
+            // the transaction.
+            return;
+        }
         let pause = run.worker.pause_after(self.tried);
         let ended = Ended::new(self, outcome.as_ref().err(), pause, running);
         // It is received for as long as an event is running.
         let _ = run.ended.send(ended);
     }
 
-    async fn call<J: JobService>(&self, run: &Run<J>) -> Result<Receipt, Error> {
+    async fn call<J: JobService>(
+        &self,
+        run: &Run<J>,
+        has_ended: Arc<AtomicBool>,
+    ) -> Result<Receipt, Error> {
         let mut event = JobEvent::decode(self.body.clone())?;
         event.set_source(Source::Queue);
         event.set_fencing_token(FencingToken::new(self.tried.number.into()));
@@ -59,6 +70,7 @@ impl Attempt {
             id: self.id.clone(),
             worker: run.name.clone(),
             number: self.tried.number,
+            has_ended,
         });
         run.background.run(run.worker.jobs.clone(), event).await
     }

@@ -74,7 +74,7 @@ async fn a_failing_event_is_found_understood_and_replayed() {
 
     let page = fixture.queue.dead_letters(&all()).await.unwrap();
     assert!(page.next().is_none());
-    let [one, two] = &page.letters()[..] else {
+    let [one, two] = page.letters() else {
         panic!("{page:?}")
     };
     // The newest failure is first.

@@ -282,9 +282,37 @@ async fn events_that_their_worker_does_not_know_of_return_to_the_queue() {
                  lock_by = (SELECT id FROM apalis.workers)",
         )
         .await;
-    fixture.until(1, "status = 'Done' AND attempts = 1").await;
+    fixture.until(1, "status = 'Done' AND attempts = 2").await;
     assert_eq!(log.entries(), ["JOB-1"]);
     worker.end().await;
+}
+
+/// If a failover undoes the transaction of a callback, its event runs again. So it does if the transaction was never
+/// committed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_event_whose_transaction_is_undone_runs_again() {
+    let fixture = Fixture::new().await;
+    let (pool, queue, log) = (fixture.pool.clone(), fixture.queue.clone(), Log::default());
+    let noted = log.clone();
+    let jobs = JobRouter::new().on_completed(move |event: JobEvent| {
+        let (pool, queue, log) = (pool.clone(), queue.clone(), noted.clone());
+        async move {
+            let number = Try::of(&event).unwrap().number();
+            log.push(number.to_string());
+            let mut transaction = pool.begin().await?;
+            queue.commit_in(&mut transaction, &event).await?;
+            if number > 1 {
+                transaction.commit().await?;
+            }
+            Ok::<(), BoxError>(())
+        }
+    });
+    fixture.store(completed("JOB-1")).await;
+    let worker = Running::start(quick(&fixture.queue, jobs));
+    fixture.until(1, "status = 'Done' AND attempts = 2").await;
+    worker.end().await;
+    assert_eq!(log.entries(), ["1", "2"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
