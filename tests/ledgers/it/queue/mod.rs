@@ -1,5 +1,6 @@
 //! The durable queue on PostgreSQL: what it stores, how often it tries, and what it survives.
 
+mod attack;
 mod dead_letters;
 mod dying;
 mod engines;
