@@ -1,12 +1,13 @@
 //! The queue's own connections.
 
 use std::io;
+use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row as _};
-use tokio::sync::Semaphore;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, PgPool, Row as _};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
 use super::statement::Statement;
@@ -16,6 +17,10 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For how long a connection may be idle before it is closed.
 const IDLE: Duration = Duration::from_secs(60);
+
+/// What precedes the statements of a message. The database may have another form for bytes, which cannot be read.
+const PREFIX: &str =
+    "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL bytea_output = 'hex'";
 
 /// Runs statements on connections of its own, which it opens as the application's pool does.
 ///
@@ -41,6 +46,7 @@ struct IdleConnection {
 impl Connections {
     pub(super) fn like(application: &PgPool, max_connections: u32) -> Self {
         let options = application.connect_options();
+        let quiet = quiet(&options);
         let opening = application
             .options()
             .clone()
@@ -51,7 +57,7 @@ impl Connections {
             .max_lifetime(None);
         let permits = usize::try_from(max_connections).unwrap_or(usize::MAX);
         Self {
-            opening: opening.connect_lazy_with((*options).clone()),
+            opening: opening.connect_lazy_with(quiet),
             application: application.clone(),
             options: Mutex::new(options),
             permits: Semaphore::new(permits.min(Semaphore::MAX_PERMITS)),
@@ -70,20 +76,98 @@ impl Connections {
 
     /// Runs a statement in a transaction of its own, in one round trip, and returns its rows.
     pub(super) async fn run(&self, statement: &Statement) -> Result<Vec<PgRow>, sqlx::Error> {
-        let answers = self.run_all(std::slice::from_ref(statement)).await?;
+        let answers = self.run_all(slice::from_ref(statement)).await?;
         Ok(answers.into_iter().next().unwrap_or_default())
     }
 
     /// Runs statements of different names in one transaction and one round trip, and returns the rows of each.
     ///
-    /// If the connection turns out to be broken before the server has answered, the caller cannot know whether the
-    /// statements took effect. All statements of the queue may be repeated.
+    /// If the connection turns out to be broken before the server has answered, the statements are repeated, although
+    /// they may have taken effect.
     pub(super) async fn run_all(
         &self,
         statements: &[Statement],
     ) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
+        let _permit = self.permit().await?;
+        self.repeat(statements).await
+    }
+
+    /// Runs a statement that is made when there is a connection for it.
+    pub(super) async fn run_late(
+        &self,
+        statement: impl FnOnce() -> Statement,
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
+        let _permit = self.permit().await?;
+        let answers = self.repeat(&[statement()]).await?;
+        Ok(answers.into_iter().next().unwrap_or_default())
+    }
+
+    /// Runs a statement with bodies as its parameter.
+    ///
+    /// Behind a pooler, a statement that is prepared and then run has to be in a transaction.
+    pub(super) async fn run_with_bodies(
+        &self,
+        statement: &Statement,
+        bodies: &[&[u8]],
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
+        const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; \
+                             SET LOCAL idle_in_transaction_session_timeout = '5s'";
+        let run = async |connection: &mut PgConnection| {
+            sqlx::raw_sql(BEGIN).execute(&mut *connection).await?;
+            let query = sqlx::query(AssertSqlSafe(statement.sql.clone()));
+            let query = query.persistent(false).bind(bodies);
+            let rows = query.fetch_all(&mut *connection).await?;
+            sqlx::raw_sql("COMMIT").execute(&mut *connection).await?;
+            Ok(rows)
+        };
+        let _permit = self.permit().await?;
+        loop {
+            let idle = self.take_idle();
+            let is_new = idle.is_none();
+            let mut connection = match idle {
+                Some(connection) => connection,
+                None => self.open().await?,
+            };
+            let rows = match timeout(TIMEOUT, run(&mut connection.inner)).await {
+                Ok(rows) => rows,
+                Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+            };
+            match rows {
+                Ok(rows) => {
+                    self.keep(connection);
+                    return Ok(rows);
+                }
+                Err(error) if is_new || !is_of_connection(&error) => {
+                    if self.is_usable_after(&error, &mut connection).await
+                        && has_rolled_back(&mut connection.inner).await
+                    {
+                        self.keep(connection);
+                    }
+                    return Err(error);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Runs a statement whose answer would be wrong if it was repeated.
+    pub(super) async fn run_once(&self, statement: &Statement) -> Result<Vec<PgRow>, sqlx::Error> {
+        let _permit = self.permit().await?;
+        // An idle connection may be broken.
+        let connection = self.open().await?;
+        let answers = self.run_on(connection, slice::from_ref(statement)).await?;
+        Ok(answers.into_iter().next().unwrap_or_default())
+    }
+
+    async fn permit(&self) -> Result<SemaphorePermit<'_>, sqlx::Error> {
         let permit = timeout(TIMEOUT, self.permits.acquire()).await;
-        let _permit = permit.map_err(|_| sqlx::Error::PoolTimedOut)?;
+        match permit {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(sqlx::Error::PoolTimedOut),
+        }
+    }
+
+    async fn repeat(&self, statements: &[Statement]) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
         // The server or a pooler may have closed each of the idle connections.
         while let Some(connection) = self.take_idle() {
             match self.run_on(connection, statements).await {
@@ -104,7 +188,7 @@ impl Connections {
     ) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
         // Several statements in one message are one transaction, without `BEGIN`. If the default isolation is
         // stricter, concurrent writes would make it fail.
-        let mut sql = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED".to_owned();
+        let mut sql = PREFIX.to_owned();
         for Statement { name, sql: text } in statements {
             sql += ";\n/* mx-job-webhook ";
             sql += name;
@@ -117,15 +201,22 @@ impl Connections {
             Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
         };
         let is_usable = match &answers {
-            Err(error) if is_of_read_only(error) => is_primary(&mut connection.inner).await,
-            Err(error) => !is_unusable(error),
+            Err(error) => self.is_usable_after(error, &mut connection).await,
             Ok(_) => true,
         };
         if is_usable {
-            connection.used = Instant::now();
-            self.idle().push(connection);
+            self.keep(connection);
         }
         answers
+    }
+
+    /// Returns whether the connection can be used again after this error.
+    async fn is_usable_after(&self, error: &sqlx::Error, connection: &mut IdleConnection) -> bool {
+        if is_of_read_only(error) {
+            has_rolled_back(&mut connection.inner).await && is_primary(&mut connection.inner).await
+        } else {
+            !is_unusable(error)
+        }
     }
 
     async fn open(&self) -> Result<IdleConnection, sqlx::Error> {
@@ -139,6 +230,11 @@ impl Connections {
             opened: now,
             used: now,
         })
+    }
+
+    fn keep(&self, mut connection: IdleConnection) {
+        connection.used = Instant::now();
+        self.idle().push(connection);
     }
 
     /// Takes the connection that was used last, and closes those that are too old.
@@ -161,10 +257,15 @@ impl Connections {
         let current = self.application.connect_options();
         let mut options = self.options.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&options, &current) {
-            self.opening.set_connect_options((*current).clone());
+            self.opening.set_connect_options(quiet(&current));
             *options = current;
         }
     }
+}
+
+/// Returns the options without sqlx's log of statements, whose text contains values.
+fn quiet(options: &PgConnectOptions) -> PgConnectOptions {
+    options.clone().disable_statement_logging()
 }
 
 /// The answer of a statement is not the expected one.
@@ -224,6 +325,12 @@ fn is_of_read_only(error: &sqlx::Error) -> bool {
         .and_then(|error| error.code())
         .as_deref()
         == Some("25006")
+}
+
+/// Ends a transaction that has failed, if there is one.
+async fn has_rolled_back(connection: &mut PgConnection) -> bool {
+    let roll_back = sqlx::raw_sql("ROLLBACK").execute(connection);
+    matches!(timeout(TIMEOUT, roll_back).await, Ok(Ok(_)))
 }
 
 /// Returns whether the connection leads to a primary. A new one to a standby may lead elsewhere, once its address has

@@ -219,7 +219,7 @@ impl JobQueue {
         let replay = Statement::new("replay_all", replay, &values);
         let mut total = 0;
         loop {
-            let rows = self.shared.connections.run(&replay).await?;
+            let rows = self.shared.connections.run_once(&replay).await?;
             let replayed: i64 = first(&rows, "replay_all")?.try_get(1)?;
             total += replayed.unsigned_abs();
             self.shared.stored.notify_one();
@@ -231,7 +231,7 @@ impl JobQueue {
 
     /// Runs a statement that says whether it has changed a row.
     async fn changed(&self, statement: &Statement) -> Result<bool, sqlx::Error> {
-        let rows = self.shared.connections.run(statement).await?;
+        let rows = self.shared.connections.run_once(statement).await?;
         let has_changed = first(&rows, statement.name)?.try_get(1)?;
         if has_changed {
             self.shared.stored.notify_one();

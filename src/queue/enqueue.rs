@@ -84,10 +84,10 @@ impl Shared {
             Value::Text(&self.name),
             Value::Texts(&ids),
             Value::Texts(&keys),
-            Value::Blobs(&bodies),
+            Value::Parameter,
         ];
         let enqueue = Statement::new("enqueue", include_str!("sql/enqueue.sql"), &values);
-        let answer = self.connections.run(&enqueue).await?;
+        let answer = self.connections.run_with_bodies(&enqueue, &bodies).await?;
         if first(&answer, "enqueue")?.try_get(1)? {
             self.stored.notify_one();
         }

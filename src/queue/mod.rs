@@ -223,7 +223,7 @@ impl JobQueue {
         let prune = Statement::new("prune", include_str!("sql/prune.sql"), &values);
         let mut total = 0;
         loop {
-            let rows = connections.run(&prune).await?;
+            let rows = connections.run_once(&prune).await?;
             let deleted: i64 = first(&rows, "prune")?.try_get(1)?;
             total += deleted.unsigned_abs();
             if deleted < BATCH {

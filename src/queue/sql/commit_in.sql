@@ -10,7 +10,7 @@ WITH settings AS (
             THEN set_config('idle_in_transaction_session_timeout', $4 || 'ms', true) END
 ), done AS (
     UPDATE apalis.jobs
-    SET status = 'Done', attempts = $3, last_result = '{"Ok": null}', lock_by = NULL, lock_at = NULL,
+    SET status = 'Done', attempts = $3, last_result = '{"Ok": null}', lock_by = NULL,
         done_at = clock_timestamp()
     FROM settings
     WHERE id = $1 AND lock_by = $2 AND attempts = $3 - 1 AND status = 'Running'

@@ -1,5 +1,7 @@
 -- Takes the next events. $1 the queue, $2 the worker, $3 how many, $4 the tries of an event that has none yet.
 --
+-- The token is the time in µs, so that it also grows when an event was deleted and delivered again.
+--
 -- `now()` is a condition of the index, and `clock_timestamp()` would not be: an idle worker would read every event that
 -- pauses.
 --
@@ -15,9 +17,12 @@ WITH next AS (
     FOR UPDATE SKIP LOCKED
 ), taken AS (
     UPDATE apalis.jobs
-    SET status = 'Running', lock_by = $2, lock_at = clock_timestamp(),
+    SET status = 'Running', lock_by = $2, lock_at = greatest(clock_timestamp(), lock_at + interval '1 microsecond'),
         max_attempts = CASE max_attempts WHEN 0 THEN attempts + $4 ELSE max_attempts END
     FROM next WHERE jobs.id = next.id
-    RETURNING jobs.id, jobs.idempotency_key, jobs.attempts, jobs.max_attempts, jobs.job
+    RETURNING jobs.id, jobs.idempotency_key, jobs.attempts, jobs.max_attempts, jobs.job, jobs.lock_at,
+        jobs.last_result
 )
-SELECT 'fetch', id, idempotency_key, attempts, max_attempts, job FROM taken
+SELECT 'fetch', id, idempotency_key, attempts, max_attempts, job,
+    (extract(epoch FROM lock_at) * 1000000)::bigint, (last_result ->> 'before')::int
+FROM taken

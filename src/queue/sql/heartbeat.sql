@@ -4,7 +4,8 @@
 -- It looks for dead ones only if this worker itself was heard of in less than half of that time, by the server's clock. A
 -- longer silence can be an outage, also one during which this statement waited, and then others need time to report.
 -- It also returns events that this worker does not know: the answer to its fetch was lost, or a failover has undone the
--- transaction that ended the event.
+-- transaction that ended the event. A try whose worker died counts, but its callback may not have started: only the third
+-- of them can make the event a dead letter.
 --
 -- The settings make the server look for the events of each dead worker by the index.
 SET LOCAL enable_hashjoin = off;
@@ -33,12 +34,15 @@ WITH previous AS (
     FOR UPDATE OF jobs SKIP LOCKED
 ), returned AS (
     UPDATE apalis.jobs
-    SET status = CASE WHEN max_attempts > 0 AND attempts + 1 >= max_attempts THEN 'Failed' ELSE 'Pending' END,
-        attempts = attempts + 1, lock_by = NULL, lock_at = NULL, done_at = clock_timestamp(),
-        last_result = '{"Err": "the worker stopped before the callback ended, or the end was not recorded"}'
+    SET status = CASE WHEN max_attempts > 0 AND attempts + 1 >= greatest(max_attempts, 3) THEN 'Failed' ELSE 'Pending' END,
+        attempts = attempts + 1, lock_by = NULL, done_at = clock_timestamp(),
+        last_result = coalesce(last_result, '{}') || jsonb_build_object('Err',
+            'the worker stopped before the callback ended, or the end was not recorded'
+            || coalesce('; the error before: ' || substring(last_result ->> 'Err' FROM '^(?!the worker stopped).*'), ''))
     FROM (SELECT id FROM orphaned UNION SELECT id FROM unknown) AS lost
     WHERE jobs.id = lost.id
-    RETURNING jobs.id
+    RETURNING status, idempotency_key
 )
-SELECT 'heartbeat', (SELECT count(*) FROM returned), continues
+SELECT 'heartbeat', (SELECT count(*) FROM returned), continues,
+    (SELECT jsonb_agg(idempotency_key)::text FROM returned WHERE status = 'Failed')
 FROM contact

@@ -22,6 +22,7 @@ WITH chosen AS (
 ), replayed AS (
     UPDATE apalis.jobs
     SET status = 'Pending', max_attempts = 0, done_at = NULL,
+        last_result = coalesce(last_result, '{}') || jsonb_build_object('before', attempts),
         run_at = now() + position * interval '1 microsecond'
     FROM ordered WHERE jobs.id = ordered.id
     RETURNING jobs.id

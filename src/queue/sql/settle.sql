@@ -16,7 +16,9 @@ WITH settings AS (
     FOR UPDATE OF jobs SKIP LOCKED
 ), settled AS (
     UPDATE apalis.jobs
-    SET status = ended.status, attempts = number, last_result = result::jsonb, lock_by = NULL, lock_at = NULL,
+    SET status = ended.status, attempts = number, lock_by = NULL,
+        last_result = result::jsonb || CASE WHEN last_result -> 'before' IS NOT NULL
+            THEN jsonb_build_object('before', last_result -> 'before') ELSE '{}' END,
         done_at = clock_timestamp(), run_at = clock_timestamp() + pause * interval '1 microsecond'
     FROM ended JOIN unlocked ON unlocked.id = ended.id, settings
     WHERE jobs.id = ended.id

@@ -21,6 +21,9 @@ pub(super) struct Attempt {
     pub(super) id: String,
     pub(super) name: String,
     pub(super) tried: Try,
+    /// How many tries there were before the event was replayed.
+    before: u32,
+    token: FencingToken,
     body: Bytes,
 }
 
@@ -36,6 +39,12 @@ impl Attempt {
                 number: tries.max(0).unsigned_abs() + 1,
                 limit: limit.max(1).unsigned_abs(),
             },
+            before: row
+                .try_get::<Option<i32>, _>(7)?
+                .unwrap_or_default()
+                .max(0)
+                .unsigned_abs(),
+            token: FencingToken::new(row.try_get::<i64, _>(6)?.max(0).unsigned_abs()),
             body: body.into(),
         })
     }
@@ -49,7 +58,9 @@ impl Attempt {
             // the transaction.
             return;
         }
-        let pause = run.worker.pause_after(self.tried);
+        let pause = run
+            .worker
+            .pause_after(self.tried.number.saturating_sub(self.before));
         let ended = Ended::new(self, outcome.as_ref().err(), pause, running);
         // It is received for as long as an event is running.
         let _ = run.ended.send(ended);
@@ -62,7 +73,7 @@ impl Attempt {
     ) -> Result<Receipt, Error> {
         let mut event = JobEvent::decode(self.body.clone())?;
         event.set_source(Source::Queue);
-        event.set_fencing_token(FencingToken::new(self.tried.number.into()));
+        event.set_fencing_token(self.token);
         let extensions = event.extensions_mut();
         extensions.insert(self.tried);
         extensions.insert(Hold {

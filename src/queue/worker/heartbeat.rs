@@ -50,25 +50,16 @@ impl Heart {
 
     async fn beat_forever(mut self) {
         let mut has_failed = false;
-        let mut counted: Option<Instant> = None;
         loop {
-            match self.beat().await {
-                Ok(()) => {
-                    has_failed = false;
-                    if counted.is_none_or(|counted| counted.elapsed() >= COUNT_INTERVAL) {
-                        counted = Some(Instant::now());
-                        self.count().await;
-                    }
-                    sleep(self.dead_after / 4).await;
+            sleep(self.dead_after / 4).await;
+            while let Err(error) = self.beat().await {
+                if !has_failed {
+                    observe::queue_failed(&error.into());
                 }
-                Err(error) => {
-                    if !has_failed {
-                        observe::queue_failed(&error.into());
-                    }
-                    has_failed = true;
-                    sleep(INTERVAL_OF_FAILURES).await;
-                }
+                has_failed = true;
+                sleep(INTERVAL_OF_FAILURES).await;
             }
+            has_failed = false;
         }
     }
 
@@ -81,20 +72,29 @@ impl Heart {
         let takes_over = self
             .contact_since
             .is_some_and(|since| since.elapsed() >= self.dead_after);
-        let ids = self.running.ids();
-        let ids: Vec<&str> = ids.iter().map(|id| &**id).collect();
-        let values = [
-            Value::Text(&self.queue.name),
-            Value::Text(&self.worker),
-            Value::Texts(&ids),
-            Value::Number(micros(self.dead_after)),
-            Value::Flag(takes_over),
-        ];
-        let beat = include_str!("../sql/heartbeat.sql");
-        let beat = Statement::new("heartbeat", beat, &values);
-        let rows = self.queue.connections.run(&beat).await?;
+        // An event that is taken while the heartbeat waits for its connection must not look unknown.
+        let beat = || {
+            let ids = self.running.ids();
+            let ids: Vec<&str> = ids.iter().map(|id| &**id).collect();
+            let values = [
+                Value::Text(&self.queue.name),
+                Value::Text(&self.worker),
+                Value::Texts(&ids),
+                Value::Number(micros(self.dead_after)),
+                Value::Flag(takes_over),
+            ];
+            Statement::new("heartbeat", include_str!("../sql/heartbeat.sql"), &values)
+        };
+        let rows = self.queue.connections.run_late(beat).await?;
         let row = first(&rows, "heartbeat")?;
         let (returned, continues): (i64, bool) = (row.try_get(1)?, row.try_get(2)?);
+        let dead: Option<&str> = row.try_get(3)?;
+        let dead: Vec<&str> = dead
+            .and_then(|dead| serde_json::from_str(dead).ok())
+            .unwrap_or_default();
+        for name in dead {
+            observe::dead_lettered(name);
+        }
         if returned > 0 {
             observe::taken_over(returned.unsigned_abs());
             self.queue.stored.notify_one();
@@ -105,12 +105,20 @@ impl Heart {
             .or_else(|| Some(Instant::now()));
         Ok(())
     }
+}
 
-    async fn count(&self) {
-        if let Ok(counts) = self.queue.counts().await {
-            let (waiting, running, dead) = (counts.waiting, counts.running, counts.dead);
-            let oldest = counts.oldest.unwrap_or_default();
-            observe::queued_events(&self.queue.name, waiting, running, dead, oldest);
+/// Sets the metrics of the queue now and then, on a task of its own: heartbeats must not wait for a slow count.
+pub(super) async fn count_until_the_end(queue: Arc<Shared>, running: Arc<Running>) {
+    let ended = pin!(running.ended());
+    let count = async {
+        loop {
+            if let Ok(counts) = queue.counts().await {
+                let oldest = counts.oldest.unwrap_or_default();
+                let (waiting, running, dead) = (counts.waiting, counts.running, counts.dead);
+                observe::queued_events(&queue.name, waiting, running, dead, oldest);
+            }
+            sleep(COUNT_INTERVAL).await;
         }
-    }
+    };
+    until(ended, count).await;
 }

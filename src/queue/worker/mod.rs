@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
-use super::tried::Try;
 use crate::callback::JobService;
 use crate::util::random::jittered;
 
@@ -31,7 +30,8 @@ use crate::util::random::jittered;
 /// # Workers that die
 ///
 /// A worker sends heartbeats to the database while callbacks run. If it is silent for 30 s, because its process died,
-/// was frozen or lost the database, other workers take its events over. A try whose worker died counts. If the
+/// was frozen or lost the database, other workers take its events over. A try whose worker died counts, but its callback
+/// may not have started: an event becomes a dead letter by it in the third try at the earliest. If the
 /// silent worker still lives, its callbacks continue, so an event can run twice at the same time. The
 /// [fencing token](crate::JobEvent::fencing_token) of the later run is larger, and
 /// [`commit_in`](super::JobQueue::commit_in) lets the effect of one of them stand.
@@ -127,13 +127,10 @@ impl<J> Worker<J> {
         self
     }
 
-    /// Returns the pause after this try has failed.
-    fn pause_after(&self, tried: Try) -> Duration {
-        // After a replay, the pauses are short again.
-        let tries_before = tried.limit.saturating_sub(self.tries);
-        let failures = tried.number.saturating_sub(tries_before).max(1);
-        let factor = 2_u32.checked_pow(failures - 1).unwrap_or(u32::MAX);
-        let pause = self.first_pause.saturating_mul(factor);
+    /// Returns the pause after this many failures. After a replay, they are counted from 1 again.
+    fn pause_after(&self, failures: u32) -> Duration {
+        let factor = 2_u32.checked_pow(failures.saturating_sub(1));
+        let pause = self.first_pause.saturating_mul(factor.unwrap_or(u32::MAX));
         jittered(pause.min(self.longest_pause))
     }
 

@@ -11,11 +11,12 @@ use tokio::time::sleep;
 
 use super::Worker;
 use super::ended::Ended;
-use super::heartbeat::Heart;
+use super::heartbeat::{Heart, count_until_the_end};
 use super::running::Running;
 use super::turns::Turns;
 use crate::background::Background;
 use crate::callback::JobService;
+use crate::observe;
 use crate::util::random::{jittered, random};
 
 /// How soon to try again if the database fails.
@@ -58,10 +59,15 @@ pub(super) async fn run<J: JobService>(
     let open = CloseOnDrop(run.running.clone());
     let mut heart = Heart::new(&run);
     // The table has to know the worker before it can hold events.
+    let mut has_failed = false;
     while let Err(error) = heart.beat().await {
         if is_of_tables(&error) {
             return Err(error);
         }
+        if !has_failed {
+            observe::queue_failed(&error.into());
+        }
+        has_failed = true;
         let pause = sleep(jittered(INTERVAL_OF_FAILURES));
         if until(shutdown.as_mut(), pause).await.is_none() {
             return Ok(());
@@ -70,6 +76,10 @@ pub(super) async fn run<J: JobService>(
     // On tasks of their own: if the future of the worker is dropped, callbacks that are running end as they would
     // otherwise. Heartbeats do not wait for anything else.
     tokio::spawn(heart.beat_until_the_end());
+    tokio::spawn(count_until_the_end(
+        run.worker.queue.clone(),
+        run.running.clone(),
+    ));
     let mut turns = tokio::spawn(Turns::new(run.clone(), ended).take_until_the_end());
     let early = until(shutdown.as_mut(), &mut turns).await;
     drop(open);
@@ -77,14 +87,14 @@ pub(super) async fn run<J: JobService>(
         Some(ended) => ended,
         None => turns.await,
     };
-    ended.map_err(|_| sqlx::Error::WorkerCrashed)??;
+    ended.map_err(|_| sqlx::Error::WorkerCrashed)?;
     // Callbacks that were acknowledged first.
     let _ = run.background.drain(pending::<()>()).await;
     Ok(())
 }
 
 /// Returns whether the tables are missing, or not usable by this role. That needs a person.
-pub(super) fn is_of_tables(error: &sqlx::Error) -> bool {
+fn is_of_tables(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     matches!(
         code.as_deref(),

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::attempt::Attempt;
 use super::ended::{Ended, settle};
-use super::run::{INTERVAL_OF_FAILURES, Run, is_of_tables};
+use super::run::{INTERVAL_OF_FAILURES, Run};
 use crate::callback::JobService;
 use crate::queue::statement::{Statement, Value};
 use crate::util::random::jittered;
@@ -41,9 +41,7 @@ impl<J: JobService> Turns<J> {
     }
 
     /// Takes turns until the worker is closed and its last try is recorded.
-    ///
-    /// Fails if the tables are of no use.
-    pub(super) async fn take_until_the_end(mut self) -> Result<(), sqlx::Error> {
+    pub(super) async fn take_until_the_end(mut self) {
         let run = self.run.clone();
         loop {
             // They are created before the state is read, so that no change in between is missed.
@@ -56,7 +54,7 @@ impl<J: JobService> Turns<J> {
                 self.unrecorded
                     .retain(|ended| ended.failing_for() < dead_after);
                 if run.running.count() == 0 {
-                    return Ok(());
+                    return;
                 }
             }
             let now = Instant::now();
@@ -66,7 +64,7 @@ impl<J: JobService> Turns<J> {
                 // Callbacks that end at the same time share the transaction.
                 yield_now().await;
                 self.receive();
-                self.turn().await?;
+                self.turn().await;
                 continue;
             }
             if self.wait(free > 0, changed, stored).await {
@@ -112,7 +110,7 @@ impl<J: JobService> Turns<J> {
         .await
     }
 
-    async fn turn(&mut self) -> Result<(), sqlx::Error> {
+    async fn turn(&mut self) {
         let now = Instant::now();
         let (mut due, mut later) = (Vec::new(), Vec::new());
         for ended in take(&mut self.unrecorded) {
@@ -133,7 +131,7 @@ impl<J: JobService> Turns<J> {
             statements.push(self.fetch(wanted));
         }
         if statements.is_empty() {
-            return Ok(());
+            return;
         }
         let outcome = self.run.worker.queue.connections.run_all(&statements).await;
         let answers = outcome.and_then(|answers| Answers::read(&statements, answers));
@@ -141,9 +139,7 @@ impl<J: JobService> Turns<J> {
             Ok(answers) => {
                 self.record(due, &answers.settled);
                 self.start(answers.taken, wanted);
-                Ok(())
             }
-            Err(error) if is_of_tables(&error) => Err(error),
             Err(error) => {
                 self.look_at = Instant::now() + jittered(INTERVAL_OF_FAILURES);
                 if is_of_one(&error) {
@@ -151,7 +147,6 @@ impl<J: JobService> Turns<J> {
                 } else {
                     self.record_later(due);
                 }
-                Ok(())
             }
         }
     }

@@ -89,17 +89,17 @@ async fn an_event_whose_workers_die_becomes_a_dead_letter() {
     fixture.store(completed("JOB-1")).await;
     let other = Running::start(quick(&fixture.queue, logging(&Log::default())).with_concurrency(1));
     other.end().await;
-    // The last of its two tries.
+    // The last of its three tries.
     fixture
         .execute(
             "UPDATE apalis.workers SET last_seen = now() - interval '1 hour';
-             UPDATE apalis.jobs SET status = 'Running', attempts = 1, max_attempts = 2, lock_at = now(), done_at = NULL,
+             UPDATE apalis.jobs SET status = 'Running', attempts = 2, max_attempts = 3, lock_at = now(), done_at = NULL,
                  lock_by = (SELECT id FROM apalis.workers)",
         )
         .await;
     let log = Log::default();
     let worker = Running::start(quick(&fixture.queue, logging(&log)));
-    fixture.until(1, "status = 'Failed' AND attempts = 2").await;
+    fixture.until(1, "status = 'Failed' AND attempts = 3").await;
     sleep(Duration::from_millis(500)).await;
     worker.end().await;
     assert!(log.entries().is_empty());
