@@ -114,7 +114,7 @@ impl Connections {
                              SET LOCAL idle_in_transaction_session_timeout = '5s'";
         let run = async |connection: &mut PgConnection| {
             sqlx::raw_sql(BEGIN).execute(&mut *connection).await?;
-            let query = sqlx::query(AssertSqlSafe(statement.sql.clone()));
+            let query = sqlx::query(AssertSqlSafe(statement.text()));
             let query = query.persistent(false).bind(bodies);
             let rows = query.fetch_all(&mut *connection).await?;
             sqlx::raw_sql("COMMIT").execute(&mut *connection).await?;
@@ -189,11 +189,9 @@ impl Connections {
         // Several statements in one message are one transaction, without `BEGIN`. If the default isolation is
         // stricter, concurrent writes would make it fail.
         let mut sql = PREFIX.to_owned();
-        for Statement { name, sql: text } in statements {
-            sql += ";\n/* mx-job-webhook ";
-            sql += name;
-            sql += " */\n";
-            sql += text;
+        for statement in statements {
+            sql += ";\n";
+            sql += &statement.text();
         }
         let run = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut connection.inner);
         let answers = match timeout(TIMEOUT, run).await {

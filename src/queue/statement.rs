@@ -36,6 +36,13 @@ impl Statement {
     }
 }
 
+impl Statement {
+    /// Returns the statement with its name, which the server shows where it shows statements.
+    pub(super) fn text(&self) -> String {
+        format!("/* mx-job-webhook {} */\n{}", self.name, self.sql)
+    }
+}
+
 /// A value of a statement. None of them is written as the text that it is, so that no text can be taken for SQL.
 pub(super) enum Value<'a> {
     Null,
