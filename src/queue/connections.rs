@@ -18,9 +18,16 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 /// For how long a connection may be idle before it is closed.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// What precedes the statements of a message. The database may have another form for bytes, which cannot be read.
-const PREFIX: &str =
-    "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL bytea_output = 'hex'";
+/// What precedes the statements of a message. Several statements in one message are one transaction, without `BEGIN`.
+///
+/// - If the default isolation is stricter, concurrent writes would make it fail.
+/// - The database may have another form for bytes, which cannot be read.
+/// - The server ends a statement that waits too long, such as for a locked table. Without a limit, its session would
+///   remain after the client has left, and one more with each attempt.
+const PREFIX: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+SET LOCAL bytea_output = 'hex';
+SELECT 'settings', set_config('statement_timeout', '4500ms', true)
+    WHERE current_setting('statement_timeout') = '0'";
 
 /// Runs statements on connections of its own, which it opens as the application's pool does.
 ///
@@ -110,10 +117,12 @@ impl Connections {
         statement: &Statement,
         bodies: &[&[u8]],
     ) -> Result<Vec<PgRow>, sqlx::Error> {
-        const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; \
-                             SET LOCAL idle_in_transaction_session_timeout = '5s'";
+        const BEGIN: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '5s'";
+        let begin = format!("{BEGIN}; {PREFIX}");
         let run = async |connection: &mut PgConnection| {
-            sqlx::raw_sql(BEGIN).execute(&mut *connection).await?;
+            sqlx::raw_sql(AssertSqlSafe(begin.clone()))
+                .execute(&mut *connection)
+                .await?;
             let query = sqlx::query(AssertSqlSafe(statement.text()));
             let query = query.persistent(false).bind(bodies);
             let rows = query.fetch_all(&mut *connection).await?;
@@ -186,8 +195,6 @@ impl Connections {
         mut connection: IdleConnection,
         statements: &[Statement],
     ) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
-        // Several statements in one message are one transaction, without `BEGIN`. If the default isolation is
-        // stricter, concurrent writes would make it fail.
         let mut sql = PREFIX.to_owned();
         for statement in statements {
             sql += ";\n";
@@ -286,6 +293,9 @@ fn by_statement(
     let mut answers: Vec<Vec<PgRow>> = statements.iter().map(|_| Vec::new()).collect();
     for row in rows {
         let name: &str = row.try_get(0)?;
+        if name == "settings" {
+            continue;
+        }
         let statement = statements
             .iter()
             .position(|statement| statement.name == name);

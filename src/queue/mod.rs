@@ -204,14 +204,14 @@ impl JobQueue {
     ///
     /// Call it regularly, on one replica or on all. 48 hours are twice the time for which MX retries. With less than
     /// these 24 hours, an event can be handled again. Waiting events and dead letters stay. It deletes up to
-    /// 10,000 rows at a time, and skips locked rows. It also deletes the rows of workers that were last seen more than
+    /// 2,000 rows at a time, and skips locked rows. It also deletes the rows of workers that were last seen more than
     /// a day ago.
     ///
     /// # Errors
     ///
     /// The database's error. Rows that were deleted before stay deleted.
     pub async fn prune(&self, older_than: Duration) -> Result<u64, sqlx::Error> {
-        const BATCH: i64 = 10_000;
+        const BATCH: i64 = 2_000;
         let Shared {
             name, connections, ..
         } = &*self.shared;
