@@ -39,10 +39,11 @@ pub(super) fn given_up(guid: &JobGuid) {
 
 /// Says that a worker cannot reach its queue.
 #[cfg(feature = "queue")]
-pub(crate) fn queue_failed(error: &BoxError) {
+pub(crate) fn queue_failed(queue: &str, error: &BoxError) {
     event!(
         target: "mx_job_webhook",
         Level::WARN,
+        queue,
         "a worker waits for its queue{}",
         Causes(&**error)
     );
@@ -50,10 +51,11 @@ pub(crate) fn queue_failed(error: &BoxError) {
 
 /// Says that events of dead workers are back in the queue.
 #[cfg(feature = "queue")]
-pub(crate) fn taken_over(events: u64) {
+pub(crate) fn taken_over(queue: &str, events: u64) {
     event!(
         target: "mx_job_webhook",
         Level::WARN,
+        queue,
         events,
         "events whose worker stopped are back in the queue"
     );

@@ -11,10 +11,10 @@ pub(crate) fn read_failed(_: &JobGuid, _: &tower::BoxError) {}
 pub(super) fn given_up(_: &JobGuid) {}
 
 #[cfg(feature = "queue")]
-pub(crate) fn queue_failed(_: &tower::BoxError) {}
+pub(crate) fn queue_failed(_: &str, _: &tower::BoxError) {}
 
 #[cfg(feature = "queue")]
-pub(crate) fn taken_over(_: u64) {}
+pub(crate) fn taken_over(_: &str, _: u64) {}
 
 #[cfg(feature = "queue")]
 pub(super) fn dead_lettered(_: &str) {}

@@ -54,7 +54,7 @@ impl Heart {
             sleep(self.dead_after / 4).await;
             while let Err(error) = self.beat().await {
                 if !has_failed {
-                    observe::queue_failed(&error.into());
+                    observe::queue_failed(&self.queue.name, &error.into());
                 }
                 has_failed = true;
                 sleep(INTERVAL_OF_FAILURES).await;
@@ -96,7 +96,7 @@ impl Heart {
             observe::dead_lettered(name);
         }
         if returned > 0 {
-            observe::taken_over(returned.unsigned_abs());
+            observe::taken_over(&self.queue.name, returned.unsigned_abs());
             self.queue.stored.notify_one();
         }
         self.contact_since = self

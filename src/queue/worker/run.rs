@@ -65,7 +65,7 @@ pub(super) async fn run<J: JobService>(
             return Err(error);
         }
         if !has_failed {
-            observe::queue_failed(&error.into());
+            observe::queue_failed(&run.worker.queue.name, &error.into());
         }
         has_failed = true;
         let pause = sleep(jittered(INTERVAL_OF_FAILURES));
