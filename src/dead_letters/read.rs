@@ -33,7 +33,7 @@ impl PostgresDeadLetters {
             return Ok(LetterPage::new(Vec::new(), None));
         }
         let limit = filter.limit();
-        let statement = Statement::new("letter_list", include_str!("sql/letter_list.sql"));
+        let statement = self.statement("letter_list", include_str!("sql/letter_list.sql"));
         let statement = bind_filter(statement, filter)
             .bind(filter.cursor().map(LetterCursor::micros))
             .bind(filter.cursor().map(LetterCursor::name))
@@ -64,8 +64,9 @@ impl PostgresDeadLetters {
         let Some(key) = key::find(name) else {
             return Ok(None);
         };
-        let statement =
-            Statement::new("letter_body", include_str!("sql/letter_body.sql")).bind(key);
+        let statement = self
+            .statement("letter_body", include_str!("sql/letter_body.sql"))
+            .bind(key);
         let row = self.run_for_one(statement).await?;
         let body: Option<Vec<u8>> = row.try_get(1)?;
         Ok(body.map(Bytes::from))
@@ -86,8 +87,9 @@ impl PostgresDeadLetters {
         let Some(key) = key::find(name) else {
             return Ok(false);
         };
-        let statement =
-            Statement::new("letter_discard", include_str!("sql/letter_discard.sql")).bind(key);
+        let statement = self
+            .statement("letter_discard", include_str!("sql/letter_discard.sql"))
+            .bind(key);
         Ok(number(&self.run_for_one(statement).await?)? > 0)
     }
 
@@ -97,7 +99,7 @@ impl PostgresDeadLetters {
     ///
     /// The database's error.
     pub async fn count(&self) -> Result<u64, sqlx::Error> {
-        let statement = Statement::new("letter_count", include_str!("sql/letter_count.sql"));
+        let statement = self.statement("letter_count", include_str!("sql/letter_count.sql"));
         number(&self.run_for_one(statement).await?)
     }
 
@@ -118,7 +120,8 @@ impl PostgresDeadLetters {
         const BATCH: u32 = 10_000;
         let mut total = 0;
         loop {
-            let statement = Statement::new("letter_prune", include_str!("sql/letter_prune.sql"))
+            let statement = self
+                .statement("letter_prune", include_str!("sql/letter_prune.sql"))
                 .bind(micros(older_than))
                 .bind(i64::from(BATCH));
             let deleted = number(&self.run_for_one(statement).await?)?;
@@ -142,7 +145,7 @@ impl PostgresDeadLetters {
         if has_nul(filter) {
             return Ok((0, Vec::new()));
         }
-        let statement = Statement::new("letter_oldest", include_str!("sql/letter_oldest.sql"));
+        let statement = self.statement("letter_oldest", include_str!("sql/letter_oldest.sql"));
         let statement = bind_filter(statement, filter)
             .bind(after.map(LetterCursor::micros))
             .bind(after.map(LetterCursor::name))

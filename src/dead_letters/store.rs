@@ -1,6 +1,7 @@
 //! The store and its settings.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
@@ -18,7 +19,8 @@ const LEASE: Duration = Duration::from_secs(10 * 60);
 /// See the [module's page](super). Make one store for an application, and clone it. The table
 /// `mx_job_webhook_dead_letters` has a row for each letter: [`create_table`](Self::create_table)
 /// makes it. Keeping the same event or body again updates its row. Rows stay until they are
-/// replayed with success, discarded or [pruned](Self::prune).
+/// replayed with success, discarded or [pruned](Self::prune). The bodies that a `JobQueue` keeps are
+/// in the table too, under the queue's name, and this store neither lists nor deletes them.
 ///
 /// All times go by the server's clock. Bodies are kept as they came, and headers are not kept. A
 /// body can name a user, and so can an error of a callback.
@@ -44,6 +46,8 @@ const LEASE: Duration = Duration::from_secs(10 * 60);
 #[derive(Clone)]
 pub struct PostgresDeadLetters {
     pub(super) pool: PgPool,
+    /// The name of the `JobQueue` that has these letters, or an empty text.
+    pub(super) queue: Arc<str>,
     pub(super) max_body: usize,
     pub(super) lease: Duration,
     pub(super) background: Background,
@@ -55,8 +59,16 @@ impl PostgresDeadLetters {
     /// The `search_path` of the pool's connections determines the schema of the table.
     #[must_use]
     pub fn new(pool: PgPool) -> Self {
+        Self::of_queue(pool, "")
+    }
+
+    /// Returns the store of the `JobQueue` with this name.
+    ///
+    /// Its letters are apart from those of other queues.
+    pub(crate) fn of_queue(pool: PgPool, name: &str) -> Self {
         Self {
             pool,
+            queue: name.into(),
             max_body: MAX_BODY,
             lease: LEASE,
             background: Background::new(),

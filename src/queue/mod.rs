@@ -114,7 +114,7 @@ impl JobQueue {
     #[must_use]
     pub fn postgres(pool: PgPool) -> Self {
         Self {
-            letters: PostgresDeadLetters::new(pool.clone()),
+            letters: PostgresDeadLetters::of_queue(pool.clone(), NAME),
             shared: Arc::new(Shared {
                 name: NAME.to_owned(),
                 connections: Connections::like(&pool, CONNECTIONS),
@@ -162,13 +162,13 @@ impl JobQueue {
         let connections = connections.unwrap_or(self.shared.connections.max());
         let pool = self.shared.connections.application();
         Self {
+            letters: PostgresDeadLetters::of_queue(pool.clone(), &name),
             shared: Arc::new(Shared {
                 name,
                 connections: Connections::like(pool, connections),
                 storing: storing(connections),
                 stored: Notify::new(),
             }),
-            letters: self.letters,
         }
     }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use mx_job_webhook::dead_letters::{LetterFilter, LetterKind};
-use mx_job_webhook::queue::Try;
+use mx_job_webhook::dead_letters::{LetterFilter, LetterKind, PostgresDeadLetters};
+use mx_job_webhook::queue::{JobQueue, Try};
 use mx_job_webhook::{Credentials, JobEvent, JobRouter, JobWebhook, Permanent, Receipt, Status};
 use tower::{BoxError, ServiceExt as _};
 
@@ -304,6 +304,96 @@ async fn bodies_that_no_callback_took_are_kept_and_replayed() {
     );
     // Both were the same event.
     assert_eq!(fixture.rows("status = 'Pending'").await, 2);
+}
+
+/// Keeps a body that is no event in a queue.
+async fn keep_undecodable(queue: &JobQueue, body: &str) {
+    let webhooks = JobWebhook::new(Credentials::unauthenticated(), queue.enqueue())
+        .on_undecodable(queue.keep_undecodable());
+    let response = webhooks.oneshot(delivery(body.to_owned())).await.unwrap();
+    assert_eq!(response.status(), 204);
+}
+
+async fn list(queue: &JobQueue) -> Vec<String> {
+    let page = queue.dead_letters(&all()).await.unwrap();
+    page.letters()
+        .iter()
+        .map(|letter| letter.name().to_owned())
+        .collect()
+}
+
+/// The same body in two queues, and in a store without a queue, is three letters.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn queues_that_share_a_database_have_lists_of_their_own() {
+    let fixture = Fixture::new().await;
+    let one = fixture.queue.clone().named("one");
+    let other = fixture.queue.clone().named("other");
+    let alone = PostgresDeadLetters::new(fixture.pool.clone());
+    keep_undecodable(&one, "not JSON").await;
+    keep_undecodable(&one, "only in one").await;
+    assert!(list(&other).await.is_empty());
+    keep_undecodable(&other, "not JSON").await;
+    let mount = JobWebhook::new(Credentials::unauthenticated(), JobRouter::new())
+        .on_undecodable(alone.keep_undecodable());
+    let response = mount.oneshot(delivery("not JSON".to_owned())).await;
+    assert_eq!(response.unwrap().status(), 204);
+
+    let names = list(&other).await;
+    let [name] = &names[..] else {
+        panic!("{names:?}")
+    };
+    assert_eq!(list(&one).await.len(), 2);
+    assert!(list(&one).await.contains(name));
+    assert_eq!(alone.count().await.unwrap(), 1);
+    assert_eq!(list(&fixture.queue).await, [""; 0]);
+    for letter in one.dead_letters(&all()).await.unwrap().letters() {
+        assert_eq!(letter.tries(), 1, "each was kept once in this queue");
+    }
+
+    assert!(!fixture.queue.discard(name).await.unwrap());
+    assert!(one.discard(name).await.unwrap());
+    assert_eq!(one.dead_letter_body(name).await.unwrap(), None);
+    assert_eq!(
+        other.dead_letter_body(name).await.unwrap().unwrap(),
+        "not JSON"
+    );
+    assert_eq!(alone.prune(Duration::ZERO).await.unwrap(), 1);
+    assert_eq!(
+        (list(&one).await.len(), list(&other).await.len()),
+        (1, 1),
+        "a store without a queue deletes its own letters only"
+    );
+}
+
+/// A body that can be decoded meanwhile is replayed into the queue that has kept it.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn queues_that_share_a_database_replay_their_own_letters() {
+    let fixture = Fixture::new().await;
+    let one = fixture.queue.clone().named("one");
+    let other = fixture.queue.clone().named("other");
+    for queue in [&one, &other] {
+        keep_undecodable(queue, "not JSON").await;
+        keep_undecodable(queue, "nor this").await;
+    }
+    fixture
+        .execute(&format!(
+            "UPDATE mx_job_webhook_dead_letters SET body = convert_to('{}', 'UTF8')",
+            SAMPLE.replace('\'', "''")
+        ))
+        .await;
+    let names = list(&one).await;
+    assert!(!fixture.queue.replay(&names[0]).await.unwrap());
+    assert!(one.replay(&names[0]).await.unwrap());
+    assert!(!one.replay(&names[0]).await.unwrap());
+    assert_eq!(fixture.rows("job_type = 'one'").await, 1);
+    assert_eq!(fixture.rows("job_type <> 'one'").await, 0);
+    assert_eq!(list(&other).await.len(), 2);
+
+    assert_eq!(other.replay_all(&all()).await.unwrap().succeeded(), 2);
+    assert_eq!(fixture.rows("job_type = 'other'").await, 1);
+    assert_eq!(list(&one).await, [&*names[1]]);
 }
 
 #[tokio::test]
