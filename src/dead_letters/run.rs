@@ -1,4 +1,4 @@
-//! Running statements on the pool's connections.
+//! Running statements on connections of the pool, or on those of the queue's store.
 
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
@@ -38,6 +38,9 @@ impl PostgresDeadLetters {
 
     /// Runs a statement, and returns its rows, at least one.
     pub(super) async fn run(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
+        if let Some(own) = &self.own {
+            return own.run(statement).await;
+        }
         let mut connection = self.pool.acquire().await?;
         let rows = in_a_transaction(&mut connection, statement).await;
         if rows.as_ref().is_err_and(is_unusable) {
@@ -54,7 +57,7 @@ impl PostgresDeadLetters {
     }
 }
 
-async fn in_a_transaction(
+pub(super) async fn in_a_transaction(
     connection: &mut PgConnection,
     statement: Statement<'_>,
 ) -> Result<Vec<PgRow>, sqlx::Error> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 
+use super::own_connections::OwnConnections;
 use crate::background::Background;
 
 /// How long a kept body that is no event may be by default.
@@ -46,6 +47,7 @@ const LEASE: Duration = Duration::from_secs(10 * 60);
 #[derive(Clone)]
 pub struct PostgresDeadLetters {
     pub(super) pool: PgPool,
+    pub(super) own: Option<Arc<OwnConnections>>,
     /// The name of the `JobQueue` that has these letters, or an empty text.
     pub(super) queue: Arc<str>,
     pub(super) max_body: usize,
@@ -59,19 +61,26 @@ impl PostgresDeadLetters {
     /// The `search_path` of the pool's connections determines the schema of the table.
     #[must_use]
     pub fn new(pool: PgPool) -> Self {
-        Self::of_queue(pool, "")
+        Self {
+            pool,
+            own: None,
+            queue: "".into(),
+            max_body: MAX_BODY,
+            lease: LEASE,
+            background: Background::new(),
+        }
     }
 
     /// Returns the store of the `JobQueue` with this name.
     ///
-    /// Its letters are apart from those of other queues.
+    /// Its letters are apart from those of other queues. It has connections of its own, because callbacks may hold
+    /// all of the pool. Only `create_table` uses the pool.
+    #[cfg(feature = "queue")]
     pub(crate) fn of_queue(pool: PgPool, name: &str) -> Self {
         Self {
-            pool,
+            own: Some(Arc::new(OwnConnections::like(&pool))),
             queue: name.into(),
-            max_body: MAX_BODY,
-            lease: LEASE,
-            background: Background::new(),
+            ..Self::new(pool)
         }
     }
 

@@ -57,6 +57,8 @@ impl JobQueue {
     /// nothing, and needs no permission to create tables. The tables of apalis are in the schema `apalis`. They need
     /// Postgres 13 or later, and the extension `hstore`, which the owner of a database may create.
     ///
+    /// This is the only method that uses a connection of the application's pool, so call it before callbacks run.
+    ///
     /// # Errors
     ///
     /// If the database cannot be reached, or its user may not create the tables. The error is `Configuration`

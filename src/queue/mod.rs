@@ -87,6 +87,8 @@ const CONNECTIONS: u32 = 4;
 /// `after_connect`. It works through `PgBouncer` in every mode. Each statement is one round trip and may take
 /// five seconds.
 ///
+/// Dead letters that are no event have two more connections. Only [`migrate`](Self::migrate) uses the pool.
+///
 /// # Durability
 ///
 /// A stored event is on the server's disk and on its synchronous standbys, even if the application has set

@@ -7,6 +7,7 @@ use std::time::Duration;
 use mx_job_webhook::dead_letters::{LetterFilter, LetterKind, PostgresDeadLetters};
 use mx_job_webhook::queue::{JobQueue, Try};
 use mx_job_webhook::{Credentials, JobEvent, JobRouter, JobWebhook, Permanent, Receipt, Status};
+use sqlx::postgres::PgPoolOptions;
 use tower::{BoxError, ServiceExt as _};
 
 use super::{DEAD_AFTER, Fixture, Running, completed, event, logging, quick, until_logged};
@@ -394,6 +395,74 @@ async fn queues_that_share_a_database_replay_their_own_letters() {
     assert_eq!(other.replay_all(&all()).await.unwrap().succeeded(), 2);
     assert_eq!(fixture.rows("job_type = 'other'").await, 1);
     assert_eq!(list(&one).await, [&*names[1]]);
+}
+
+/// Callbacks hold the only connection of the pool.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn bodies_are_kept_and_replayed_while_the_pool_is_in_use() {
+    let fixture = Fixture::new().await;
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .connect_lazy_with(fixture.database.options().application_name("held"));
+    let queue = JobQueue::postgres(pool.clone());
+    let held = pool.acquire().await.unwrap();
+    for number in 0..8 {
+        keep_undecodable(&queue, &format!("not JSON {number}")).await;
+    }
+    fixture
+        .execute(&format!(
+            "UPDATE mx_job_webhook_dead_letters SET body = convert_to('{}', 'UTF8')",
+            SAMPLE.replace('\'', "''")
+        ))
+        .await;
+    let filter = all();
+    let (one, two) = tokio::join!(queue.replay_all(&filter), queue.replay_all(&filter));
+    assert_eq!(one.unwrap().succeeded() + two.unwrap().succeeded(), 8);
+    assert_eq!(list(&queue).await, [""; 0]);
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'held' AND datname = current_database()";
+    let sessions = fixture.number(sessions).await;
+    assert!(sessions <= 1 + 2 + 4, "{sessions} sessions");
+    drop(held);
+}
+
+/// Connections that the server has closed are replaced.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn dead_letters_are_seen_after_the_server_has_closed_the_connections() {
+    let fixture = Fixture::new().await;
+    keep_undecodable(&fixture.queue, "not JSON").await;
+    for _ in 0..3 {
+        assert_eq!(list(&fixture.queue).await.len(), 1);
+        let others = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+                      WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        fixture.number(others).await;
+    }
+}
+
+/// The store connects as the application's pool does, also if that changes.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn dead_letters_follow_the_options_of_the_pool_and_end_with_it() {
+    let fixture = Fixture::new().await;
+    let pool =
+        PgPoolOptions::new().connect_lazy_with(fixture.database.options().username("no such role"));
+    let queue = JobQueue::postgres(pool.clone());
+    let kept = all().with_kind(LetterKind::Undecodable);
+    let refused = queue.dead_letters(&kept).await.unwrap_err();
+    assert!(refused.as_database_error().is_some(), "{refused}");
+    pool.set_connect_options(fixture.database.options());
+    assert!(
+        queue
+            .dead_letters(&kept)
+            .await
+            .unwrap()
+            .letters()
+            .is_empty()
+    );
+    pool.close().await;
+    let closed = queue.dead_letters(&kept).await.unwrap_err();
+    assert!(matches!(closed, sqlx::Error::PoolClosed), "{closed}");
 }
 
 #[tokio::test]
