@@ -42,8 +42,8 @@ impl Letter {
 
     /// Returns the name by which the letter is replayed and discarded.
     ///
-    /// For an event, it is the text of its [`EventName`](crate::ledger::EventName). A guid, or a
-    /// status and version, that is longer than 200 bytes or contains a NUL is replaced by a digest.
+    /// For an event, it is the text of its [`EventName`](crate::ledger::EventName). A guid or a
+    /// status that is longer than 200 bytes, and a guid that contains a NUL, is replaced by a digest.
     /// For another body, it is the kind and a digest of the body.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -324,8 +324,9 @@ fn read(row: &PgRow) -> Result<Letter, sqlx::Error> {
     let failed_at = timestamp(row.try_get(4)?);
     // The name ends with the status and the version, which contain no spaces.
     let mut parts = name.rsplitn(3, ' ').skip(1);
-    let status = parts.next().and_then(read_status);
-    let guid = parts.next().filter(|guid| !guid.starts_with("digest:"));
+    let is_no_digest = |text: &&str| !text.starts_with("digest:");
+    let status = parts.next().filter(is_no_digest).and_then(read_status);
+    let guid = parts.next().filter(is_no_digest);
     Ok(Letter::new(LetterParts {
         kind: LetterKind::Event,
         status,
