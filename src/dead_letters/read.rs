@@ -28,8 +28,7 @@ impl PostgresDeadLetters {
     ///
     /// The database's error.
     pub async fn list(&self, filter: &LetterFilter) -> Result<LetterPage, sqlx::Error> {
-        // Errors contain no NUL, and the server takes none.
-        if has_nul(filter) {
+        if filter.is_impossible() {
             return Ok(LetterPage::new(Vec::new(), None));
         }
         let limit = filter.limit();
@@ -142,7 +141,7 @@ impl PostgresDeadLetters {
         until: Option<i64>,
     ) -> Result<(i64, Vec<LetterCursor>), sqlx::Error> {
         const BATCH: i64 = 200;
-        if has_nul(filter) {
+        if filter.is_impossible() {
             return Ok((0, Vec::new()));
         }
         let statement = self.statement("letter_oldest", include_str!("sql/letter_oldest.sql"));
@@ -160,10 +159,6 @@ impl PostgresDeadLetters {
         }
         Ok((until, letters))
     }
-}
-
-fn has_nul(filter: &LetterFilter) -> bool {
-    filter.error().is_some_and(|error| error.contains('\0'))
 }
 
 fn bind_filter<'a>(statement: Statement<'a>, filter: &'a LetterFilter) -> Statement<'a> {

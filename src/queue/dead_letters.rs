@@ -194,6 +194,9 @@ impl JobQueue {
         filter: &LetterFilter,
         limit: usize,
     ) -> Result<Vec<Letter>, sqlx::Error> {
+        if filter.is_impossible() {
+            return Ok(Vec::new());
+        }
         let choice = Choice::of(filter);
         let limit = Value::Number(i64::try_from(limit).unwrap_or(i64::MAX));
         let (micros, name) = match filter.cursor() {
@@ -209,6 +212,9 @@ impl JobQueue {
     }
 
     async fn replay_events(&self, filter: &LetterFilter) -> Result<u64, sqlx::Error> {
+        if filter.is_impossible() {
+            return Ok(0);
+        }
         let now = Statement::new("now", include_str!("sql/now.sql"), &[]);
         let rows = self.shared.connections.run(&now).await?;
         let now: i64 = first(&rows, "now")?.try_get(1)?;

@@ -343,6 +343,8 @@ async fn a_filter_with_a_nul_finds_nothing() {
     let filter = LetterFilter::new().with_error_containing("a\0b");
     let page = fixture.queue.dead_letters(&filter).await;
     assert_eq!(page.unwrap().letters().len(), 0);
+    let replayed = fixture.queue.replay_all(&filter).await;
+    assert_eq!(replayed.unwrap().succeeded(), 0);
 }
 
 /// `observability`: a worker has a line at "WARN if it cannot reach its queue".
