@@ -465,6 +465,38 @@ async fn dead_letters_follow_the_options_of_the_pool_and_end_with_it() {
     assert!(matches!(closed, sqlx::Error::PoolClosed), "{closed}");
 }
 
+/// An operator has stopped events by SQL. The rows lack what a worker writes.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn letters_that_were_made_by_hand_are_listed_and_replayed() {
+    let fixture = Fixture::new().await;
+    fixture.bury(&["JOB-0".to_owned()]).await;
+    for number in 1..6 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    fixture
+        .execute("UPDATE apalis.jobs SET status = 'Killed' WHERE status = 'Pending'")
+        .await;
+    let (mut found, mut filter) = (Vec::new(), all().with_limit(2));
+    loop {
+        let page = fixture.queue.dead_letters(&filter).await.unwrap();
+        for letter in page.letters() {
+            found.push(letter.guid().unwrap().to_string());
+            assert_eq!(letter.status(), Some(&Status::Completed));
+        }
+        let Some(next) = page.next() else { break };
+        filter = filter.after(next);
+    }
+    // When they were due is taken for the time of their failure.
+    assert_eq!(
+        found,
+        ["JOB-5", "JOB-4", "JOB-3", "JOB-2", "JOB-1", "JOB-0"]
+    );
+    let replayed = fixture.queue.replay_all(&all()).await.unwrap();
+    assert_eq!(replayed.succeeded(), 6);
+    assert_eq!(fixture.names(&all()).await, [""; 0]);
+}
+
 #[tokio::test]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn names_of_every_kind_can_be_replayed() {
