@@ -633,28 +633,46 @@ async fn the_fencing_tokens_of_an_event_increase_after_a_discard() {
     assert!(tokens.is_sorted_by(|one, other| one < other), "{tokens:?}");
 }
 
-/// `migrate`: the error "is `Configuration` if the role may not read and write the tables".
+/// `migrate`: the error is `Configuration` "if the role may not use the schema, or may not read and write the tables. The
+/// error contains the grant."
 #[tokio::test]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn a_role_that_may_not_use_the_schema_is_refused_as_such() {
+async fn a_role_that_lacks_a_grant_is_refused_with_it() {
     let fixture = Fixture::new().await;
     let role = format!("app_{}", fixture.database.name);
     fixture.execute(&format!("CREATE ROLE {role} LOGIN")).await;
     let (pool, limited) = super::queue(fixture.database.options().username(&role));
+    let mut refused = Vec::new();
+    for grant in [
+        "USAGE ON SCHEMA apalis",
+        "SELECT, INSERT, UPDATE, DELETE ON apalis.jobs, apalis.workers",
+        "SELECT, INSERT, UPDATE, DELETE ON mx_job_webhook_dead_letters",
+    ] {
+        refused.push(limited.migrate().await);
+        fixture.execute(&format!("GRANT {grant} TO {role}")).await;
+    }
     let migrated = limited.migrate().await;
     pool.close().await;
-    fixture.execute(&format!("DROP ROLE {role}")).await;
-    assert!(
-        matches!(migrated, Err(sqlx::Error::Configuration(_))),
-        "{migrated:?}"
-    );
+    fixture
+        .execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))
+        .await;
+    for (refused, expected) in refused.into_iter().zip([
+        "GRANT USAGE ON SCHEMA apalis",
+        "apalis.workers: GRANT SELECT, INSERT, UPDATE, DELETE",
+        "mx_job_webhook_dead_letters: GRANT SELECT, INSERT, UPDATE, DELETE",
+    ]) {
+        let error = refused.unwrap_err();
+        assert!(matches!(error, sqlx::Error::Configuration(_)), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    migrated.unwrap();
 }
 
-/// `migrate`: "or migrates tables of an earlier version of apalis". Before 1.0, apalis had its history in the table
+/// `migrate`: "Tables of apalis before its version 1.0 need a step by hand first". Their history is in the table
 /// `public._sqlx_migrations`.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn tables_of_apalis_before_its_version_1_are_migrated() {
+async fn tables_of_apalis_before_its_version_1_are_refused_until_their_history_is_moved() {
     let fixture = Fixture::new().await;
     fixture
         .execute(
@@ -662,8 +680,22 @@ async fn tables_of_apalis_before_its_version_1_are_migrated() {
              DROP INDEX apalis.mx_job_webhook_done; DROP INDEX apalis.mx_job_webhook_dead",
         )
         .await;
-    let migrated = fixture.queue.migrate().await;
-    assert!(migrated.is_ok(), "{migrated:?}");
+    for empty in [
+        "SELECT",
+        "CREATE TABLE apalis._sqlx_migrations (LIKE public._sqlx_migrations)",
+    ] {
+        fixture.execute(empty).await;
+        let error = fixture.queue.migrate().await.unwrap_err();
+        assert!(matches!(error, sqlx::Error::Configuration(_)), "{error}");
+        assert!(error.to_string().contains("Upgrading to 1.0"), "{error}");
+    }
+    fixture
+        .execute(
+            "DROP TABLE apalis._sqlx_migrations;
+             ALTER TABLE public._sqlx_migrations SET SCHEMA apalis",
+        )
+        .await;
+    fixture.queue.migrate().await.unwrap();
 }
 
 /// `with_backoff`: "The pauses double". A worker with fewer tries runs an event of one with more.
