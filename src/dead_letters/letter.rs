@@ -92,6 +92,9 @@ impl Letter {
     }
 
     /// Returns when it failed first, by the server's clock.
+    ///
+    /// A [`JobQueue`](crate::guide::durable_work) does not record this. For one of its events, it is when the event
+    /// was stored, by the clock of the process that stored it.
     #[must_use]
     pub fn first_failed_at(&self) -> Timestamp {
         self.0.first_failed_at
