@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -12,8 +12,9 @@ use mx_job_webhook::watch::{Failsafe, JobWatch, MemoryWatchStore};
 use mx_job_webhook::{Credentials, Job, JobEvent, JobRouter, JobWebhook, Permanent, Status};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Row as _};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
-use tower::{BoxError, ServiceExt as _};
+use tower::{BoxError, Layer as _, ServiceExt as _};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
@@ -262,12 +263,16 @@ async fn a_body_that_one_queue_keeps_is_not_replayed_into_another() {
     assert_eq!(letters.letters().len(), 0, "{letters:?}");
 }
 
-/// `Letter::first_failed_at`: "Returns when it failed first, by the server's clock."
+/// `Letter::first_failed_at`: "For one of its events, it is when the event was stored, by the clock of the process that
+/// stored it."
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn a_letter_says_when_it_failed_first_and_not_when_it_was_stored() {
+async fn a_letter_says_when_its_event_was_stored() {
     let fixture = Fixture::new().await;
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let before = now().as_millis();
     fixture.store(completed("JOB-1")).await;
+    let after = now().as_millis();
     sleep(Duration::from_millis(1_500)).await;
     let worker = Running::start(quick(&fixture.queue, failing()));
     fixture.until(1, "status = 'Killed'").await;
@@ -278,8 +283,11 @@ async fn a_letter_says_when_it_failed_first_and_not_when_it_was_stored() {
         .await
         .unwrap();
     let letter = &page.letters()[0];
-    // It has failed once.
-    assert_eq!(letter.first_failed_at(), letter.failed_at());
+    let stored = letter.first_failed_at();
+    let millis = stored.unix_seconds() * 1_000 + i64::from(stored.subsec_nanos()) / 1_000_000;
+    let millis = u128::try_from(millis).unwrap();
+    assert!((before..=after).contains(&millis), "{letter:?}");
+    assert!(letter.failed_at() > stored);
 }
 
 /// `Letter::status`: "Returns `None` too if the status is none of MX's and longer than 200 bytes." The key of such an
@@ -567,35 +575,55 @@ async fn a_slow_count_lets_no_worker_count_as_dead() {
     assert_eq!((runs, attempts), (1, 0));
 }
 
-/// Guide: "Its job stays expected until a worker has handled it."
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn a_job_whose_event_waits_in_the_queue_is_not_given_up() {
+/// Guide: "The job stays expected until a worker has handled the event, or the limit of the failsafe has passed." A worker
+/// starts after four seconds. Returns the jobs that were given up, and whether the job was heard of.
+async fn after_a_wait_in_the_queue(limit: Duration) -> (Vec<String>, bool) {
     let fixture = Fixture::new().await;
     let watch = JobWatch::new(MemoryWatchStore::new()).with_patience(Duration::from_millis(100));
-    let log = Log::default();
-    let (given_up, reads) = (log.clone(), Log::default());
-    let read_log = reads.clone();
-    let read = move |job: mx_job_webhook::job::JobGuid| {
-        read_log.push(job.to_string());
-        async move { Ok::<_, BoxError>(completed(job.as_str())) }
+    let given_up = Log::default();
+    let log = given_up.clone();
+    let read = |job: mx_job_webhook::job::JobGuid| async move {
+        Ok::<_, BoxError>(completed(job.as_str()))
     };
     let failsafe = Failsafe::new(&watch, fixture.queue.enqueue(), read)
         .with_pauses(Duration::from_millis(200), Duration::from_millis(200))
-        .with_limit(Duration::from_secs(2))
-        .on_given_up(move |given_up_job| {
-            let log = given_up.clone();
-            async move { log.push(given_up_job.job().to_string()) }
+        .with_limit(limit)
+        .on_given_up(move |given_up| {
+            let log = log.clone();
+            async move { log.push(given_up.job().to_string()) }
         });
-    let _expected = watch.expect(&"JOB-1".parse().unwrap()).await.unwrap();
-    failsafe.run_until(sleep(Duration::from_secs(6))).await;
-    assert_eq!(fixture.rows("status = 'Pending'").await, 1);
-    assert_eq!(
-        log.entries(),
-        [] as [&str; 0],
-        "after {} reads",
-        reads.entries().len()
-    );
+    let expected = watch.expect(&"JOB-1".parse().unwrap()).await.unwrap();
+    let jobs = watch.layer().layer(logging(&Log::default()));
+    let heard = async {
+        sleep(Duration::from_secs(4)).await;
+        // It was stored, and read again, under one name.
+        assert_eq!(fixture.rows("status = 'Pending'").await, 1);
+        let worker = Running::start(quick(&fixture.queue, jobs));
+        fixture.until(1, "status = 'Done'").await;
+        worker.end().await;
+        expected.within(Duration::from_millis(500)).await
+    };
+    let stop = Notify::new();
+    let heard = async {
+        let heard = heard.await;
+        stop.notify_one();
+        heard
+    };
+    let ((), heard) = tokio::join!(failsafe.run_until(stop.notified()), heard);
+    (given_up.entries(), heard.unwrap().is_some())
+}
+
+/// `Failsafe::with_limit`: "If the failsafe stores events in a queue, the limit has to be longer than the queue's tries."
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_job_whose_event_waits_in_the_queue_is_given_up_once_the_limit_has_passed() {
+    let short = Duration::from_millis(1_500);
+    let (given_up, _) = after_a_wait_in_the_queue(short).await;
+    assert_eq!(given_up, ["JOB-1"]);
+    let long = Duration::from_secs(60);
+    let (given_up, is_heard) = after_a_wait_in_the_queue(long).await;
+    assert!(given_up.is_empty(), "{given_up:?}");
+    assert!(is_heard);
 }
 
 /// "The fencing token of the later run is larger": `FencingToken` says "a later claim has a larger token".
