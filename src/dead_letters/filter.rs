@@ -105,6 +105,11 @@ impl LetterFilter {
         self.error.as_deref()
     }
 
+    /// Returns whether no letter can match: errors contain no NUL, and the server takes none.
+    pub(crate) fn is_impossible(&self) -> bool {
+        self.error().is_some_and(|error| error.contains('\0'))
+    }
+
     /// Returns the bounds in microseconds: from the first on, and before the second.
     pub(crate) fn micros(&self) -> (Option<i64>, Option<i64>) {
         (self.since.map(micros), self.until.map(micros))

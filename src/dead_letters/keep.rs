@@ -3,7 +3,6 @@
 use std::fmt;
 use std::pin::Pin;
 
-use super::run::Statement;
 use super::{LetterKind, PostgresDeadLetters, key, letter};
 use crate::error::{Error, ErrorKind};
 use crate::event::{OtherWebhook, Undecodable};
@@ -132,7 +131,8 @@ impl PostgresDeadLetters {
     }
 
     async fn keep(&self, keep: Keep) -> Result<(), sqlx::Error> {
-        let statement = Statement::new("letter_keep", include_str!("sql/letter_keep.sql"))
+        let statement = self
+            .statement("letter_keep", include_str!("sql/letter_keep.sql"))
             .bind(keep.name)
             .bind(keep.kind.name())
             .bind(keep.guid)

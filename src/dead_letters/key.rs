@@ -4,7 +4,8 @@ use super::letter::LetterKind;
 use crate::event::JobEvent;
 use crate::ledger::EventName;
 use crate::ledger::digest::fnv1a;
-use crate::ledger::key::Key;
+use crate::ledger::key::storable;
+use crate::ledger::status_text;
 
 /// Returns the name of an event's letter.
 pub(crate) fn of_event(event: &JobEvent) -> String {
@@ -13,7 +14,7 @@ pub(crate) fn of_event(event: &JobEvent) -> String {
 
 /// Returns the name of a letter that is no event.
 ///
-/// It contains one space and no prefix of a digest, and the name of an event does not.
+/// It contains one space, and the name of an event at least two.
 pub(crate) fn of_body(kind: LetterKind, body: &[u8]) -> String {
     let kind = match kind {
         LetterKind::OtherWebhook => "other",
@@ -41,9 +42,16 @@ pub(crate) fn find(name: &str) -> Option<String> {
     Some(of_name(&name))
 }
 
-fn of_name(name: &EventName) -> String {
-    let key = Key::of(name);
-    format!("{} {}", key.job, key.event)
+/// Returns the key of an event: its guid, status and version, with a digest in place of each text that cannot be
+/// stored.
+///
+/// Status and version contain no spaces, so both can be read again, and SQL can compare the status.
+pub(crate) fn of_name(name: &EventName) -> String {
+    let text = name.to_string();
+    let version = text.rsplit(' ').next().unwrap_or_default();
+    let guid = storable(name.guid().as_str());
+    let status = storable(&status_text(name.status()));
+    format!("{guid} {status} {version}")
 }
 
 /// Returns whether the text can be stored, so that it is its own key or that of no letter.
@@ -94,13 +102,16 @@ mod tests {
             for status in ["COMPLETED", "no more", &long] {
                 let event = event(guid, status);
                 let key = of_event(&event);
-                assert!(!key.contains('\0') && key.len() <= 401, "{key}");
+                assert!(!key.contains('\0') && key.len() <= 435, "{key}");
                 assert_eq!(find(&key).as_deref(), Some(key.as_str()));
                 let name = EventName::of(&event).to_string();
                 assert_eq!(find(&name), Some(key), "{name:?}");
             }
         }
         assert_eq!(of_event(&event("JOB-1", "COMPLETED")), "JOB-1 COMPLETED 1");
+        let key = of_event(&event("a b", &long));
+        let digest_of_status = storable(&long.to_uppercase());
+        assert_eq!(key, format!("a b {digest_of_status} 1"));
         // The guid has the form of a digest, so only its key finds it.
         let key = of_event(&event(digest, "COMPLETED"));
         assert_eq!(find(&key), Some(key));

@@ -42,8 +42,8 @@ impl Letter {
 
     /// Returns the name by which the letter is replayed and discarded.
     ///
-    /// For an event, it is the text of its [`EventName`](crate::ledger::EventName). A guid, or a
-    /// status and version, that is longer than 200 bytes or contains a NUL is replaced by a digest.
+    /// For an event, it is the text of its [`EventName`](crate::ledger::EventName). A guid or a
+    /// status that is longer than 200 bytes, and a guid that contains a NUL, is replaced by a digest.
     /// For another body, it is the kind and a digest of the body.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -92,6 +92,9 @@ impl Letter {
     }
 
     /// Returns when it failed first, by the server's clock.
+    ///
+    /// A [`JobQueue`](crate::guide::durable_work) does not record this. For one of its events, it is when the event
+    /// was stored, by the clock of the process that stored it.
     #[must_use]
     pub fn first_failed_at(&self) -> Timestamp {
         self.0.first_failed_at

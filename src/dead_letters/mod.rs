@@ -74,6 +74,11 @@ mod filter;
 mod keep;
 pub(crate) mod key;
 mod letter;
+#[cfg(feature = "queue")]
+mod own_connections;
+#[cfg(not(feature = "queue"))]
+#[path = "no_own_connections.rs"]
+mod own_connections;
 mod page;
 mod read;
 mod replay;

@@ -28,12 +28,11 @@ impl PostgresDeadLetters {
     ///
     /// The database's error.
     pub async fn list(&self, filter: &LetterFilter) -> Result<LetterPage, sqlx::Error> {
-        // Errors contain no NUL, and the server takes none.
-        if has_nul(filter) {
+        if filter.is_impossible() {
             return Ok(LetterPage::new(Vec::new(), None));
         }
         let limit = filter.limit();
-        let statement = Statement::new("letter_list", include_str!("sql/letter_list.sql"));
+        let statement = self.statement("letter_list", include_str!("sql/letter_list.sql"));
         let statement = bind_filter(statement, filter)
             .bind(filter.cursor().map(LetterCursor::micros))
             .bind(filter.cursor().map(LetterCursor::name))
@@ -64,8 +63,9 @@ impl PostgresDeadLetters {
         let Some(key) = key::find(name) else {
             return Ok(None);
         };
-        let statement =
-            Statement::new("letter_body", include_str!("sql/letter_body.sql")).bind(key);
+        let statement = self
+            .statement("letter_body", include_str!("sql/letter_body.sql"))
+            .bind(key);
         let row = self.run_for_one(statement).await?;
         let body: Option<Vec<u8>> = row.try_get(1)?;
         Ok(body.map(Bytes::from))
@@ -86,8 +86,9 @@ impl PostgresDeadLetters {
         let Some(key) = key::find(name) else {
             return Ok(false);
         };
-        let statement =
-            Statement::new("letter_discard", include_str!("sql/letter_discard.sql")).bind(key);
+        let statement = self
+            .statement("letter_discard", include_str!("sql/letter_discard.sql"))
+            .bind(key);
         Ok(number(&self.run_for_one(statement).await?)? > 0)
     }
 
@@ -97,7 +98,7 @@ impl PostgresDeadLetters {
     ///
     /// The database's error.
     pub async fn count(&self) -> Result<u64, sqlx::Error> {
-        let statement = Statement::new("letter_count", include_str!("sql/letter_count.sql"));
+        let statement = self.statement("letter_count", include_str!("sql/letter_count.sql"));
         number(&self.run_for_one(statement).await?)
     }
 
@@ -118,7 +119,8 @@ impl PostgresDeadLetters {
         const BATCH: u32 = 10_000;
         let mut total = 0;
         loop {
-            let statement = Statement::new("letter_prune", include_str!("sql/letter_prune.sql"))
+            let statement = self
+                .statement("letter_prune", include_str!("sql/letter_prune.sql"))
                 .bind(micros(older_than))
                 .bind(i64::from(BATCH));
             let deleted = number(&self.run_for_one(statement).await?)?;
@@ -139,10 +141,10 @@ impl PostgresDeadLetters {
         until: Option<i64>,
     ) -> Result<(i64, Vec<LetterCursor>), sqlx::Error> {
         const BATCH: i64 = 200;
-        if has_nul(filter) {
+        if filter.is_impossible() {
             return Ok((0, Vec::new()));
         }
-        let statement = Statement::new("letter_oldest", include_str!("sql/letter_oldest.sql"));
+        let statement = self.statement("letter_oldest", include_str!("sql/letter_oldest.sql"));
         let statement = bind_filter(statement, filter)
             .bind(after.map(LetterCursor::micros))
             .bind(after.map(LetterCursor::name))
@@ -157,10 +159,6 @@ impl PostgresDeadLetters {
         }
         Ok((until, letters))
     }
-}
-
-fn has_nul(filter: &LetterFilter) -> bool {
-    filter.error().is_some_and(|error| error.contains('\0'))
 }
 
 fn bind_filter<'a>(statement: Statement<'a>, filter: &'a LetterFilter) -> Statement<'a> {

@@ -9,7 +9,6 @@ use sqlx::Row as _;
 use tokio::time::sleep;
 
 use super::read::number;
-use super::run::Statement;
 use super::{LetterFilter, PostgresDeadLetters, ReplayError, key};
 use crate::background::Tracked;
 use crate::callback::{EventService, poll_ready};
@@ -222,7 +221,9 @@ impl Replay {
     }
 
     async fn claim(&self) -> Result<Claim, ReplayError> {
-        let statement = Statement::new("letter_claim", include_str!("sql/letter_claim.sql"))
+        let statement = self
+            .store
+            .statement("letter_claim", include_str!("sql/letter_claim.sql"))
             .bind(&self.key)
             .bind(micros(self.store.lease));
         let row = self.store.run_for_one(statement).await;
@@ -246,7 +247,9 @@ impl Replay {
 
     /// Deletes the letter, unless it was kept again meanwhile.
     async fn settle(&self, claim: &Claim) -> Result<(), sqlx::Error> {
-        let statement = Statement::new("letter_settle", include_str!("sql/letter_settle.sql"))
+        let statement = self
+            .store
+            .statement("letter_settle", include_str!("sql/letter_settle.sql"))
             .bind(&self.key)
             .bind(claim.revision);
         if number(&self.store.run_for_one(statement).await?)? == 0 {
@@ -262,7 +265,9 @@ impl Replay {
         revision: i64,
         error: String,
     ) -> Result<(), sqlx::Error> {
-        let statement = Statement::new("letter_release", include_str!("sql/letter_release.sql"))
+        let statement = self
+            .store
+            .statement("letter_release", include_str!("sql/letter_release.sql"))
             .bind(&self.key)
             .bind(claim.fence)
             .bind(revision)
@@ -296,7 +301,9 @@ impl Replay {
     async fn extend(&self, claim: &Claim) {
         let lease = self.store.lease;
         sleep(lease / 3).await;
-        let statement = Statement::new("letter_extend", include_str!("sql/letter_extend.sql"))
+        let statement = self
+            .store
+            .statement("letter_extend", include_str!("sql/letter_extend.sql"))
             .bind(&self.key)
             .bind(claim.fence)
             .bind(micros(lease));

@@ -1,4 +1,4 @@
-//! Running statements on the pool's connections.
+//! Running statements on connections of the pool, or on those of the queue's store.
 
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
@@ -7,14 +7,14 @@ use sqlx::{Connection as _, PgConnection, Postgres};
 use super::PostgresDeadLetters;
 use crate::util::postgres::{UnexpectedAnswer, check, is_unusable};
 
-/// A statement with its parameters. The first one is its name.
+/// A statement with its parameters. The first one is its name, the second one the name of the queue.
 pub(super) struct Statement<'a> {
     name: &'static str,
     query: Query<'a, Postgres, PgArguments>,
 }
 
 impl<'a> Statement<'a> {
-    pub(super) fn new(name: &'static str, sql: &'static str) -> Self {
+    fn new(name: &'static str, sql: &'static str) -> Self {
         // It is not kept as a prepared statement. The server therefore plans it with its parameters
         // and by the table's present size, and a pooler cannot run another one in its place.
         let query = sqlx::query(sql).persistent(false).bind(name);
@@ -31,8 +31,16 @@ impl<'a> Statement<'a> {
 }
 
 impl PostgresDeadLetters {
+    /// Returns a statement on the letters of this store's queue.
+    pub(super) fn statement(&self, name: &'static str, sql: &'static str) -> Statement<'_> {
+        Statement::new(name, sql).bind(&*self.queue)
+    }
+
     /// Runs a statement, and returns its rows, at least one.
     pub(super) async fn run(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
+        if let Some(own) = &self.own {
+            return own.run(statement).await;
+        }
         let mut connection = self.pool.acquire().await?;
         let rows = in_a_transaction(&mut connection, statement).await;
         if rows.as_ref().is_err_and(is_unusable) {
@@ -49,7 +57,7 @@ impl PostgresDeadLetters {
     }
 }
 
-async fn in_a_transaction(
+pub(super) async fn in_a_transaction(
     connection: &mut PgConnection,
     statement: Statement<'_>,
 ) -> Result<Vec<PgRow>, sqlx::Error> {

@@ -1,10 +1,12 @@
 //! The store and its settings.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
 
+use super::own_connections::OwnConnections;
 use crate::background::Background;
 
 /// How long a kept body that is no event may be by default.
@@ -18,7 +20,8 @@ const LEASE: Duration = Duration::from_secs(10 * 60);
 /// See the [module's page](super). Make one store for an application, and clone it. The table
 /// `mx_job_webhook_dead_letters` has a row for each letter: [`create_table`](Self::create_table)
 /// makes it. Keeping the same event or body again updates its row. Rows stay until they are
-/// replayed with success, discarded or [pruned](Self::prune).
+/// replayed with success, discarded or [pruned](Self::prune). The bodies that a `JobQueue` keeps are
+/// in the table too, under the queue's name, and this store neither lists nor deletes them.
 ///
 /// All times go by the server's clock. Bodies are kept as they came, and headers are not kept. A
 /// body can name a user, and so can an error of a callback.
@@ -44,6 +47,9 @@ const LEASE: Duration = Duration::from_secs(10 * 60);
 #[derive(Clone)]
 pub struct PostgresDeadLetters {
     pub(super) pool: PgPool,
+    pub(super) own: Option<Arc<OwnConnections>>,
+    /// The name of the `JobQueue` that has these letters, or an empty text.
+    pub(super) queue: Arc<str>,
     pub(super) max_body: usize,
     pub(super) lease: Duration,
     pub(super) background: Background,
@@ -57,9 +63,24 @@ impl PostgresDeadLetters {
     pub fn new(pool: PgPool) -> Self {
         Self {
             pool,
+            own: None,
+            queue: "".into(),
             max_body: MAX_BODY,
             lease: LEASE,
             background: Background::new(),
+        }
+    }
+
+    /// Returns the store of the `JobQueue` with this name.
+    ///
+    /// Its letters are apart from those of other queues. It has connections of its own, because callbacks may hold
+    /// all of the pool. Only `create_table` uses the pool.
+    #[cfg(feature = "queue")]
+    pub(crate) fn of_queue(pool: PgPool, name: &str) -> Self {
+        Self {
+            own: Some(Arc::new(OwnConnections::like(&pool))),
+            queue: name.into(),
+            ..Self::new(pool)
         }
     }
 

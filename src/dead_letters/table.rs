@@ -11,6 +11,7 @@ const TABLE: Table = Table {
     schema: "mx-job-webhook dead letters schema ",
     version: "1",
     columns: &[
+        "queue text",
         "name text",
         "kind text",
         "guid bytea",

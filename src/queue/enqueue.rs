@@ -13,10 +13,10 @@ use ulid::Ulid;
 use super::statement::{Statement, Value};
 use super::{Shared, first};
 use crate::callback::JobFuture;
+use crate::dead_letters;
 use crate::error::{Error, ErrorKind, Receipt};
 use crate::event::JobEvent;
 use crate::ledger::EventName;
-use crate::ledger::key::Key;
 use crate::util::random::random;
 
 /// A service that stores each event in a queue: see [`JobQueue::enqueue`](super::JobQueue::enqueue).
@@ -98,8 +98,7 @@ impl Shared {
 /// Returns the text that identifies an event in the table: its name, of which parts that the server cannot store are
 /// replaced by digests.
 pub(super) fn key(name: &EventName) -> String {
-    let Key { job, event } = Key::of(name);
-    format!("{job} {event}")
+    dead_letters::key::of_name(name)
 }
 
 /// Returns a new id. Ids are in the order of their time.

@@ -51,11 +51,16 @@ impl JobQueue {
         sql + INDEXES + crate::dead_letters::PostgresDeadLetters::TABLE
     }
 
-    /// Creates the tables, or migrates tables of an earlier version of apalis.
+    /// Creates the tables, or migrates tables of an earlier 1.x version of apalis.
     ///
     /// Several replicas may call it at the same time, and at every start. If the tables exist, the method locks
     /// nothing, and needs no permission to create tables. The tables of apalis are in the schema `apalis`. They need
     /// Postgres 13 or later, and the extension `hstore`, which the owner of a database may create.
+    ///
+    /// Tables of apalis before its version 1.0 need a step by hand first: see *Upgrading to 1.0* in the README of
+    /// `apalis-postgres`. It moves the history of the migrations from the schema `public` to `apalis`.
+    ///
+    /// This is the only method that uses a connection of the application's pool, so call it before callbacks run.
     ///
     /// # Errors
     ///
@@ -63,7 +68,8 @@ impl JobQueue {
     ///
     /// - if the encoding of the database is neither UTF-8 nor `SQL_ASCII`, or the server is too old;
     /// - if the tables have a later version, or columns that this release does not know;
-    /// - if the role may not read and write the tables.
+    /// - if the schema `apalis` has tables, but no history of their migrations, as before version 1.0 of apalis;
+    /// - if the role may not use the schema, or may not read and write the tables. The error contains the grant.
     pub async fn migrate(&self) -> Result<(), sqlx::Error> {
         // A lock that ends with its transaction is safe behind poolers. Only this table uses the number. With a
         // stricter isolation, the transaction would not see what was created while it waited.
@@ -102,6 +108,11 @@ fn is_current(found: &PgRow) -> Result<bool, sqlx::Error> {
     }
     if found.try_get::<i32, _>("server_version")? < OLDEST_SERVER {
         return Err(refused("the queue needs Postgres 13 or later".into()));
+    }
+    if !found.try_get::<bool, _>("may_use_schema")? {
+        return Err(refused(
+            "the role may not use the schema apalis: GRANT USAGE ON SCHEMA apalis".into(),
+        ));
     }
     let columns: Option<String> = found.try_get("columns")?;
     let comment: Option<String> = found.try_get("comment")?;
@@ -142,9 +153,16 @@ async fn apply(
         for row in sqlx::raw_sql(history).fetch_all(&mut **transaction).await? {
             applied.push(row.try_get::<i64, _>(0)?);
         }
-    } else {
-        execute(history_table(), transaction).await?;
     }
+    let has_tables = found.try_get::<Option<String>, _>("columns")?.is_some();
+    if has_tables && applied.is_empty() {
+        return Err(refused(
+            "the table apalis.jobs exists, but apalis._sqlx_migrations has no history of it: if it is of an apalis before \
+             1.0, follow \"Upgrading to 1.0\" in the README of apalis-postgres first"
+                .into(),
+        ));
+    }
+    execute(history_table(), transaction).await?;
     let missing = PostgresStorage::migrations();
     let missing = missing
         .iter()

@@ -87,6 +87,8 @@ const CONNECTIONS: u32 = 4;
 /// `after_connect`. It works through `PgBouncer` in every mode. Each statement is one round trip and may take
 /// five seconds.
 ///
+/// Dead letters that are no event have two more connections. Only [`migrate`](Self::migrate) uses the pool.
+///
 /// # Durability
 ///
 /// A stored event is on the server's disk and on its synchronous standbys, even if the application has set
@@ -114,7 +116,7 @@ impl JobQueue {
     #[must_use]
     pub fn postgres(pool: PgPool) -> Self {
         Self {
-            letters: PostgresDeadLetters::new(pool.clone()),
+            letters: PostgresDeadLetters::of_queue(pool.clone(), NAME),
             shared: Arc::new(Shared {
                 name: NAME.to_owned(),
                 connections: Connections::like(&pool, CONNECTIONS),
@@ -162,13 +164,13 @@ impl JobQueue {
         let connections = connections.unwrap_or(self.shared.connections.max());
         let pool = self.shared.connections.application();
         Self {
+            letters: PostgresDeadLetters::of_queue(pool.clone(), &name),
             shared: Arc::new(Shared {
                 name,
                 connections: Connections::like(pool, connections),
                 storing: storing(connections),
                 stored: Notify::new(),
             }),
-            letters: self.letters,
         }
     }
 

@@ -1,5 +1,5 @@
--- Counts all letters. $1 is 'letter_count', as described in `letter_keep.sql`.
+-- Counts the letters of a queue. $1 is 'letter_count', as described in `letter_keep.sql`, $2 the queue.
 SELECT 'letter_count', count(name)
 FROM (SELECT 1 AS own WHERE $1::text = 'letter_count') AS own
-LEFT JOIN mx_job_webhook_dead_letters ON true
+LEFT JOIN mx_job_webhook_dead_letters ON queue = $2::text
 GROUP BY own

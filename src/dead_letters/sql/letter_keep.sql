@@ -1,4 +1,5 @@
--- Keeps a letter. $1 is 'letter_keep', $2 its name, $3 the kind, $4 the guid, $5 the status, $6 the error, $7 the body.
+-- Keeps a letter. $1 is 'letter_keep', $2 its queue, $3 its name, $4 the kind, $5 the guid, $6 the status, $7 the
+-- error, $8 the body.
 --
 -- A pooler that mixes up prepared statements can make the server run another statement of the crate with these
 -- parameters. That statement sees by $1 that they are not its own, and does nothing. Each row begins with the
@@ -15,11 +16,11 @@ WITH settings AS (
     WHERE $1::text = 'letter_keep'
 ), kept AS (
     INSERT INTO mx_job_webhook_dead_letters AS letter
-        (name, kind, guid, status, tries, error, body, first_failed_at, failed_at, revision, fence)
-    SELECT $2::text, $3::text, $4::bytea, $5::text, 1, $6::text, $7::bytea, now, now,
+        (queue, name, kind, guid, status, tries, error, body, first_failed_at, failed_at, revision, fence)
+    SELECT $2::text, $3::text, $4::text, $5::bytea, $6::text, 1, $7::text, $8::bytea, now, now,
         (extract(epoch FROM now) * 1000000)::bigint, 0
     FROM settings
-    ON CONFLICT (name) DO UPDATE
+    ON CONFLICT (queue, name) DO UPDATE
     SET tries = letter.tries + 1, error = excluded.error, body = excluded.body,
         failed_at = greatest(letter.failed_at, excluded.failed_at),
         revision = greatest(letter.revision + 1, excluded.revision)

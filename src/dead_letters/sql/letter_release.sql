@@ -1,5 +1,5 @@
--- Ends a replay whose letter stays. $1 is 'letter_release', as described in `letter_keep.sql`. $2 the name, $3 the
--- fence, $4 the revision that was replayed, $5 the error, $6 the time in µs after which the letter has failed.
+-- Ends a replay whose letter stays. $1 is 'letter_release', as described in `letter_keep.sql`. $2 the queue, $3 the
+-- name, $4 the fence, $5 the revision that was replayed, $6 the error, $7 the time in µs after which the letter has failed.
 --
 -- If the letter was kept again meanwhile, it has a newer error, and only the lease ends. If the lease has expired and
 -- another process replays the letter, nothing changes. `replay_all` passes the time at which it began, so that it meets
@@ -9,19 +9,19 @@ WITH clock AS (
 ), released AS (
     UPDATE mx_job_webhook_dead_letters AS letter
     SET replaying_until = NULL,
-        tries = CASE WHEN revision = $4::bigint THEN tries + 1 ELSE tries END,
-        error = CASE WHEN revision = $4::bigint THEN $5::text ELSE error END,
+        tries = CASE WHEN revision = $5::bigint THEN tries + 1 ELSE tries END,
+        error = CASE WHEN revision = $5::bigint THEN $6::text ELSE error END,
         failed_at = greatest(
             failed_at,
-            CASE WHEN revision = $4::bigint THEN now END,
-            timestamptz 'epoch' + ($6::bigint + 1) * interval '1 microsecond'
+            CASE WHEN revision = $5::bigint THEN now END,
+            timestamptz 'epoch' + ($7::bigint + 1) * interval '1 microsecond'
         ),
         revision = CASE
-            WHEN revision = $4::bigint THEN greatest(revision + 1, (extract(epoch FROM now) * 1000000)::bigint)
+            WHEN revision = $5::bigint THEN greatest(revision + 1, (extract(epoch FROM now) * 1000000)::bigint)
             ELSE revision
         END
     FROM clock
-    WHERE name = $2::text AND fence = $3::bigint
+    WHERE queue = $2::text AND name = $3::text AND fence = $4::bigint
     RETURNING 1 AS one
 )
 SELECT 'letter_release', count(one) FROM clock LEFT JOIN released ON true GROUP BY now

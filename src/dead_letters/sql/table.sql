@@ -1,8 +1,10 @@
 -- Events whose callback failed for good, and bodies that no callback took.
 CREATE TABLE IF NOT EXISTS mx_job_webhook_dead_letters (
+    -- The name of the `JobQueue` that keeps it, or an empty text.
+    queue text COLLATE "C" NOT NULL DEFAULT '',
     -- The event's name, with a digest in place of a part that is long or contains a NUL. For other bodies, the kind
     -- and a digest of the body.
-    name text COLLATE "C" NOT NULL PRIMARY KEY,
+    name text COLLATE "C" NOT NULL,
     -- 'event', 'undecodable' or 'other_webhook'.
     kind text COLLATE "C" NOT NULL,
     -- The job's guid in UTF-8, and its status as in the event's name, if it is an event.
@@ -21,14 +23,15 @@ CREATE TABLE IF NOT EXISTS mx_job_webhook_dead_letters (
     -- The number of the latest replay. It grows with every replay.
     fence bigint NOT NULL,
     -- Until when a replay keeps other processes from starting one.
-    replaying_until timestamptz
+    replaying_until timestamptz,
+    PRIMARY KEY (queue, name)
 );
 -- The index for pages, replays in order, and `prune`.
 CREATE INDEX IF NOT EXISTS mx_job_webhook_dead_letters_failed
-    ON mx_job_webhook_dead_letters (failed_at, name);
+    ON mx_job_webhook_dead_letters (queue, failed_at, name);
 -- The indexes for pages of a kind or a status that is rare.
 CREATE INDEX IF NOT EXISTS mx_job_webhook_dead_letters_kind
-    ON mx_job_webhook_dead_letters (kind, failed_at, name);
+    ON mx_job_webhook_dead_letters (queue, kind, failed_at, name);
 CREATE INDEX IF NOT EXISTS mx_job_webhook_dead_letters_status
-    ON mx_job_webhook_dead_letters (status, failed_at, name);
+    ON mx_job_webhook_dead_letters (queue, status, failed_at, name);
 COMMENT ON TABLE mx_job_webhook_dead_letters IS 'mx-job-webhook dead letters schema 1';

@@ -8,17 +8,17 @@ SET LOCAL enable_hashjoin = off;
 SET LOCAL enable_mergejoin = off;
 SET LOCAL jit = off;
 WITH chosen AS (
-    SELECT id, done_at, idempotency_key COLLATE "C" AS key FROM apalis.jobs
+    SELECT id, coalesce(done_at, run_at) AS failed_at, idempotency_key COLLATE "C" AS key FROM apalis.jobs
     WHERE job_type = $1 AND (status = 'Killed' OR (status = 'Failed' AND attempts >= max_attempts))
         AND ($2 IS NULL OR reverse(split_part(reverse(idempotency_key), ' ', 2)) = $2)
         AND ($3 IS NULL OR strpos(last_result ->> 'Err', $3) > 0)
-        AND ($4 IS NULL OR done_at >= $4::timestamptz)
-        AND ($5 IS NULL OR done_at < $5::timestamptz)
-    ORDER BY done_at, idempotency_key COLLATE "C"
+        AND ($4 IS NULL OR coalesce(done_at, run_at) >= $4::timestamptz)
+        AND ($5 IS NULL OR coalesce(done_at, run_at) < $5::timestamptz)
+    ORDER BY coalesce(done_at, run_at), idempotency_key COLLATE "C"
     LIMIT $6
     FOR UPDATE SKIP LOCKED
 ), ordered AS (
-    SELECT id, row_number() OVER (ORDER BY done_at, key) AS position FROM chosen
+    SELECT id, row_number() OVER (ORDER BY failed_at, key) AS position FROM chosen
 ), replayed AS (
     UPDATE apalis.jobs
     SET status = 'Pending', max_attempts = 0, done_at = NULL,

@@ -197,6 +197,9 @@ impl<J: JobService, R> Failsafe<J, R> {
     /// not ready, such as behind a rate limit, that can take five minutes more. A patience that is
     /// longer than the limit comes first. The time starts anew when the application expects what
     /// follows a challenge.
+    ///
+    /// If the failsafe stores events in a queue, the limit has to be longer than the queue's tries: a job whose event
+    /// waits there is still expected. The tries of a `JobQueue` take about two and a half hours by default.
     #[must_use]
     pub fn with_limit(mut self, limit: Duration) -> Self {
         self.settings.limit = limit;

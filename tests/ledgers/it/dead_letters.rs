@@ -261,7 +261,7 @@ async fn pages_have_neither_gaps_nor_doubles() {
     let (letters, admin) = (letters(database.options()).await, database.pool());
     // Ten letters fail at the same time.
     let fill = "INSERT INTO mx_job_webhook_dead_letters \
-         SELECT 'JOB-' || n || ' COMPLETED 1', 'event', NULL, 'COMPLETED', 1, 'no', '{}', now(), \
+         SELECT '', 'JOB-' || n || ' COMPLETED 1', 'event', NULL, 'COMPLETED', 1, 'no', '{}', now(), \
          now() - (n / 10) * interval '1 second', n, 0 FROM generate_series(1, 2500) AS n";
     execute(&admin, fill).await;
     let is_done = Arc::new(AtomicBool::new(false));
@@ -939,29 +939,29 @@ fn statements() -> [(&'static str, &'static str, &'static str); 11] {
         (
             "letter_keep",
             sql!("letter_keep"),
-            ", 'J', 'event', NULL, 'COMPLETED', 'new', 'body'",
+            ", '', 'J', 'event', NULL, 'COMPLETED', 'new', 'body'",
         ),
         (
             "letter_list",
             sql!("letter_list"),
-            ", NULL, NULL, NULL, NULL, NULL, NULL, NULL, 51",
+            ", '', NULL, NULL, NULL, NULL, NULL, NULL, NULL, 51",
         ),
         (
             "letter_oldest",
             sql!("letter_oldest"),
-            ", NULL, NULL, NULL, NULL, NULL, NULL, NULL, 200, NULL",
+            ", '', NULL, NULL, NULL, NULL, NULL, NULL, NULL, 200, NULL",
         ),
-        ("letter_body", sql!("letter_body"), ", 'J'"),
-        ("letter_count", sql!("letter_count"), ""),
-        ("letter_discard", sql!("letter_discard"), ", 'J'"),
-        ("letter_prune", sql!("letter_prune"), ", 0, 10"),
-        ("letter_claim", sql!("letter_claim"), ", 'J', 1000"),
-        ("letter_extend", sql!("letter_extend"), ", 'J', 7, 1000"),
-        ("letter_settle", sql!("letter_settle"), ", 'J', 7"),
+        ("letter_body", sql!("letter_body"), ", '', 'J'"),
+        ("letter_count", sql!("letter_count"), ", ''"),
+        ("letter_discard", sql!("letter_discard"), ", '', 'J'"),
+        ("letter_prune", sql!("letter_prune"), ", '', 0, 10"),
+        ("letter_claim", sql!("letter_claim"), ", '', 'J', 1000"),
+        ("letter_extend", sql!("letter_extend"), ", '', 'J', 7, 1000"),
+        ("letter_settle", sql!("letter_settle"), ", '', 'J', 7"),
         (
             "letter_release",
             sql!("letter_release"),
-            ", 'J', 7, 7, 'new', NULL",
+            ", '', 'J', 7, 7, 'new', NULL",
         ),
     ]
 }
@@ -973,7 +973,7 @@ async fn a_confused_statement_changes_no_row() {
     letters(database.options()).await;
     let mut connection = database.options().connect().await.unwrap();
     let fill = "INSERT INTO mx_job_webhook_dead_letters VALUES \
-         ('J', 'event', NULL, 'COMPLETED', 1, 'old', 'body', now(), now(), 7, 7)";
+         ('', 'J', 'event', NULL, 'COMPLETED', 1, 'old', 'body', now(), now(), 7, 7)";
     let rows = "SELECT count(*) || coalesce(string_agg(letter::text, ';' ORDER BY name), '') \
                 FROM mx_job_webhook_dead_letters AS letter";
     run(&mut connection, fill.to_owned()).await;
@@ -1062,7 +1062,7 @@ async fn plans_use_an_index(options: PgConnectOptions) {
     let letters = letters(options.clone()).await;
     let mut connection = options.connect().await.unwrap();
     let fill = "INSERT INTO mx_job_webhook_dead_letters \
-         SELECT 'JOB-' || md5(n::text) || ' COMPLETED 1', \
+         SELECT '', 'JOB-' || md5(n::text) || ' COMPLETED 1', \
          CASE WHEN n % 1000 = 1 THEN 'undecodable' ELSE 'event' END, NULL, \
          CASE WHEN n % 100 = 0 THEN 'DENIED' ELSE 'COMPLETED' END, 1, repeat('error ', 30), \
          convert_to(repeat('body ', 100), 'UTF8'), now(), now() - n * interval '1 second', n, 0 \
@@ -1123,7 +1123,7 @@ async fn plans_use_an_index(options: PgConnectOptions) {
         let prepare = format!("PREPARE planned AS {}", sql[name]);
         run(&mut connection, prepare).await;
         run(&mut connection, "BEGIN".to_owned()).await;
-        let execute = format!("EXECUTE planned ('{name}', {parameters})");
+        let execute = format!("EXECUTE planned ('{name}', '', {parameters})");
         let plan = plan(&mut connection, &execute).await;
         run(&mut connection, "ROLLBACK; DEALLOCATE planned".to_owned()).await;
         println!("{execute}\n{plan}\n");
@@ -1209,7 +1209,7 @@ async fn old_letters_are_pruned() {
     let database = Database::create("").await;
     let (letters, admin) = (letters(database.options()).await, database.pool());
     let fill = "INSERT INTO mx_job_webhook_dead_letters \
-         SELECT n::text, 'event', NULL, 'COMPLETED', 1, 'no', '', now(), now() - interval '2 hours', n, 0 \
+         SELECT '', n::text, 'event', NULL, 'COMPLETED', 1, 'no', '', now(), now() - interval '2 hours', n, 0 \
          FROM generate_series(1, 12000) AS n";
     execute(&admin, fill).await;
     keep(&letters, completed("JOB-1", 1), "no").await;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -12,8 +12,9 @@ use mx_job_webhook::watch::{Failsafe, JobWatch, MemoryWatchStore};
 use mx_job_webhook::{Credentials, Job, JobEvent, JobRouter, JobWebhook, Permanent, Status};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Row as _};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
-use tower::{BoxError, ServiceExt as _};
+use tower::{BoxError, Layer as _, ServiceExt as _};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
@@ -279,12 +280,16 @@ async fn a_body_that_one_queue_keeps_is_not_replayed_into_another() {
     assert_eq!(letters.letters().len(), 0, "{letters:?}");
 }
 
-/// `Letter::first_failed_at`: "Returns when it failed first, by the server's clock."
+/// `Letter::first_failed_at`: "For one of its events, it is when the event was stored, by the clock of the process that
+/// stored it."
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn a_letter_says_when_it_failed_first_and_not_when_it_was_stored() {
+async fn a_letter_says_when_its_event_was_stored() {
     let fixture = Fixture::new().await;
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let before = now().as_millis();
     fixture.store(completed("JOB-1")).await;
+    let after = now().as_millis();
     sleep(Duration::from_millis(1_500)).await;
     let worker = Running::start(quick(&fixture.queue, failing()));
     fixture.until(1, "status = 'Killed'").await;
@@ -295,8 +300,11 @@ async fn a_letter_says_when_it_failed_first_and_not_when_it_was_stored() {
         .await
         .unwrap();
     let letter = &page.letters()[0];
-    // It has failed once.
-    assert_eq!(letter.first_failed_at(), letter.failed_at());
+    let stored = letter.first_failed_at();
+    let millis = stored.unix_seconds() * 1_000 + i64::from(stored.subsec_nanos()) / 1_000_000;
+    let millis = u128::try_from(millis).unwrap();
+    assert!((before..=after).contains(&millis), "{letter:?}");
+    assert!(letter.failed_at() > stored);
 }
 
 /// `Letter::status`: "Returns `None` too if the status is none of MX's and longer than 200 bytes." The key of such an
@@ -360,6 +368,8 @@ async fn a_filter_with_a_nul_finds_nothing() {
     let filter = LetterFilter::new().with_error_containing("a\0b");
     let page = fixture.queue.dead_letters(&filter).await;
     assert_eq!(page.unwrap().letters().len(), 0);
+    let replayed = fixture.queue.replay_all(&filter).await;
+    assert_eq!(replayed.unwrap().succeeded(), 0);
 }
 
 /// `observability`: a worker has a line at "WARN if it cannot reach its queue".
@@ -376,7 +386,7 @@ async fn a_worker_that_starts_without_its_database_says_so() {
         .run_until(sleep(Duration::from_secs(7)))
         .await
         .unwrap();
-    assert!(lines.has(&["a worker waits for its queue", "queue=unreachable"]));
+    assert!(lines.has(&["a worker waits for its queue", "queue=\"unreachable\""]));
 }
 
 /// `observability`: "ERROR with the event's name for an event that has failed for the last time".
@@ -569,35 +579,55 @@ async fn a_slow_count_lets_no_worker_count_as_dead() {
     assert_eq!((runs, attempts), (1, 0));
 }
 
-/// Guide: "Its job stays expected until a worker has handled it."
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn a_job_whose_event_waits_in_the_queue_is_not_given_up() {
+/// Guide: "The job stays expected until a worker has handled the event, or the limit of the failsafe has passed." A worker
+/// starts after four seconds. Returns the jobs that were given up, and whether the job was heard of.
+async fn after_a_wait_in_the_queue(limit: Duration) -> (Vec<String>, bool) {
     let fixture = Fixture::new().await;
     let watch = JobWatch::new(MemoryWatchStore::new()).with_patience(Duration::from_millis(100));
-    let log = Log::default();
-    let (given_up, reads) = (log.clone(), Log::default());
-    let read_log = reads.clone();
-    let read = move |job: mx_job_webhook::job::JobGuid| {
-        read_log.push(job.to_string());
-        async move { Ok::<_, BoxError>(completed(job.as_str())) }
+    let given_up = Log::default();
+    let log = given_up.clone();
+    let read = |job: mx_job_webhook::job::JobGuid| async move {
+        Ok::<_, BoxError>(completed(job.as_str()))
     };
     let failsafe = Failsafe::new(&watch, fixture.queue.enqueue(), read)
         .with_pauses(Duration::from_millis(200), Duration::from_millis(200))
-        .with_limit(Duration::from_secs(2))
-        .on_given_up(move |given_up_job| {
-            let log = given_up.clone();
-            async move { log.push(given_up_job.job().to_string()) }
+        .with_limit(limit)
+        .on_given_up(move |given_up| {
+            let log = log.clone();
+            async move { log.push(given_up.job().to_string()) }
         });
-    let _expected = watch.expect(&"JOB-1".parse().unwrap()).await.unwrap();
-    failsafe.run_until(sleep(Duration::from_secs(6))).await;
-    assert_eq!(fixture.rows("status = 'Pending'").await, 1);
-    assert_eq!(
-        log.entries(),
-        [] as [&str; 0],
-        "after {} reads",
-        reads.entries().len()
-    );
+    let expected = watch.expect(&"JOB-1".parse().unwrap()).await.unwrap();
+    let jobs = watch.layer().layer(logging(&Log::default()));
+    let heard = async {
+        sleep(Duration::from_secs(4)).await;
+        // It was stored, and read again, under one name.
+        assert_eq!(fixture.rows("status = 'Pending'").await, 1);
+        let worker = Running::start(quick(&fixture.queue, jobs));
+        fixture.until(1, "status = 'Done'").await;
+        worker.end().await;
+        expected.within(Duration::from_millis(500)).await
+    };
+    let stop = Notify::new();
+    let heard = async {
+        let heard = heard.await;
+        stop.notify_one();
+        heard
+    };
+    let ((), heard) = tokio::join!(failsafe.run_until(stop.notified()), heard);
+    (given_up.entries(), heard.unwrap().is_some())
+}
+
+/// `Failsafe::with_limit`: "If the failsafe stores events in a queue, the limit has to be longer than the queue's tries."
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_job_whose_event_waits_in_the_queue_is_given_up_once_the_limit_has_passed() {
+    let short = Duration::from_millis(1_500);
+    let (given_up, _) = after_a_wait_in_the_queue(short).await;
+    assert_eq!(given_up, ["JOB-1"]);
+    let long = Duration::from_secs(60);
+    let (given_up, is_heard) = after_a_wait_in_the_queue(long).await;
+    assert!(given_up.is_empty(), "{given_up:?}");
+    assert!(is_heard);
 }
 
 /// "The fencing token of the later run is larger": `FencingToken` says "a later claim has a larger token".
@@ -635,28 +665,46 @@ async fn the_fencing_tokens_of_an_event_increase_after_a_discard() {
     assert!(tokens.is_sorted_by(|one, other| one < other), "{tokens:?}");
 }
 
-/// `migrate`: the error "is `Configuration` if the role may not read and write the tables".
+/// `migrate`: the error is `Configuration` "if the role may not use the schema, or may not read and write the tables. The
+/// error contains the grant."
 #[tokio::test]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn a_role_that_may_not_use_the_schema_is_refused_as_such() {
+async fn a_role_that_lacks_a_grant_is_refused_with_it() {
     let fixture = Fixture::new().await;
     let role = format!("app_{}", fixture.database.name);
     fixture.execute(&format!("CREATE ROLE {role} LOGIN")).await;
     let (pool, limited) = super::queue(fixture.database.options().username(&role));
+    let mut refused = Vec::new();
+    for grant in [
+        "USAGE ON SCHEMA apalis",
+        "SELECT, INSERT, UPDATE, DELETE ON apalis.jobs, apalis.workers",
+        "SELECT, INSERT, UPDATE, DELETE ON mx_job_webhook_dead_letters",
+    ] {
+        refused.push(limited.migrate().await);
+        fixture.execute(&format!("GRANT {grant} TO {role}")).await;
+    }
     let migrated = limited.migrate().await;
     pool.close().await;
-    fixture.execute(&format!("DROP ROLE {role}")).await;
-    assert!(
-        matches!(migrated, Err(sqlx::Error::Configuration(_))),
-        "{migrated:?}"
-    );
+    fixture
+        .execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))
+        .await;
+    for (refused, expected) in refused.into_iter().zip([
+        "GRANT USAGE ON SCHEMA apalis",
+        "apalis.workers: GRANT SELECT, INSERT, UPDATE, DELETE",
+        "mx_job_webhook_dead_letters: GRANT SELECT, INSERT, UPDATE, DELETE",
+    ]) {
+        let error = refused.unwrap_err();
+        assert!(matches!(error, sqlx::Error::Configuration(_)), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    migrated.unwrap();
 }
 
-/// `migrate`: "or migrates tables of an earlier version of apalis". Before 1.0, apalis had its history in the table
+/// `migrate`: "Tables of apalis before its version 1.0 need a step by hand first". Their history is in the table
 /// `public._sqlx_migrations`.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn tables_of_apalis_before_its_version_1_are_migrated() {
+async fn tables_of_apalis_before_its_version_1_are_refused_until_their_history_is_moved() {
     let fixture = Fixture::new().await;
     fixture
         .execute(
@@ -664,8 +712,22 @@ async fn tables_of_apalis_before_its_version_1_are_migrated() {
              DROP INDEX apalis.mx_job_webhook_done; DROP INDEX apalis.mx_job_webhook_dead",
         )
         .await;
-    let migrated = fixture.queue.migrate().await;
-    assert!(migrated.is_ok(), "{migrated:?}");
+    for empty in [
+        "SELECT",
+        "CREATE TABLE apalis._sqlx_migrations (LIKE public._sqlx_migrations)",
+    ] {
+        fixture.execute(empty).await;
+        let error = fixture.queue.migrate().await.unwrap_err();
+        assert!(matches!(error, sqlx::Error::Configuration(_)), "{error}");
+        assert!(error.to_string().contains("Upgrading to 1.0"), "{error}");
+    }
+    fixture
+        .execute(
+            "DROP TABLE apalis._sqlx_migrations;
+             ALTER TABLE public._sqlx_migrations SET SCHEMA apalis",
+        )
+        .await;
+    fixture.queue.migrate().await.unwrap();
 }
 
 /// `with_backoff`: "The pauses double". A worker with fewer tries runs an event of one with more.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use mx_job_webhook::dead_letters::{LetterFilter, LetterKind};
-use mx_job_webhook::queue::Try;
+use mx_job_webhook::dead_letters::{LetterFilter, LetterKind, PostgresDeadLetters};
+use mx_job_webhook::queue::{JobQueue, Try};
 use mx_job_webhook::{Credentials, JobEvent, JobRouter, JobWebhook, Permanent, Receipt, Status};
+use sqlx::postgres::PgPoolOptions;
 use tower::{BoxError, ServiceExt as _};
 
 use super::{DEAD_AFTER, Fixture, Running, completed, event, logging, quick, until_logged};
@@ -304,6 +305,196 @@ async fn bodies_that_no_callback_took_are_kept_and_replayed() {
     );
     // Both were the same event.
     assert_eq!(fixture.rows("status = 'Pending'").await, 2);
+}
+
+/// Keeps a body that is no event in a queue.
+async fn keep_undecodable(queue: &JobQueue, body: &str) {
+    let webhooks = JobWebhook::new(Credentials::unauthenticated(), queue.enqueue())
+        .on_undecodable(queue.keep_undecodable());
+    let response = webhooks.oneshot(delivery(body.to_owned())).await.unwrap();
+    assert_eq!(response.status(), 204);
+}
+
+async fn list(queue: &JobQueue) -> Vec<String> {
+    let page = queue.dead_letters(&all()).await.unwrap();
+    page.letters()
+        .iter()
+        .map(|letter| letter.name().to_owned())
+        .collect()
+}
+
+/// The same body in two queues, and in a store without a queue, is three letters.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn queues_that_share_a_database_have_lists_of_their_own() {
+    let fixture = Fixture::new().await;
+    let one = fixture.queue.clone().named("one");
+    let other = fixture.queue.clone().named("other");
+    let alone = PostgresDeadLetters::new(fixture.pool.clone());
+    keep_undecodable(&one, "not JSON").await;
+    keep_undecodable(&one, "only in one").await;
+    assert!(list(&other).await.is_empty());
+    keep_undecodable(&other, "not JSON").await;
+    let mount = JobWebhook::new(Credentials::unauthenticated(), JobRouter::new())
+        .on_undecodable(alone.keep_undecodable());
+    let response = mount.oneshot(delivery("not JSON".to_owned())).await;
+    assert_eq!(response.unwrap().status(), 204);
+
+    let names = list(&other).await;
+    let [name] = &names[..] else {
+        panic!("{names:?}")
+    };
+    assert_eq!(list(&one).await.len(), 2);
+    assert!(list(&one).await.contains(name));
+    assert_eq!(alone.count().await.unwrap(), 1);
+    assert_eq!(list(&fixture.queue).await, [""; 0]);
+    for letter in one.dead_letters(&all()).await.unwrap().letters() {
+        assert_eq!(letter.tries(), 1, "each was kept once in this queue");
+    }
+
+    assert!(!fixture.queue.discard(name).await.unwrap());
+    assert!(one.discard(name).await.unwrap());
+    assert_eq!(one.dead_letter_body(name).await.unwrap(), None);
+    assert_eq!(
+        other.dead_letter_body(name).await.unwrap().unwrap(),
+        "not JSON"
+    );
+    assert_eq!(alone.prune(Duration::ZERO).await.unwrap(), 1);
+    assert_eq!(
+        (list(&one).await.len(), list(&other).await.len()),
+        (1, 1),
+        "a store without a queue deletes its own letters only"
+    );
+}
+
+/// A body that can be decoded meanwhile is replayed into the queue that has kept it.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn queues_that_share_a_database_replay_their_own_letters() {
+    let fixture = Fixture::new().await;
+    let one = fixture.queue.clone().named("one");
+    let other = fixture.queue.clone().named("other");
+    for queue in [&one, &other] {
+        keep_undecodable(queue, "not JSON").await;
+        keep_undecodable(queue, "nor this").await;
+    }
+    fixture
+        .execute(&format!(
+            "UPDATE mx_job_webhook_dead_letters SET body = convert_to('{}', 'UTF8')",
+            SAMPLE.replace('\'', "''")
+        ))
+        .await;
+    let names = list(&one).await;
+    assert!(!fixture.queue.replay(&names[0]).await.unwrap());
+    assert!(one.replay(&names[0]).await.unwrap());
+    assert!(!one.replay(&names[0]).await.unwrap());
+    assert_eq!(fixture.rows("job_type = 'one'").await, 1);
+    assert_eq!(fixture.rows("job_type <> 'one'").await, 0);
+    assert_eq!(list(&other).await.len(), 2);
+
+    assert_eq!(other.replay_all(&all()).await.unwrap().succeeded(), 2);
+    assert_eq!(fixture.rows("job_type = 'other'").await, 1);
+    assert_eq!(list(&one).await, [&*names[1]]);
+}
+
+/// Callbacks hold the only connection of the pool.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn bodies_are_kept_and_replayed_while_the_pool_is_in_use() {
+    let fixture = Fixture::new().await;
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .connect_lazy_with(fixture.database.options().application_name("held"));
+    let queue = JobQueue::postgres(pool.clone());
+    let held = pool.acquire().await.unwrap();
+    for number in 0..8 {
+        keep_undecodable(&queue, &format!("not JSON {number}")).await;
+    }
+    fixture
+        .execute(&format!(
+            "UPDATE mx_job_webhook_dead_letters SET body = convert_to('{}', 'UTF8')",
+            SAMPLE.replace('\'', "''")
+        ))
+        .await;
+    let filter = all();
+    let (one, two) = tokio::join!(queue.replay_all(&filter), queue.replay_all(&filter));
+    assert_eq!(one.unwrap().succeeded() + two.unwrap().succeeded(), 8);
+    assert_eq!(list(&queue).await, [""; 0]);
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'held' AND datname = current_database()";
+    let sessions = fixture.number(sessions).await;
+    assert!(sessions <= 1 + 2 + 4, "{sessions} sessions");
+    drop(held);
+}
+
+/// Connections that the server has closed are replaced.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn dead_letters_are_seen_after_the_server_has_closed_the_connections() {
+    let fixture = Fixture::new().await;
+    keep_undecodable(&fixture.queue, "not JSON").await;
+    for _ in 0..3 {
+        assert_eq!(list(&fixture.queue).await.len(), 1);
+        let others = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+                      WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        fixture.number(others).await;
+    }
+}
+
+/// The store connects as the application's pool does, also if that changes.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn dead_letters_follow_the_options_of_the_pool_and_end_with_it() {
+    let fixture = Fixture::new().await;
+    let pool =
+        PgPoolOptions::new().connect_lazy_with(fixture.database.options().username("no such role"));
+    let queue = JobQueue::postgres(pool.clone());
+    let kept = all().with_kind(LetterKind::Undecodable);
+    let refused = queue.dead_letters(&kept).await.unwrap_err();
+    assert!(refused.as_database_error().is_some(), "{refused}");
+    pool.set_connect_options(fixture.database.options());
+    assert!(
+        queue
+            .dead_letters(&kept)
+            .await
+            .unwrap()
+            .letters()
+            .is_empty()
+    );
+    pool.close().await;
+    let closed = queue.dead_letters(&kept).await.unwrap_err();
+    assert!(matches!(closed, sqlx::Error::PoolClosed), "{closed}");
+}
+
+/// An operator has stopped events by SQL. The rows lack what a worker writes.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn letters_that_were_made_by_hand_are_listed_and_replayed() {
+    let fixture = Fixture::new().await;
+    fixture.bury(&["JOB-0".to_owned()]).await;
+    for number in 1..6 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    fixture
+        .execute("UPDATE apalis.jobs SET status = 'Killed' WHERE status = 'Pending'")
+        .await;
+    let (mut found, mut filter) = (Vec::new(), all().with_limit(2));
+    loop {
+        let page = fixture.queue.dead_letters(&filter).await.unwrap();
+        for letter in page.letters() {
+            found.push(letter.guid().unwrap().to_string());
+            assert_eq!(letter.status(), Some(&Status::Completed));
+        }
+        let Some(next) = page.next() else { break };
+        filter = filter.after(next);
+    }
+    // When they were due is taken for the time of their failure.
+    assert_eq!(
+        found,
+        ["JOB-5", "JOB-4", "JOB-3", "JOB-2", "JOB-1", "JOB-0"]
+    );
+    let replayed = fixture.queue.replay_all(&all()).await.unwrap();
+    assert_eq!(replayed.succeeded(), 6);
+    assert_eq!(fixture.names(&all()).await, [""; 0]);
 }
 
 #[tokio::test]
