@@ -9,7 +9,8 @@ SET LOCAL enable_sort = off;
 SELECT 'dead_letters', idempotency_key, attempts, last_result ->> 'Err',
     (extract(epoch FROM coalesce(done_at, run_at)) * 1000000)::bigint, id
 FROM apalis.jobs
-WHERE job_type = $1 AND (status = 'Killed' OR (status = 'Failed' AND attempts >= max_attempts))
+WHERE job_type = $1 AND idempotency_key IS NOT NULL
+    AND (status = 'Killed' OR (status = 'Failed' AND attempts >= max_attempts))
     AND ($2 IS NULL OR reverse(split_part(reverse(idempotency_key), ' ', 2)) = $2)
     AND ($3 IS NULL OR strpos(last_result ->> 'Err', $3) > 0)
     AND ($4 IS NULL OR coalesce(done_at, run_at) >= $4::timestamptz)
