@@ -1,5 +1,8 @@
 -- Takes the next events. $1 the queue, $2 the worker, $3 how many, $4 the tries of an event that has none yet.
 --
+-- It does not wait for the disk. If a crash of the server undoes it, the event runs once more, with a larger token, and one
+-- of the two runs can commit its end.
+--
 -- The token is the time in µs, so that it also grows when an event was deleted and delivered again.
 --
 -- `now()` is a condition of the index, and `clock_timestamp()` would not be: an idle worker would read every event that
@@ -8,6 +11,7 @@
 -- Without statistics of the table, which come a minute after a burst, the server takes the waiting events for few, and
 -- would sort all of them for each call. The setting makes it read the first ones by the index.
 SET LOCAL enable_sort = off;
+SET LOCAL synchronous_commit = off;
 WITH next AS (
     SELECT id FROM apalis.jobs
     WHERE (status = 'Pending' OR (status = 'Failed' AND attempts < max_attempts))

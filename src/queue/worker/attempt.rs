@@ -50,7 +50,7 @@ impl Attempt {
     }
 
     /// Runs the callback, and tells the worker how it ended.
-    pub(super) async fn run<J: JobService>(self, run: Arc<Run<J>>, running: RunningGuard) {
+    pub(super) async fn run<J: JobService>(self, run: Arc<Run<J>>, mut running: RunningGuard) {
         let has_ended = Arc::new(AtomicBool::new(false));
         let outcome = self.call(&run, has_ended.clone()).await;
         if outcome.is_ok() && has_ended.load(Ordering::Relaxed) {
@@ -61,6 +61,7 @@ impl Attempt {
         let pause = run
             .worker
             .pause_after(self.tried.number.saturating_sub(self.before));
+        running.end();
         let ended = Ended::new(self, outcome.as_ref().err(), pause, running);
         // It is received for as long as an event is running.
         let _ = run.ended.send(ended);

@@ -2,10 +2,11 @@
 
 mod attempt;
 mod ended;
+mod fetcher;
 mod heartbeat;
+mod recorder;
 mod run;
 mod running;
-mod turns;
 
 use std::fmt;
 use std::sync::Arc;
@@ -35,6 +36,9 @@ use crate::util::random::jittered;
 /// silent worker still lives, its callbacks continue, so an event can run twice at the same time. The
 /// [fencing token](crate::JobEvent::fencing_token) of the later run is larger, and
 /// [`commit_in`](super::JobQueue::commit_in) lets the effect of one of them stand.
+///
+/// A crash of the server can undo that an event was taken, but not that it was stored or has ended. Such an event runs
+/// once more too.
 ///
 /// If the whole database was away, no worker counts as dead before it has had as long to report again.
 #[derive(Clone)]

@@ -11,9 +11,10 @@ use tokio::time::sleep;
 
 use super::Worker;
 use super::ended::Ended;
+use super::fetcher::Fetcher;
 use super::heartbeat::{Heart, count_until_the_end};
+use super::recorder::Recorder;
 use super::running::Running;
-use super::turns::Turns;
 use crate::background::Background;
 use crate::callback::JobService;
 use crate::observe;
@@ -80,14 +81,15 @@ pub(super) async fn run<J: JobService>(
         run.worker.queue.clone(),
         run.running.clone(),
     ));
-    let mut turns = tokio::spawn(Turns::new(run.clone(), ended).take_until_the_end());
-    let early = until(shutdown.as_mut(), &mut turns).await;
+    tokio::spawn(Fetcher::new(run.clone()).fetch_until_the_end());
+    let mut recording = tokio::spawn(Recorder::new(run.clone(), ended).record_until_the_end());
+    let early = until(shutdown.as_mut(), &mut recording).await;
     drop(open);
-    let ended = match early {
-        Some(ended) => ended,
-        None => turns.await,
+    let recorded = match early {
+        Some(recorded) => recorded,
+        None => recording.await,
     };
-    ended.map_err(|_| sqlx::Error::WorkerCrashed)?;
+    recorded.map_err(|_| sqlx::Error::WorkerCrashed)?;
     // Callbacks that were acknowledged first.
     let _ = run.background.drain(pending::<()>()).await;
     Ok(())

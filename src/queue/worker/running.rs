@@ -1,12 +1,11 @@
 //! The events that a worker is running.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-/// The ids of the events that a worker has taken and not settled.
+/// The events that a worker has taken and not recorded.
 #[derive(Default)]
 pub(super) struct Running {
     state: Mutex<State>,
@@ -15,23 +14,41 @@ pub(super) struct Running {
 
 #[derive(Default)]
 struct State {
-    ids: HashSet<String>,
+    /// The ids of the events. After a crash of the server, one can be there twice.
+    ids: Vec<String>,
+    /// How many of them have ended.
+    unrecorded: usize,
     /// Whether the worker takes no further events.
     is_closed: bool,
+    /// Whether a fetch may still add events.
+    is_fetching: bool,
+}
+
+impl State {
+    fn has_ended(&self) -> bool {
+        self.is_closed && !self.is_fetching && self.ids.is_empty()
+    }
 }
 
 impl Running {
     pub(super) fn ids(&self) -> Vec<String> {
-        self.lock().ids.iter().cloned().collect()
+        self.lock().ids.clone()
     }
 
     /// Adds an event until the guard is dropped.
     pub(super) fn add(self: &Arc<Self>, id: &str) -> RunningGuard {
-        self.lock().ids.insert(id.to_owned());
+        self.lock().ids.push(id.to_owned());
         RunningGuard {
             running: self.clone(),
             id: id.to_owned(),
+            has_ended: false,
         }
+    }
+
+    /// Says that fetches may add events until the guard is dropped.
+    pub(super) fn start_fetching(self: &Arc<Self>) -> FetchingGuard {
+        self.lock().is_fetching = true;
+        FetchingGuard(self.clone())
     }
 
     pub(super) fn close(&self) {
@@ -43,24 +60,28 @@ impl Running {
         self.lock().is_closed
     }
 
-    pub(super) fn count(&self) -> usize {
-        self.lock().ids.len()
+    /// Returns how many callbacks are running, and how many have ended without being recorded.
+    pub(super) fn callbacks(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.ids.len() - state.unrecorded, state.unrecorded)
     }
 
-    /// Waits until an event is removed, or the worker is closed, after this call.
+    /// Waits until something changes after this call.
     pub(super) fn changed(&self) -> Notified<'_> {
         self.changed.notified()
+    }
+
+    /// Returns whether the worker takes no further events, and none is left.
+    pub(super) fn has_ended(&self) -> bool {
+        self.lock().has_ended()
     }
 
     /// Waits until the worker takes no further events, and none is left.
     pub(super) async fn ended(&self) {
         loop {
-            let changed = self.changed.notified();
-            {
-                let state = self.lock();
-                if state.is_closed && state.ids.is_empty() {
-                    return;
-                }
+            let changed = self.changed();
+            if self.has_ended() {
+                return;
             }
             changed.await;
         }
@@ -71,14 +92,39 @@ impl Running {
     }
 }
 
+/// An event that is running or not recorded.
 pub(super) struct RunningGuard {
     running: Arc<Running>,
     id: String,
+    has_ended: bool,
+}
+
+impl RunningGuard {
+    /// Says that the callback has ended.
+    pub(super) fn end(&mut self) {
+        self.has_ended = true;
+        self.running.lock().unrecorded += 1;
+        self.running.changed.notify_waiters();
+    }
 }
 
 impl Drop for RunningGuard {
     fn drop(&mut self) {
-        self.running.lock().ids.remove(&self.id);
+        let mut state = self.running.lock();
+        if let Some(index) = state.ids.iter().position(|id| *id == self.id) {
+            state.ids.swap_remove(index);
+        }
+        state.unrecorded -= usize::from(self.has_ended);
+        drop(state);
         self.running.changed.notify_waiters();
+    }
+}
+
+pub(super) struct FetchingGuard(Arc<Running>);
+
+impl Drop for FetchingGuard {
+    fn drop(&mut self) {
+        self.0.lock().is_fetching = false;
+        self.0.changed.notify_waiters();
     }
 }

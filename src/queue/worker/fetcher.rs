@@ -1,0 +1,109 @@
+//! Taking events from the queue, and starting their callbacks.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::attempt::Attempt;
+use super::run::{INTERVAL_OF_FAILURES, Run};
+use super::running::FetchingGuard;
+use crate::callback::JobService;
+use crate::queue::statement::{Statement, Value};
+use crate::util::random::jittered;
+
+/// How many events one statement takes at most.
+const BATCH: usize = 64;
+
+/// How many tries may have ended without being recorded before the worker takes no further events.
+const UNRECORDED: usize = 64;
+
+pub(super) struct Fetcher<J> {
+    run: Arc<Run<J>>,
+    /// When to look for events next, if none is stored by this process before.
+    look_at: Instant,
+    _fetching: FetchingGuard,
+}
+
+impl<J: JobService> Fetcher<J> {
+    pub(super) fn new(run: Arc<Run<J>>) -> Self {
+        Self {
+            _fetching: run.running.start_fetching(),
+            run,
+            look_at: Instant::now(),
+        }
+    }
+
+    /// Takes events until the worker is closed.
+    pub(super) async fn fetch_until_the_end(mut self) {
+        let run = self.run.clone();
+        while !run.running.is_closed() {
+            // They are created before the state is read, so that no change in between is missed.
+            let changed = run.running.changed();
+            let stored = run.worker.queue.stored.notified();
+            let free = self.free();
+            if free > 0 && self.look_at <= Instant::now() {
+                self.fetch(free).await;
+            } else if self.wait(free > 0, changed, stored).await {
+                self.look_at = Instant::now();
+            }
+        }
+    }
+
+    /// Returns how many events can be taken.
+    fn free(&self) -> usize {
+        let (callbacks, unrecorded) = self.run.running.callbacks();
+        if unrecorded >= UNRECORDED {
+            return 0;
+        }
+        self.run.worker.concurrency.saturating_sub(callbacks)
+    }
+
+    /// Waits until something changes. Returns whether an event was stored that can be taken.
+    async fn wait(&self, takes: bool, changed: impl Future, stored: impl Future) -> bool {
+        let (mut changed, mut stored) = (pin!(changed), pin!(stored));
+        let mut timer = pin!(sleep_until(self.look_at));
+        poll_fn(|context| {
+            if takes && stored.as_mut().poll(context).is_ready() {
+                return Poll::Ready(true);
+            }
+            let is_woken = changed.as_mut().poll(context).is_ready()
+                || (takes && timer.as_mut().poll(context).is_ready());
+            if is_woken {
+                Poll::Ready(false)
+            } else {
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    async fn fetch(&mut self, free: usize) {
+        let Run { worker, name, .. } = &*self.run;
+        let wanted = free.min(BATCH);
+        let values = [
+            Value::Text(&worker.queue.name),
+            Value::Text(name),
+            Value::Number(i64::try_from(wanted).unwrap_or(i64::MAX)),
+            Value::Number(worker.tries.min(i32::MAX.unsigned_abs() / 2).into()),
+        ];
+        let fetch = Statement::new("fetch", include_str!("../sql/fetch.sql"), &values);
+        let rows = worker.queue.connections.run(&fetch).await;
+        let taken: Result<Vec<_>, _> =
+            rows.and_then(|rows| rows.iter().map(Attempt::read).collect());
+        let Ok(taken) = taken else {
+            self.look_at = Instant::now() + jittered(INTERVAL_OF_FAILURES);
+            return;
+        };
+        if taken.len() < wanted {
+            self.look_at = Instant::now() + jittered(worker.interval);
+        }
+        for attempt in taken {
+            // Until the end of the try is recorded, heartbeats name the event.
+            let running = self.run.running.add(&attempt.id);
+            tokio::spawn(attempt.run(self.run.clone(), running));
+        }
+    }
+}

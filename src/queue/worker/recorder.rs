@@ -1,0 +1,157 @@
+//! Recording the tries that have ended.
+
+use std::future::poll_fn;
+use std::mem::take;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use sqlx::postgres::PgRow;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep_until};
+
+use super::ended::{Ended, settle};
+use super::run::Run;
+use crate::callback::JobService;
+
+/// How many tries one statement records at most.
+const BATCH: usize = 64;
+
+pub(super) struct Recorder<J> {
+    run: Arc<Run<J>>,
+    ended: UnboundedReceiver<Ended>,
+    /// Tries whose end is not recorded.
+    unrecorded: Vec<Ended>,
+}
+
+impl<J: JobService> Recorder<J> {
+    pub(super) fn new(run: Arc<Run<J>>, ended: UnboundedReceiver<Ended>) -> Self {
+        Self {
+            run,
+            ended,
+            unrecorded: Vec::new(),
+        }
+    }
+
+    /// Records tries until the worker is closed and its last try is recorded.
+    pub(super) async fn record_until_the_end(mut self) {
+        let run = self.run.clone();
+        loop {
+            // It is created before the state is read, so that no change in between is missed.
+            let changed = run.running.changed();
+            self.receive();
+            if run.running.is_closed() {
+                // Another worker takes the events over.
+                let dead_after = run.worker.dead_after;
+                self.unrecorded
+                    .retain(|ended| ended.failing_for() < dead_after);
+                if run.running.has_ended() {
+                    return;
+                }
+            }
+            let now = Instant::now();
+            if self.unrecorded.iter().any(|ended| ended.is_due(now)) {
+                // Callbacks that end at the same time share the statement.
+                yield_now().await;
+                self.receive();
+                self.record().await;
+            } else {
+                self.wait(changed).await;
+            }
+        }
+    }
+
+    fn receive(&mut self) {
+        while let Ok(ended) = self.ended.try_recv() {
+            self.unrecorded.push(ended);
+        }
+    }
+
+    /// Waits until a try ends, or has to be recorded again, or until the worker changes.
+    async fn wait(&mut self, changed: impl Future) {
+        let again_at = self.unrecorded.iter().filter_map(Ended::again_at).min();
+        let mut changed = pin!(changed);
+        let mut timer = pin!(async {
+            match again_at {
+                Some(again_at) => sleep_until(again_at).await,
+                None => std::future::pending().await,
+            }
+        });
+        poll_fn(|context| {
+            if let Poll::Ready(Some(ended)) = self.ended.poll_recv(context) {
+                self.unrecorded.push(ended);
+                return Poll::Ready(());
+            }
+            let is_woken = changed.as_mut().poll(context).is_ready()
+                || timer.as_mut().poll(context).is_ready();
+            if is_woken {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    async fn record(&mut self) {
+        let now = Instant::now();
+        let (mut due, mut later) = (Vec::new(), Vec::new());
+        for ended in take(&mut self.unrecorded) {
+            if due.len() < BATCH && ended.is_due(now) {
+                due.push(ended);
+            } else {
+                later.push(ended);
+            }
+        }
+        self.unrecorded = later;
+        match self.settle(&due).await {
+            Ok(rows) => self.recorded(due, &rows),
+            Err(error) if is_of_one(&error) => self.record_one_by_one(due).await,
+            Err(_) => self.record_later(due),
+        }
+    }
+
+    async fn settle(&self, due: &[Ended]) -> Result<Vec<PgRow>, sqlx::Error> {
+        let settle = settle(&self.run.name, due);
+        self.run.worker.queue.connections.run(&settle).await
+    }
+
+    fn recorded(&mut self, due: Vec<Ended>, rows: &[PgRow]) {
+        // An event whose answer cannot be read returns to the queue with a later heartbeat.
+        let again = due
+            .into_iter()
+            .filter_map(|ended| ended.recorded(rows).unwrap_or_default());
+        self.unrecorded.extend(again);
+    }
+
+    fn record_later(&mut self, due: Vec<Ended>) {
+        for mut ended in due {
+            ended.try_again_later();
+            self.unrecorded.push(ended);
+        }
+    }
+
+    /// Records each try by itself, because one of them may have made the statement fail.
+    async fn record_one_by_one(&mut self, due: Vec<Ended>) {
+        for ended in due {
+            let one = [ended];
+            let rows = self.settle(&one).await;
+            let one = one.into();
+            match rows {
+                Ok(rows) => self.recorded(one, &rows),
+                Err(_) => self.record_later(one),
+            }
+        }
+    }
+}
+
+/// Returns whether one try may be the cause of a failure: its data, a constraint, or a trigger of the application.
+fn is_of_one(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| {
+        ["22", "23", "54", "P0"]
+            .iter()
+            .any(|class| code.starts_with(class))
+    })
+}
