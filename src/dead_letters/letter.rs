@@ -70,7 +70,7 @@ impl Letter {
         self.0.guid.as_ref()
     }
 
-    /// Returns how often it was kept, or replayed without success.
+    /// Returns how often it was kept, or replayed without success. In a queue, it counts the tries.
     #[must_use]
     pub fn tries(&self) -> u32 {
         self.0.tries

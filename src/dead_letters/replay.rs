@@ -151,6 +151,8 @@ impl Replayed {
     }
 
     /// Returns how many letters were replayed with success, and are gone.
+    ///
+    /// Of a `JobQueue`, these are the letters that were returned to the queue. Their callbacks run later.
     #[must_use]
     pub fn succeeded(&self) -> u64 {
         self.succeeded

@@ -7,7 +7,8 @@ use crate::error::{Error, Receipt};
 
 /// The reason why a replay did not succeed.
 ///
-/// Except after [`is_not_found`](Self::is_not_found), the letter is still there.
+/// Except after [`is_not_found`](Self::is_not_found), the letter is still there. `{:#}` adds the error of the callback or of
+/// decoding, with its causes.
 #[derive(Debug)]
 pub struct ReplayError(Reason);
 
@@ -142,6 +143,10 @@ impl fmt::Display for ReplayError {
             Reason::NotDeleted(_) => f.write_str(
                 "the replay succeeded, but the dead letter could not be deleted, and may run again",
             ),
+        }?;
+        match self.error() {
+            Some(error) if f.alternate() => write!(f, ": {error:#}"),
+            _ => Ok(()),
         }
     }
 }

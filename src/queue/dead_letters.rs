@@ -50,7 +50,7 @@ impl JobQueue {
     /// // The fault is mended.
     /// let timeouts = LetterFilter::new().with_error_containing("the bank did not answer");
     /// let replayed = queue.replay_all(&timeouts).await?;
-    /// println!("{} events run once more", replayed.succeeded());
+    /// println!("{} events are back in the queue", replayed.succeeded());
     /// # Ok(()) }
     /// ```
     pub async fn dead_letters(&self, filter: &LetterFilter) -> Result<LetterPage, sqlx::Error> {

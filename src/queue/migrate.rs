@@ -55,7 +55,7 @@ impl JobQueue {
     ///
     /// Several replicas may call it at the same time, and at every start. If the tables exist, the method locks
     /// nothing, and needs no permission to create tables. The tables of apalis are in the schema `apalis`. They need
-    /// Postgres 13 or later, and the extension `hstore`, which the owner of a database may create.
+    /// Postgres 13 or later, and the extensions `hstore` and `pgcrypto`, which the owner of a database may create.
     ///
     /// Tables of apalis before its version 1.0 need a step by hand first: see *Upgrading to 1.0* in the README of
     /// `apalis-postgres`. It moves the history of the migrations from the schema `public` to `apalis`.

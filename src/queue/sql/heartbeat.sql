@@ -37,7 +37,7 @@ WITH previous AS (
     SET status = CASE WHEN max_attempts > 0 AND attempts + 1 >= greatest(max_attempts, 3) THEN 'Failed' ELSE 'Pending' END,
         attempts = attempts + 1, lock_by = NULL, done_at = clock_timestamp(),
         last_result = coalesce(last_result, '{}') || jsonb_build_object('Err',
-            'the worker stopped before the callback ended, or the end was not recorded'
+            'the worker stopped before the callback ended, or the transaction of `commit_in` was not committed'
             || coalesce('; the error before: ' || substring(last_result ->> 'Err' FROM '^(?!the worker stopped).*'), ''))
     FROM (SELECT id FROM orphaned UNION SELECT id FROM unknown) AS lost
     WHERE jobs.id = lost.id

@@ -31,7 +31,7 @@ use crate::util::random::jittered;
 /// # Workers that die
 ///
 /// A worker sends heartbeats to the database while callbacks run. If it is silent for 30 s, because its process died,
-/// was frozen or lost the database, other workers take its events over. A try whose worker died counts, but its callback
+/// was frozen or lost the database, other workers take its events over, once they have run for that long themselves. A try whose worker died counts, but its callback
 /// may not have started: an event becomes a dead letter by it in the third try at the earliest. If the
 /// silent worker still lives, its callbacks continue, so an event can run twice at the same time. The
 /// [fencing token](crate::JobEvent::fencing_token) of the later run is larger, and
@@ -80,9 +80,9 @@ impl<J> Worker<J> {
         self
     }
 
-    /// Sets how often an event is tried before it is a dead letter. Defaults to 12, in about two and a half hours.
+    /// Sets how often an event is tried before it is a dead letter. Defaults to 12, in 1.2 to 2.4 hours of pauses.
     ///
-    /// An event has the tries of the worker that runs it first.
+    /// An event has the tries of the worker that runs it first, or first after a replay.
     ///
     /// # Panics
     ///
