@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Subscriber};
+use tracing::subscriber::Interest;
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::registry::{LookupSpan, Registry};
@@ -60,6 +61,36 @@ impl Visit for Fields {
     }
 }
 
+/// The subscriber of threads that capture nothing. It records nothing, and decides about each span and event anew.
+///
+/// Without it, a thread that reaches a place in the code first, while another one installs its capture, can turn that
+/// place off for all threads.
+struct Undecided;
+
+impl Subscriber for Undecided {
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        Interest::sometimes()
+    }
+
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        false
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, _: &Event<'_>) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
 /// Everything that was recorded while the capture was installed.
 #[derive(Clone, Default)]
 pub(crate) struct Capture {
@@ -99,6 +130,8 @@ impl Capture {
     }
 
     pub(crate) fn install<T>(&self, test: impl FnOnce() -> T) -> T {
+        static UNDECIDED: Once = Once::new();
+        UNDECIDED.call_once(|| _ = tracing::subscriber::set_global_default(Undecided));
         let subscriber = Registry::default().with(self.clone());
         let recorder = &self.recorder.0;
         tracing::subscriber::with_default(subscriber, || {
