@@ -178,8 +178,9 @@ async fn a_confused_statement_changes_no_row() {
     for (name, sql) in statements_with_parameters() {
         let told = format!("$1::text = '{name}'");
         assert!(sql.contains(&told), "{name} lacks {told}");
-        // `watch_postgres` tests those of the watch.
-        if name.starts_with("watch_") {
+        // `watch_postgres` tests those of the watch. Those of dead letters run within a transaction, which a pooler
+        // leaves on one connection: `dead_letters` tests them behind each PgBouncer.
+        if name.starts_with("watch_") || name.starts_with("letter_") {
             continue;
         }
         let names = statements.map(|(name, ..)| name);
@@ -242,6 +243,10 @@ fn statements_with_parameters() -> Vec<(String, String)> {
     while let Some(folder) = folders.pop() {
         for file in std::fs::read_dir(folder).unwrap() {
             let path = file.unwrap().path();
+            // Those of the queue are not prepared: their values are literals, or they run within a transaction.
+            if path.ends_with("queue/sql") {
+                continue;
+            }
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "sql") {
