@@ -107,7 +107,8 @@ async fn a_master_that_lacks_its_replica_forgets_what_it_acknowledges_in_millise
     let outcome = load.stop(store(&watched), what).await;
     assert!(outcome.forgotten_jobs.len() <= 20, "{outcome}");
     assert!(outcome.forgotten_events.len() <= 20, "{outcome}");
-    outcome.every_waiter_hears();
+    // Without `with_replicated_changes`, a waiter can miss what the failover forgets. How many do is printed.
+    assert!(outcome.unheard <= 4, "{outcome}");
     assert!(outcome.silence < Duration::from_secs(20), "{outcome}");
 }
 
