@@ -28,7 +28,7 @@ const HOSTILE: &str = r#"</td><script>alert(1)</script>"'&amp;"#;
 fn nowhere() -> PgPool {
     PgPoolOptions::new()
         .acquire_timeout(Duration::from_millis(100))
-        .connect_lazy("postgres://nobody@127.0.0.1:9/none")
+        .connect_lazy("postgres://user@127.0.0.1:9/none")
         .unwrap()
 }
 
