@@ -1,10 +1,12 @@
 //! Servers for one test, which may kill them: `PostgreSQL`, Redis, `HAProxy`.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -13,12 +15,24 @@ use crate::run;
 /// A generous limit for a server's start and stop.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Returns a free address of this machine.
+/// Returns a free address of this machine, each time another one.
+///
+/// Its port and the one 10,000 above, which a server of a Redis cluster listens on too, are below those that the
+/// system gives to outgoing connections. Otherwise a connection of another test could take one while its server
+/// starts or restarts.
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    static FIRST: LazyLock<u16> = LazyLock::new(|| fastrand::u16(..PORTS));
+    const PORTS: u16 = 10_000;
+    for _ in 0..PORTS {
+        let taken = TAKEN.fetch_add(1, Ordering::Relaxed) % PORTS;
+        let port = PORTS + (*FIRST + taken) % PORTS;
+        let is_free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        if is_free(port) && is_free(port + PORTS) {
+            return SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        }
+    }
+    panic!("no port between 10,000 and 20,000 is free")
 }
 
 /// A temporary folder, deleted when dropped.
