@@ -1,8 +1,6 @@
 //! Running letters once more.
 
 use std::future::poll_fn;
-use std::pin::pin;
-use std::task::Poll;
 
 use bytes::Bytes;
 use sqlx::Row as _;
@@ -12,10 +10,11 @@ use super::read::number;
 use super::{LetterFilter, PostgresDeadLetters, ReplayError, key};
 use crate::background::Tracked;
 use crate::callback::{EventService, poll_ready};
-use crate::error::{Error, Receipt};
+use crate::error::Receipt;
 use crate::event::{JobEvent, Source};
 use crate::ledger::lease::micros;
 use crate::util::catch_panic::CatchDrop;
+use crate::util::until::while_repeating;
 
 /// No letter has this revision.
 const NO_REVISION: i64 = -1;
@@ -215,7 +214,8 @@ impl Replay {
         let mut event = event.map_err(ReplayError::undecodable)?;
         event.set_source(Source::Replay);
         let run = self.store.background.run(jobs.into_inner(), event);
-        let outcome = self.while_extending_the_lease(claim, run).await;
+        // The letter stays claimed while its callback runs.
+        let outcome = while_repeating(run, || self.extend(claim)).await;
         match outcome.map_err(ReplayError::failed)? {
             receipt @ (Receipt::Handled | Receipt::Unhandled | Receipt::Queued) => Ok(receipt),
             receipt => Err(ReplayError::not_handled(receipt)),
@@ -277,27 +277,6 @@ impl Replay {
             .bind(self.begun);
         self.store.run_for_one(statement).await?;
         Ok(())
-    }
-
-    /// Keeps the letter claimed while its callback runs.
-    async fn while_extending_the_lease(
-        &self,
-        claim: &Claim,
-        run: impl Future<Output = Result<Receipt, Error>>,
-    ) -> Result<Receipt, Error> {
-        let mut run = pin!(run);
-        loop {
-            let mut extend = pin!(self.extend(claim));
-            let ended = poll_fn(|context| {
-                if let Poll::Ready(outcome) = run.as_mut().poll(context) {
-                    return Poll::Ready(Some(outcome));
-                }
-                extend.as_mut().poll(context).map(|()| None)
-            });
-            if let Some(outcome) = ended.await {
-                return outcome;
-            }
-        }
     }
 
     async fn extend(&self, claim: &Claim) {

@@ -6,7 +6,6 @@ use crate::util::postgres::Table;
 const TABLE: Table = Table {
     name: "mx_job_webhook_dead_letters",
     sql: PostgresDeadLetters::TABLE,
-    look: include_str!("sql/look.sql"),
     store: "PostgresDeadLetters",
     schema: "mx-job-webhook dead letters schema ",
     version: "1",

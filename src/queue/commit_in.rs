@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sqlx::{AssertSqlSafe, Postgres, Row as _, Transaction};
 
-use super::connections::unexpected;
 use super::statement::{Statement, Value};
 use super::{JobQueue, Shared};
 use crate::event::JobEvent;
 use crate::ledger::CommitInError;
+use crate::util::postgres::UnexpectedAnswer;
 
 /// How long the transaction may be idle, in ms, if there is no other limit.
 const IDLE_IN_TRANSACTION: i64 = 60_000;
@@ -94,7 +94,7 @@ impl JobQueue {
             .fetch_one(&mut **transaction)
             .await?;
         if row.try_get::<&str, _>(0)? != commit_in.name {
-            return Err(unexpected(commit_in.name).into());
+            return Err(sqlx::Error::from(UnexpectedAnswer(commit_in.name)).into());
         }
         if row.try_get(1)? {
             hold.has_ended.store(true, Ordering::Relaxed);

@@ -2,21 +2,14 @@
 
 use std::io;
 use std::slice;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, PgPool, Row as _};
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{Instant, timeout};
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row as _};
+use tokio::time::timeout;
 
 use super::statement::Statement;
-
-/// How long a statement may take, and how long opening a connection for it.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// For how long a connection may be idle before it is closed.
-const IDLE: Duration = Duration::from_secs(60);
+use crate::util::postgres::own_connections::{OwnConnection, OwnConnections, TIMEOUT};
+use crate::util::postgres::{UnexpectedAnswer, has_sqlstate};
 
 /// What precedes the statements of a message. Several statements in one message are one transaction, without `BEGIN`.
 ///
@@ -29,56 +22,20 @@ SET LOCAL bytea_output = 'hex';
 SELECT 'settings', set_config('statement_timeout', '4500ms', true)
     WHERE current_setting('statement_timeout') = '0'";
 
-/// Runs statements on connections of its own, which it opens as the application's pool does.
-///
-/// It takes none of that pool's connections, because callbacks may hold all of them, and then a worker would count
-/// as dead. A pool of sqlx only opens the connections. It would check each one that returns, and wait for the answer
-/// without a limit.
-pub(super) struct Connections {
-    application: PgPool,
-    opening: PgPool,
-    /// The options of `opening`. The application may change those of its pool, for example to a new password.
-    options: Mutex<Arc<PgConnectOptions>>,
-    permits: Semaphore,
-    idle: Mutex<Vec<IdleConnection>>,
-    max: u32,
-}
-
-struct IdleConnection {
-    inner: PgConnection,
-    opened: Instant,
-    used: Instant,
-}
+/// Runs statements on connections of its own. If callbacks held all of them, a worker would count as dead.
+pub(super) struct Connections(OwnConnections);
 
 impl Connections {
     pub(super) fn like(application: &PgPool, max_connections: u32) -> Self {
-        let options = application.connect_options();
-        let quiet = quiet(&options);
-        let opening = application
-            .options()
-            .clone()
-            .max_connections(max_connections)
-            .min_connections(0)
-            .acquire_timeout(TIMEOUT)
-            .idle_timeout(None)
-            .max_lifetime(None);
-        let permits = usize::try_from(max_connections).unwrap_or(usize::MAX);
-        Self {
-            opening: opening.connect_lazy_with(quiet),
-            application: application.clone(),
-            options: Mutex::new(options),
-            permits: Semaphore::new(permits.min(Semaphore::MAX_PERMITS)),
-            idle: Mutex::default(),
-            max: max_connections,
-        }
+        Self(OwnConnections::like(application, max_connections))
     }
 
     pub(super) fn max(&self) -> u32 {
-        self.max
+        self.0.max()
     }
 
     pub(super) fn application(&self) -> &PgPool {
-        &self.application
+        self.0.application()
     }
 
     /// Runs a statement in a transaction of its own, in one round trip, and returns its rows.
@@ -95,7 +52,7 @@ impl Connections {
         &self,
         statements: &[Statement],
     ) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
-        let _permit = self.permit().await?;
+        let _permit = self.0.permit().await?;
         self.repeat(statements).await
     }
 
@@ -104,7 +61,7 @@ impl Connections {
         &self,
         statement: impl FnOnce() -> Statement,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
-        let _permit = self.permit().await?;
+        let _permit = self.0.permit().await?;
         let answers = self.repeat(&[statement()]).await?;
         Ok(answers.into_iter().next().unwrap_or_default())
     }
@@ -129,13 +86,13 @@ impl Connections {
             sqlx::raw_sql("COMMIT").execute(&mut *connection).await?;
             Ok(rows)
         };
-        let _permit = self.permit().await?;
+        let _permit = self.0.permit().await?;
         loop {
-            let idle = self.take_idle();
+            let idle = self.0.take_idle();
             let is_new = idle.is_none();
             let mut connection = match idle {
                 Some(connection) => connection,
-                None => self.open().await?,
+                None => self.0.open().await?,
             };
             let rows = match timeout(TIMEOUT, run(&mut connection.inner)).await {
                 Ok(rows) => rows,
@@ -143,14 +100,14 @@ impl Connections {
             };
             match rows {
                 Ok(rows) => {
-                    self.keep(connection);
+                    self.0.keep(connection);
                     return Ok(rows);
                 }
                 Err(error) if is_new || !is_of_connection(&error) => {
                     if self.is_usable_after(&error, &mut connection).await
                         && has_rolled_back(&mut connection.inner).await
                     {
-                        self.keep(connection);
+                        self.0.keep(connection);
                     }
                     return Err(error);
                 }
@@ -161,30 +118,22 @@ impl Connections {
 
     /// Runs a statement whose answer would be wrong if it was repeated.
     pub(super) async fn run_once(&self, statement: &Statement) -> Result<Vec<PgRow>, sqlx::Error> {
-        let _permit = self.permit().await?;
+        let _permit = self.0.permit().await?;
         // An idle connection may be broken.
-        let connection = self.open().await?;
+        let connection = self.0.open().await?;
         let answers = self.run_on(connection, slice::from_ref(statement)).await?;
         Ok(answers.into_iter().next().unwrap_or_default())
     }
 
-    async fn permit(&self) -> Result<SemaphorePermit<'_>, sqlx::Error> {
-        let permit = timeout(TIMEOUT, self.permits.acquire()).await;
-        match permit {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => Err(sqlx::Error::PoolTimedOut),
-        }
-    }
-
     async fn repeat(&self, statements: &[Statement]) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
         // The server or a pooler may have closed each of the idle connections.
-        while let Some(connection) = self.take_idle() {
+        while let Some(connection) = self.0.take_idle() {
             match self.run_on(connection, statements).await {
                 Err(error) if is_of_connection(&error) => {}
                 answers => return answers,
             }
         }
-        let connection = self.open().await?;
+        let connection = self.0.open().await?;
         self.run_on(connection, statements).await
     }
 
@@ -192,7 +141,7 @@ impl Connections {
     /// closed.
     async fn run_on(
         &self,
-        mut connection: IdleConnection,
+        mut connection: OwnConnection,
         statements: &[Statement],
     ) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
         let mut sql = PREFIX.to_owned();
@@ -210,80 +159,21 @@ impl Connections {
             Ok(_) => true,
         };
         if is_usable {
-            self.keep(connection);
+            self.0.keep(connection);
         }
         answers
     }
 
     /// Returns whether the connection can be used again after this error.
-    async fn is_usable_after(&self, error: &sqlx::Error, connection: &mut IdleConnection) -> bool {
-        if is_of_read_only(error) {
+    async fn is_usable_after(&self, error: &sqlx::Error, connection: &mut OwnConnection) -> bool {
+        // The server is a standby, or is configured to write nothing.
+        if has_sqlstate(error, &["25006"]) {
             has_rolled_back(&mut connection.inner).await && is_primary(&mut connection.inner).await
         } else {
             !is_unusable(error)
         }
     }
-
-    async fn open(&self) -> Result<IdleConnection, sqlx::Error> {
-        if self.application.is_closed() {
-            return Err(sqlx::Error::PoolClosed);
-        }
-        self.follow_options();
-        let now = Instant::now();
-        Ok(IdleConnection {
-            inner: self.opening.acquire().await?.detach(),
-            opened: now,
-            used: now,
-        })
-    }
-
-    fn keep(&self, mut connection: IdleConnection) {
-        connection.used = Instant::now();
-        self.idle().push(connection);
-    }
-
-    /// Takes the connection that was used last, and closes those that are too old.
-    fn take_idle(&self) -> Option<IdleConnection> {
-        let is_closed = self.application.is_closed();
-        let lifetime = self.application.options().get_max_lifetime();
-        let mut idle = self.idle();
-        idle.retain(|connection| {
-            let is_young = lifetime.is_none_or(|lifetime| connection.opened.elapsed() < lifetime);
-            !is_closed && is_young && connection.used.elapsed() < IDLE
-        });
-        idle.pop()
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<IdleConnection>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn follow_options(&self) {
-        let current = self.application.connect_options();
-        let mut options = self.options.lock().unwrap_or_else(PoisonError::into_inner);
-        if !Arc::ptr_eq(&options, &current) {
-            self.opening.set_connect_options(quiet(&current));
-            *options = current;
-        }
-    }
 }
-
-/// Returns the options without sqlx's log of statements, whose text contains values.
-fn quiet(options: &PgConnectOptions) -> PgConnectOptions {
-    options.clone().disable_statement_logging()
-}
-
-/// The answer of a statement is not the expected one.
-#[derive(Debug)]
-struct UnexpectedAnswer(&'static str);
-
-impl std::fmt::Display for UnexpectedAnswer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the answer is not one of the statement `{}`", self.0)
-    }
-}
-
-impl std::error::Error for UnexpectedAnswer {}
 
 /// Returns the rows of each statement. Each row begins with the name of its statement.
 fn by_statement(
@@ -299,14 +189,10 @@ fn by_statement(
         let statement = statements
             .iter()
             .position(|statement| statement.name == name);
-        let statement = statement.ok_or_else(|| unexpected("another"))?;
+        let statement = statement.ok_or(UnexpectedAnswer(statements[0].name))?;
         answers[statement].push(row);
     }
     Ok(answers)
-}
-
-pub(super) fn unexpected(name: &'static str) -> sqlx::Error {
-    sqlx::Error::Decode(UnexpectedAnswer(name).into())
 }
 
 /// Returns whether the connection was broken, so that another one may work.
@@ -324,15 +210,6 @@ fn is_unusable(error: &sqlx::Error) -> bool {
         sqlx::Error::Database(error) => error.code().unwrap_or_default().starts_with("57P"),
         _ => true,
     }
-}
-
-/// Returns whether the server may not write, because it is a standby or is configured so.
-fn is_of_read_only(error: &sqlx::Error) -> bool {
-    error
-        .as_database_error()
-        .and_then(|error| error.code())
-        .as_deref()
-        == Some("25006")
 }
 
 /// Ends a transaction that has failed, if there is one.

@@ -57,6 +57,7 @@ use tokio::sync::Notify;
 
 use crate::dead_letters::PostgresDeadLetters;
 use crate::ledger::lease::micros;
+use crate::util::postgres::UnexpectedAnswer;
 use batches::{BATCH, Batches};
 use connections::Connections;
 pub use enqueue::Enqueue;
@@ -264,7 +265,7 @@ impl Shared {
 
 /// Returns the first row of the answer to a statement that always returns one.
 fn first<'a>(rows: &'a [PgRow], name: &'static str) -> Result<&'a PgRow, sqlx::Error> {
-    rows.first().ok_or_else(|| connections::unexpected(name))
+    Ok(rows.first().ok_or(UnexpectedAnswer(name))?)
 }
 
 /// The numbers of events in a queue: see [`JobQueue::counts`].

@@ -1,5 +1,5 @@
-//! Tools without knowledge of jobs: catching panics, deadlines, random numbers, text on one line, tables
-//! of Postgres, and a name for `!`.
+//! Tools without knowledge of jobs: catching panics, deadlines, random numbers, text on one line, polling
+//! futures beside each other, tables of Postgres, and a name for `!`.
 //!
 //! This module uses no other room. The feature `tokio` chooses the implementation of deadlines here:
 //! without it, no deadline ever passes.
@@ -16,3 +16,5 @@ pub(crate) mod one_line;
 pub(crate) mod postgres;
 #[cfg(any(feature = "redis", feature = "tokio"))]
 pub(crate) mod random;
+#[cfg(feature = "tokio")]
+pub(crate) mod until;

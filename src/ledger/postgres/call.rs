@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use sqlx::error::BoxDynError;
-
 use crate::event::FencingToken;
 use crate::ledger::EventName;
 use crate::ledger::key::Key;
 use crate::ledger::lease::micros;
+use crate::util::postgres::UnexpectedAnswer;
 
 /// One call of the ledger. A statement makes many calls of the same kind.
 #[derive(Clone)]
@@ -145,28 +144,6 @@ impl Answer {
             _ => return None,
         };
         Some((number, answer))
-    }
-}
-
-/// The answer of another statement: a pooler has mixed up prepared statements.
-#[derive(Debug)]
-pub(super) struct UnexpectedAnswer(pub(super) &'static str);
-
-impl std::fmt::Display for UnexpectedAnswer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "another statement answered the ledger's {}: a pooler has mixed up prepared statements",
-            self.0
-        )
-    }
-}
-
-impl std::error::Error for UnexpectedAnswer {}
-
-impl From<UnexpectedAnswer> for sqlx::Error {
-    fn from(error: UnexpectedAnswer) -> Self {
-        Self::Decode(BoxDynError::from(error))
     }
 }
 

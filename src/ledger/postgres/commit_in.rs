@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use sqlx::{Postgres, Row as _, Transaction};
 
-use super::call::{UnexpectedAnswer, ordering_time, to_bigint};
+use super::call::{ordering_time, to_bigint};
 use super::{CommitInError, PostgresLedger};
 use crate::event::JobEvent;
 use crate::ledger::EventName;
 use crate::ledger::key::Key;
+use crate::util::postgres::UnexpectedAnswer;
 
 impl PostgresLedger {
     /// Settles the event within a transaction of the application.

@@ -13,15 +13,15 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::call::{Answer, Call};
-use super::pool::Pool;
 use super::queue::{Departure, IdleWorker, Outcome, PendingCall, Queue};
 use super::worker::Worker;
+use crate::util::postgres::Opener;
 
 /// The connections of a ledger and its clones. When the last clone is dropped, they are closed.
 pub(super) struct Connections(Arc<Shared>);
 
 pub(super) struct Shared {
-    pub(super) pool: Pool,
+    pub(super) opener: Opener,
     pub(super) max_workers: usize,
     queue: Mutex<Queue>,
 }
@@ -30,7 +30,7 @@ impl Connections {
     /// Returns connections that are opened as this pool opens its own, at most this many.
     pub(super) fn new(pool: &PgPool, max_connections: u32) -> Self {
         Self(Arc::new(Shared {
-            pool: Pool::like(pool, max_connections),
+            opener: Opener::like(pool, max_connections),
             max_workers: max_connections.try_into().unwrap_or(usize::MAX),
             queue: Mutex::default(),
         }))

@@ -4,7 +4,6 @@ mod call;
 mod commit_error;
 mod commit_in;
 mod connections;
-mod pool;
 mod prune;
 mod queue;
 mod session;
@@ -19,7 +18,8 @@ use sqlx::PgPool;
 
 use super::{Claim, Commit, EventName, Ledger};
 use crate::event::FencingToken;
-use call::{Answer, Call, UnexpectedAnswer, to_bigint};
+use crate::util::postgres::UnexpectedAnswer;
+use call::{Answer, Call, to_bigint};
 pub use commit_error::CommitInError;
 use connections::Connections;
 

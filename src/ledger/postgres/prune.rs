@@ -5,8 +5,8 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::PostgresLedger;
-use super::call::UnexpectedAnswer;
 use crate::ledger::lease::micros;
+use crate::util::postgres::UnexpectedAnswer;
 
 impl PostgresLedger {
     /// Deletes events that are older than this, and returns how many it deleted.

@@ -8,9 +8,9 @@ use sqlx::postgres::{PgDatabaseError, PgRow, PgSeverity};
 use sqlx::{Connection as _, PgConnection, Row as _};
 use tokio::time::{Instant, timeout};
 
-use super::call::{Answer, Call, UnexpectedAnswer};
-use super::pool::Pool;
+use super::call::{Answer, Call};
 use super::queue::Outcome;
+use crate::util::postgres::{Opener, UnexpectedAnswer};
 
 /// How long the server uses a plan, in time and at first in calls.
 ///
@@ -50,10 +50,10 @@ pub(super) struct Session {
 /// call is idempotent. While this future runs, and if it is dropped, the slot is empty.
 pub(super) async fn execute(
     slot: &mut Option<Session>,
-    pool: &Pool,
+    opener: &Opener,
     calls: &[Call],
 ) -> Vec<Outcome> {
-    let lifetime = pool.lifetime();
+    let lifetime = opener.lifetime();
     let is_fresh =
         |session: &Session| lifetime.is_none_or(|lifetime| session.since.elapsed() < lifetime);
     if let Some(mut session) = slot.take().filter(is_fresh) {
@@ -62,7 +62,7 @@ pub(super) async fn execute(
             return session.finish(slot, calls, answers).await;
         }
     }
-    match Session::connect(pool).await {
+    match Session::connect(opener).await {
         Ok(mut session) => {
             let answers = session.answers(calls).await;
             session.finish(slot, calls, answers).await
@@ -72,8 +72,8 @@ pub(super) async fn execute(
 }
 
 impl Session {
-    pub(super) async fn connect(pool: &Pool) -> Result<Self, sqlx::Error> {
-        let connection = pool.connect().await?;
+    pub(super) async fn connect(opener: &Opener) -> Result<Self, sqlx::Error> {
+        let connection = opener.open().await?;
         let now = Instant::now();
         Ok(Self {
             connection,

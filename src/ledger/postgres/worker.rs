@@ -11,9 +11,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::call::{Answer, Kind};
 use super::connections::{Shared, WakeUp};
-use super::pool::Pool;
 use super::queue::{Outcome, PendingCall};
 use super::session::{Session, execute};
+use crate::util::postgres::Opener;
 
 /// How long a connection stays open without a call.
 ///
@@ -49,7 +49,7 @@ impl Worker {
             // opening it may take longer than their callers wait.
             if session.is_none() {
                 self.wake_another();
-                match Session::connect(&self.shared.pool).await {
+                match Session::connect(&self.shared.opener).await {
                     Ok(connected) => session = Some(connected),
                     Err(error) => {
                         self.refuse(error);
@@ -63,7 +63,7 @@ impl Worker {
             }
             let calls = self.take();
             if !calls.is_empty() {
-                serve(&mut session, &self.shared.pool, calls).await;
+                serve(&mut session, &self.shared.opener, calls).await;
                 self.set_connected(session.is_some());
             }
         }
@@ -164,12 +164,12 @@ impl Drop for Worker {
 }
 
 /// Makes the calls, and sends the answers to their callers.
-async fn serve(session: &mut Option<Session>, pool: &Pool, pending: Vec<PendingCall>) {
+async fn serve(session: &mut Option<Session>, opener: &Opener, pending: Vec<PendingCall>) {
     let (calls, mut callers): (Vec<_>, Vec<_>) = pending
         .into_iter()
         .map(|pending| (pending.call, pending.answer))
         .unzip();
-    let outcomes = while_a_caller_waits(&mut callers, execute(session, pool, &calls)).await;
+    let outcomes = while_a_caller_waits(&mut callers, execute(session, opener, &calls)).await;
     let Some(outcomes) = outcomes else { return };
     let abandoned: Vec<_> = calls
         .iter()
@@ -183,7 +183,7 @@ async fn serve(session: &mut Option<Session>, pool: &Pool, pending: Vec<PendingC
     // These claims were granted after their callers had given up. If the release fails, they
     // expire.
     if !abandoned.is_empty() {
-        let _ = timeout(RELEASE_TIMEOUT, execute(session, pool, &abandoned)).await;
+        let _ = timeout(RELEASE_TIMEOUT, execute(session, opener, &abandoned)).await;
     }
 }
 

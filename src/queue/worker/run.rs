@@ -1,9 +1,8 @@
 //! Running a worker from its start to its end.
 
-use std::future::{pending, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::pending;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -19,6 +18,7 @@ use crate::background::Background;
 use crate::callback::JobService;
 use crate::observe;
 use crate::util::random::{jittered, random};
+use crate::util::until::until;
 
 /// How soon to try again if the database fails.
 pub(super) const INTERVAL_OF_FAILURES: Duration = Duration::from_millis(500);
@@ -102,19 +102,4 @@ fn is_of_tables(error: &sqlx::Error) -> bool {
         code.as_deref(),
         Some("42P01" | "3F000" | "42501" | "42703" | "42883")
     )
-}
-
-/// Polls a future until the first one is ready.
-pub(super) async fn until<T>(
-    mut end: Pin<&mut impl Future>,
-    future: impl Future<Output = T>,
-) -> Option<T> {
-    let mut future = pin!(future);
-    poll_fn(|context| {
-        if end.as_mut().poll(context).is_ready() {
-            return Poll::Ready(None);
-        }
-        future.as_mut().poll(context).map(Some)
-    })
-    .await
 }

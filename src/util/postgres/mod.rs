@@ -1,11 +1,16 @@
-//! What the stores in Postgres share: how a table is created, and how answers are checked.
+//! What the stores in Postgres share: how a table is created, how answers are checked, and connections beside the
+//! application's pool.
 
+mod opener;
+#[cfg(feature = "queue")]
+pub(crate) mod own_connections;
 mod table;
 
 use sqlx::Row as _;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::PgRow;
 
+pub(crate) use opener::Opener;
 pub(crate) use table::Table;
 
 /// The `SQLSTATE`s after which a connection is of no use: its prepared statements differ from the

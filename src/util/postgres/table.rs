@@ -9,8 +9,6 @@ pub(crate) struct Table {
     pub(crate) name: &'static str,
     /// The SQL that creates it.
     pub(crate) sql: &'static str,
-    /// The SQL that describes it.
-    pub(crate) look: &'static str,
     /// The type that has the SQL, for errors.
     pub(crate) store: &'static str,
     /// The prefix of the table's comment. The version follows.
@@ -32,7 +30,8 @@ impl Table {
         let lock = AssertSqlSafe(format!("SELECT pg_advisory_xact_lock({})", self.lock));
         let mut transaction = pool.begin_with(BEGIN).await?;
         sqlx::raw_sql(lock).execute(&mut *transaction).await?;
-        let found = sqlx::raw_sql(self.look)
+        let look = include_str!("sql/look.sql").replace("TABLE", self.name);
+        let found = sqlx::raw_sql(AssertSqlSafe(look))
             .fetch_one(&mut *transaction)
             .await?;
         if !self.exists(&found)? {

@@ -1,9 +1,7 @@
 //! One read of a job, from the claim to what follows from it.
 
-use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -18,6 +16,7 @@ use crate::job::{JobGuid, Status};
 use crate::observe;
 use crate::util::catch_panic::{CatchPanic, catch};
 use crate::util::random::jittered;
+use crate::util::until::while_repeating;
 use crate::watch::entry::Entry;
 use crate::watch::heard::Heard;
 use crate::watch::layer::is_settled;
@@ -156,19 +155,7 @@ impl<J: JobService> Reading<J> {
 
     /// Keeps the job claimed while it is read, and while its callback or the hook runs.
     async fn while_extending_the_lease<T>(&self, run: impl Future<Output = T>) -> T {
-        let mut run = pin!(run);
-        loop {
-            let mut extend = pin!(self.extend());
-            let ended = poll_fn(|context| {
-                if let Poll::Ready(outcome) = run.as_mut().poll(context) {
-                    return Poll::Ready(Some(outcome));
-                }
-                extend.as_mut().poll(context).map(|()| None)
-            });
-            if let Some(outcome) = ended.await {
-                return outcome;
-            }
-        }
+        while_repeating(run, || self.extend()).await
     }
 
     async fn extend(&self) {

@@ -1,7 +1,7 @@
 //! The loop that claims jobs and has them read.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use crate::job::JobGuid;
 use crate::observe;
 use crate::util::catch_panic::catch;
 use crate::util::random::jittered;
+use crate::util::until::until;
 use crate::watch::job_watch::JobWatch;
 use crate::watch::store::Stored;
 
@@ -80,18 +81,6 @@ where
         }
     }
     while run.reads.join_next().await.is_some() {}
-}
-
-/// Polls a future until the first one is ready.
-async fn until<T>(mut end: Pin<&mut impl Future>, future: impl Future<Output = T>) -> Option<T> {
-    let mut future = pin!(future);
-    poll_fn(|context| {
-        if end.as_mut().poll(context).is_ready() {
-            return Poll::Ready(None);
-        }
-        future.as_mut().poll(context).map(Some)
-    })
-    .await
 }
 
 struct Run<J, R> {

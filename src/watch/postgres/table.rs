@@ -6,7 +6,6 @@ use crate::util::postgres::Table;
 const TABLE: Table = Table {
     name: "mx_job_webhook_watch",
     sql: PostgresWatchStore::TABLE,
-    look: include_str!("sql/look.sql"),
     store: "PostgresWatchStore",
     schema: "mx-job-webhook watch schema ",
     version: "1",

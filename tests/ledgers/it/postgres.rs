@@ -267,7 +267,11 @@ struct App {
 
 impl App {
     async fn new() -> Self {
-        let pool = pool_of(options());
+        Self::connect(options()).await
+    }
+
+    async fn connect(options: PgConnectOptions) -> Self {
+        let pool = pool_of(options);
         let table = "CREATE TABLE IF NOT EXISTS mx_test_effects (job text NOT NULL)";
         // If two tests create it at once, the second may fail.
         let _ = sqlx::query(table).execute(&pool).await;
@@ -452,7 +456,9 @@ async fn an_unclaimed_event_is_not_settled() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_effect_happens_exactly_once_despite_all_faults() {
     const EVENTS: usize = 60;
-    let (app, run) = (App::new().await, unique_id());
+    let run = unique_id();
+    // The connections that are cut are those of this test alone.
+    let app = App::connect(options().application_name(&run)).await;
     let callback = |app: App, event: JobEvent| async move {
         let fate = fastrand::u8(..10);
         tokio::time::sleep(Duration::from_millis(fastrand::u64(..150))).await;
@@ -503,7 +509,8 @@ async fn an_effect_happens_exactly_once_despite_all_faults() {
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 let _ = sqlx::query(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-                     WHERE pid <> pg_backend_pid() AND query LIKE '%mx_test_effects%'",
+                     WHERE pid <> pg_backend_pid() AND query LIKE '%mx_test_effects%' \
+                     AND application_name = current_setting('application_name')",
                 )
                 .execute(&pool)
                 .await;

@@ -1,4 +1,4 @@
--- Describes the database, and the table that the search path finds, if there is one.
+-- Describes the database, and the table TABLE that the search path finds, if there is one.
 SELECT current_setting('server_encoding') AS encoding,
     (
         SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum)
@@ -10,4 +10,4 @@ SELECT current_setting('server_encoding') AS encoding,
         SELECT bool_and(has_table_privilege(found.oid, privilege))
         FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
     ), true) AS has_privileges
-FROM (SELECT to_regclass('mx_job_webhook_watch')::oid AS oid) AS found
+FROM (SELECT to_regclass('TABLE')::oid AS oid) AS found
