@@ -50,7 +50,7 @@ async fn an_old_master_forgets_nothing_that_waited_for_the_replica() {
     let before = load.recorded();
     fail_over(&watched);
     wait_until("another master", || role(&watched, 1) == "master");
-    sleep(Duration::from_secs(4)).await;
+    sleep(Duration::from_secs(6)).await;
     assert_eq!(role(&watched, 0), "master", "the old master still runs");
     let during = load.recorded();
     load.records(100).await;
