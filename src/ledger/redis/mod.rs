@@ -109,6 +109,9 @@ impl RedisLedger<Reconnecting> {
     /// it has synchronised. The latter is often a full synchronisation, which takes longer the more
     /// data there is, and starts after `repl-diskless-sync-delay` (5 s by default; set it to 0).
     ///
+    /// Redis 6 does not apply `min-replicas-to-write` to scripts, and so not to this ledger: use Redis
+    /// 7 or Valkey.
+    ///
     /// A smaller `min-replicas-to-write` shortens the refusals and loses more commits, because
     /// replicas that are not promoted still follow the old master for a moment. To lose no commit,
     /// see [`with_replicated_commits`](Self::with_replicated_commits).

@@ -11,7 +11,7 @@ use mx_job_webhook::job::JobGuid;
 use mx_job_webhook::watch::{Expected, Failsafe, JobWatch, WatchStore};
 use mx_job_webhook::{Error, ErrorKind, Job, JobEvent, JobRouter, Status};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout_at};
 use tower::{Layer as _, ServiceExt as _};
 
 use crate::support::unique_id;
@@ -19,7 +19,7 @@ use crate::support::unique_id;
 /// Longer than any engine takes to fail over.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// Longer than a waiter takes to hear without a notification.
+/// Longer than a waiter takes to hear without a notification, while the store works.
 const HEARS: Duration = Duration::from_secs(9);
 
 /// How long an event is delivered after the end of the load.
@@ -81,9 +81,11 @@ struct Counts {
     waiters: usize,
     /// Jobs whose waiters did not hear of an acknowledged event.
     unheard: Vec<JobGuid>,
-    /// The longest time from an acknowledgement to its waiter.
+    /// The longest time to a waiter from the acknowledgement, or from the last refusal before it heard.
     slowest: Duration,
     latest: Instant,
+    /// When a call was refused last.
+    latest_refusal: Option<Instant>,
     silence: Duration,
 }
 
@@ -97,8 +99,8 @@ pub(crate) struct Outcome {
     pub(crate) unheard: usize,
     /// Those of them that waited through the failure, until the end.
     pub(crate) unheard_through: usize,
-    /// Those of them whose events are not forgotten.
-    pub(crate) deaf: usize,
+    /// Those of them whose events are forgotten.
+    pub(crate) lost: Vec<JobGuid>,
     pub(crate) slowest: Duration,
     pub(crate) refused: usize,
     /// The longest time in which nothing was recorded.
@@ -118,6 +120,7 @@ impl Load {
                 unheard: Vec::new(),
                 slowest: Duration::ZERO,
                 latest: Instant::now(),
+                latest_refusal: None,
                 silence: Duration::ZERO,
             }),
             handled: Mutex::default(),
@@ -209,7 +212,7 @@ impl Load {
                 std::mem::take(&mut counts.unheard),
             )
         };
-        let deaf = unheard.len() - forgotten_events(&watch, &unheard).await.len();
+        let lost = forgotten_events(&watch, &unheard).await;
         let forgotten_events = forgotten_events(&watch, &heard).await;
         let failsafe = run_failsafe(&watch, &self.shared);
         let forgotten_jobs = forgotten_jobs(&self.shared, store, &expected).await;
@@ -223,7 +226,7 @@ impl Load {
             waiters: counts.waiters,
             unheard: unheard.len(),
             unheard_through,
-            deaf,
+            lost: lost.iter().map(|number| unheard[*number].clone()).collect(),
             slowest: counts.slowest,
             refused: self.shared.refused.load(Ordering::SeqCst),
             silence: counts.silence,
@@ -244,8 +247,13 @@ impl Outcome {
     /// An event that was forgotten after its acknowledgement can have had a waiter.
     pub(crate) fn every_waiter_hears(&self) {
         assert_eq!(self.unheard_through, 0, "waiters");
-        assert_eq!(self.deaf, 0, "waiters");
+        assert_eq!(self.deaf(), 0, "waiters");
         assert!(self.unheard <= WAITERS, "waiters: {self}");
+    }
+
+    /// Returns how many waiters did not hear of an event that stands.
+    fn deaf(&self) -> usize {
+        self.unheard - self.lost.len()
     }
 }
 
@@ -261,7 +269,7 @@ impl fmt::Display for Outcome {
             self.forgotten_events.len(),
             self.waiters,
             self.unheard,
-            self.deaf,
+            self.deaf(),
             self.slowest,
             self.refused,
             self.silence
@@ -288,9 +296,16 @@ impl Shared {
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::WatchUnavailable, "{error:#}");
                 self.refused.fetch_add(1, Ordering::SeqCst);
+                self.counts.lock().unwrap().latest_refusal = Some(Instant::now());
                 None
             }
         }
+    }
+
+    /// Returns since when the store has worked, or the time of the acknowledgement if that is later.
+    fn works_since(&self, acknowledged: Instant) -> Instant {
+        let refusal = self.counts.lock().unwrap().latest_refusal;
+        refusal.map_or(acknowledged, |refusal| refusal.max(acknowledged))
     }
 }
 
@@ -361,16 +376,26 @@ impl Waiter {
     }
 
     /// Waits until it hears of an event that has just been acknowledged. Returns whether it did.
-    async fn end(self, shared: &Shared) -> bool {
+    ///
+    /// A store that refuses calls refuses to be read too. The waiter has to hear when that has ended.
+    async fn end(mut self, shared: &Shared) -> bool {
         let acknowledged = Instant::now();
-        let heard = timeout(HEARS, self.waiting).await;
-        let heard = heard.ok().and_then(|heard| heard.unwrap());
+        let mut since = acknowledged;
+        let heard = loop {
+            let heard = timeout_at((since + HEARS).into(), &mut self.waiting).await;
+            let worked_since = std::mem::replace(&mut since, shared.works_since(acknowledged));
+            match heard {
+                Ok(heard) => break heard.unwrap(),
+                Err(_) if worked_since == since => break None,
+                Err(_) => {}
+            }
+        };
         let mut counts = shared.counts.lock().unwrap();
         counts.waiters += 1;
         match heard {
             None => counts.unheard.push(self.job),
             Some(at) => {
-                let took = at.saturating_duration_since(acknowledged);
+                let took = at.saturating_duration_since(since);
                 counts.slowest = counts.slowest.max(took);
             }
         }

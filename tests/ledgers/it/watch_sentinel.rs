@@ -1,5 +1,6 @@
 //! The watch on the Redis master that the Sentinels name.
 
+use std::collections::HashMap;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use mx_job_webhook::{Error, ErrorKind};
 use tokio::time::{sleep, timeout};
 
 use crate::engines::programs;
-use crate::engines::redis::{Watched, ask, pid, signal, storm, wait_until, watched};
+use crate::engines::redis::{PASSWORD, Watched, ask, pid, signal, storm, wait_until, watched};
 use crate::redis_sentinel::{fail_over, role, sentinels};
 use crate::watch_load::{Load, deliver, new_guid, watch};
 use harness::servers::{Folder, Server, free_address};
@@ -49,7 +50,7 @@ async fn an_old_master_forgets_nothing_that_waited_for_the_replica() {
     let before = load.recorded();
     fail_over(&watched);
     wait_until("another master", || role(&watched, 1) == "master");
-    sleep(Duration::from_secs(4)).await;
+    sleep(Duration::from_secs(6)).await;
     assert_eq!(role(&watched, 0), "master", "the old master still runs");
     let during = load.recorded();
     load.records(100).await;
@@ -81,8 +82,24 @@ async fn an_old_master_forgets_nothing_that_waited_for_the_replica() {
     assert!(outcome.silence < Duration::from_secs(20), "{outcome}");
 }
 
+/// Returns the entries of the watch on a server, by their keys.
+async fn entries(server: &Server) -> HashMap<String, Vec<u8>> {
+    let url = format!("redis://:{PASSWORD}@{}/", server.address);
+    let client = redis::Client::open(url).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let keys = redis::cmd("KEYS").arg("*:entry:*").to_owned();
+    let keys: Vec<String> = keys.query_async(&mut connection).await.unwrap();
+    let mut entries = HashMap::new();
+    for key in keys {
+        let entry = redis::cmd("HGET").arg(&key).arg("entry").to_owned();
+        entries.insert(key, entry.query_async(&mut connection).await.unwrap());
+    }
+    entries
+}
+
 /// The old master refuses writes until Sentinel has made it a replica, after about ten seconds, and the new master
-/// refuses them until it has that replica.
+/// refuses them until it has that replica. Both refuse to be read by the store too, so a waiter hears afterwards of an
+/// event from before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_that_lacks_its_replica_forgets_what_it_acknowledges_in_milliseconds() {
     let folder = Folder::new();
@@ -97,18 +114,42 @@ async fn a_master_that_lacks_its_replica_forgets_what_it_acknowledges_in_millise
     let mut load = Load::on(&replica(), &replica());
     load.wait_through(20).await;
     load.records(100).await;
+    let before = load.recorded();
     fail_over(&watched);
     wait_until("another master", || role(&watched, 1) == "master");
+    load.refuses(4).await;
+    assert_eq!(role(&watched, 0), "master", "the old master still runs");
+    let during = load.recorded();
+    let old = entries(&watched.servers[0]).await;
+    let new = entries(&watched.servers[1]).await;
     wait_until("a replica that was the master", || {
         role(&watched, 0) == "slave"
     });
     load.records(100).await;
     let what = "the watch, Sentinel, planned failover, min-replicas-to-write 1";
     let outcome = load.stop(store(&watched), what).await;
-    assert!(outcome.forgotten_jobs.len() <= 20, "{outcome}");
-    assert!(outcome.forgotten_events.len() <= 20, "{outcome}");
-    // Without `with_replicated_changes`, a waiter can miss what the failover forgets. How many do is printed.
-    assert!(outcome.unheard <= 4, "{outcome}");
+    // What is forgotten was acknowledged by the old master, in the milliseconds until it noticed.
+    for (forgotten, before, during) in [
+        (&outcome.forgotten_jobs, before.0, during.0),
+        (&outcome.forgotten_events, before.1, during.1),
+    ] {
+        let is_then = |number: &usize| (before..during).contains(number);
+        assert!(
+            forgotten.iter().all(is_then),
+            "{before} {forgotten:?} {during}"
+        );
+        assert!(forgotten.len() <= 20, "{outcome}");
+    }
+    // An event can be lost before its waiter hears of it. The old master had it, and the new one lacks it.
+    for job in &outcome.lost {
+        let key = format!("mx-job-webhook-watch:{{watch}}:entry:{job}");
+        assert_ne!(
+            old.get(&key).expect("an acknowledgement"),
+            new.get(&key).map_or(&Vec::new(), |it| it)
+        );
+    }
+    outcome.every_waiter_hears();
+    assert!(outcome.slowest < Duration::from_secs(7), "{outcome}");
     assert!(outcome.silence < Duration::from_secs(20), "{outcome}");
 }
 
@@ -208,6 +249,53 @@ async fn a_change_that_reaches_no_replica_fails_and_can_be_repeated() {
             let expected = watch.expect(&heard).await.unwrap();
             assert!(expected.within(Duration::ZERO).await.unwrap().is_some());
         }
+    }
+}
+
+/// The master refuses writes before the waiter has read the event, which is what a failover can do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiter_hears_of_an_event_when_the_master_serves_again() {
+    let folder = Folder::new();
+    let [master, _replica] = pair(&folder, ("MX_TEST_REDIS_8", "redis-server"));
+    let client = redis::Client::open(format!("redis://{}/", master.address)).unwrap();
+    let connection = client.get_multiplexed_async_connection().await.unwrap();
+    // Without a subscription it reads now and then.
+    let here = watch(RedisWatchStore::from_connection(connection, []));
+    let there = watch(store_of(&master));
+    let needs = |replicas: usize| {
+        let words = format!("CONFIG SET min-replicas-to-write {replicas}");
+        assert!(ask(master.address, None, &words).starts_with("OK"));
+    };
+    let job = new_guid();
+    let expected = here.expect(&job).await.unwrap();
+    let waiting = tokio::spawn(async move { expected.within(Duration::from_secs(60)).await });
+    sleep(Duration::from_millis(100)).await;
+    deliver(&there, &job).await.unwrap();
+    needs(2);
+    sleep(Duration::from_secs(11)).await;
+    assert!(deliver(&there, &new_guid()).await.is_err());
+    needs(1);
+    let heard = timeout(Duration::from_secs(7), waiting).await;
+    assert!(heard.expect("in time").unwrap().unwrap().is_some());
+}
+
+/// Redis 6 applies `min-replicas-to-write` to no script.
+#[tokio::test]
+async fn a_master_without_its_replica_refuses_changes_since_redis_7() {
+    for (variable, program, refuses) in [
+        ("MX_TEST_REDIS_6", "redis-server", false),
+        ("MX_TEST_REDIS_7", "redis-server", true),
+        ("MX_TEST_REDIS_8", "redis-server", true),
+        ("MX_TEST_VALKEY_8", "valkey-server", true),
+    ] {
+        let folder = Folder::new();
+        let settings = ["--min-replicas-to-write", "1"];
+        let master = engine(&folder, (variable, program), &settings);
+        let watch = watch(store_of(&master));
+        let expected = watch.expect(&new_guid()).await;
+        assert_eq!(expected.is_err(), refuses, "{variable}");
+        let delivered = deliver(&watch, &new_guid()).await;
+        assert_eq!(delivered.is_err(), refuses, "{variable}");
     }
 }
 
