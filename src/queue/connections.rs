@@ -119,7 +119,8 @@ impl Connections {
     /// Runs a statement whose answer would be wrong if it was repeated.
     pub(super) async fn run_once(&self, statement: &Statement) -> Result<Vec<PgRow>, sqlx::Error> {
         let _permit = self.0.permit().await?;
-        // An idle connection may be broken.
+        // An idle connection may be broken. It makes room for the new one.
+        drop(self.0.take_idle());
         let connection = self.0.open().await?;
         let answers = self.run_on(connection, slice::from_ref(statement)).await?;
         Ok(answers.into_iter().next().unwrap_or_default())
@@ -199,7 +200,9 @@ fn by_statement(
 fn is_of_connection(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(error) => error.kind() != io::ErrorKind::TimedOut,
-        sqlx::Error::Database(error) => matches!(error.code().as_deref(), Some("57P01" | "57P02")),
+        sqlx::Error::Database(error) => {
+            matches!(error.code().as_deref(), Some("57P01" | "57P02" | "57P05"))
+        }
         _ => false,
     }
 }

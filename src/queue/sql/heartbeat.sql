@@ -1,40 +1,44 @@
 -- Says that a worker lives, and returns the events of others to the queue. $1 the queue, $2 the worker, $3 the ids
--- that it is running, $4 the time in µs after which a silent worker counts as dead, $5 whether to look for dead ones.
+-- that it is running, $4 the time in µs after which a silent worker counts as dead, $5 whether to look for dead ones, $6
+-- the server's time of the last heartbeat whose answer the worker has received.
 --
--- It looks for dead ones only if this worker itself was heard of in less than half of that time, by the server's clock. A
--- longer silence can be an outage, also one during which this statement waited, and then others need time to report.
+-- It looks for dead ones only if that was less than half of $4 ago, by the server's clock. A longer silence can be an
+-- outage, also one during which this statement waited, and then others need time to report. The table could not tell: the
+-- worker may have given up several heartbeats, which run one after the other when the server continues. They also do not
+-- know the events that the worker has taken since.
+--
 -- It also returns events that this worker does not know: the answer to its fetch was lost, or a failover has undone the
 -- transaction that ended the event. A try whose worker died counts, but its callback may not have started: only the third
--- of them can make the event a dead letter.
+-- one, or the third after a replay, can make the event a dead letter.
 --
 -- The settings make the server look for the events of each dead worker by the index.
 SET LOCAL enable_hashjoin = off;
 SET LOCAL enable_mergejoin = off;
-WITH previous AS (
-    SELECT last_seen FROM apalis.workers WHERE id = $2
-), seen AS (
+WITH seen AS (
     INSERT INTO apalis.workers (id, worker_type, storage_name, layers, last_seen, started_at)
     VALUES ($2, $1, 'mx-job-webhook', '', clock_timestamp(), clock_timestamp())
     ON CONFLICT (id) DO UPDATE SET last_seen = excluded.last_seen
     RETURNING last_seen
 ), contact AS (
-    SELECT seen.last_seen - $4 * interval '1 microsecond' AS dead_before,
-        coalesce(seen.last_seen - previous.last_seen < $4 / 2 * interval '1 microsecond', false) AS continues
-    FROM seen LEFT JOIN previous ON true
+    SELECT last_seen, last_seen - $4 * interval '1 microsecond' AS dead_before,
+        least(last_seen, $6) - $4 * interval '1 microsecond' AS known_before,
+        last_seen - $6 < $4 / 2 * interval '1 microsecond' AS continues
+    FROM seen
 ), orphaned AS (
     SELECT jobs.id
     FROM contact
-    JOIN apalis.workers ON $5 AND continues AND worker_type = $1 AND workers.id <> $2 AND last_seen < dead_before
+    JOIN apalis.workers ON $5 AND continues AND worker_type = $1 AND workers.id <> $2 AND workers.last_seen < dead_before
     JOIN apalis.jobs ON lock_by = workers.id AND status IN ('Queued', 'Running')
     FOR UPDATE OF jobs SKIP LOCKED
 ), unknown AS (
     SELECT jobs.id FROM contact
-    JOIN apalis.jobs ON lock_by = $2 AND status IN ('Queued', 'Running') AND lock_at < dead_before
+    JOIN apalis.jobs ON lock_by = $2 AND status IN ('Queued', 'Running') AND lock_at < known_before
         AND jobs.id <> ALL ($3)
     FOR UPDATE OF jobs SKIP LOCKED
 ), returned AS (
     UPDATE apalis.jobs
-    SET status = CASE WHEN max_attempts > 0 AND attempts + 1 >= greatest(max_attempts, 3) THEN 'Failed' ELSE 'Pending' END,
+    SET status = CASE WHEN max_attempts > 0 AND attempts + 1 >= greatest(max_attempts, coalesce((last_result ->> 'before')::int, 0) + 3)
+        THEN 'Failed' ELSE 'Pending' END,
         attempts = attempts + 1, lock_by = NULL, done_at = clock_timestamp(),
         last_result = coalesce(last_result, '{}') || jsonb_build_object('Err',
             'the worker stopped before the callback ended, or the transaction of `commit_in` was not committed'
@@ -44,5 +48,6 @@ WITH previous AS (
     RETURNING status, idempotency_key
 )
 SELECT 'heartbeat', (SELECT count(*) FROM returned), continues,
-    (SELECT jsonb_agg(idempotency_key)::text FROM returned WHERE status = 'Failed')
+    (SELECT jsonb_agg(idempotency_key)::text FROM returned WHERE status = 'Failed'),
+    (extract(epoch FROM last_seen) * 1000000)::bigint
 FROM contact

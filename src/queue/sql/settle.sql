@@ -1,7 +1,8 @@
 -- Records how tries ended. $1 the worker, $2 the ids, $3 the numbers of the tries, $4 the new statuses, $5 the
 -- results, $6 the pauses before the next tries in µs.
 --
--- If a row is locked, a transaction of the application ends the event, or will be rolled back.
+-- If a row is locked, a transaction of the application ends the event, or will be rolled back. If the answer was lost and the
+-- statement is repeated, the end is recorded already.
 WITH settings AS (
     SELECT CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
         THEN set_config('synchronous_commit', 'on', true) END
@@ -27,5 +28,8 @@ WITH settings AS (
 SELECT 'settle', id, CASE
     WHEN id IN (SELECT id FROM settled) THEN 'settled'
     WHEN id IN (SELECT id FROM held) THEN 'locked'
+    WHEN EXISTS (
+        SELECT FROM apalis.jobs WHERE jobs.id = ended.id AND attempts = number AND jobs.status = ended.status
+    ) THEN 'settled'
     ELSE 'lost' END
 FROM ended

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
@@ -19,6 +20,9 @@ const BATCH: usize = 64;
 
 /// How many tries may have ended without being recorded before the worker takes no further events.
 const UNRECORDED: usize = 64;
+
+/// The longest time between two looks at the queue. A longer one could not be added to the time.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 pub(super) struct Fetcher<J> {
     run: Arc<Run<J>>,
@@ -98,7 +102,10 @@ impl<J: JobService> Fetcher<J> {
             return;
         };
         if taken.len() < wanted {
-            self.look_at = Instant::now() + jittered(worker.interval);
+            self.look_at = Instant::now() + jittered(worker.interval.min(LONGEST_INTERVAL));
+        } else {
+            // More may wait than this worker can take.
+            worker.queue.stored.notify_one();
         }
         for attempt in taken {
             // Until the end of the try is recorded, heartbeats name the event.

@@ -29,6 +29,8 @@ pub(super) struct Heart {
     dead_after: Duration,
     /// Since when there has been no longer gap between heartbeats.
     contact_since: Option<Instant>,
+    /// The server's time of the last heartbeat that was answered, in µs.
+    answered_at: i64,
 }
 
 impl Heart {
@@ -39,6 +41,7 @@ impl Heart {
             running: run.running.clone(),
             dead_after: run.worker.dead_after,
             contact_since: None,
+            answered_at: 0,
         }
     }
 
@@ -83,18 +86,21 @@ impl Heart {
                 Value::Texts(&ids),
                 Value::Number(micros(self.dead_after)),
                 Value::Flag(takes_over),
+                Value::Time(self.answered_at),
             ];
             Statement::new("heartbeat", include_str!("../sql/heartbeat.sql"), &values)
         };
         let rows = self.queue.connections.run_late(beat).await?;
         let row = first(&rows, "heartbeat")?;
         let (returned, continues): (i64, bool) = (row.try_get(1)?, row.try_get(2)?);
+        self.answered_at = row.try_get(4)?;
         let dead: Option<&str> = row.try_get(3)?;
-        let dead: Vec<&str> = dead
+        // A row that was made by hand can lack its name.
+        let dead: Vec<Option<String>> = dead
             .and_then(|dead| serde_json::from_str(dead).ok())
             .unwrap_or_default();
         for name in dead {
-            observe::dead_lettered(name);
+            observe::dead_lettered(&name.unwrap_or_default());
         }
         if returned > 0 {
             observe::taken_over(&self.queue.name, returned.unsigned_abs());

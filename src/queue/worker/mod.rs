@@ -32,7 +32,7 @@ use crate::util::random::jittered;
 ///
 /// A worker sends heartbeats to the database while callbacks run. If it is silent for 30 s, because its process died,
 /// was frozen or lost the database, other workers take its events over, once they have run for that long themselves. A try whose worker died counts, but its callback
-/// may not have started: an event becomes a dead letter by it in the third try at the earliest. If the
+/// may not have started: an event becomes a dead letter by it in the third try at the earliest, also after a replay. If the
 /// silent worker still lives, its callbacks continue, so an event can run twice at the same time. The
 /// [fencing token](crate::JobEvent::fencing_token) of the later run is larger, and
 /// [`commit_in`](super::JobQueue::commit_in) lets the effect of one of them stand.

@@ -27,11 +27,11 @@ use crate::support::Log;
 
 /// All log lines at INFO and above, with all their fields.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
+pub(super) struct Lines(Arc<Mutex<Vec<String>>>);
 
 impl Lines {
     /// A subscriber of one thread would miss the lines of a place in the code that another thread has reached first.
-    fn of_all_tests() -> Self {
+    pub(super) fn of_all_tests() -> Self {
         static LINES: OnceLock<Lines> = OnceLock::new();
         let lines = LINES.get_or_init(|| {
             let lines = Lines::default();
@@ -43,7 +43,7 @@ impl Lines {
     }
 
     /// Returns whether there is a line with all of these parts.
-    fn has(&self, parts: &[&str]) -> bool {
+    pub(super) fn has(&self, parts: &[&str]) -> bool {
         let lines = self.0.lock().unwrap();
         lines
             .iter()
@@ -83,7 +83,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// A router whose callbacks take this long, and log their guid when they start.
-fn slow(log: &Log, time: Duration) -> JobRouter {
+pub(super) fn slow(log: &Log, time: Duration) -> JobRouter {
     let log = log.clone();
     JobRouter::new().on_completed(move |event: JobEvent| {
         let log = log.clone();
@@ -98,7 +98,7 @@ fn failing() -> JobRouter {
     JobRouter::new().on_completed(|_: JobEvent| async { Err::<(), _>(Permanent::new("no")) })
 }
 
-async fn sleeping_trigger(fixture: &Fixture, when: &str, condition: &str, seconds: f64) {
+pub(super) async fn sleeping_trigger(fixture: &Fixture, when: &str, condition: &str, seconds: f64) {
     fixture
         .execute(&format!(
             "CREATE OR REPLACE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS

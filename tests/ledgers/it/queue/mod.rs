@@ -1,6 +1,7 @@
 //! The durable queue on PostgreSQL: what it stores, how often it tries, and what it survives.
 
 mod attack;
+mod attack_again;
 mod dead_letters;
 mod dying;
 mod engines;
