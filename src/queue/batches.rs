@@ -1,47 +1,49 @@
-//! Calls that wait at the same time share a statement, and so its commit.
+//! Events that are stored at the same time share a statement, and so its commit.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit, oneshot};
 
+use super::connections::is_of_an_item;
+use super::enqueue::NewRow;
+
 /// How many calls a statement serves at most.
 pub(super) const BATCH: usize = 64;
 
-/// How large the items of a statement are at most, in bytes, if it serves several calls.
+/// How large the bodies of a statement are at most, in bytes, if it serves several calls.
 const LARGEST: usize = 1 << 20;
 
 /// Groups calls that arrive while earlier statements run.
 ///
 /// No task of its own runs them. A call waits for its answer or for its turn, and then runs a statement for the calls
 /// that wait. If its future is dropped meanwhile, they wait again.
-pub(super) struct Batches<T, A> {
-    waiting: Mutex<VecDeque<Call<T, A>>>,
+pub(super) struct Batches {
+    waiting: Mutex<VecDeque<Call>>,
     statements: Semaphore,
 }
 
-struct Call<T, A> {
-    item: Arc<T>,
-    size: usize,
-    answer: oneshot::Sender<Answer<A>>,
+struct Call {
+    row: Arc<NewRow>,
+    answer: oneshot::Sender<Answer>,
 }
 
-enum Answer<A> {
-    Is(Result<A, Arc<sqlx::Error>>),
-    /// One of the items may have made the statement fail.
+enum Answer {
+    Is(Result<(), Arc<sqlx::Error>>),
+    /// One of the rows may have made the statement fail.
     RunAlone,
 }
 
-enum Turn<'a, A> {
+enum Turn<'a> {
     /// `None` if the future that ran the statement was dropped.
-    Answered(Option<Answer<A>>),
+    Answered(Option<Answer>),
     Runs(Result<SemaphorePermit<'a>, AcquireError>),
 }
 
-impl<T, A> Batches<T, A> {
+impl Batches {
     /// Runs at most this many statements at once.
     pub(super) fn new(statements: usize) -> Self {
         Self {
@@ -50,25 +52,22 @@ impl<T, A> Batches<T, A> {
         }
     }
 
-    /// Returns the answer for an item of this many bytes.
-    ///
-    /// `run` runs the statement, and returns an answer for each of its items, in their order.
+    /// Stores a row, perhaps together with others. `run` runs the statement.
     pub(super) async fn call<R>(
         &self,
-        item: T,
-        size: usize,
-        run: impl Fn(Vec<Arc<T>>) -> R,
-    ) -> Result<A, Arc<sqlx::Error>>
+        row: NewRow,
+        run: impl Fn(Vec<Arc<NewRow>>) -> R,
+    ) -> Result<(), Arc<sqlx::Error>>
     where
-        R: Future<Output = Result<Vec<A>, sqlx::Error>>,
+        R: Future<Output = Result<(), sqlx::Error>>,
     {
-        let item = Arc::new(item);
-        let mut receiver = self.wait(&item, size);
+        let row = Arc::new(row);
+        let mut receiver = self.wait(&row);
         loop {
             match self.turn(&mut receiver).await {
                 Turn::Answered(Some(Answer::Is(answer))) => return answer,
-                Turn::Answered(Some(Answer::RunAlone)) => return self.alone(item, run).await,
-                Turn::Answered(None) => receiver = self.wait(&item, size),
+                Turn::Answered(Some(Answer::RunAlone)) => return self.alone(row, run).await,
+                Turn::Answered(None) => receiver = self.wait(&row),
                 Turn::Runs(permit) => {
                     let calls = self.next();
                     // If none waits, another statement serves this call.
@@ -79,22 +78,22 @@ impl<T, A> Batches<T, A> {
                     drop(permit);
                     match (&mut receiver).await {
                         Ok(Answer::Is(answer)) => return answer,
-                        Ok(Answer::RunAlone) => return self.alone(item, run).await,
-                        Err(_) => receiver = self.wait(&item, size),
+                        Ok(Answer::RunAlone) => return self.alone(row, run).await,
+                        Err(_) => receiver = self.wait(&row),
                     }
                 }
             }
         }
     }
 
-    fn wait(&self, item: &Arc<T>, size: usize) -> oneshot::Receiver<Answer<A>> {
+    fn wait(&self, row: &Arc<NewRow>) -> oneshot::Receiver<Answer> {
         let (answer, receiver) = oneshot::channel();
-        let item = item.clone();
-        self.lock().push_back(Call { item, size, answer });
+        let row = row.clone();
+        self.lock().push_back(Call { row, answer });
         receiver
     }
 
-    async fn turn(&self, receiver: &mut oneshot::Receiver<Answer<A>>) -> Turn<'_, A> {
+    async fn turn(&self, receiver: &mut oneshot::Receiver<Answer>) -> Turn<'_> {
         let mut permit = pin!(self.statements.acquire());
         poll_fn(|context| {
             if let Poll::Ready(answer) = Pin::new(&mut *receiver).poll(context) {
@@ -106,12 +105,12 @@ impl<T, A> Batches<T, A> {
     }
 
     /// Takes the calls of the next statement. Their callers still wait.
-    fn next(&self) -> Vec<Call<T, A>> {
+    fn next(&self) -> Vec<Call> {
         let mut waiting = self.lock();
         waiting.retain(|call| !call.answer.is_closed());
         let mut size = 0;
-        let fits = |call: &&Call<T, A>| {
-            size += call.size;
+        let fits = |call: &&Call| {
+            size += call.row.body.len();
             size <= LARGEST
         };
         let fitting = waiting.iter().take(BATCH).take_while(fits).count();
@@ -121,55 +120,35 @@ impl<T, A> Batches<T, A> {
 
     async fn alone<R>(
         &self,
-        item: Arc<T>,
-        run: impl Fn(Vec<Arc<T>>) -> R,
-    ) -> Result<A, Arc<sqlx::Error>>
+        row: Arc<NewRow>,
+        run: impl Fn(Vec<Arc<NewRow>>) -> R,
+    ) -> Result<(), Arc<sqlx::Error>>
     where
-        R: Future<Output = Result<Vec<A>, sqlx::Error>>,
+        R: Future<Output = Result<(), sqlx::Error>>,
     {
         let _permit = self.statements.acquire().await;
-        let answers = run(vec![item]).await.map_err(Arc::new)?;
-        let answer = answers.into_iter().next();
-        answer.ok_or_else(|| Arc::new(sqlx::Error::RowNotFound))
+        run(vec![row]).await.map_err(Arc::new)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Call<T, A>>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Call>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Runs a statement for these calls, and answers them.
-async fn answer<T, A, R>(calls: Vec<Call<T, A>>, run: impl Fn(Vec<Arc<T>>) -> R)
+async fn answer<R>(calls: Vec<Call>, run: impl Fn(Vec<Arc<NewRow>>) -> R)
 where
-    R: Future<Output = Result<Vec<A>, sqlx::Error>>,
+    R: Future<Output = Result<(), sqlx::Error>>,
 {
-    let items = calls.iter().map(|call| call.item.clone()).collect();
-    match run(items).await {
-        Ok(answers) => {
-            for (call, answer) in calls.into_iter().zip(answers) {
-                let _ = call.answer.send(Answer::Is(Ok(answer)));
-            }
-        }
-        Err(error) if calls.len() > 1 && is_of_an_item(&error) => {
-            for call in calls {
-                let _ = call.answer.send(Answer::RunAlone);
-            }
-        }
-        Err(error) => {
-            let error = Arc::new(error);
-            for call in calls {
-                let _ = call.answer.send(Answer::Is(Err(error.clone())));
-            }
-        }
+    let rows = calls.iter().map(|call| call.row.clone()).collect();
+    let stored = run(rows).await.map_err(Arc::new);
+    let is_for_each = matches!(&stored, Err(error) if calls.len() > 1 && is_of_an_item(error));
+    for call in calls {
+        let answer = if is_for_each {
+            Answer::RunAlone
+        } else {
+            Answer::Is(stored.clone())
+        };
+        let _ = call.answer.send(answer);
     }
-}
-
-/// Returns whether one item may be the cause: its data, a constraint, a limit, or a trigger of the application.
-fn is_of_an_item(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| {
-        ["22", "23", "54", "P0"]
-            .iter()
-            .any(|class| code.starts_with(class))
-    })
 }

@@ -228,3 +228,13 @@ async fn is_primary(connection: &mut PgConnection) -> bool {
     let answer = timeout(TIMEOUT, ask).await;
     answer.is_ok_and(|row| row.is_ok_and(|row| row.try_get(0).unwrap_or(false)))
 }
+
+/// Returns whether one item of a statement may be the cause: its data, a constraint, a limit, or a trigger of the application.
+pub(super) fn is_of_an_item(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| {
+        ["22", "23", "54", "P0"]
+            .iter()
+            .any(|class| code.starts_with(class))
+    })
+}

@@ -1,21 +1,16 @@
 //! Dead letters of the queue: seeing them, running them once more, deleting them.
 
-use std::time::UNIX_EPOCH;
-
 use bytes::Bytes;
 use sqlx::Row as _;
-use sqlx::postgres::PgRow;
-use ulid::Ulid;
 
+use super::letter_rows::{Choice, KeyValues, read};
 use super::statement::{Statement, Value};
 use super::{JobQueue, first};
 use crate::dead_letters::{
-    KeepFuture, Letter, LetterCursor, LetterFilter, LetterKind, LetterPage, LetterParts,
-    ReplayError, Replayed, key, timestamp,
+    KeepFuture, Letter, LetterCursor, LetterFilter, LetterKind, LetterPage, ReplayError, Replayed,
+    key,
 };
 use crate::event::{OtherWebhook, Undecodable};
-use crate::job::Timestamp;
-use crate::ledger::read_status;
 
 /// How many letters one statement replays at most.
 const BATCH: i64 = 1_000;
@@ -253,55 +248,6 @@ impl JobQueue {
     }
 }
 
-/// The values that name a row of the queue.
-struct KeyValues<'a> {
-    queue: &'a str,
-    key: String,
-}
-
-impl KeyValues<'_> {
-    fn values(&self) -> [Value<'_>; 2] {
-        [Value::Text(self.queue), Value::Text(&self.key)]
-    }
-}
-
-/// The conditions of a filter, as the statements need them.
-struct Choice<'a> {
-    status: Option<String>,
-    error: Option<&'a str>,
-    since: Option<i64>,
-    until: Option<i64>,
-}
-
-impl<'a> Choice<'a> {
-    fn of(filter: &'a LetterFilter) -> Self {
-        let (since, until) = filter.micros();
-        Self {
-            status: filter.status_text(),
-            error: filter.error(),
-            since,
-            until,
-        }
-    }
-
-    /// Returns the first five values of a statement. `now` is a further bound.
-    fn values<'b>(&'b self, queue: &'b str, now: Option<i64>) -> [Value<'b>; 5] {
-        let until = match (self.until, now) {
-            (Some(until), Some(now)) => Some(until.min(now)),
-            (until, now) => until.or(now),
-        };
-        let text = |text: Option<&'b str>| text.map_or(Value::Null, Value::Text);
-        let time = |time: Option<i64>| time.map_or(Value::Null, Value::Time);
-        [
-            Value::Text(queue),
-            text(self.status.as_deref()),
-            text(self.error),
-            time(self.since),
-            time(until),
-        ]
-    }
-}
-
 /// Returns the kinds of kept bodies that the filter chooses.
 fn kept_kinds(filter: &LetterFilter) -> impl Iterator<Item = LetterKind> {
     let kind = filter.kind();
@@ -321,33 +267,4 @@ fn place(letter: &Letter) -> (i64, &str) {
     let micros = failed_at.unix_seconds().saturating_mul(1_000_000);
     let micros = micros.saturating_add(i64::from(failed_at.subsec_nanos()) / 1_000);
     (micros, letter.name())
-}
-
-fn read(row: &PgRow) -> Result<Letter, sqlx::Error> {
-    let name: String = row.try_get(1)?;
-    let tries: i32 = row.try_get(2)?;
-    let error: Option<String> = row.try_get(3)?;
-    let failed_at = timestamp(row.try_get(4)?);
-    // The name ends with the status and the version, which contain no spaces.
-    let mut parts = name.rsplitn(3, ' ').skip(1);
-    let is_no_digest = |text: &&str| !text.starts_with("digest:");
-    let status = parts.next().filter(is_no_digest).and_then(read_status);
-    let guid = parts.next().filter(is_no_digest);
-    Ok(Letter::new(LetterParts {
-        kind: LetterKind::Event,
-        status,
-        guid: guid.and_then(|guid| guid.parse().ok()),
-        tries: tries.max(0).unsigned_abs(),
-        error: error.unwrap_or_default(),
-        failed_at,
-        first_failed_at: stored_at(row.try_get(5)?).unwrap_or(failed_at),
-        name,
-    }))
-}
-
-/// Returns when the row with this id was stored.
-fn stored_at(id: &str) -> Option<Timestamp> {
-    let id = Ulid::from_string(id).ok()?;
-    let since = id.datetime().duration_since(UNIX_EPOCH).ok()?;
-    Some(timestamp(i64::try_from(since.as_micros()).ok()?))
 }

@@ -58,7 +58,7 @@ impl Service<JobEvent> for Enqueue {
 pub(super) struct NewRow {
     id: String,
     key: String,
-    body: Bytes,
+    pub(super) body: Bytes,
 }
 
 impl Shared {
@@ -69,12 +69,10 @@ impl Shared {
             key: key(&EventName::of(event)),
             body: event.body().clone(),
         };
-        let size = row.body.len();
-        let insert = |rows| self.insert(rows);
-        self.storing.call(row, size, insert).await
+        self.storing.call(row, |rows| self.insert(rows)).await
     }
 
-    async fn insert(&self, mut rows: Vec<Arc<NewRow>>) -> Result<Vec<()>, sqlx::Error> {
+    async fn insert(&self, mut rows: Vec<Arc<NewRow>>) -> Result<(), sqlx::Error> {
         // In one order, so that statements with the same events do not wait for each other.
         rows.sort_by(|a, b| a.key.cmp(&b.key));
         let ids: Vec<&str> = rows.iter().map(|row| &*row.id).collect();
@@ -91,7 +89,7 @@ impl Shared {
         if first(&answer, "enqueue")?.try_get(1)? {
             self.stored.notify_one();
         }
-        Ok(vec![(); rows.len()])
+        Ok(())
     }
 }
 

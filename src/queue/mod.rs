@@ -42,6 +42,7 @@ mod commit_in;
 mod connections;
 mod dead_letters;
 mod enqueue;
+mod letter_rows;
 mod migrate;
 mod statement;
 mod tried;
@@ -61,7 +62,6 @@ use crate::util::postgres::UnexpectedAnswer;
 use batches::{BATCH, Batches};
 use connections::Connections;
 pub use enqueue::Enqueue;
-use enqueue::NewRow;
 use statement::{Statement, Value};
 pub use tried::Try;
 pub use worker::Worker;
@@ -105,7 +105,7 @@ struct Shared {
     name: String,
     connections: Connections,
     /// Events that are stored at the same time share statements.
-    storing: Batches<NewRow, ()>,
+    storing: Batches,
     /// Wakes workers of this process when an event is stored.
     stored: Notify,
 }
@@ -241,7 +241,7 @@ impl JobQueue {
 }
 
 /// While all connections commit events, further events gather for the next statement.
-fn storing(connections: u32) -> Batches<NewRow, ()> {
+fn storing(connections: u32) -> Batches {
     let statements = usize::try_from(connections).unwrap_or(usize::MAX);
     Batches::new(statements.min(BATCH))
 }

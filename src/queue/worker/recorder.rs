@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use super::ended::{Ended, settle};
 use super::run::Run;
 use crate::callback::JobService;
+use crate::queue::connections::is_of_an_item;
 
 /// How many tries one statement records at most.
 const BATCH: usize = 64;
@@ -107,7 +108,7 @@ impl<J: JobService> Recorder<J> {
         self.unrecorded = later;
         match self.settle(&due).await {
             Ok(rows) => self.recorded(due, &rows),
-            Err(error) if is_of_one(&error) => self.record_one_by_one(due).await,
+            Err(error) if is_of_an_item(&error) => self.record_one_by_one(due).await,
             Err(_) => self.record_later(due),
         }
     }
@@ -144,14 +145,4 @@ impl<J: JobService> Recorder<J> {
             }
         }
     }
-}
-
-/// Returns whether one try may be the cause of a failure: its data, a constraint, or a trigger of the application.
-fn is_of_one(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| {
-        ["22", "23", "54", "P0"]
-            .iter()
-            .any(|class| code.starts_with(class))
-    })
 }
