@@ -28,7 +28,7 @@ fn fields(job: &Job) -> job::Job {
         |date: Option<Timestamp>| date.map(|date| (date.unix_seconds(), date.subsec_nanos()));
     job::Job {
         guid: job.guid.to_string(),
-        status: job.status.clone(),
+        status: (job.status.name().map(str::to_owned), job.status.code()),
         status_code: job.status_code,
         dates: [
             job.created_at,

@@ -1,6 +1,6 @@
 //! The reference for decoding: reads a webhook as the documentation of `Job` and `Job::decode` says.
 
-use mx_job_webhook::{ErrorKind, Status};
+use mx_job_webhook::ErrorKind;
 
 use crate::json::{self, Json};
 
@@ -10,7 +10,8 @@ pub(crate) type Moment = (i64, u32);
 #[derive(Debug, PartialEq)]
 pub(crate) struct Job {
     pub(crate) guid: String,
-    pub(crate) status: Status,
+    /// Its name and its integer.
+    pub(crate) status: (Option<String>, Option<i64>),
     pub(crate) status_code: Option<i64>,
     /// `created_at`, `started_at`, `finished_at`, `updated_at`.
     pub(crate) dates: [Option<Moment>; 4],
@@ -39,6 +40,20 @@ const FIELDS: [&str; 15] = [
     "user_id",
 ];
 
+/// The table of MX's statuses. The index of each is its integer.
+const STATUSES: [&str; 10] = [
+    "INITIATED",
+    "REQUESTED",
+    "CHALLENGED",
+    "RECEIVED",
+    "TRANSFERRED",
+    "PROCESSED",
+    "COMPLETED",
+    "PREVENTED",
+    "DENIED",
+    "HALTED",
+];
+
 /// Returns the job, or the kind of the error and the field that it names.
 pub(crate) fn read(body: &[u8]) -> Result<Job, (ErrorKind, Option<&'static str>)> {
     let json = document(body).ok_or((ErrorKind::NotJson, None))?;
@@ -54,11 +69,9 @@ pub(crate) fn read(body: &[u8]) -> Result<Job, (ErrorKind, Option<&'static str>)
             let guid = id(field(job, "guid")).ok_or(invalid("guid"))?;
             let status_code = field(job, "status").and_then(integer);
             let name = field(job, "status_name").and_then(Json::as_text);
-            let status = name
-                .filter(|name| !is_blank(name))
-                .map(|name| Status::from(name.as_str()))
-                .or(status_code.map(Status::from))
-                .ok_or(invalid("status"))?;
+            let name = name.filter(|name| !is_blank(name));
+            let status = name.map(named).or(status_code.map(numbered));
+            let status = status.ok_or(invalid("status"))?;
             Ok(Job {
                 guid,
                 status,
@@ -86,6 +99,20 @@ pub(crate) fn read(body: &[u8]) -> Result<Job, (ErrorKind, Option<&'static str>)
         }
         _ => Err((ErrorKind::NoJob, None)),
     }
+}
+
+/// The status with a name, without regard to case and surrounding white space.
+fn named(name: String) -> (Option<String>, Option<i64>) {
+    let name = name.trim().to_ascii_uppercase();
+    let index = STATUSES.iter().position(|status| *status == name);
+    (Some(name), index.map(|index| index as i64))
+}
+
+/// The status with an integer, if there is no name.
+fn numbered(code: i64) -> (Option<String>, Option<i64>) {
+    let index = usize::try_from(code).ok();
+    let name = index.and_then(|index| STATUSES.get(index));
+    (name.map(ToString::to_string), Some(code))
 }
 
 /// Reads a body as JSON: UTF-8, with a byte-order mark or without.
