@@ -12,6 +12,7 @@ use super::run::{INTERVAL_OF_FAILURES, Run};
 use super::running::FetchingGuard;
 use crate::callback::JobService;
 use crate::queue::statement::{Statement, Value};
+use crate::util::deadline::later;
 use crate::util::random::jittered;
 
 /// How many events one statement takes at most.
@@ -98,7 +99,7 @@ impl<J: JobService> Fetcher<J> {
             return;
         };
         if taken.len() < wanted {
-            self.look_at = Instant::now() + jittered(worker.interval);
+            self.look_at = later(Instant::now(), jittered(worker.interval));
         }
         for attempt in taken {
             // Until the end of the try is recorded, heartbeats name the event.
