@@ -15,6 +15,7 @@ use super::job_watch::JobWatch;
 use super::waiters::{Interest, Registration};
 use crate::error::Error;
 use crate::job::JobGuid;
+use crate::util::deadline::later;
 
 /// How often a waiter checks that its process still listens.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -79,10 +80,7 @@ impl Expected {
         if let Some(heard) = self.heard.as_ref().filter(|heard| ends(&heard.status)) {
             return Ok(Some(Heard::clone(heard)));
         }
-        let now = Instant::now();
-        // A time that the clock cannot express does not come.
-        let year = Duration::from_secs(365 * 24 * 60 * 60);
-        let end = now.checked_add(patience).unwrap_or(now + year);
+        let end = later(Instant::now(), patience);
         let waiters = &self.watch.shared.waiters;
         // It is registered before the entry is read, so what is heard in between is not missed.
         let mut registration = waiters.register(&self.job, self.interest.clone());

@@ -95,7 +95,7 @@ impl Timestamp {
     /// Returns the moment as the standard library's type.
     ///
     /// Returns `None` if the platform's type cannot express it, which happens only for dates that
-    /// no real job has.
+    /// no real job has. On Windows, which counts in units of 100 ns, it is rounded down to one.
     #[must_use]
     pub fn to_system_time(self) -> Option<SystemTime> {
         let distance = Duration::from_secs(self.seconds.unsigned_abs());

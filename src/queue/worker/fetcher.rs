@@ -4,7 +4,6 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
@@ -13,6 +12,7 @@ use super::run::{INTERVAL_OF_FAILURES, Run};
 use super::running::FetchingGuard;
 use crate::callback::JobService;
 use crate::queue::statement::{Statement, Value};
+use crate::util::deadline::later;
 use crate::util::random::jittered;
 
 /// How many events one statement takes at most.
@@ -20,9 +20,6 @@ const BATCH: usize = 64;
 
 /// How many tries may have ended without being recorded before the worker takes no further events.
 const UNRECORDED: usize = 64;
-
-/// The longest time between two looks at the queue. A longer one could not be added to the time.
-const LONGEST_INTERVAL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 pub(super) struct Fetcher<J> {
     run: Arc<Run<J>>,
@@ -102,7 +99,7 @@ impl<J: JobService> Fetcher<J> {
             return;
         };
         if taken.len() < wanted {
-            self.look_at = Instant::now() + jittered(worker.interval.min(LONGEST_INTERVAL));
+            self.look_at = later(Instant::now(), jittered(worker.interval));
         } else {
             // More may wait than this worker can take.
             worker.queue.stored.notify_one();

@@ -4,9 +4,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::MAX_BYTES;
-use super::state::later;
 use crate::job::JobGuid;
-use crate::util::deadline::Instant;
+use crate::util::deadline::{Instant, later};
 use crate::watch::entry::{Entry, Times};
 use crate::watch::heard::SettledEvent;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::recent::Recent;
 use super::{Full, MAX_BYTES};
 use crate::job::JobGuid;
-use crate::util::deadline::Instant;
+use crate::util::deadline::{Instant, later};
 use crate::watch::entry::{Due, Entry};
 use crate::watch::heard::SettledEvent;
 use crate::watch::presence::Presence;
@@ -243,10 +243,4 @@ impl State {
     pub(super) fn remove_listener(&mut self, id: u64) {
         self.listeners.retain(|(known, _)| *known != id);
     }
-}
-
-/// Returns a time that is this much later. One that the clock cannot express does not come.
-pub(super) fn later(now: Instant, time: Duration) -> Instant {
-    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-    now.checked_add(time).unwrap_or(now + CENTURY)
 }

@@ -306,3 +306,31 @@ async fn counts_name_what_waits_runs_and_is_dead() {
     assert_counts(fixture.queue.counts().await.unwrap(), 1, 2, 0);
     worker.task.abort();
 }
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn times_that_no_clock_can_express_do_not_come() {
+    let fixture = Fixture::new().await;
+    let jobs = JobRouter::new()
+        .on_completed(|_| async {})
+        .on_denied(|_| async { Err("the bank did not answer") });
+    let worker = fixture
+        .queue
+        .worker(jobs)
+        .with_poll_interval(Duration::MAX)
+        .with_backoff(Duration::MAX, Duration::MAX)
+        .with_dead_after(Duration::MAX);
+    let worker = Running::start(worker);
+    // The worker has looked once, and waits until this process stores an event.
+    sleep(Duration::from_millis(200)).await;
+    fixture.store(completed("JOB-1")).await;
+    fixture.store(event("JOB-2", Status::Denied)).await;
+    fixture.until(1, "status = 'Done'").await;
+    fixture
+        .until(
+            1,
+            "status = 'Failed' AND run_at > now() + interval '90 years'",
+        )
+        .await;
+    worker.end().await;
+}
