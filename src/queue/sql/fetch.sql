@@ -1,4 +1,5 @@
--- Takes the next events. $1 the queue, $2 the worker, $3 how many, $4 the tries of an event that has none yet.
+-- Takes the next events. $1 the queue, $2 the worker, $3 how many, $4 the tries of an event that has none yet, $5 the size
+-- of bodies in bytes after which no further event is taken.
 --
 -- It does not wait for the disk. If a crash of the server undoes it, the event runs once more, with a larger token, and one
 -- of the two runs can commit its end.
@@ -11,22 +12,27 @@
 -- Without statistics of the table, which come a minute after a burst, the server takes the waiting events for few, and
 -- would sort all of them for each call. The setting makes it read the first ones by the index.
 SET LOCAL enable_sort = off;
+-- What was taken is sorted nevertheless, and the cost of that would have the server compile the statement first.
+SET LOCAL jit = off;
 SET LOCAL synchronous_commit = off;
 WITH next AS (
-    SELECT id FROM apalis.jobs
+    SELECT id, priority, run_at, octet_length(job) AS size FROM apalis.jobs
     WHERE (status = 'Pending' OR (status = 'Failed' AND attempts < max_attempts))
         AND job_type = $1 AND run_at <= now()
     ORDER BY priority DESC, run_at
     LIMIT $3
     FOR UPDATE SKIP LOCKED
+), sized AS (
+    SELECT id, row_number() OVER places AS place, sum(size) OVER places - size AS before
+    FROM next WINDOW places AS (ORDER BY priority DESC, run_at ROWS UNBOUNDED PRECEDING)
 ), taken AS (
     UPDATE apalis.jobs
     SET status = 'Running', lock_by = $2, lock_at = greatest(clock_timestamp(), lock_at + interval '1 microsecond'),
         max_attempts = CASE max_attempts WHEN 0 THEN attempts + $4 ELSE max_attempts END
-    FROM next WHERE jobs.id = next.id
+    FROM sized WHERE jobs.id = sized.id AND before < $5
     RETURNING jobs.id, jobs.idempotency_key, jobs.attempts, jobs.max_attempts, jobs.job, jobs.lock_at,
-        jobs.last_result
+        jobs.last_result, place
 )
 SELECT 'fetch', id, idempotency_key, attempts, max_attempts, job,
     (extract(epoch FROM lock_at) * 1000000)::bigint, (last_result ->> 'before')::int
-FROM taken
+FROM taken ORDER BY place

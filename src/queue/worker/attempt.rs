@@ -24,7 +24,7 @@ pub(super) struct Attempt {
     /// How many tries there were before the event was replayed.
     before: u32,
     token: FencingToken,
-    body: Bytes,
+    pub(super) body: Bytes,
 }
 
 impl Attempt {

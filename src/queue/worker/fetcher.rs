@@ -18,6 +18,9 @@ use crate::util::random::jittered;
 /// How many events one statement takes at most.
 const BATCH: usize = 64;
 
+/// How large the bodies of these events are at most in bytes, without the last one. The answer has to arrive in time.
+const BODIES: usize = 1 << 20;
+
 /// How many tries may have ended without being recorded before the worker takes no further events.
 const UNRECORDED: usize = 64;
 
@@ -89,6 +92,7 @@ impl<J: JobService> Fetcher<J> {
             Value::Text(name),
             Value::Number(i64::try_from(wanted).unwrap_or(i64::MAX)),
             Value::Number(worker.tries.min(i32::MAX.unsigned_abs() / 2).into()),
+            Value::Number(i64::try_from(BODIES).unwrap_or(i64::MAX)),
         ];
         let fetch = Statement::new("fetch", include_str!("../sql/fetch.sql"), &values);
         let rows = worker.queue.connections.run(&fetch).await;
@@ -98,7 +102,8 @@ impl<J: JobService> Fetcher<J> {
             self.look_at = Instant::now() + jittered(INTERVAL_OF_FAILURES);
             return;
         };
-        if taken.len() < wanted {
+        let bodies: usize = taken.iter().map(|attempt| attempt.body.len()).sum();
+        if taken.len() < wanted && bodies < BODIES {
             self.look_at = later(Instant::now(), jittered(worker.interval));
         } else {
             // More may wait than this worker can take.
