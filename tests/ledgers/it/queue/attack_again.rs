@@ -472,3 +472,95 @@ async fn a_shutdown_while_events_are_fetched_runs_or_leaves_them() {
     assert_eq!(log.entries(), ["JOB-1"]);
     assert_eq!(fixture.rows("status = 'Done'").await, 1);
 }
+
+/// A worker has taken its own event again, because the server or a failover has undone something. The earlier try does not
+/// end the later one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_earlier_try_of_the_same_worker_ends_no_later_one() {
+    let fixture = Fixture::new().await;
+    let log = Log::default();
+    fixture.store(completed("JOB-1")).await;
+    let worker = Running::start(quick(&fixture.queue, slow(&log, Duration::from_secs(1))));
+    until_logged(&log, 1).await;
+    fixture.execute("UPDATE apalis.jobs SET attempts = 1").await;
+    sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(fixture.rows("status = 'Running' AND attempts = 1").await, 1);
+    // The later try is unknown to the worker, and is run again.
+    fixture.until(1, "status = 'Done' AND attempts = 3").await;
+    worker.end().await;
+}
+
+/// "The fencing token of the later run is larger", also if the server's clock was set back. An event that has ended is
+/// nobody's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_token_is_larger_although_the_clock_was_set_back() {
+    let fixture = Fixture::new().await;
+    let log = Log::default();
+    let noted = log.clone();
+    let jobs = JobRouter::new().on_completed(move |event: JobEvent| {
+        noted.push(event.fencing_token().unwrap().get().to_string());
+        async { Err::<(), BoxError>("no".into()) }
+    });
+    fixture.store(completed("JOB-1")).await;
+    fixture
+        .execute("UPDATE apalis.jobs SET lock_at = now() + interval '1 hour'")
+        .await;
+    let before = fixture
+        .number("SELECT (extract(epoch FROM lock_at) * 1000000)::bigint FROM apalis.jobs")
+        .await;
+    let worker = Running::start(quick(&fixture.queue, jobs).with_tries(2));
+    fixture.until(1, "status = 'Failed' AND attempts = 2").await;
+    worker.end().await;
+    let tokens: Vec<i64> = log
+        .entries()
+        .iter()
+        .map(|token| token.parse().unwrap())
+        .collect();
+    assert_eq!(tokens, [before + 1, before + 2]);
+    assert_eq!(fixture.rows("lock_by IS NOT NULL").await, 0);
+}
+
+/// `with_poll_interval`: "Sets how often an idle worker looks for events." It does not look all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_idle_worker_looks_for_events_at_its_interval() {
+    let fixture = Fixture::new().await;
+    let worker = Running::start(quick(&fixture.queue, JobRouter::new()));
+    sleep(Duration::from_secs(4)).await;
+    worker.end().await;
+    sleep(Duration::from_secs(2)).await;
+    let transactions =
+        "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()";
+    let transactions = fixture.number(transactions).await;
+    // At least one each 50 ms, and heartbeats.
+    assert!(transactions < 300, "{transactions}");
+}
+
+/// Results that cannot be recorded stop the worker from taking more and more events.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn results_that_cannot_be_recorded_are_bounded() {
+    let fixture = Fixture::new().await;
+    for number in 0..200 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    fixture
+        .execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                 $f$ BEGIN IF NEW.status = 'Done' THEN RAISE 'refused'; END IF; RETURN NEW; END $f$;
+             CREATE TRIGGER refuse BEFORE UPDATE ON apalis.jobs FOR EACH ROW EXECUTE FUNCTION refuse()",
+        )
+        .await;
+    let log = Log::default();
+    let worker = Running::start(quick(&fixture.queue, logging(&log)));
+    until_logged(&log, 64).await;
+    sleep(Duration::from_secs(3)).await;
+    let runs = log.entries().len();
+    fixture.execute("DROP TRIGGER refuse ON apalis.jobs").await;
+    fixture.until(200, "status = 'Done' AND attempts = 1").await;
+    worker.end().await;
+    assert!(runs <= 68, "{runs} callbacks");
+    assert_eq!(log.entries().len(), 200);
+}
