@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::statement::Statement;
 use crate::util::postgres::own_connections::{OwnConnection, OwnConnections, TIMEOUT};
-use crate::util::postgres::{UnexpectedAnswer, has_sqlstate};
+use crate::util::postgres::{UnexpectedAnswer, has_sqlstate, is_fatal};
 
 /// What precedes the statements of a message. Several statements in one message are one transaction, without `BEGIN`.
 ///
@@ -200,19 +200,13 @@ fn by_statement(
 fn is_of_connection(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(error) => error.kind() != io::ErrorKind::TimedOut,
-        sqlx::Error::Database(error) => {
-            matches!(error.code().as_deref(), Some("57P01" | "57P02" | "57P05"))
-        }
-        _ => false,
+        error => is_fatal(error),
     }
 }
 
 /// Returns whether the connection must not be used again: it is broken, or it may still run the statement.
 fn is_unusable(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Database(error) => error.code().unwrap_or_default().starts_with("57P"),
-        _ => true,
-    }
+    error.as_database_error().is_none() || is_fatal(error) || has_sqlstate(error, &["57014"])
 }
 
 /// Ends a transaction that has failed, if there is one.

@@ -4,13 +4,13 @@ use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgDatabaseError, PgRow, PgSeverity};
+use sqlx::postgres::PgRow;
 use sqlx::{Connection as _, PgConnection, Row as _};
 use tokio::time::{Instant, timeout};
 
 use super::call::{Answer, Call};
 use super::queue::Outcome;
-use crate::util::postgres::{Opener, UnexpectedAnswer};
+use crate::util::postgres::{Opener, UnexpectedAnswer, has_sqlstate, is_fatal};
 
 /// How long the server uses a plan, in time and at first in calls.
 ///
@@ -225,14 +225,9 @@ fn may_concern_one_call(error: &sqlx::Error) -> bool {
 
 /// Returns whether the connection is broken, or its prepared statements differ from the server's.
 fn breaks_connection(error: &sqlx::Error) -> bool {
-    let Some(error) = error.as_database_error() else {
-        return true;
-    };
-    let severity = error
-        .try_downcast_ref::<PgDatabaseError>()
-        .map(PgDatabaseError::severity);
-    matches!(severity, Some(PgSeverity::Fatal | PgSeverity::Panic))
-        || ["08P01", "26000", "42P05"].contains(&error.code().as_deref().unwrap_or_default())
+    error.as_database_error().is_none()
+        || is_fatal(error)
+        || has_sqlstate(error, &["08P01", "26000", "42P05"])
 }
 
 fn sqlstate(error: &sqlx::Error) -> String {

@@ -42,7 +42,8 @@ WITH seen AS (
         attempts = attempts + 1, lock_by = NULL, done_at = clock_timestamp(),
         last_result = coalesce(last_result, '{}') || jsonb_build_object('Err',
             'the worker stopped before the callback ended, or the transaction of `commit_in` was not committed'
-            || coalesce('; the error before: ' || substring(last_result ->> 'Err' FROM '^(?!the worker stopped).*'), ''))
+            || coalesce('; the error before: ' || substring(last_result ->> 'Err' FROM '^(?!the worker stopped).*'),
+                substring(last_result ->> 'Err' FROM '; the error before: .*'), ''))
     FROM (SELECT id FROM orphaned UNION SELECT id FROM unknown) AS lost
     WHERE jobs.id = lost.id
     RETURNING status, idempotency_key

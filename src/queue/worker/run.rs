@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::Worker;
@@ -34,7 +35,7 @@ pub(super) struct Run<J> {
     pub(super) ended: UnboundedSender<Ended>,
 }
 
-/// Ends a worker, also if its future is dropped.
+/// Ends a worker, also if its future is dropped, or one of its tasks panics.
 struct CloseOnDrop(Arc<Running>);
 
 impl Drop for CloseOnDrop {
@@ -76,23 +77,42 @@ pub(super) async fn run<J: JobService>(
     }
     // On tasks of their own: if the future of the worker is dropped, callbacks that are running end as they would
     // otherwise. Heartbeats do not wait for anything else.
-    tokio::spawn(heart.beat_until_the_end());
+    let tasks = [
+        spawn(&run.running, heart.beat_until_the_end()),
+        spawn(
+            &run.running,
+            Fetcher::new(run.clone()).fetch_until_the_end(),
+        ),
+        spawn(
+            &run.running,
+            Recorder::new(run.clone(), ended).record_until_the_end(),
+        ),
+    ];
     tokio::spawn(count_until_the_end(
         run.worker.queue.clone(),
         run.running.clone(),
     ));
-    tokio::spawn(Fetcher::new(run.clone()).fetch_until_the_end());
-    let mut recording = tokio::spawn(Recorder::new(run.clone(), ended).record_until_the_end());
-    let early = until(shutdown.as_mut(), &mut recording).await;
+    until(shutdown, run.running.closed()).await;
     drop(open);
-    let recorded = match early {
-        Some(recorded) => recorded,
-        None => recording.await,
-    };
-    recorded.map_err(|_| sqlx::Error::WorkerCrashed)?;
+    let mut has_crashed = false;
+    for task in tasks {
+        has_crashed |= task.await.is_err();
+    }
+    if has_crashed {
+        return Err(sqlx::Error::WorkerCrashed);
+    }
     // Callbacks that were acknowledged first.
     let _ = run.background.drain(pending::<()>()).await;
     Ok(())
+}
+
+/// Runs a part of the worker. If it panics, the worker ends, because it would hold events that run nowhere.
+fn spawn(running: &Arc<Running>, part: impl Future + Send + 'static) -> JoinHandle<()> {
+    let open = CloseOnDrop(running.clone());
+    tokio::spawn(async move {
+        let _open = open;
+        part.await;
+    })
 }
 
 /// Returns whether the tables are missing, or not usable by this role. That needs a person.

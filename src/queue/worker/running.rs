@@ -76,11 +76,20 @@ impl Running {
         self.lock().has_ended()
     }
 
+    /// Waits until the worker takes no further events.
+    pub(super) async fn closed(&self) {
+        self.until(Self::is_closed).await;
+    }
+
     /// Waits until the worker takes no further events, and none is left.
     pub(super) async fn ended(&self) {
+        self.until(Self::has_ended).await;
+    }
+
+    async fn until(&self, is_so: impl Fn(&Self) -> bool) {
         loop {
             let changed = self.changed();
-            if self.has_ended() {
+            if is_so(self) {
                 return;
             }
             changed.await;

@@ -8,7 +8,7 @@ mod table;
 
 use sqlx::Row as _;
 use sqlx::error::BoxDynError;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgDatabaseError, PgRow, PgSeverity};
 
 pub(crate) use opener::Opener;
 pub(crate) use table::Table;
@@ -36,6 +36,15 @@ pub(crate) fn check(rows: Vec<PgRow>, names: &[&'static str]) -> Result<Vec<PgRo
 /// Returns whether the connection must not be used again.
 pub(crate) fn is_unusable(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Decode(_)) || has_sqlstate(error, &UNUSABLE)
+}
+
+/// Returns whether the server or a pooler has ended the session.
+pub(crate) fn is_fatal(error: &sqlx::Error) -> bool {
+    let error = error
+        .as_database_error()
+        .and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    let severity = error.map(PgDatabaseError::severity);
+    matches!(severity, Some(PgSeverity::Fatal | PgSeverity::Panic))
 }
 
 pub(crate) fn has_sqlstate(error: &sqlx::Error, codes: &[&str]) -> bool {

@@ -25,6 +25,9 @@ use super::{
 use crate::proxy::{Network, Proxy};
 use crate::support::Log;
 
+/// The subscriber panics at a line that contains this.
+pub(super) const PANICS: &str = "the subscriber panics";
+
 /// All log lines at INFO and above, with all their fields.
 #[derive(Clone, Default)]
 pub(super) struct Lines(Arc<Mutex<Vec<String>>>);
@@ -71,6 +74,7 @@ impl<S: Subscriber> Layer<S> for Lines {
         }
         let mut fields = Fields(format!("{} {}", meta.level(), meta.target()));
         event.record(&mut fields);
+        assert!(!fields.0.contains(PANICS), "a subscriber that panics");
         self.0.lock().unwrap().push(fields.0);
     }
 }

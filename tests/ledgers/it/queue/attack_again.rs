@@ -8,10 +8,10 @@ use mx_job_webhook::queue::Try;
 use mx_job_webhook::{JobEvent, JobRouter, Permanent};
 use sqlx::postgres::PgPoolOptions;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tower::{BoxError, ServiceExt as _};
 
-use super::attack::{Lines, sleeping_trigger, slow};
+use super::attack::{Lines, PANICS, sleeping_trigger, slow};
 use super::{
     DEAD_AFTER, Fixture, PATIENCE, Running, completed, logging, quick, store, until_logged,
 };
@@ -161,16 +161,7 @@ async fn a_replayed_event_survives_as_many_deaths_as_a_new_one() {
     other.end().await;
     let worker = Running::start(quick(&fixture.queue, JobRouter::new()));
     for (attempts, status) in [(6, "Pending"), (7, "Pending"), (8, "Failed")] {
-        // A worker takes the event for its only try, and dies. Afterwards it waits.
-        fixture
-            .execute(
-                "UPDATE apalis.workers SET last_seen = now() - interval '1 hour', worker_type = 'mx-jobs'
-                 WHERE id LIKE 'other%';
-                 UPDATE apalis.jobs SET status = 'Running', max_attempts = 6, lock_at = now(),
-                     run_at = now() + interval '1 hour',
-                     lock_by = (SELECT id FROM apalis.workers WHERE id LIKE 'other%')",
-            )
-            .await;
+        die_of(&fixture, 6).await;
         let counts = format!("status = '{status}' AND attempts = {attempts}");
         fixture.until(1, &counts).await;
     }
@@ -563,4 +554,83 @@ async fn results_that_cannot_be_recorded_are_bounded() {
     worker.end().await;
     assert!(runs <= 68, "{runs} callbacks");
     assert_eq!(log.entries().len(), 200);
+}
+
+/// "Nothing stuck": a worker of which a part has panicked ends, so that the application can start another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_whose_part_panics_ends_with_an_error() {
+    let fixture = Fixture::new().await;
+    Lines::of_all_tests();
+    let queue = fixture.queue.clone().named(PANICS);
+    store(&queue, completed("JOB-1")).await;
+    fixture
+        .execute(
+            "INSERT INTO apalis.workers (id, worker_type, storage_name, layers, last_seen, started_at)
+                 SELECT 'dead', job_type, '', '', now() - interval '1 hour', now() FROM apalis.jobs;
+             UPDATE apalis.jobs SET status = 'Running', lock_by = 'dead', lock_at = now()",
+        )
+        .await;
+    // The heartbeat that takes the event over logs it, and the subscriber panics.
+    let worker = quick(&queue, JobRouter::new()).run_until(std::future::pending::<()>());
+    let ended = timeout(PATIENCE, worker).await.unwrap();
+    assert!(
+        matches!(ended, Err(sqlx::Error::WorkerCrashed)),
+        "{ended:?}"
+    );
+}
+
+/// "The number of the try continues" after a replay, and its pauses are those of a new event.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_failure_after_a_replay_keeps_the_number_of_tries_before_it() {
+    let fixture = Fixture::new().await;
+    fixture.store(completed("JOB-1")).await;
+    fixture
+        .execute("UPDATE apalis.jobs SET attempts = 3, max_attempts = 3")
+        .await;
+    fixture.execute(KILLED).await;
+    let replayed = fixture.queue.replay_all(&LetterFilter::new()).await;
+    assert_eq!(replayed.unwrap().succeeded(), 1);
+    let failing = JobRouter::new().on_completed(|_| async { Err::<(), _>("no") });
+    let worker = Running::start(quick(&fixture.queue, failing).with_tries(3));
+    fixture.until(1, "status = 'Failed' AND attempts = 6").await;
+    worker.end().await;
+    assert_eq!(fixture.rows("last_result ->> 'before' = '3'").await, 1);
+}
+
+/// The last error of the callback is in the letter, however many workers died after it.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_error_outlives_the_deaths_of_workers() {
+    let fixture = Fixture::new().await;
+    fixture.store(completed("JOB-1")).await;
+    fixture
+        .execute(r#"UPDATE apalis.jobs SET attempts = 1, last_result = '{"Err": "the bank did not answer"}'"#)
+        .await;
+    let other = Running::start(quick(&fixture.other().named("other"), JobRouter::new()));
+    other.end().await;
+    let worker = Running::start(quick(&fixture.queue, JobRouter::new()));
+    for attempts in 2..5 {
+        die_of(&fixture, attempts + 10).await;
+        fixture
+            .until(1, &format!("status = 'Pending' AND attempts = {attempts}"))
+            .await;
+    }
+    let says = "last_result ->> 'Err' LIKE 'the worker stopped%; the error before: the bank did not answer'";
+    assert_eq!(fixture.rows(says).await, 1);
+    worker.end().await;
+}
+
+/// A worker takes the event, for this many tries, and dies. Afterwards the event waits.
+async fn die_of(fixture: &Fixture, tries: u32) {
+    fixture
+        .execute(&format!(
+            "UPDATE apalis.workers SET last_seen = now() - interval '1 hour', worker_type = 'mx-jobs'
+             WHERE id LIKE 'other%';
+             UPDATE apalis.jobs SET status = 'Running', max_attempts = {tries}, lock_at = now(),
+                 run_at = now() + interval '1 hour',
+                 lock_by = (SELECT id FROM apalis.workers WHERE id LIKE 'other%')"
+        ))
+        .await;
 }

@@ -178,6 +178,23 @@ async fn transaction_mode_works_with_a_new_pgbouncer() {
     works_behind("1.24, transaction", V1_24, &settings).await;
 }
 
+/// A pooler that ends idle sessions refuses no event.
+#[tokio::test]
+async fn idle_sessions_can_be_ended_by_a_pgbouncer() {
+    let idle = ("client_idle_timeout", "1");
+    let behind = Behind::new(V1_24, &[IGNORE, TRANSACTION, FEW, idle]).await;
+    let (pool, queue) = super::queue(behind.options());
+    queue.migrate().await.unwrap();
+    for number in 0..2 {
+        store(&queue, completed(&format!("JOB-{number}"))).await;
+        assert_eq!(queue.counts().await.unwrap().waiting, number + 1);
+        sleep(Duration::from_millis(2500)).await;
+    }
+    assert_eq!(queue.counts().await.unwrap().waiting, 2);
+    pool.close().await;
+    behind.direct.close().await;
+}
+
 #[tokio::test]
 async fn session_mode_works_with_an_old_pgbouncer() {
     works_behind("1.18, session", V1_18, &[IGNORE, SESSION, ENOUGH]).await;
