@@ -30,8 +30,10 @@ use crate::server::{Folder, Server};
 use crate::tally::Tally;
 use crate::{HUGE, LARGE, PATH, SAMPLE, TOO_LARGE, VAST, padded, sample_of};
 
-/// The number of sessions for each case.
+/// The number of sessions for each case without a proxy. The proxies have their own tests with load.
 const TRIES: usize = 5;
+/// The number of sessions for each case through a proxy.
+const TRIES_THROUGH_A_PROXY: usize = 2;
 
 struct Client {
     name: &'static str,
@@ -210,7 +212,8 @@ struct Case {
     session: &'static [&'static str],
     answer: &'static str,
     needs: &'static [Feature],
-    tries: usize,
+    /// Whether there is one session only.
+    once: bool,
 }
 
 const fn case(
@@ -224,13 +227,13 @@ const fn case(
         session,
         answer,
         needs,
-        tries: TRIES,
+        once: false,
     }
 }
 
 const fn once(name: &'static str, session: &'static [&'static str], answer: &'static str) -> Case {
     Case {
-        tries: 1,
+        once: true,
         ..case(name, session, answer, &[])
     }
 }
@@ -308,6 +311,14 @@ impl Way {
         way
     }
 
+    fn tries(&self, case: &Case) -> usize {
+        match self.proxies {
+            _ if case.once => 1,
+            Some(_) => TRIES_THROUGH_A_PROXY,
+            None => TRIES,
+        }
+    }
+
     /// Returns the expected answer. nginx by itself refuses bodies above 1 MiB.
     fn answer(&self, case: &Case) -> &'static str {
         let vast = case
@@ -355,7 +366,7 @@ impl Way {
                 .map(|request| self.request(request, client))
                 .collect();
             let session = format!("{}\t{}\n", case.name, requests.join("\t"));
-            plan.push_str(&session.repeat(case.tries));
+            plan.push_str(&session.repeat(self.tries(case)));
         }
         let printed = client.run(plan, &folder.0);
 
@@ -368,9 +379,11 @@ impl Way {
             tally.add(&kind(name), self.answer(case), answer);
         }
         for case in cases {
-            let missing = case.tries.saturating_sub(tally.count(&kind(case.name)));
+            let missing = self
+                .tries(case)
+                .saturating_sub(tally.count(&kind(case.name)));
             for _ in 0..missing {
-                tally.add(&kind(case.name), case.answer, "nothing");
+                tally.add(&kind(case.name), self.answer(case), "nothing");
             }
         }
         let runs = |runs: (usize, usize)| format!("{} started, {} finished", runs.0, runs.1);
