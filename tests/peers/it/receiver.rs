@@ -104,7 +104,6 @@ fn app(seen: &Arc<Mutex<Seen>>) -> Router {
     let credentials = Credentials::basic("mx", "secret").unwrap();
     let webhooks = JobWebhook::new(credentials, jobs)
         .with_body_limit(6_000_000)
-        .with_discard_limit(8_000_000)
         .at(PATH);
     Router::new()
         .layer(webhooks)
