@@ -195,6 +195,9 @@ impl<J: Clone> JobWebhook<J> {
     /// close` (HTTP/1.x). The same holds for a sender that waits for `100 Continue`, because its
     /// body is not wanted. 0 closes the connection after each refusal of a request with a body.
     ///
+    /// A limit below that of `with_body_limit` counts as that one, unless it is 0. A sender that
+    /// first waits for the challenge can then deliver every accepted body.
+    ///
     /// Discarding keeps nothing in memory and takes no permit of the [`Background`].
     /// `with_discard_timeout` bounds its time.
     #[must_use]

@@ -64,11 +64,14 @@ impl Connection {
 
 impl Discard {
     pub(crate) fn start(error: Error, connection: Connection, limits: Limits) -> Self {
+        let body_limit = u64::try_from(limits.body).unwrap_or(u64::MAX);
         Self {
             error: Some(error),
             connection,
             disabled: limits.discard == 0,
-            remaining: limits.discard,
+            // A sender that waits for the challenge sends a valid body twice. The first one must
+            // not cost the connection, so a body of an accepted length is always discarded.
+            remaining: limits.discard.max(body_limit),
             deadline: Deadline::default(),
         }
     }

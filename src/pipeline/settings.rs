@@ -55,7 +55,7 @@ pub(crate) struct Limits {
     /// The longest body, in bytes.
     pub(crate) body: usize,
     pub(crate) read_timeout: Timeout,
-    /// How much of a refused body is discarded, in bytes.
+    /// How much of a refused body is discarded, in bytes, if it is more than `body`; 0 disables it.
     pub(crate) discard: u64,
     pub(crate) discard_timeout: Timeout,
 }

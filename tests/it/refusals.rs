@@ -280,6 +280,25 @@ async fn a_missing_body_keeps_the_connection_open() {
 }
 
 #[tokio::test]
+async fn a_body_of_an_accepted_length_is_discarded_whatever_the_discard_limit_is() {
+    for (length, closes) in [(5, false), (10, false), (11, true)] {
+        let endpoint = JobWebhook::new(credentials(), JobRouter::new())
+            .with_body_limit(10)
+            .with_discard_limit(4);
+        let frame = Frame::data(Bytes::from(vec![b'x'; length]));
+        let body = Frames::new([Ok(frame)]).into();
+        let headers = endpoint
+            .oneshot(stranger(body))
+            .await
+            .unwrap()
+            .into_parts()
+            .0
+            .headers;
+        assert_eq!(headers.contains_key("connection"), closes, "{length}");
+    }
+}
+
+#[tokio::test]
 async fn discarding_can_be_disabled_and_has_its_own_limit() {
     for (limit, length, closes) in [(0, 1, true), (0, 0, false), (10, 10, false), (10, 11, true)] {
         let endpoint = JobWebhook::new(credentials(), JobRouter::new())

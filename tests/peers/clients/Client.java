@@ -1,4 +1,8 @@
+import java.io.BufferedReader;
+import java.io.FileInputStream;
 import java.io.IOException;
+import java.io.InputStreamReader;
+import java.io.UncheckedIOException;
 import java.net.Authenticator;
 import java.net.PasswordAuthentication;
 import java.net.URI;
@@ -6,75 +10,79 @@ import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
 import java.net.http.HttpRequest.BodyPublishers;
 import java.net.http.HttpResponse.BodyHandlers;
-import java.nio.file.Files;
+import java.net.http.HttpTimeoutException;
 import java.nio.file.Path;
 import java.time.Duration;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Base64;
 
-/** Java's own client: java Client.java URL FOLDER TRIES */
+/** Java's own client. Follows the plan on its standard input, which `it/senders.rs` describes. */
 class Client {
-    static final String BASIC = "Basic bXg6c2VjcmV0";
-
-    interface Attempt {
-        String post() throws IOException, InterruptedException;
-    }
-
-    static URI url;
-    static int tries;
-
     public static void main(String[] arguments) throws Exception {
-        url = URI.create(arguments[0]);
-        tries = Integer.parseInt(arguments[2]);
-        var folder = Path.of(arguments[1]);
-        var sample = Files.readAllBytes(folder.resolve("sample.json"));
-        var large = Files.readAllBytes(folder.resolve("large.json"));
-        var huge = Files.readAllBytes(folder.resolve("huge.json"));
-
-        attempt("545 B, challenge first", () -> post(challenged(), sample));
-        attempt("60 KiB, challenge first", () -> post(challenged(), large));
-        attempt("60 KiB, credentials at once",
-            () -> post(HttpClient.newHttpClient(), large, "Authorization", BASIC));
-        attempt("60 KiB, no credentials", () -> post(HttpClient.newHttpClient(), large));
-        attempt("1 MiB, no credentials", () -> post(HttpClient.newHttpClient(), huge));
-        attempt("1 MiB refused, then the sample", () -> {
-            var client = HttpClient.newHttpClient();
-            var refused = post(client, huge);
-            return refused + " " + post(client, sample, "Authorization", BASIC);
-        });
+        var plan = new BufferedReader(new InputStreamReader(System.in));
+        for (var line = plan.readLine(); line != null; line = plan.readLine()) {
+            var session = line.split("\t");
+            var requests = Arrays.stream(session).skip(1).map(request -> request.split(" ")).toList();
+            var client = client(requests.get(0)[1]);
+            var answers = new ArrayList<String>();
+            for (var request : requests) {
+                answers.add(post(client, request));
+            }
+            System.out.println(session[0] + "\t" + String.join(" ", answers));
+        }
         // A client has threads of its own, which need not end.
         System.exit(0);
     }
 
-    static void attempt(String kind, Attempt attempt) throws InterruptedException {
-        for (int i = 0; i < tries; i++) {
-            String outcome;
-            try {
-                outcome = attempt.post();
-            } catch (IOException error) {
-                outcome = error.toString();
+    static HttpClient client(String credentials) {
+        var client = HttpClient.newBuilder();
+        if (credentials.endsWith("challenge")) {
+            client.authenticator(new Authenticator() {
+                @Override
+                protected PasswordAuthentication getPasswordAuthentication() {
+                    return new PasswordAuthentication("mx", password(credentials).toCharArray());
+                }
+            });
+        }
+        return client.build();
+    }
+
+    static String password(String credentials) {
+        return credentials.startsWith("wrong") ? "wrong" : "secret";
+    }
+
+    static String post(HttpClient client, String[] words) throws InterruptedException {
+        String credentials = words[1], body = words[2];
+        var options = Arrays.asList(words).subList(3, words.length);
+        try {
+            var request = HttpRequest.newBuilder(URI.create(words[0]))
+                .header("Content-Type", options.contains("text") ? "text/plain" : "application/json; charset=utf-8")
+                .timeout(Duration.ofSeconds(options.contains("impatient") ? 1 : 30))
+                .expectContinue(options.contains("expect"))
+                .POST(options.contains("chunked")
+                    ? BodyPublishers.ofInputStream(() -> open(body))
+                    : BodyPublishers.ofFile(Path.of(body)));
+            if (options.contains("gzip")) {
+                request.header("Content-Encoding", "gzip");
             }
-            System.out.println(kind + "\t" + outcome);
+            if (credentials.equals("once") || credentials.equals("wrong")) {
+                var basic = Base64.getEncoder().encodeToString(("mx:" + password(credentials)).getBytes());
+                request.header("Authorization", "Basic " + basic);
+            }
+            return String.valueOf(client.send(request.build(), BodyHandlers.discarding()).statusCode());
+        } catch (HttpTimeoutException error) {
+            return "timed out";
+        } catch (IOException error) {
+            return error.toString();
         }
     }
 
-    static HttpClient challenged() {
-        var credentials = new PasswordAuthentication("mx", "secret".toCharArray());
-        return HttpClient.newBuilder().authenticator(new Authenticator() {
-            @Override
-            protected PasswordAuthentication getPasswordAuthentication() {
-                return credentials;
-            }
-        }).build();
-    }
-
-    static String post(HttpClient client, byte[] body, String... headers)
-            throws IOException, InterruptedException {
-        var request = HttpRequest.newBuilder(url)
-            .header("Content-Type", "application/json; charset=utf-8")
-            .timeout(Duration.ofSeconds(30))
-            .POST(BodyPublishers.ofByteArray(body));
-        if (headers.length > 0) {
-            request.headers(headers);
+    static FileInputStream open(String name) {
+        try {
+            return new FileInputStream(name);
+        } catch (IOException error) {
+            throw new UncheckedIOException(error);
         }
-        return String.valueOf(client.send(request.build(), BodyHandlers.discarding()).statusCode());
     }
 }

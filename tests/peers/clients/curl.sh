@@ -1,32 +1,52 @@
 #!/bin/sh
-# curl.sh URL FOLDER TRIES
-url=$1 folder=$2 tries=$3
+# curl. Follows the plan on its standard input, which `it/senders.rs` describes.
 
-# A kind, a format of curl's for the outcome, and arguments.
-post() {
-    kind=$1 format=$2
-    shift 2
-    for _ in $(seq "$tries"); do
-        outcome=$(curl --disable --noproxy '*' --silent --max-time 30 --output /dev/null \
-            --header 'Content-Type: application/json; charset=utf-8' --write-out "$format" "$@" "$url")
-        ended=$?
-        [ $ended = 0 ] || outcome="curl ended with $ended after $outcome"
-        printf '%s\t%s\n' "$kind" "$outcome"
+# Prints curl's configuration for a request: URL CREDENTIALS BODY OPTION...
+configuration() {
+    url=$1 credentials=$2 body=$3
+    shift 3
+    outcome='%{http_code}' type='application/json; charset=utf-8' expect='' seconds=30
+    for option; do
+        case $option in
+        chunked) echo 'header = "Transfer-Encoding: chunked"' ;;
+        # Without this option, curl does not wait with large bodies either.
+        expect) expect=' 100-continue' ;;
+        gzip) echo 'header = "Content-Encoding: gzip"' ;;
+        text) type=text/plain ;;
+        impatient) seconds=1 ;;
+        connection) outcome='%{http_code} %header{connection}' ;;
+        esac
     done
+    case $credentials in
+    once) echo 'user = "mx:secret"' ;;
+    wrong) echo 'user = "mx:wrong"' ;;
+    challenge) printf 'anyauth\nuser = "mx:secret"\n' ;;
+    wrong-challenge) printf 'anyauth\nuser = "mx:wrong"\n' ;;
+    esac
+    cat <<END
+url = "$url"
+data-binary = "@$body"
+header = "Content-Type: $type"
+header = "Expect:$expect"
+max-time = $seconds
+noproxy = "*"
+silent
+output = "/dev/null"
+write-out = "$outcome=%{exitcode} "
+next
+END
 }
 
-status='%{http_code}'
-sample="@$folder/sample.json" large="@$folder/large.json" huge="@$folder/huge.json"
-post '545 B, challenge first' "$status" --anyauth --user mx:secret --data-binary "$sample"
-post '60 KiB, challenge first' "$status" --anyauth --user mx:secret --data-binary "$large"
-post '60 KiB, credentials at once' "$status" --user mx:secret --data-binary "$large"
-post '60 KiB, expects 100' "$status" --user mx:secret --header 'Expect: 100-continue' --data-binary "$large"
-post '1 MiB, no credentials' "$status" --header 'Expect:' --data-binary "$huge"
-post '1 MiB, wrong password' "$status" --anyauth --user mx:wrong --header 'Expect:' --data-binary "$huge"
-# The body is never asked for, so the connection is of no more use, and the answer says so.
-post '1 MiB, no credentials, expects 100' "$status %header{connection}" \
-    --header 'Expect: 100-continue' --data-binary "$huge"
-# Both with one curl, which keeps the connection if it may.
-post '1 MiB refused, then the sample' "$status " --header 'Expect:' --data-binary "$huge" "$url" --next \
-    --silent --max-time 30 --output /dev/null --write-out "$status" --user mx:secret \
-    --header 'Content-Type: application/json; charset=utf-8' --data-binary "$sample"
+tab=$(printf '\t')
+while IFS=$tab read -r name requests; do
+    # All requests of a session by one curl, which keeps the connection.
+    IFS=$tab
+    for request in $requests; do
+        IFS=' '
+        # shellcheck disable=SC2086 # a request is words
+        configuration $request
+    done | sed '$d' >curl.configuration
+    outcome=$(curl --disable --config curl.configuration |
+        sed 's/=0 / /g; s/000=28 /timed out /g; s/=\([0-9]*\) / and curl ended with \1 /g; s/ $//')
+    printf '%s\t%s\n' "$name" "$outcome"
+done

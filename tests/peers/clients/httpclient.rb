@@ -1,12 +1,18 @@
-# Ruby's HTTPClient, which is the client that MX sends with.
-# httpclient.rb URL FOLDER TRIES
+# Ruby's HTTPClient, which is the client that MX sends with. Follows the plan on its standard input, which
+# `it/senders.rs` describes.
 
 require 'httpclient'
 
-URL, FOLDER, TRIES = ARGV
-
 # HTTPClient sends a request again in silence, once, if it loses the connection. Without that, each loss shows.
 class Client < HTTPClient
+  # HTTPClient closes its connections when it is told a password.
+  def password(url, password)
+    return if password == @password
+
+    @password = password
+    set_auth(url, 'mx', password)
+  end
+
   private
 
   def protect_keep_alive_disconnected
@@ -14,38 +20,30 @@ class Client < HTTPClient
   end
 end
 
-def attempt(kind)
-  TRIES.to_i.times do
-    answer = begin
-      yield
-    rescue StandardError => error
-      [error.class, error.cause&.class].compact.join(' of ')
-    end
-    puts "#{kind}\t#{answer}"
+# A body of a length that HTTPClient does not know.
+Stream = Struct.new(:file) do
+  def read(*arguments)
+    file.read(*arguments)
   end
 end
 
-def client(password = 'secret', at_once: false)
+def post(client, url, credentials, body, *options)
+  client.force_basic_auth = %w[once wrong].include?(credentials)
+  client.password(url, credentials.start_with?('wrong') ? 'wrong' : 'secret') unless credentials == 'none'
+  client.receive_timeout = options.include?('impatient') ? 1 : 30
+  headers = { 'Content-Type' => options.include?('text') ? 'text/plain' : 'application/json; charset=utf-8' }
+  headers['Content-Encoding'] = 'gzip' if options.include?('gzip')
+  content = options.include?('chunked') ? Stream.new(File.open(body, 'rb')) : File.binread(body)
+  client.post(url, content, headers).status
+rescue HTTPClient::ReceiveTimeoutError
+  'timed out'
+rescue StandardError => error
+  [error.class, error.cause&.class].compact.join(' of ')
+end
+
+$stdin.each_line(chomp: true) do |line|
+  name, *requests = line.split("\t")
   client = Client.new
-  client.force_basic_auth = at_once
-  client.set_auth(URL, 'mx', password)
-  client
-end
-
-def post(client, body, headers = {})
-  headers = { 'Content-Type' => 'application/json; charset=utf-8' }.merge(headers)
-  client.post(URL, File.binread("#{FOLDER}/#{body}.json"), headers).status
-end
-
-attempt('545 B, challenge first') { post(client, 'sample') }
-attempt('60 KiB, challenge first') { post(client, 'large') }
-attempt('60 KiB, credentials at once') { post(client(at_once: true), 'large') }
-attempt('60 KiB, no credentials') { post(Client.new, 'large') }
-attempt('1 MiB, no credentials') { post(Client.new, 'huge') }
-attempt('1 MiB, wrong password') { post(client('wrong'), 'huge') }
-attempt('1 MiB refused, then the sample') do
-  one = Client.new
-  refused = post(one, 'huge')
-  valid = post(one, 'sample', 'Authorization' => 'Basic bXg6c2VjcmV0')
-  "#{refused} #{valid}"
+  answers = requests.map { |request| post(client, *request.split) }
+  puts "#{name}\t#{answers.join(' ')}"
 end

@@ -1,64 +1,75 @@
-"""Python's http.client, and its urllib.request.
+"""Python's urllib.request, which waits for the challenge, and http.client, which keeps the connection.
 
-standard_library.py URL FOLDER TRIES
+Follows the plan on its standard input, which `it/senders.rs` describes.
 """
 
+import base64
 import http.client
-import pathlib
 import sys
 import urllib.error
 import urllib.parse
 import urllib.request
 
-URL, FOLDER, TRIES = sys.argv[1:]
-SAMPLE, LARGE, HUGE = (
-    pathlib.Path(FOLDER, f"{name}.json").read_bytes() for name in ("sample", "large", "huge")
-)
-JSON = {"Content-Type": "application/json; charset=utf-8"}
-BASIC = {"Authorization": "Basic bXg6c2VjcmV0"}
+
+def pieces(body):
+    """The body in pieces, without its length."""
+    for start in range(0, len(body), 16384):
+        yield body[start : start + 16384]
 
 
-def attempt(kind, post):
-    for _ in range(int(TRIES)):
-        try:
-            outcome = post()
-        except OSError as error:
-            outcome = repr(error)
-        except http.client.HTTPException as error:
-            outcome = repr(error)
-        print(kind, outcome, sep="\t")
-
-
-def refused_then_valid(body):
-    """On one connection, which http.client makes anew if an answer said that it ends."""
-    url = urllib.parse.urlsplit(URL)
-    connection = http.client.HTTPConnection(url.hostname, url.port, timeout=30)
-    statuses = []
-    for content, headers in ((body, JSON), (SAMPLE, JSON | BASIC)):
-        connection.request("POST", url.path, content, headers)
-        answer = connection.getresponse()
-        answer.read()
-        statuses.append(str(answer.status))
-    connection.close()
-    return " ".join(statuses)
-
-
-def challenged(body, password="secret"):
-    """By urllib.request, which sends the credentials when it is asked for them."""
+def challenged(url, password, body, headers, seconds):
     passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-    passwords.add_password(None, URL, "mx", password)
+    passwords.add_password(None, url, "mx", password)
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), urllib.request.HTTPBasicAuthHandler(passwords)
     )
     try:
-        return opener.open(urllib.request.Request(URL, body, JSON), timeout=30).status
+        return opener.open(urllib.request.Request(url, body, headers), timeout=seconds).status
     except urllib.error.HTTPError as error:
         return error.status
 
 
-attempt("545 B refused, then the sample", lambda: refused_then_valid(SAMPLE))
-attempt("60 KiB refused, then the sample", lambda: refused_then_valid(LARGE))
-attempt("1 MiB refused, then the sample", lambda: refused_then_valid(HUGE))
-attempt("545 B, challenge first", lambda: challenged(SAMPLE))
-attempt("60 KiB, challenge first", lambda: challenged(LARGE))
-attempt("1 MiB, wrong password", lambda: challenged(HUGE, "wrong"))
+def kept(session, url, body, headers, seconds):
+    parts = urllib.parse.urlsplit(url)
+    connection = session.get(parts.netloc)
+    if connection is None:
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=seconds)
+        session[parts.netloc] = connection
+    try:
+        connection.request("POST", parts.path + "?" + parts.query, body, headers)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+    except OSError:
+        connection.close()
+        raise
+
+
+def post(session, url, credentials, name, *options):
+    headers = {"Content-Type": "text/plain" if "text" in options else "application/json; charset=utf-8"}
+    if "gzip" in options:
+        headers["Content-Encoding"] = "gzip"
+    with open(name, "rb") as file:
+        body = file.read()
+    if "chunked" in options:
+        body = pieces(body)
+    password = "wrong" if credentials.startswith("wrong") else "secret"
+    seconds = 1 if "impatient" in options else 30
+    try:
+        if credentials.endswith("challenge"):
+            return challenged(url, password, body, headers, seconds)
+        if credentials != "none":
+            basic = base64.b64encode(f"mx:{password}".encode()).decode()
+            headers["Authorization"] = f"Basic {basic}"
+        return kept(session, url, body, headers, seconds)
+    except TimeoutError:
+        return "timed out"
+    except (OSError, http.client.HTTPException) as error:
+        return repr(error)
+
+
+for line in sys.stdin:
+    kind, *requests = line.rstrip("\n").split("\t")
+    session = {}
+    answers = [str(post(session, *request.split())) for request in requests]
+    print(kind, " ".join(answers), sep="\t")

@@ -1,12 +1,13 @@
 //! The quickstart behind real reverse proxies and with real clients: every valid delivery is acknowledged and every
 //! refusal arrives, whatever else uses the same connection.
 
-mod clients;
 mod http2;
 mod installed;
 mod load;
 mod proxies;
 mod quickstart;
+mod receiver;
+mod senders;
 mod server;
 mod tally;
 
@@ -20,8 +21,14 @@ const LARGE: usize = 60 * 1024;
 const TOO_LARGE: usize = 100 * 1024;
 /// The most that nginx accepts by default, and the most that is discarded of a refused body by default.
 const HUGE: usize = 1024 * 1024;
+/// The largest body that a test sends.
+const VAST: usize = 5_000_000;
 
 /// The sample, padded to this size with white space, which JSON allows.
 fn sample_of(size: usize) -> String {
-    SAMPLE.to_owned() + &" ".repeat(size - SAMPLE.len())
+    padded(SAMPLE, size)
+}
+
+fn padded(body: &str, size: usize) -> String {
+    body.to_owned() + &" ".repeat(size - body.len())
 }

@@ -20,7 +20,11 @@ async fn every_valid_delivery_is_204_while_half_of_the_load_is_refused_without_a
 #[tokio::test]
 async fn every_valid_delivery_is_204_while_half_of_the_load_is_refused_behind_nginx() {
     let quickstarts = [(); 2].map(|()| Quickstart::start());
-    let proxy = nginx(quickstarts.each_ref(), "", "");
+    let proxy = nginx(
+        &quickstarts.each_ref().map(|quickstart| quickstart.address),
+        "",
+        "",
+    );
     half_refused("behind nginx", proxy.address).await;
 }
 
@@ -29,7 +33,7 @@ async fn every_valid_delivery_is_204_while_half_of_the_load_is_refused_behind_ng
  {
     let quickstart = Quickstart::start();
     let proxy = nginx(
-        [&quickstart],
+        &[quickstart.address],
         "keepalive 8;",
         "proxy_http_version 1.1; proxy_set_header Connection '';",
     );
@@ -40,7 +44,11 @@ async fn every_valid_delivery_is_204_while_half_of_the_load_is_refused_behind_ng
 async fn every_valid_delivery_is_204_while_nginx_passes_on_1_mib_without_credentials_ten_times_a_second()
  {
     let quickstarts = [(); 2].map(|()| Quickstart::start());
-    let proxy = nginx(quickstarts.each_ref(), "", "");
+    let proxy = nginx(
+        &quickstarts.each_ref().map(|quickstart| quickstart.address),
+        "",
+        "",
+    );
     let title = "behind nginx, 1 MiB without credentials ten times a second";
     nothing_refused(title, proxy.address).await;
     let tally = load::one_mebibyte_refused(proxy.address).await;
@@ -50,7 +58,7 @@ async fn every_valid_delivery_is_204_while_nginx_passes_on_1_mib_without_credent
 #[tokio::test]
 async fn every_valid_delivery_is_204_while_half_of_the_load_is_refused_behind_haproxy() {
     let quickstart = Quickstart::start();
-    let proxy = haproxy(&quickstart, "");
+    let proxy = haproxy(quickstart.address, "");
     half_refused("behind HAProxy", proxy.address).await;
 }
 
@@ -58,14 +66,14 @@ async fn every_valid_delivery_is_204_while_half_of_the_load_is_refused_behind_ha
 async fn every_valid_delivery_is_204_while_half_of_the_load_is_refused_behind_haproxy_that_shares_connections()
  {
     let quickstart = Quickstart::start();
-    let proxy = haproxy(&quickstart, "http-reuse always");
+    let proxy = haproxy(quickstart.address, "http-reuse always");
     half_refused("behind HAProxy that shares connections", proxy.address).await;
 }
 
 #[tokio::test]
 async fn every_valid_delivery_is_204_while_half_of_the_load_is_refused_behind_apache() {
     let quickstart = Quickstart::start();
-    let proxy = apache(&quickstart);
+    let proxy = apache(quickstart.address);
     half_refused("behind Apache", proxy.address).await;
 }
 
@@ -82,10 +90,10 @@ async fn nothing_refused(title: &str, address: SocketAddr) {
 }
 
 /// nginx as Debian configures it, with other paths.
-fn nginx<const N: usize>(quickstarts: [&Quickstart; N], upstream: &str, location: &str) -> Server {
+pub(crate) fn nginx(receivers: &[SocketAddr], upstream: &str, location: &str) -> Server {
     let mut servers = String::new();
-    for quickstart in quickstarts {
-        write!(servers, "server {}; ", quickstart.address).unwrap();
+    for receiver in receivers {
+        write!(servers, "server {receiver}; ").unwrap();
     }
     // Its workers write request bodies into the folder, which belongs to root.
     let user = if running_as_root() { "user root;" } else { "" };
@@ -101,10 +109,10 @@ fn nginx<const N: usize>(quickstarts: [&Quickstart; N], upstream: &str, location
                 fastcgi_temp_path {place}/fastcgi;
                 uwsgi_temp_path {place}/uwsgi;
                 scgi_temp_path {place}/scgi;
-                upstream quickstart {{ {servers} {upstream} }}
+                upstream receivers {{ {servers} {upstream} }}
                 server {{
                     listen {address};
-                    location / {{ proxy_pass http://quickstart; {location} }}
+                    location / {{ proxy_pass http://receivers; {location} }}
                 }}
             }}"
         );
@@ -116,13 +124,12 @@ fn nginx<const N: usize>(quickstarts: [&Quickstart; N], upstream: &str, location
 }
 
 /// HAProxy with the defaults of Debian's configuration.
-fn haproxy(quickstart: &Quickstart, more: &str) -> Server {
+pub(crate) fn haproxy(receiver: SocketAddr, more: &str) -> Server {
     Server::start(|address, folder| {
         let configuration = format!(
             "defaults\n mode http\n timeout connect 5000\n timeout client 50000\n timeout server 50000\n {more}\n\
-             frontend webhooks\n bind {address}\n default_backend quickstart\n\
-             backend quickstart\n server quickstart {}\n",
-            quickstart.address
+             frontend webhooks\n bind {address}\n default_backend receivers\n\
+             backend receivers\n server receiver {receiver}\n"
         );
         let mut haproxy = program("haproxy", "haproxy");
         haproxy
@@ -134,7 +141,7 @@ fn haproxy(quickstart: &Quickstart, more: &str) -> Server {
 }
 
 /// Apache with the modules that a reverse proxy needs, and its own defaults.
-fn apache(quickstart: &Quickstart) -> Server {
+pub(crate) fn apache(receiver: SocketAddr) -> Server {
     let user = if running_as_root() {
         "User www-data\nGroup www-data\n"
     } else {
@@ -148,9 +155,8 @@ fn apache(quickstart: &Quickstart) -> Server {
         let configuration = format!(
             "{}{user}ServerName receiver.example\nServerRoot {place}\nDefaultRuntimeDir {place}\n\
              PidFile {place}/pid\nErrorLog {place}/error.log\nListen {address}\n\
-             ProxyPass / http://{}/\n",
-            modules.concat(),
-            quickstart.address
+             ProxyPass / http://{receiver}/\n",
+            modules.concat()
         );
         let mut apache = program("apache2", "apache2");
         apache.arg("-D").arg("FOREGROUND");

@@ -8,8 +8,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::thread;
 
-use crate::PATH;
-
 /// A running quickstart, killed when dropped.
 pub(crate) struct Quickstart {
     child: Child,
@@ -17,10 +15,14 @@ pub(crate) struct Quickstart {
 }
 
 impl Quickstart {
-    /// Starts it on a free port, and waits until it has delivered its sample to itself.
     pub(crate) fn start() -> Self {
+        Self::start_on("127.0.0.1:0")
+    }
+
+    /// Starts it on a free port of this address, and waits until it has delivered its sample to itself.
+    pub(crate) fn start_on(address: &str) -> Self {
         let mut child = Command::new(binary())
-            .env("ADDR", "127.0.0.1:0")
+            .env("ADDR", address)
             .env_remove("MX_USER")
             .env_remove("MX_PASSWORD")
             .stdout(Stdio::piped())
@@ -43,10 +45,6 @@ impl Quickstart {
         // It prints a line for each delivery, and would block without a reader.
         thread::spawn(move || io::copy(&mut printed, &mut io::sink()));
         quickstart
-    }
-
-    pub(crate) fn url(&self) -> String {
-        format!("http://{}{PATH}", self.address)
     }
 }
 
