@@ -15,6 +15,7 @@ use super::clock::hold_still;
 use super::{Losses, Mx};
 use crate::testing::attempt::Reply;
 use crate::testing::{Answer, Attempt, Sample, Transcript};
+use crate::util::deadline::later;
 
 /// The wait before the first retry. Each wait is doubled, so that twelve of them take 24 hours.
 const FIRST_WAIT: Duration = Duration::from_millis(21_099);
@@ -37,7 +38,7 @@ where
             send_at,
         };
         deliveries.push(deliver_one(mx, &app, delivery));
-        send_at += mx.interval;
+        send_at = later(send_at, mx.interval);
     }
     let mut attempts = Vec::new();
     while let Some(delivery) = deliveries.next().await {
