@@ -148,7 +148,9 @@ impl<J> Worker<J> {
     ///
     /// # Errors
     ///
-    /// If the tables do not exist or cannot be used. Call [`migrate`](super::JobQueue::migrate) first.
+    /// - If the tables do not exist or cannot be used. Call [`migrate`](super::JobQueue::migrate) first.
+    /// - `WorkerCrashed`, if a part of the worker panics, for example within the application's subscriber of `tracing`.
+    ///   Callbacks that were running have ended and are recorded, or run again elsewhere. Start another worker.
     ///
     /// # Cancellation
     ///
