@@ -114,8 +114,7 @@ fn matches_any(secrets: &[Secret], authorization: &[u8]) -> bool {
 }
 
 fn split_scheme(authorization: &[u8]) -> Option<(Scheme, &[u8])> {
-    let space = authorization.iter().position(|&byte| byte == b' ')?;
-    let (scheme, token) = authorization.split_at(space);
+    let (scheme, token) = split(authorization)?;
     let scheme = if scheme.eq_ignore_ascii_case(b"basic") {
         Scheme::Basic
     } else if scheme.eq_ignore_ascii_case(b"bearer") {
@@ -123,7 +122,17 @@ fn split_scheme(authorization: &[u8]) -> Option<(Scheme, &[u8])> {
     } else {
         return None;
     };
-    Some((scheme, token.trim_ascii()))
+    Some((scheme, token))
+}
+
+/// Returns the scheme, and what follows it.
+///
+/// Spaces are between them (RFC 9110, section 11.4). White space at the end is no part of the value (section 5.5).
+pub(super) fn split(authorization: &[u8]) -> Option<(&[u8], &[u8])> {
+    let space = authorization.iter().position(|&byte| byte == b' ')?;
+    let (scheme, token) = authorization.split_at(space);
+    let spaces = token.iter().take_while(|&&byte| byte == b' ').count();
+    Some((scheme, token[spaces..].trim_ascii_end()))
 }
 
 /// Returns whether a header is not ASCII, or is malformed for its scheme.

@@ -2,7 +2,7 @@
 
 use http::request::Parts;
 
-use super::accepted::single_authorization;
+use super::accepted::{single_authorization, split};
 
 /// Returns the one bearer token of a request, for closures of
 /// [`Credentials::verify`](crate::Credentials::verify).
@@ -17,9 +17,9 @@ use super::accepted::single_authorization;
 #[must_use]
 pub fn bearer_token(head: &Parts) -> Option<&str> {
     let authorization = single_authorization(&head.headers).ok()??;
-    let (scheme, token) = std::str::from_utf8(authorization).ok()?.split_once(' ')?;
-    let token = token.trim_start_matches(' ');
-    (scheme.eq_ignore_ascii_case("bearer") && is_token68(token)).then_some(token)
+    let (scheme, token) = split(authorization)?;
+    let token = std::str::from_utf8(token).ok()?;
+    (scheme.eq_ignore_ascii_case(b"bearer") && is_token68(token)).then_some(token)
 }
 
 /// Returns whether a text is a `b64token` of RFC 6750, which is the `token68` of RFC 9110.

@@ -13,12 +13,6 @@ use crate::util::catch_panic::{Panicked, catch};
 /// tokio's clock, which tests can pause.
 pub(crate) use tokio::time::Instant;
 
-/// Returns a time that is this much later. One that the clock cannot express does not come.
-pub(crate) fn later(now: Instant, time: Duration) -> Instant {
-    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-    now.checked_add(time).unwrap_or(now + CENTURY)
-}
-
 /// A time limit, or none.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeout(pub(crate) Option<Duration>);

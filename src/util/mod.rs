@@ -10,6 +10,7 @@ pub(crate) mod deadline;
 #[cfg(not(feature = "tokio"))]
 #[path = "no_deadline.rs"]
 pub(crate) mod deadline;
+pub(crate) mod later;
 pub(crate) mod never;
 pub(crate) mod one_line;
 #[cfg(feature = "postgres")]

@@ -15,7 +15,7 @@ use super::job_watch::JobWatch;
 use super::waiters::{Interest, Registration};
 use crate::error::Error;
 use crate::job::JobGuid;
-use crate::util::deadline::later;
+use crate::util::later::later;
 
 /// How often a waiter checks that its process still listens.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);

@@ -108,8 +108,11 @@ async fn basic_accepts_utf_8_and_colons_in_the_password() {
 
 #[tokio::test]
 async fn bearer_tokens_are_compared_exactly() {
-    let cases: [(&str, &[&[u8]], bool); 6] = [
+    let cases: [(&str, &[&[u8]], bool); 9] = [
         ("the exact token", &[b"Bearer tok.en-1"], true),
+        ("white space at the end", &[b"Bearer tok.en-1 \t"], true),
+        ("several spaces", &[b"Bearer   tok.en-1"], true),
+        ("a tab in front", &[b"Bearer \ttok.en-1"], false),
         ("the scheme in another case", &[b"BEARER tok.en-1"], true),
         ("the token in another case", &[b"Bearer Tok.en-1"], false),
         ("another token", &[b"Bearer token"], false),
@@ -526,11 +529,13 @@ fn a_verdict_is_a_bool_or_an_error() {
 fn the_bearer_token_of_a_head_is_read_by_its_grammar() {
     use mx_job_webhook::credentials::bearer_token;
 
-    let cases: [(&[&[u8]], Option<&str>); 29] = [
+    let cases: [(&[&[u8]], Option<&str>); 31] = [
         (&[b"Bearer mF_9.B5f-4.1JqM"], Some("mF_9.B5f-4.1JqM")),
         (&[b"bearer a"], Some("a")),
         (&[b"BEARER a"], Some("a")),
         (&[b"Bearer   a"], Some("a")),
+        (&[b"Bearer a  "], Some("a")),
+        (&[b"Bearer a \t"], Some("a")),
         (&[b"Bearer -._~+/aZ09=="], Some("-._~+/aZ09==")),
         (&[b"Bearer a============"], Some("a============")),
         (&[], None),

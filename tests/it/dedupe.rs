@@ -349,6 +349,18 @@ mod memory {
         assert_eq!((ledger.settled(), ledger.in_flight()), (0, 1));
     }
 
+    /// As in the other ledgers, the longest lease is a century.
+    #[cfg(feature = "tokio")]
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_the_clock_cannot_express_outlasts_years() {
+        const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
+        let ledger = MemoryLedger::new();
+        let claim = ledger.claim(&numbered(1), Duration::MAX).await;
+        assert!(matches!(claim, Ok(Claim::Granted(_))));
+        tokio::time::advance(2 * YEAR).await;
+        assert_eq!(ledger.claim(&numbered(1), LEASE).await, Ok(Claim::InFlight));
+    }
+
     #[tokio::test]
     async fn a_window_of_zero_forgets_a_settled_event_at_once() {
         let ledger = MemoryLedger::new().with_window(Duration::ZERO);

@@ -9,6 +9,7 @@ use super::{Claim, Commit, EventName};
 use crate::event::FencingToken;
 use crate::job::Timestamp;
 use crate::util::deadline::Instant;
+use crate::util::later::later;
 
 pub(super) struct State {
     events: HashMap<Fingerprint, Event, BuildIdentityHasher>,
@@ -84,10 +85,7 @@ impl State {
         }
         self.last_token = self.last_token.saturating_add(1);
         let token = FencingToken::new(self.last_token);
-        // If the clock cannot express the end of the lease, it ends after a year.
-        let until = now
-            .checked_add(lease)
-            .unwrap_or_else(|| now + Duration::from_secs(31_536_000));
+        let until = later(now, lease);
         entry.insert_entry(Event::InFlight { token, until });
         Claim::Granted(token)
     }

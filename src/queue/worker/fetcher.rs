@@ -12,7 +12,7 @@ use super::run::{INTERVAL_OF_FAILURES, Run};
 use super::running::FetchingGuard;
 use crate::callback::JobService;
 use crate::queue::statement::{Statement, Value};
-use crate::util::deadline::later;
+use crate::util::later::later;
 use crate::util::random::jittered;
 
 /// How many events one statement takes at most.

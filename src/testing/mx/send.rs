@@ -15,7 +15,7 @@ use super::clock::hold_still;
 use super::{Losses, Mx};
 use crate::testing::attempt::Reply;
 use crate::testing::{Answer, Attempt, Sample, Transcript};
-use crate::util::deadline::later;
+use crate::util::later::later;
 
 /// The wait before the first retry. Each wait is doubled, so that twelve of them take 24 hours.
 const FIRST_WAIT: Duration = Duration::from_millis(21_099);

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::MAX_BYTES;
 use crate::job::JobGuid;
-use crate::util::deadline::{Instant, later};
+use crate::util::deadline::Instant;
+use crate::util::later::later;
 use crate::watch::entry::{Entry, Times};
 use crate::watch::heard::SettledEvent;
 

@@ -172,13 +172,17 @@ fn base64(bytes: &[u8]) -> Vec<u8> {
     text
 }
 
-/// Returns what follows the scheme and a space, without white space around it (RFC 9110, section 11.4).
+/// Returns what follows the scheme and spaces (RFC 9110, section 11.4), without the white space at the end, which is no part
+/// of a header's value (section 5.5).
 fn after_scheme<'a>(header: &'a [u8], expected: &str) -> Option<&'a [u8]> {
     let (scheme, token) = header.split_at_checked(expected.len())?;
-    let token = token.strip_prefix(b" ")?;
+    let mut token = token.strip_prefix(b" ")?;
+    while let Some(after) = token.strip_prefix(b" ") {
+        token = after;
+    }
     scheme
         .eq_ignore_ascii_case(expected.as_bytes())
-        .then_some(token.trim_ascii())
+        .then_some(token.trim_ascii_end())
 }
 
 /// Returns whether a token is in the grammar of RFC 6750, section 2.1.
