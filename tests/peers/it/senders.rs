@@ -35,6 +35,11 @@ const TRIES: usize = 5;
 /// The number of sessions for each case through a proxy.
 const TRIES_THROUGH_A_PROXY: usize = 2;
 
+/// Returns the most sessions for each case, which `MX_TEST_TRIES` sets.
+fn most_tries() -> usize {
+    env::var("MX_TEST_TRIES").map_or(usize::MAX, |tries| tries.parse().unwrap())
+}
+
 struct Client {
     name: &'static str,
     /// The program and its arguments; the last one is the file in `clients/`.
@@ -322,11 +327,12 @@ impl Way {
     }
 
     fn tries(&self, case: &Case) -> usize {
-        match self.proxies {
+        let tries = match self.proxies {
             _ if case.once => 1,
             Some(_) => TRIES_THROUGH_A_PROXY,
             None => TRIES,
-        }
+        };
+        tries.min(most_tries())
     }
 
     /// Returns the expected answer. nginx by itself refuses bodies above 1 MiB.
