@@ -184,11 +184,11 @@ impl<J: Clone> JobWebhook<J> {
         self
     }
 
-    /// Sets how much of a refused body is discarded, in bytes. Defaults to 1 MiB.
+    /// Sets how much of a refused body is discarded, in bytes. Defaults to 8 MiB.
     ///
     /// A refusal is decided before the body is read. If a server answers with the body unread, it
-    /// has to close the connection. A client that is still writing, or a proxy that shares the
-    /// connection with other requests, then loses the answers to those. So the body is read and
+    /// has to close the connection. A client that is still writing can then lose the answer, and
+    /// a proxy that shares the connection with other requests loses theirs. So the body is read and
     /// discarded first.
     ///
     /// A body that is longer than this is not read to its end, and the answer says `Connection:
@@ -198,8 +198,9 @@ impl<J: Clone> JobWebhook<J> {
     /// A limit below that of `with_body_limit` counts as that one, unless it is 0. A sender that
     /// first waits for the challenge can then deliver every accepted body.
     ///
-    /// Discarding keeps nothing in memory and takes no permit of the [`Background`].
-    /// `with_discard_timeout` bounds its time.
+    /// A request without credentials therefore costs at most this much reading, or the time of
+    /// `with_discard_timeout` if that passes first. Discarding keeps nothing in memory and takes no
+    /// permit of the [`Background`].
     #[must_use]
     pub fn with_discard_limit(mut self, bytes: u64) -> Self {
         self.settings_mut().limits.discard = bytes;

@@ -65,7 +65,7 @@ impl Default for Limits {
         Self {
             body: 64 * 1024,
             read_timeout: Timeout::READ,
-            discard: 1024 * 1024,
+            discard: 8 * 1024 * 1024,
             discard_timeout: Timeout::DISCARD,
         }
     }

@@ -18,7 +18,8 @@ use crate::support::{
     App, Frames, PATH, SAMPLE, Settings, credentials, delivery, jobs, mounts, no_callbacks, send,
 };
 
-const MIB: usize = 1024 * 1024;
+/// The default of `with_discard_limit`.
+const LIMIT: usize = 8 * 1024 * 1024;
 
 const POLLS_A_FRAME: usize = if cfg!(feature = "tokio") { 2 } else { 1 };
 
@@ -114,37 +115,37 @@ const ROWS: [Row; 10] = [
         read: true,
     },
     Row {
-        case: "exactly a MiB",
+        case: "exactly the limit",
         request: stranger,
         frames: 64,
-        size: MIB / 64,
+        size: LIMIT / 64,
         announced: false,
         status: 401,
         read: true,
     },
     Row {
-        case: "exactly a MiB, announced",
+        case: "exactly the limit, announced",
         request: stranger,
         frames: 64,
-        size: MIB / 64,
+        size: LIMIT / 64,
         announced: true,
         status: 401,
         read: true,
     },
     Row {
-        case: "more than a MiB",
+        case: "more than the limit",
         request: stranger,
         frames: 70,
-        size: MIB / 64,
+        size: LIMIT / 64,
         announced: false,
         status: 401,
         read: false,
     },
     Row {
-        case: "more than a MiB, announced",
+        case: "more than the limit, announced",
         request: stranger,
         frames: 65,
-        size: MIB / 64,
+        size: LIMIT / 64,
         announced: true,
         status: 401,
         read: false,
@@ -152,7 +153,7 @@ const ROWS: [Row; 10] = [
     Row {
         case: "empty frames without end",
         request: stranger,
-        frames: 2 * MIB,
+        frames: 2 * LIMIT,
         size: 0,
         announced: false,
         status: 401,
@@ -243,7 +244,7 @@ async fn a_body_announced_as_too_long_is_not_read() {
     let taken = Arc::new(AtomicUsize::new(0));
     let body = Counted {
         frames: 2,
-        size: MIB,
+        size: LIMIT,
         announced: true,
         taken: taken.clone(),
     };
@@ -325,7 +326,7 @@ async fn another_method_is_refused_like_any_other_request() {
         let taken = Arc::new(AtomicUsize::new(0));
         let body = Counted {
             frames,
-            size: MIB / 64,
+            size: LIMIT / 64,
             announced: false,
             taken: taken.clone(),
         };

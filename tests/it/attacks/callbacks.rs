@@ -927,10 +927,10 @@ async fn a_pipelined_delivery_after_a_refusal_is_answered() {
             "401",
         ),
         (
-            "401 1 MiB",
+            "401 8 MiB",
             format!(
-                "POST {PATH} HTTP/1.1\r\nhost: a\r\ncontent-length: 1048576\r\n\r\n{}",
-                "x".repeat(1 << 20)
+                "POST {PATH} HTTP/1.1\r\nhost: a\r\ncontent-length: 8388608\r\n\r\n{}",
+                "x".repeat(8 << 20)
             ),
             "401",
         ),

@@ -156,11 +156,11 @@ async fn half_refused_by_one(address: SocketAddr, number: usize) -> Tally {
     tally
 }
 
-/// For six seconds, sends one mebibyte without credentials ten times a second, beside four senders of valid
-/// deliveries.
-pub(crate) async fn one_mebibyte_refused(address: SocketAddr) -> Tally {
-    let huge = Kind::without_credentials("no credentials, 1 MiB", HUGE);
-    let refused = at_a_rate(address, huge, Duration::from_millis(100), 60);
+/// For six seconds, sends bodies without credentials at a rate, beside four senders of valid deliveries.
+pub(crate) async fn large_refused(address: SocketAddr, size: usize, a_second: u32) -> Tally {
+    let large = Kind::without_credentials("no credentials, large", size);
+    let tick = Duration::from_secs(1) / a_second;
+    let refused = at_a_rate(address, large, tick, 6 * a_second as usize);
     let valid = [(); 4].map(|()| at_a_rate(address, Kind::valid(), Duration::from_millis(20), 300));
     tally_of(valid.into_iter().chain([refused])).await
 }

@@ -19,10 +19,14 @@ const SAMPLE: &str = include_str!("../../fixtures/completed.json");
 const LARGE: usize = 60 * 1024;
 /// A sample of this size is refused: 413.
 const TOO_LARGE: usize = 100 * 1024;
-/// The most that nginx accepts by default, and the most that is discarded of a refused body by default.
+/// The most that nginx accepts by default.
 const HUGE: usize = 1024 * 1024;
-/// The largest body that a test sends.
+/// The largest body whose answer every client has to get.
 const VAST: usize = 5_000_000;
+/// The most that the layer discards of a refused body by default.
+const DISCARDED: usize = 8 * 1024 * 1024;
+/// More than that.
+const LONGEST: usize = 9_000_000;
 
 /// The sample, padded to this size with white space, which JSON allows.
 fn sample_of(size: usize) -> String {

@@ -10,6 +10,7 @@ use crate::load;
 use crate::quickstart::Quickstart;
 use crate::server::Server;
 use crate::tally::Tally;
+use crate::{DISCARDED, HUGE};
 
 #[tokio::test]
 async fn every_valid_delivery_is_204_while_half_of_the_load_is_refused_without_a_proxy() {
@@ -51,7 +52,23 @@ async fn every_valid_delivery_is_204_while_nginx_passes_on_1_mib_without_credent
     );
     let title = "behind nginx, 1 MiB without credentials ten times a second";
     nothing_refused(title, proxy.address).await;
-    let tally = load::one_mebibyte_refused(proxy.address).await;
+    let tally = load::large_refused(proxy.address, HUGE, 10).await;
+    tally.assert_as_expected(title);
+}
+
+/// The most for which nginx may be configured, as the guide *going live* says.
+#[tokio::test]
+async fn every_valid_delivery_is_204_while_nginx_passes_on_8_mib_without_credentials_twice_a_second()
+ {
+    let quickstarts = [(); 2].map(|()| Quickstart::start());
+    let proxy = nginx(
+        &quickstarts.each_ref().map(|quickstart| quickstart.address),
+        "",
+        "client_max_body_size 8m;",
+    );
+    let title = "behind nginx, 8 MiB without credentials twice a second";
+    nothing_refused(title, proxy.address).await;
+    let tally = load::large_refused(proxy.address, DISCARDED, 2).await;
     tally.assert_as_expected(title);
 }
 

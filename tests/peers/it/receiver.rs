@@ -104,6 +104,8 @@ fn app(seen: &Arc<Mutex<Seen>>) -> Router {
     let credentials = Credentials::basic("mx", "secret").unwrap();
     let webhooks = JobWebhook::new(credentials, jobs)
         .with_body_limit(6_000_000)
+        // A body of an accepted length is discarded all the same.
+        .with_discard_limit(1)
         .at(PATH);
     Router::new()
         .layer(webhooks)
