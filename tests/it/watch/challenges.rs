@@ -197,3 +197,43 @@ async fn a_later_challenge_that_came_before_expect_after_rests_the_job() {
     assert_eq!(heard(&expected).await, None);
     assert_eq!(store.counts().await, (1, 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn without_dates_the_order_in_which_they_were_heard_decides_what_was_seen() {
+    let watch = JobWatch::new(MemoryWatchStore::new());
+    let jobs = watch.layer().layer(JobRouter::new());
+    let [first, second] =
+        [r#""Monday""#, r#""Tuesday""#].map(|date| event(Status::Challenged, date));
+    deliver(&jobs, first.clone()).await.unwrap();
+    deliver(&jobs, second.clone()).await.unwrap();
+    let after_first = watch.expect_after(&EventName::of(&first)).await.unwrap();
+    assert_eq!(heard(&after_first).await, Some(Status::Challenged));
+    // The application has named both by now, so neither is news.
+    let after_second = watch.expect_after(&EventName::of(&second)).await.unwrap();
+    assert_eq!(heard(&after_second).await, None);
+    deliver(&jobs, event(Status::Halted, r#""Friday""#))
+        .await
+        .unwrap();
+    assert_eq!(heard(&after_second).await, Some(Status::Halted));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_events_that_the_application_has_seen_the_later_one_counts() {
+    for seen in [["10", "5"], ["5", "10"]] {
+        let store = FaultyStore::default();
+        let watch = JobWatch::new(store.clone());
+        let jobs = watch.layer().layer(JobRouter::new());
+        for seen in seen {
+            let seen = EventName::of(&event(Status::Challenged, seen));
+            let _ = watch.expect_after(&seen).await.unwrap();
+        }
+        deliver(&jobs, event(Status::Challenged, "7"))
+            .await
+            .unwrap();
+        assert_eq!(store.counts().await, (1, 0), "{seen:?}");
+        deliver(&jobs, event(Status::Challenged, "11"))
+            .await
+            .unwrap();
+        assert_eq!(store.counts().await, (0, 0), "{seen:?}");
+    }
+}

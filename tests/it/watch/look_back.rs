@@ -130,3 +130,29 @@ async fn no_event_falls_between_on_several_threads() {
         assert!(heard(&expecting.await.unwrap()).await.is_some(), "{name}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_later_call_hears_of_an_event_for_as_long_as_the_watch_looks_back() {
+    let watch = JobWatch::new(MemoryWatchStore::new()).with_look_back(600 * SECOND);
+    let jobs = watch.layer().layer(JobRouter::new());
+    let expected = watch.expect(&guid("JOB-1")).await.unwrap();
+    deliver(&jobs, event(Status::Completed, "1")).await.unwrap();
+    for _ in 0..2 {
+        sleep(299 * SECOND).await;
+        assert_eq!(heard(&expected).await, Some(Status::Completed));
+    }
+    sleep(3 * SECOND).await;
+    assert_eq!(heard(&expected).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_full_says_so() {
+    let watch = JobWatch::new(MemoryWatchStore::new().with_capacity(1));
+    let _ = watch.expect(&guid("JOB-1")).await.unwrap();
+    let error = watch.expect(&guid("JOB-2")).await.unwrap_err();
+    let text = format!("{error:#}");
+    assert!(
+        text.ends_with("the store expects as many jobs as its capacity allows"),
+        "{text}"
+    );
+}

@@ -83,7 +83,9 @@ fn bytes_that_are_no_entry_are_an_error() {
     ] {
         assert!(Entry::from_bytes(bytes.as_bytes()).is_err(), "{bytes}");
     }
-    assert!(Entry::from_bytes(&[0xff, 0xfe]).is_err());
+    let error = Entry::from_bytes(&[0xff, 0xfe]).unwrap_err();
+    let text = "the store contains an entry that this release cannot read";
+    assert_eq!(error.to_string(), text);
 }
 
 #[tokio::test(start_paused = true)]
@@ -111,4 +113,21 @@ async fn debug_shows_nothing_secret() {
     );
     assert!(!text.contains("secret"), "{text}");
     assert!(!text.contains("USR-"), "{text}");
+}
+
+/// Replicas of two releases read the same entries, so what an entry calls an event never changes.
+#[tokio::test(start_paused = true)]
+async fn an_entry_names_its_events_as_their_names_do_without_the_job() {
+    let store = MemoryWatchStore::new();
+    let watch = JobWatch::new(store.clone());
+    let jobs = watch.layer().layer(JobRouter::new());
+    for job in ["JOB-1", "x y z"] {
+        let event = event_of(job, Status::Challenged, "1471281212.5");
+        let name = mx_job_webhook::ledger::EventName::of(&event).to_string();
+        deliver(&jobs, event).await.unwrap();
+        let bytes = entry(&store, &guid(job)).await.to_bytes();
+        let stored: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        let without_job = name.strip_prefix(job).unwrap().trim_start();
+        assert_eq!(stored["names"], serde_json::json!([without_job]));
+    }
 }
