@@ -482,24 +482,29 @@ impl Ledger for Faulty {
     }
 }
 
-async fn suite_finds(fault: Forgets) {
+async fn suite_finds(fault: Forgets, case: &str) {
     let panic = tokio::spawn(check_ledger(Faulty::new(fault))).await.err();
-    assert!(panic.is_some(), "{fault:?} passes the conformance suite");
+    let panic = panic.unwrap_or_else(|| panic!("{fault:?} passes the conformance suite"));
+    let said = *panic.into_panic().downcast::<String>().unwrap();
+    assert!(said.starts_with(case), "{fault:?}: {said}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_suite_finds_a_forgotten_late_success_of_a_stale_event() {
-    suite_finds(Forgets::LateSuccessOfStaleEvent).await;
+    let case = "an event whose lease has expired can be stale: ";
+    suite_finds(Forgets::LateSuccessOfStaleEvent, case).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_suite_finds_a_forgotten_success_after_a_release() {
-    suite_finds(Forgets::SuccessAfterRelease).await;
+    let case = "a commit is recorded even after a release of its claim: ";
+    suite_finds(Forgets::SuccessAfterRelease, case).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_suite_finds_a_forgotten_undated_success() {
-    suite_finds(Forgets::UndatedSuccesses).await;
+    let case = "a commit is recorded even if its claim is lost: ";
+    suite_finds(Forgets::UndatedSuccesses, case).await;
 }
 
 /// A ledger that keys a dated event by guid, status and whole seconds. It confuses two events of one
