@@ -84,22 +84,18 @@ impl OwnLedger {
 
     fn time(&self, event: &EventName) -> Option<Timestamp> {
         match self.fault {
-            Some(Fault::OrdersByTimesInTheFuture) => {
+            Some(Fault::OrdersByTimesInTheFuture) => event.ordering_time().or_else(|| {
                 let seconds = event.to_string().rsplit(' ').next()?.parse().ok()?;
                 Some(Timestamp::from_unix_seconds(seconds))
-            }
+            }),
             _ => event.ordering_time(),
         }
     }
 
     fn is_later(&self, entry: &Entry, event: &EventName) -> bool {
-        let has_date = event
-            .to_string()
-            .rsplit(' ')
-            .next()
-            .unwrap()
-            .parse::<i64>()
-            .is_ok();
+        let name = event.to_string();
+        let is_in_seconds = name.rsplit(' ').next().unwrap().parse::<i64>().is_ok();
+        let has_date = event.ordering_time().is_some() || is_in_seconds;
         if self.has(Fault::SaysStaleOfEventsWithoutATime) && !has_date {
             return entry.at.is_some();
         }
