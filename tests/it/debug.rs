@@ -120,6 +120,38 @@ fn a_task_of_a_background_prints_its_name() {
     assert_prints("BackgroundTask", &format!("{task:?}"));
 }
 
+#[test]
+fn events_and_errors_print_their_names() {
+    let event = event();
+    assert_prints("JobEvent", &format!("{event:?}"));
+    let name = mx_job_webhook::ledger::EventName::of(&event);
+    let printed = format!("{name:?}");
+    assert_prints("EventName", &printed);
+    assert!(printed.contains(&name.to_string()), "{printed}");
+    let error = JobEvent::decode(r#"{"job":{"user_guid":"USR-7"}}"#).unwrap_err();
+    let printed = format!("{error:?}");
+    assert_prints("Error { kind: InvalidJob", &printed);
+    assert!(printed.contains("guid"), "{printed}");
+}
+
+#[tokio::test]
+async fn an_undecodable_body_prints_its_error_and_its_length() {
+    let body = r#"{"job":{"user_guid":"USR-7"}}"#;
+    let (sender, printed) = std::sync::mpsc::channel();
+    let endpoint = webhooks().on_undecodable(move |undecodable| {
+        sender.send(format!("{undecodable:?}")).unwrap();
+        async {}
+    });
+    let answer = tower::ServiceExt::oneshot(endpoint, delivery(body)).await;
+    assert_eq!(answer.unwrap().status(), 204);
+    let printed = printed.recv().unwrap();
+    assert_prints("Undecodable { ", &printed);
+    assert!(
+        printed.contains(&format!("{} bytes", body.len())),
+        "{printed}"
+    );
+}
+
 #[tokio::test]
 async fn another_webhook_prints_its_kind_and_its_length() {
     let body = r#"{"type":"BALANCE","action":"UPDATED","user_guid":"USR-7"}"#;
@@ -161,7 +193,12 @@ async fn a_rejection_prints_its_error_and_has_its_source() {
 fn the_jobs_of_the_stand_in_print_how_many_there_are() {
     use mx_job_webhook::testing::{Mx, Sample};
 
-    let jobs = Mx::new("/admin/webhooks").jobs();
+    let mx: Mx = Mx::new("/admin/webhooks").with_basic("mx", "secret");
+    let printed = format!("{mx:?}");
+    assert_prints("Mx {", &printed);
+    assert!(printed.contains("/admin/webhooks"), "{printed}");
+    assert_prints("Sample", &format!("{:?}", Sample::completed()));
+    let jobs = mx.jobs();
     jobs.set(&Sample::completed());
     assert_eq!(format!("{jobs:?}"), "MxJobs { jobs: 1 }");
 }
@@ -230,11 +267,13 @@ mod watch {
         let (sender, printed) = channel();
         let watch = JobWatch::new(Prints(MemoryWatchStore::new(), sender));
         let mut jobs = watch.layer().layer(JobRouter::new());
+        assert_prints("Watch { inner: JobRouter", &format!("{jobs:?}"));
         let running = jobs.call(event());
         assert_prints("WatchFuture", &format!("{running:?}"));
         running.await.unwrap();
         let job = "JOB-1".parse().unwrap();
         let expected = watch.expect(&job).await.unwrap();
+        assert_prints("Expected", &format!("{expected:?}"));
         let _ = tokio::time::timeout(
             Duration::from_millis(50),
             expected.within(Duration::from_secs(9)),
@@ -247,6 +286,10 @@ mod watch {
             let found = printed.iter().find(|(it, _)| *it == name).unwrap();
             assert_prints(name, &found.1);
         }
+
+        let store = MemoryWatchStore::new().with_capacity(7).with_recent(8);
+        let printed = format!("{store:?}");
+        assert_eq!(printed, "MemoryWatchStore { capacity: 7, recent: 8, .. }");
 
         let read = ReadFn::new(|_: JobGuid| async { Ok::<_, Infallible>("secret") });
         assert_prints("ReadFn", &format!("{read:?}"));

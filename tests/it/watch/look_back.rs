@@ -156,3 +156,33 @@ async fn a_store_that_is_full_says_so() {
         "{text}"
     );
 }
+
+/// By default, for 16,384 events and 16 MiB.
+#[tokio::test(start_paused = true)]
+async fn by_default_ten_thousand_webhooks_before_expect_are_remembered() {
+    let watch = JobWatch::new(MemoryWatchStore::new());
+    let jobs = watch.layer().layer(JobRouter::new());
+    for number in 0..10_000 {
+        let event = event_of(&format!("JOB-{number}"), Status::Completed, "1");
+        deliver(&jobs, event).await.unwrap();
+    }
+    let first = watch.expect(&guid("JOB-0")).await.unwrap();
+    assert_eq!(heard(&first).await, Some(Status::Completed));
+}
+
+#[test]
+fn the_defaults_of_a_watch_and_its_failsafe_are_the_documented_ones() {
+    let watch = JobWatch::new(MemoryWatchStore::new());
+    let printed = format!("{watch:?}");
+    assert!(
+        printed.contains("patience: 30s, look_back: 600s"),
+        "{printed}"
+    );
+    let read = |_| async { Err::<mx_job_webhook::JobEvent, _>("down") };
+    let failsafe = mx_job_webhook::watch::Failsafe::new(&watch, JobRouter::new(), read);
+    let printed = format!("{failsafe:?}");
+    assert!(
+        printed.contains("concurrency: 8, limit: 3600s"),
+        "{printed}"
+    );
+}

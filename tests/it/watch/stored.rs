@@ -131,3 +131,19 @@ async fn an_entry_names_its_events_as_their_names_do_without_the_job() {
         assert_eq!(stored["names"], serde_json::json!([without_job]));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_time_has_less_than_a_second_beside_its_seconds() {
+    let store = MemoryWatchStore::new();
+    let watch = JobWatch::new(store.clone());
+    let seen = event_of("JOB-1", Status::Challenged, "1471281212.5");
+    let seen = mx_job_webhook::ledger::EventName::of(&seen);
+    let _ = watch.expect_after(&seen).await.unwrap();
+    let bytes = entry(&store, &guid("JOB-1")).await.to_bytes();
+    let bytes = String::from_utf8(bytes).unwrap();
+    for (nanos, is_entry) in [("999999999", true), ("1000000000", false)] {
+        let changed = bytes.replace("500000000", nanos);
+        assert_ne!(changed, bytes);
+        assert_eq!(Entry::from_bytes(changed.as_bytes()).is_ok(), is_entry);
+    }
+}
