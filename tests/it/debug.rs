@@ -100,7 +100,7 @@ fn a_failure_prints_its_error_and_its_job_but_no_user() {
     runtime.block_on(async {
         let receipt = background.run(layer.layer(jobs), event()).await;
         receipt.unwrap();
-        background.drain(std::future::pending::<()>()).await;
+        assert_eq!(background.drain(std::future::pending::<()>()).await, 0);
     });
     let printed = printed.recv().unwrap();
     assert_prints("Failure { error: ", &printed);

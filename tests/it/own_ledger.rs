@@ -44,6 +44,8 @@ enum Fault {
     SaysStaleOfEventsWithoutATime,
     ShortensTheSecondLease,
     KeepsADroppedClaimForEver,
+    ForgetsASuccessAfterItsRelease,
+    ForgetsALateSuccessOfAStaleEvent,
     /// This is none: a claim without a lease may hold for a moment, by the ledger's own clock.
     KeepsADroppedClaimForASecond,
 }
@@ -57,6 +59,7 @@ struct OwnLedger {
 #[derive(Default)]
 struct State {
     events: HashMap<String, Entry>,
+    released: Vec<(String, FencingToken)>,
     last_token: u64,
 }
 
@@ -196,6 +199,11 @@ impl Ledger for OwnLedger {
         let mut state = self.state.lock().unwrap();
         let name = self.name(event);
         let known = state.events.get(&name);
+        let is_stale = || {
+            let of_job = |it: &&Entry| it.settled && it.job == *event.guid();
+            let mut later = state.events.values().filter(of_job);
+            later.any(|entry| self.is_later(entry, event))
+        };
         let forgets = match known {
             None => {
                 // A released claim is no longer there.
@@ -212,10 +220,12 @@ impl Ledger for OwnLedger {
             Some(entry) if entry.token != token => self.has(Fault::ForgetsTheSuccessOfTheOvertaken),
             Some(entry) => {
                 let late = entry.until.is_some_and(|until| until < Instant::now());
-                late && self.has(Fault::CommitsOnlyInTime)
+                late && (self.has(Fault::CommitsOnlyInTime)
+                    || self.has(Fault::ForgetsALateSuccessOfAStaleEvent) && is_stale())
             }
         };
-        if forgets {
+        let was_released = state.released.contains(&(name.clone(), token));
+        if forgets || was_released && self.has(Fault::ForgetsASuccessAfterItsRelease) {
             return Ok(Commit::Overtaken);
         }
         let entry = Entry {
@@ -235,6 +245,7 @@ impl Ledger for OwnLedger {
     async fn release(&self, event: &EventName, token: FencingToken) -> Result<(), Self::Error> {
         let mut state = self.state.lock().unwrap();
         let name = self.name(event);
+        state.released.push((name.clone(), token));
         let Some(entry) = state.events.get(&name) else {
             return Ok(());
         };
@@ -319,6 +330,14 @@ async fn the_suite_finds_every_fault_in_its_case() {
         ),
         (CutsNamesShort, "different names are different events: "),
         (RefusesLongLeases, "a lease of any length is accepted: "),
+        (
+            ForgetsASuccessAfterItsRelease,
+            "a commit is recorded even after a release of its claim: ",
+        ),
+        (
+            ForgetsALateSuccessOfAStaleEvent,
+            "an event whose lease has expired can be stale: ",
+        ),
         (
             GrantsInTwoSteps,
             "one of many concurrent claims is granted: ",

@@ -127,7 +127,7 @@ mod tests {
     /// Returns an event whose body has this many bytes.
     fn event(job: usize, size: usize) -> SettledEvent {
         let body = format!(r#"{{"job":{{"guid":"{}","status":6}}}}"#, guid(job));
-        let body = format!("{body:size$}");
+        let body = body.clone() + &" ".repeat(size - body.len());
         SettledEvent::of(&JobEvent::decode(body).unwrap()).unwrap()
     }
 
