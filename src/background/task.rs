@@ -70,6 +70,4 @@ pub(super) fn tokio_is_here() -> bool {
 }
 
 #[cfg(not(feature = "tokio"))]
-pub(super) fn spawn_on_tokio(task: BackgroundTask) {
-    drop(task);
-}
+pub(super) fn spawn_on_tokio(_: BackgroundTask) {}

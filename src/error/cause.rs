@@ -99,6 +99,11 @@ mod tests {
             let chain = Cause("first", Some(Cause(last, None).into()));
             assert_eq!(of(chain.into()), "the callback failed: first");
         }
+        let own: BoxError = Error::from(BoxError::from("the disk is full")).into();
+        assert_eq!(
+            of(Cause("outer", Some(own)).into()),
+            "the callback failed: outer: the callback failed: the disk is full"
+        );
         let refused = Error::invalid_job("guid", "is missing");
         assert_eq!(format!("{refused:#}"), refused.to_string());
     }

@@ -136,3 +136,50 @@ impl<K: IdKind> JsonSchema for Id<K> {
         json_schema!({ "description": K::DESCRIPTION, "type": "string", "pattern": NOT_BLANK })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use schemars::generate::SchemaSettings;
+
+    use super::*;
+
+    /// Documents refer to schemas by these names, so they never change.
+    #[test]
+    fn names_and_ids_of_schemas_never_change() {
+        fn names<T: JsonSchema>() -> (String, String) {
+            (T::schema_name().into(), T::schema_id().into())
+        }
+        let named = |name: &str, id: &str| (name.to_owned(), format!("mx_job_webhook::{id}"));
+        assert_eq!(names::<JobEvent>(), named("MxJobWebhook", "JobEvent"));
+        assert_eq!(names::<Job>(), named("MxJob", "Job"));
+        assert_eq!(names::<Status>(), named("MxJobStatus", "Status"));
+        assert_eq!(names::<Timestamp>(), named("MxTimestamp", "job::Timestamp"));
+        assert_eq!(JobGuid::schema_name(), "MxJobGuid");
+    }
+
+    #[test]
+    fn a_webhook_requires_a_job_that_requires_a_guid_and_a_status() {
+        let generator = SchemaSettings::draft2020_12().into_generator();
+        let schema = generator.into_root_schema_for::<JobEvent>().to_value();
+        assert_eq!(schema["required"], serde_json::json!(["job"]));
+        assert_eq!(schema["properties"]["job"]["$ref"], "#/$defs/MxJob");
+
+        let job = &schema["$defs"]["MxJob"];
+        assert_eq!(job["required"], serde_json::json!(["guid"]));
+        let one_of_both = ["status_name", "status"].map(|name| serde_json::json!([name]));
+        let either = job["anyOf"].as_array().unwrap();
+        let either: Vec<_> = either.iter().map(|it| it["required"].clone()).collect();
+        assert_eq!(either, one_of_both);
+        for field in FIELDS {
+            let property = &job["properties"][field.name];
+            assert_eq!(property["description"], field.text, "{}", field.name);
+        }
+        // Ids are inlined, and the other types are referred to.
+        assert_eq!(job["properties"]["guid"]["pattern"], NOT_BLANK);
+        assert_eq!(schema["$defs"]["MxJobStatus"]["pattern"], NOT_BLANK);
+        let date = schema["$defs"]["MxTimestamp"]["anyOf"].as_array().unwrap();
+        let types: Vec<_> = date.iter().map(|it| it["type"].clone()).collect();
+        assert_eq!(types, ["integer", "string"]);
+        assert!(schema["$defs"].get("MxJobGuid").is_none());
+    }
+}

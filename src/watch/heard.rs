@@ -121,3 +121,25 @@ impl fmt::Debug for SettledEvent {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn different_jobs_have_different_keys() {
+        let jobs = (0..1_000).flat_map(|number| {
+            [
+                format!("JOB-{number}"),
+                format!("JOB-{number:08x}-e5b8-0680-3427-39556fa93c6e"),
+                format!("JOB-a177e002-e5b8-0680-3427-3955{number:08x}"),
+            ]
+        });
+        let keys: HashSet<u64> = jobs
+            .map(|job| SettledEvent::key_of(&job.parse().unwrap()))
+            .collect();
+        assert_eq!(keys.len(), 3_000);
+    }
+}

@@ -49,3 +49,23 @@ impl Hasher for KeyHasher {
         self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_present_until_it_was_removed_as_often_as_it_was_added() {
+        let job: JobGuid = "JOB-1".parse().unwrap();
+        let key = SettledEvent::key_of(&job);
+        let mut jobs = Presence::default();
+        jobs.add(&job);
+        jobs.add(&job);
+        jobs.remove(&job);
+        assert!(jobs.may_contain(key));
+        jobs.remove(&job);
+        assert!(!jobs.may_contain(key), "it takes memory");
+        jobs.remove(&job);
+        assert!(!jobs.may_contain(key));
+    }
+}

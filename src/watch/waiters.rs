@@ -240,3 +240,26 @@ impl fmt::Debug for Wake {
         f.debug_struct("Wake").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_whose_last_waiter_has_left_takes_no_memory() {
+        let waiters = Arc::new(Waiters::default());
+        let job: JobGuid = "JOB-1".parse().unwrap();
+        let interest = Arc::new(Interest {
+            after: None,
+            look_back: Duration::ZERO,
+            since: Instant::now(),
+        });
+        let registered = [0; 2].map(|_| waiters.register(&job, interest.clone()));
+        let [first, second] = registered;
+        drop(first);
+        assert_eq!(waiters.state().by_job.len(), 1);
+        drop(second);
+        assert!(waiters.state().by_job.is_empty());
+        assert_eq!(waiters.count.load(Ordering::SeqCst), 0);
+    }
+}

@@ -1,9 +1,15 @@
 //! Bodies with every split into frames, every length and every pace.
 
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+
 use axum::body::{Body, Bytes};
 use http::{HeaderMap, Request};
 use http_body::Frame;
 use mx_job_webhook::{Error, ErrorKind, JobRouter};
+use tower::ServiceExt as _;
 
 use crate::support::{
     Frames, Jobs, Log, SAMPLE, Settings, delivery, jobs, mounts, no_callbacks, send,
@@ -176,6 +182,37 @@ async fn endless_empty_frames_are_refused() {
     }
 }
 
+/// A body of endless frames of one byte, each ready at once, that counts them.
+struct AlwaysReady(Arc<AtomicUsize>);
+
+impl http_body::Body for AlwaysReady {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b" ")))))
+    }
+}
+
+/// Otherwise a deadline could not fire, and other tasks of the thread would wait.
+#[test]
+fn a_body_that_is_always_ready_lets_other_tasks_run() {
+    for (mount, app) in mounts(&Settings::new(no_callbacks())) {
+        let frames = Arc::new(AtomicUsize::new(0));
+        let body = Body::new(AlwaysReady(frames.clone()));
+        let mut answer = Box::pin(app.oneshot(delivery(body)));
+        let context = &mut Context::from_waker(Waker::noop());
+        for polls in 1..=3 {
+            assert!(answer.as_mut().poll(context).is_pending(), "{mount}");
+            assert!(frames.load(Ordering::SeqCst) <= polls * 1_000, "{mount}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_outer_body_limit_is_reported_as_body_too_large() {
     for (mount, app) in mounts(&Settings::new(no_callbacks())) {
@@ -193,7 +230,7 @@ mod slow {
 
     use mx_job_webhook::JobWebhook;
     use tokio::time::Instant;
-    use tower::{Layer as _, ServiceExt as _, service_fn};
+    use tower::{Layer as _, service_fn};
 
     use super::*;
     use crate::support::{PATH, credentials};

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::Body;
 use http::{HeaderValue, Request};
+use mx_job_webhook::credentials::InvalidToken;
 use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
 
 use crate::support::{PATH, SAMPLE, Settings, delivery, mounts, no_callbacks, send};
@@ -131,6 +132,13 @@ async fn bearer_tokens_are_compared_exactly() {
             "{name}"
         );
     }
+}
+
+/// Both settings of a rotation can have the same password, before it is replaced.
+#[tokio::test]
+async fn credentials_that_are_named_twice_are_accepted() {
+    let basic = || Credentials::basic("mx", "secret").unwrap();
+    assert!(accepts(basic().or(basic()), &[b"Basic bXg6c2VjcmV0"]).await);
 }
 
 #[tokio::test]
@@ -574,7 +582,6 @@ fn the_bearer_token_of_a_head_is_read_by_its_grammar() {
 /// RFC 6750, section 3.1: the challenge names the error, but only if the request has a token.
 #[tokio::test]
 async fn a_refusal_says_whether_the_token_is_invalid() {
-    use mx_job_webhook::credentials::InvalidToken;
     use mx_job_webhook::{Error, ErrorKind};
     use tower::BoxError;
 
@@ -761,4 +768,15 @@ async fn a_refusal_says_whether_the_token_is_invalid() {
             }
         }
     }
+}
+
+#[test]
+fn an_invalid_token_says_so_and_keeps_its_cause() {
+    let error = InvalidToken::new("the signature is of another key");
+    let mark = std::error::Error::source(&error).unwrap();
+    for error in [&error as &dyn std::error::Error, mark] {
+        assert_eq!(error.to_string(), "the bearer token is invalid or expired");
+    }
+    let cause = mark.source().unwrap().to_string();
+    assert_eq!(cause, "the signature is of another key");
 }

@@ -11,6 +11,7 @@ mod cancellation;
 mod credentials;
 #[cfg(feature = "tokio")]
 mod deadlines;
+mod debug;
 mod decode;
 mod dedupe;
 mod dropped_deliveries;

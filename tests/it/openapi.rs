@@ -117,3 +117,46 @@ fn the_applications_own_descriptions_are_kept() {
     );
     assert_eq!(schemas["Job"]["type"], "string");
 }
+
+/// Collects what `$ref` refers to.
+fn references(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(object) => {
+            found.extend(
+                object
+                    .get("$ref")
+                    .and_then(Value::as_str)
+                    .map(str::to_owned),
+            );
+            object.values().for_each(|value| references(value, found));
+        }
+        Value::Array(array) => array.iter().for_each(|value| references(value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_reference_leads_to_a_schema_and_ids_are_not_blank() {
+    use mx_job_webhook::job::{JobGuid, UserId};
+
+    let document = described(OpenApiWebhook::new());
+    let mut found = Vec::new();
+    references(&document, &mut found);
+    assert!(!found.is_empty());
+    for reference in found {
+        let schema = document.pointer(reference.strip_prefix('#').unwrap());
+        assert!(schema.is_some_and(Value::is_object), "{reference}");
+    }
+    let schemas = &document["components"]["schemas"];
+    let not_blank = [
+        &schemas["MxJobStatus"],
+        &schemas["MxJob"]["allOf"][0]["properties"]["guid"],
+    ];
+    for schema in not_blank {
+        assert_eq!(schema["type"], "string", "{schema}");
+        assert!(schema["pattern"].is_string(), "{schema}");
+        assert!(schema["description"].is_string(), "{schema}");
+    }
+    assert_eq!(JobGuid::name(), "MxJobGuid");
+    assert_eq!(UserId::name(), "MxUserId");
+}

@@ -8,6 +8,7 @@ use mx_job_webhook::event::FencingToken;
 use mx_job_webhook::job::{JobGuid, Timestamp};
 use mx_job_webhook::ledger::{Claim, Commit, EventName, Ledger, MemoryLedger};
 use mx_job_webhook::testing::check_ledger;
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,15 @@ enum Fault {
     TakesTimesAsFloats,
     TakesTimesAsSeconds,
     RefusesLongLeases,
+    GrantsInTwoSteps,
+    OrdersByTimesInTheFuture,
+    SaysStaleOfEventsWithoutATime,
+    ShortensTheSecondLease,
+    KeepsADroppedClaimForEver,
+    ForgetsASuccessAfterItsRelease,
+    ForgetsALateSuccessOfAStaleEvent,
+    /// This is none: a claim without a lease may hold for a moment, by the ledger's own clock.
+    KeepsADroppedClaimForASecond,
 }
 
 #[derive(Default)]
@@ -49,6 +59,7 @@ struct OwnLedger {
 #[derive(Default)]
 struct State {
     events: HashMap<String, Entry>,
+    released: Vec<(String, FencingToken)>,
     last_token: u64,
 }
 
@@ -74,8 +85,24 @@ impl OwnLedger {
         }
     }
 
+    fn time(&self, event: &EventName) -> Option<Timestamp> {
+        match self.fault {
+            Some(Fault::OrdersByTimesInTheFuture) => event.ordering_time().or_else(|| {
+                let seconds = event.to_string().rsplit(' ').next()?.parse().ok()?;
+                Some(Timestamp::from_unix_seconds(seconds))
+            }),
+            _ => event.ordering_time(),
+        }
+    }
+
     fn is_later(&self, entry: &Entry, event: &EventName) -> bool {
-        let (Some(this), Some(other)) = (event.ordering_time(), entry.at) else {
+        let name = event.to_string();
+        let is_in_seconds = name.rsplit(' ').next().unwrap().parse::<i64>().is_ok();
+        let has_date = event.ordering_time().is_some() || is_in_seconds;
+        if self.has(Fault::SaysStaleOfEventsWithoutATime) && !has_date {
+            return entry.at.is_some();
+        }
+        let (Some(this), Some(other)) = (self.time(event), entry.at) else {
             return false;
         };
         match self.fault {
@@ -92,12 +119,8 @@ impl OwnLedger {
             _ => other > this,
         }
     }
-}
 
-impl Ledger for OwnLedger {
-    type Error = &'static str;
-
-    async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, Self::Error> {
+    fn claim_at_once(&self, event: &EventName, lease: Duration) -> Result<Claim, &'static str> {
         let mut state = self.state.lock().unwrap();
         let now = Instant::now();
         let is_stale = state.events.values().any(|entry| {
@@ -127,13 +150,17 @@ impl Ledger for OwnLedger {
         }
         state.last_token += u64::from(!self.has(Fault::GivesTheSameToken));
         let token = FencingToken::new(state.last_token);
+        let is_known = state.events.contains_key(&self.name(event));
         let lease = match self.fault {
             Some(Fault::EndsLeasesAtOnce) => Duration::ZERO,
+            Some(Fault::ShortensTheSecondLease) if is_known => lease.min(Duration::from_secs(2)),
+            Some(Fault::KeepsADroppedClaimForEver) if lease.is_zero() => Duration::MAX,
+            Some(Fault::KeepsADroppedClaimForASecond) => lease.max(Duration::from_secs(1)),
             _ => lease,
         };
         let entry = Entry {
             job: event.guid().clone(),
-            at: event.ordering_time(),
+            at: self.time(event),
             token,
             until: now.checked_add(lease),
             settled: false,
@@ -141,11 +168,42 @@ impl Ledger for OwnLedger {
         state.events.insert(self.name(event), entry);
         Ok(Claim::Granted(token))
     }
+}
+
+impl Ledger for OwnLedger {
+    type Error = &'static str;
+
+    async fn claim(&self, event: &EventName, lease: Duration) -> Result<Claim, Self::Error> {
+        let is_known = self
+            .state
+            .lock()
+            .unwrap()
+            .events
+            .contains_key(&self.name(event));
+        if self.has(Fault::GrantsInTwoSteps) && !is_known {
+            yield_now().await;
+            self.state.lock().unwrap().events.remove(&self.name(event));
+        }
+        let claim = self.claim_at_once(event, lease)?;
+        let keeps = [
+            Fault::KeepsADroppedClaimForEver,
+            Fault::KeepsADroppedClaimForASecond,
+        ];
+        if keeps.map(|fault| self.has(fault)).contains(&true) && lease.is_zero() {
+            yield_now().await;
+        }
+        Ok(claim)
+    }
 
     async fn commit(&self, event: &EventName, token: FencingToken) -> Result<Commit, Self::Error> {
         let mut state = self.state.lock().unwrap();
         let name = self.name(event);
         let known = state.events.get(&name);
+        let is_stale = || {
+            let of_job = |it: &&Entry| it.settled && it.job == *event.guid();
+            let mut later = state.events.values().filter(of_job);
+            later.any(|entry| self.is_later(entry, event))
+        };
         let forgets = match known {
             None => {
                 // A released claim is no longer there.
@@ -162,15 +220,17 @@ impl Ledger for OwnLedger {
             Some(entry) if entry.token != token => self.has(Fault::ForgetsTheSuccessOfTheOvertaken),
             Some(entry) => {
                 let late = entry.until.is_some_and(|until| until < Instant::now());
-                late && self.has(Fault::CommitsOnlyInTime)
+                late && (self.has(Fault::CommitsOnlyInTime)
+                    || self.has(Fault::ForgetsALateSuccessOfAStaleEvent) && is_stale())
             }
         };
-        if forgets {
+        let was_released = state.released.contains(&(name.clone(), token));
+        if forgets || was_released && self.has(Fault::ForgetsASuccessAfterItsRelease) {
             return Ok(Commit::Overtaken);
         }
         let entry = Entry {
             job: event.guid().clone(),
-            at: event.ordering_time(),
+            at: self.time(event),
             token: match known {
                 Some(entry) if self.has(Fault::LetsTheOvertakerReleaseWhatIsSettled) => entry.token,
                 _ => token,
@@ -185,6 +245,7 @@ impl Ledger for OwnLedger {
     async fn release(&self, event: &EventName, token: FencingToken) -> Result<(), Self::Error> {
         let mut state = self.state.lock().unwrap();
         let name = self.name(event);
+        state.released.push((name.clone(), token));
         let Some(entry) = state.events.get(&name) else {
             return Ok(());
         };
@@ -208,6 +269,11 @@ async fn the_memory_ledger_conforms() {
 #[tokio::test(start_paused = true)]
 async fn the_users_ledger_conforms() {
     check_ledger(OwnLedger::default()).await;
+    check_ledger(OwnLedger {
+        fault: Some(Fault::KeepsADroppedClaimForASecond),
+        ..OwnLedger::default()
+    })
+    .await;
 }
 
 /// Returns the suite's complaint about a ledger with this fault.
@@ -264,6 +330,28 @@ async fn the_suite_finds_every_fault_in_its_case() {
         ),
         (CutsNamesShort, "different names are different events: "),
         (RefusesLongLeases, "a lease of any length is accepted: "),
+        (
+            ForgetsASuccessAfterItsRelease,
+            "a commit is recorded even after a release of its claim: ",
+        ),
+        (
+            ForgetsALateSuccessOfAStaleEvent,
+            "an event whose lease has expired can be stale: ",
+        ),
+        (
+            GrantsInTwoSteps,
+            "one of many concurrent claims is granted: ",
+        ),
+        (
+            OrdersByTimesInTheFuture,
+            "a time in the future makes no event stale: ",
+        ),
+        (
+            SaysStaleOfEventsWithoutATime,
+            "an event without a time is not ordered: ",
+        ),
+        (ShortensTheSecondLease, "a lease expires: "),
+        (KeepsADroppedClaimForEver, "a dropped call does no harm: "),
         (EndsNoLease, ": expected a granted claim, found InFlight"),
         (ReleasesWithAnyToken, overtaken),
         (

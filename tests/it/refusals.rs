@@ -380,6 +380,24 @@ async fn an_interrupted_body_closes_the_connection() {
     }
 }
 
+/// HTTP/2 ends one stream, and has no header `Connection` (RFC 9113, section 8.2.2).
+#[tokio::test]
+async fn an_interrupted_body_of_http_2_closes_no_connection() {
+    for (mount, app) in mounts(&Settings::new(no_callbacks())) {
+        for authenticated in [true, false] {
+            let broken = Frames::new([Ok(Frame::data("{".into())), Err("reset".into())]);
+            let mut request = delivery(broken);
+            *request.version_mut() = Version::HTTP_2;
+            if !authenticated {
+                request.headers_mut().remove("authorization");
+            }
+            let (head, _) = send(app.clone(), request).await;
+            assert!(head.status.is_client_error(), "{mount}");
+            assert!(!head.headers.contains_key("connection"), "{mount}");
+        }
+    }
+}
+
 #[cfg(feature = "tokio")]
 #[tokio::test(start_paused = true)]
 async fn a_slow_body_closes_the_connection() {

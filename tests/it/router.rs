@@ -429,3 +429,29 @@ async fn a_failure_of_an_old_event_counts_as_permanent() {
         .with_dead_letters_after(Duration::ZERO);
     assert!(jobs.oneshot(event(Status::Completed)).await.is_err());
 }
+
+#[tokio::test]
+async fn one_callback_serves_several_statuses_with_and_without_state() {
+    let failed = [Status::Denied, Status::Prevented, Status::Halted];
+    let seen = Log::default();
+    let log = seen.clone();
+    let plain = JobRouter::new().on_statuses(failed.clone(), move |event: JobEvent| {
+        log.push(event.status.to_string());
+        async {}
+    });
+    let builder = JobRouter::with_state(seen.clone())
+        .on_statuses(failed.clone(), |log: Log, event: JobEvent| async move {
+            log.push(event.status.to_string())
+        });
+    assert!(builder.handles(&Status::Halted) && !builder.handles(&Status::Completed));
+    for jobs in [plain, builder.build()] {
+        for status in &failed {
+            assert!(jobs.handles(status));
+            let event = Job::new("JOB-1".parse().unwrap(), status.clone()).into();
+            assert_eq!(run(&jobs, event).await.unwrap(), Receipt::Handled);
+        }
+        assert!(!jobs.handles(&Status::Completed));
+    }
+    let expected = ["DENIED", "PREVENTED", "HALTED"].repeat(2);
+    assert_eq!(seen.entries(), expected);
+}

@@ -6,6 +6,7 @@ mod failsafe;
 mod given_up;
 mod hearing;
 mod look_back;
+mod own_store;
 mod readers;
 #[cfg(feature = "metrics")]
 mod reported;

@@ -241,7 +241,17 @@ mod tests {
     }
 
     #[test]
+    fn ids_are_compared_and_passed_on_as_their_text() {
+        let guid: JobGuid = "JOB-1".parse().unwrap();
+        assert!(guid == "JOB-1" && guid == *"JOB-1");
+        assert!(guid != "JOB-2" && guid != *"JOB-2");
+        assert_eq!(AsRef::<str>::as_ref(&guid), "JOB-1");
+    }
+
+    #[test]
     fn blank_ids_are_refused() {
+        let error = " ".parse::<MemberGuid>().unwrap_err();
+        assert_eq!(error.to_string(), "an id must not be blank");
         for text in ["", " ", "\t\r\n", "\u{3000}"] {
             assert!(text.parse::<MemberGuid>().is_err(), "{text:?}");
             let json = serde_json::to_string(text).unwrap();

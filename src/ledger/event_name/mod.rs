@@ -264,6 +264,7 @@ mod tests {
             assert_ne!(first, *other);
             for another in others[..index].iter().chain([&first]) {
                 assert_ne!(other, another);
+                assert_ne!(hash(other), hash(another));
                 assert_ne!(Fingerprint::of(other), Fingerprint::of(another));
                 assert_ne!(other.to_string(), another.to_string());
             }

@@ -166,6 +166,25 @@ mod tests {
         assert_eq!(print("JOB-1", "archived", 1), print("JOB-1", "ARCHIVED", 1));
     }
 
+    /// A number and a hash never have the same lowest byte, so the two kinds cannot be mistaken.
+    #[test]
+    fn documented_events_in_whole_seconds_are_numbered_and_all_others_hashed() {
+        let last = (1 << 56) - 1;
+        assert_eq!(print("JOB-1", 6, 0).event, 6);
+        assert_eq!(print("JOB-1", 9, 1).event, 1 << 8 | 9);
+        assert_eq!(print("JOB-1", 0, last).event, u64::MAX << 8);
+        for number in 0..32 {
+            for hashed in [
+                print("JOB-1", 6, -1 - number),
+                print("JOB-1", 6, last + 1 + number),
+                print("JOB-1", 255 + number, 1),
+                print_at("JOB-1", 6, Timestamp::new(number, 1)),
+            ] {
+                assert_eq!(hashed.event & 0xff, HASHED);
+            }
+        }
+    }
+
     #[test]
     fn times_at_equal_intervals_use_many_buckets() {
         let table = BuildIdentityHasher::default();

@@ -187,3 +187,24 @@ impl fmt::Display for Full {
 }
 
 impl std::error::Error for Full {}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    #[test]
+    fn a_listener_that_is_dropped_is_removed() {
+        let store = MemoryWatchStore::new();
+        let context = &mut Context::from_waker(Waker::noop());
+        {
+            let mut listening = pin!(store.listen(Wake(Arc::default())));
+            assert!(listening.as_mut().poll(context).is_pending());
+            assert_eq!(store.state().listeners().len(), 1);
+        }
+        assert_eq!(store.state().listeners().len(), 0);
+    }
+}

@@ -111,3 +111,84 @@ impl Recent {
         found
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::JobEvent;
+
+    const KEEP: Duration = Duration::from_secs(10);
+    const MIB: usize = 1024 * 1024;
+
+    fn guid(job: usize) -> JobGuid {
+        format!("JOB-{job}").parse().unwrap()
+    }
+
+    /// Returns an event whose body has this many bytes.
+    fn event(job: usize, size: usize) -> SettledEvent {
+        let body = format!(r#"{{"job":{{"guid":"{}","status":6}}}}"#, guid(job));
+        let body = body.clone() + &" ".repeat(size - body.len());
+        SettledEvent::of(&JobEvent::decode(body).unwrap()).unwrap()
+    }
+
+    /// Returns the jobs of the events, after a check of their bytes.
+    fn jobs(recent: &Recent) -> Vec<JobGuid> {
+        let sizes = recent.events.iter().map(|event| event.event.size());
+        assert_eq!(recent.bytes, sizes.sum::<usize>());
+        assert!(recent.bytes <= MAX_BYTES);
+        let events = recent.events.iter();
+        events
+            .map(|it| it.event.heard().unwrap().guid.clone())
+            .collect()
+    }
+
+    fn guids(jobs: impl IntoIterator<Item = usize>) -> Vec<JobGuid> {
+        jobs.into_iter().map(guid).collect()
+    }
+
+    #[test]
+    fn the_oldest_go_once_there_are_too_many_bytes() {
+        let (mut recent, now) = (Recent::default(), Instant::now());
+        for job in 0..16 {
+            recent.push(event(job, MIB), now, KEEP, 1_000);
+        }
+        assert_eq!(
+            jobs(&recent),
+            guids(0..16),
+            "this is not more than the limit"
+        );
+        recent.push(event(16, MIB), now, KEEP, 1_000);
+        assert_eq!(jobs(&recent), guids(1..17));
+        recent.push(event(17, MAX_BYTES + 1), now, KEEP, 1_000);
+        assert_eq!(jobs(&recent), guids(1..17), "it would take all room");
+        recent.push(event(18, MAX_BYTES), now, KEEP, 1_000);
+        assert_eq!(jobs(&recent), guids([18]));
+    }
+
+    #[test]
+    fn the_oldest_go_once_there_are_too_many() {
+        let (mut recent, now) = (Recent::default(), Instant::now());
+        for job in 0..7 {
+            recent.push(event(job, 64), now, KEEP, 5);
+        }
+        assert_eq!(jobs(&recent), guids(2..7));
+        recent.push(event(7, 64), now, KEEP, 0);
+        assert_eq!(jobs(&recent), guids(2..7), "none is to be kept");
+        recent.forget_job(&guid(4));
+        assert_eq!(jobs(&recent), guids([2, 3, 5, 6]));
+    }
+
+    #[test]
+    fn those_whose_time_is_over_do_not_count_and_go_now_and_then() {
+        let (mut recent, now) = (Recent::default(), Instant::now());
+        for job in 0..16 {
+            recent.push(event(job, 64), now, KEEP, 1_000);
+        }
+        let (before, over) = (now + KEEP - Duration::from_nanos(1), now + KEEP);
+        assert!(recent.entry_of(&guid(3), before).is_some());
+        assert!(recent.entry_of(&guid(3), over).is_none());
+        assert!(recent.entry_of(&guid(16), before).is_none());
+        recent.push(event(16, 64), over, KEEP, 1_000);
+        assert_eq!(jobs(&recent), guids([16]));
+    }
+}

@@ -193,6 +193,25 @@ fn a_callback_run_after_the_acknowledgement_is_in_the_span_and_its_end_is_logged
 }
 
 #[test]
+fn a_failure_after_the_acknowledgement_is_logged_as_an_error() {
+    let capture = Capture::default();
+    capture.run(async {
+        let failing = JobRouter::new().on_completed(|_| async { Err::<(), _>("the disk is full") });
+        let first = AcknowledgeFirstLayer::new(|_| {});
+        let first = ServiceBuilder::new().layer(first).service(failing);
+        let endpoint = JobWebhook::new(credentials(), jobs(first));
+        assert_eq!(answer(&endpoint, delivery(SAMPLE)).await, 204);
+        tokio::time::sleep(SECOND).await;
+    });
+    let events = capture.own_events();
+    let last = events.last().unwrap();
+    assert_eq!(last.level, tracing::Level::ERROR);
+    let message = last.message();
+    assert!(message.starts_with("after the answer: "), "{message}");
+    assert!(message.contains("the disk is full"), "{message}");
+}
+
+#[test]
 fn a_panicking_callback_is_counted_and_leaves_the_in_flight_gauge() {
     let capture = Capture::default();
     capture.run(async {

@@ -7,6 +7,8 @@ mod outcomes;
 #[cfg(feature = "queue")]
 mod queued;
 mod tower_http;
+#[cfg(feature = "test-util")]
+mod watched;
 
 use std::task::{Context, Waker};
 

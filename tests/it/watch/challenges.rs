@@ -197,3 +197,73 @@ async fn a_later_challenge_that_came_before_expect_after_rests_the_job() {
     assert_eq!(heard(&expected).await, None);
     assert_eq!(store.counts().await, (1, 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn without_a_date_the_order_in_which_both_were_heard_decides_what_was_seen() {
+    let watch = JobWatch::new(MemoryWatchStore::new());
+    let jobs = watch.layer().layer(JobRouter::new());
+    let [first, second] = [r#""Monday""#, "5"].map(|date| event(Status::Challenged, date));
+    deliver(&jobs, first.clone()).await.unwrap();
+    deliver(&jobs, second.clone()).await.unwrap();
+    let after_first = watch.expect_after(&EventName::of(&first)).await.unwrap();
+    assert_eq!(heard(&after_first).await, Some(Status::Challenged));
+    // The application has named both by now, so neither is news.
+    let after_second = watch.expect_after(&EventName::of(&second)).await.unwrap();
+    assert_eq!(heard(&after_second).await, None);
+    deliver(&jobs, event(Status::Challenged, "6"))
+        .await
+        .unwrap();
+    assert_eq!(heard(&after_second).await, Some(Status::Challenged));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_events_that_the_application_has_seen_the_later_one_counts() {
+    for seen in [["10", "5"], ["5", "10"]] {
+        let store = FaultyStore::default();
+        let watch = JobWatch::new(store.clone());
+        let jobs = watch.layer().layer(JobRouter::new());
+        for seen in seen {
+            let seen = EventName::of(&event(Status::Challenged, seen));
+            let _ = watch.expect_after(&seen).await.unwrap();
+        }
+        deliver(&jobs, event(Status::Challenged, "7"))
+            .await
+            .unwrap();
+        assert_eq!(store.counts().await, (1, 0), "{seen:?}");
+        deliver(&jobs, event(Status::Challenged, "11"))
+            .await
+            .unwrap();
+        assert_eq!(store.counts().await, (0, 0), "{seen:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_challenge_that_comes_late_does_not_replace_the_newer_one() {
+    let watch = JobWatch::new(MemoryWatchStore::new());
+    let jobs = watch.layer().layer(JobRouter::new());
+    for date in ["10", "5"] {
+        let event = event(Status::Challenged, date);
+        deliver(&jobs, event).await.unwrap();
+    }
+    let expected = watch.expect(&guid("JOB-1")).await.unwrap();
+    let heard = expected.within(SECOND).await.unwrap().unwrap();
+    let newer = EventName::of(&event(Status::Challenged, "10"));
+    assert_eq!(heard.name(), &newer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_of_two_challenges_changes_nothing_if_it_comes_again() {
+    let store = FaultyStore::default();
+    let watch = JobWatch::new(store.clone());
+    let jobs = watch.layer().layer(JobRouter::new());
+    let _ = watch.expect(&guid("JOB-1")).await.unwrap();
+    let challenges = ["1", "2"].map(|date| event(Status::Challenged, date));
+    for challenge in &challenges {
+        deliver(&jobs, challenge.clone()).await.unwrap();
+    }
+    let _ = watch.expect(&guid("JOB-1")).await.unwrap();
+    for challenge in challenges {
+        deliver(&jobs, challenge).await.unwrap();
+        assert_eq!(store.counts().await, (1, 0));
+    }
+}

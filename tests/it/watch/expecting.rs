@@ -180,3 +180,22 @@ async fn a_store_that_panics_outside_of_a_future_is_an_error_too() {
 fn name(event: &JobEvent) -> EventName {
     EventName::of(event)
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_expected_job_is_kept_for_ever_and_one_that_waits_for_its_user_for_an_hour() {
+    let store = FaultyStore::default();
+    let watch = JobWatch::new(store.clone());
+    let jobs = watch.layer().layer(JobRouter::new());
+    for job in ["JOB-1", "JOB-2"] {
+        let _ = watch.expect(&guid(job)).await.unwrap();
+    }
+    deliver(&jobs, event(Status::Challenged, "1"))
+        .await
+        .unwrap();
+    sleep(59 * 60 * SECOND).await;
+    assert!(store.entry(&guid("JOB-1")).await.is_some());
+    sleep(2 * 60 * SECOND).await;
+    assert_eq!(store.entry(&guid("JOB-1")).await, None);
+    sleep(365 * 24 * 3600 * SECOND).await;
+    assert!(store.entry(&guid("JOB-2")).await.unwrap().is_expected());
+}

@@ -130,3 +130,59 @@ async fn no_event_falls_between_on_several_threads() {
         assert!(heard(&expecting.await.unwrap()).await.is_some(), "{name}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_later_call_hears_of_an_event_for_as_long_as_the_watch_looks_back() {
+    let watch = JobWatch::new(MemoryWatchStore::new()).with_look_back(600 * SECOND);
+    let jobs = watch.layer().layer(JobRouter::new());
+    let expected = watch.expect(&guid("JOB-1")).await.unwrap();
+    deliver(&jobs, event(Status::Completed, "1")).await.unwrap();
+    for _ in 0..2 {
+        sleep(299 * SECOND).await;
+        assert_eq!(heard(&expected).await, Some(Status::Completed));
+    }
+    sleep(3 * SECOND).await;
+    assert_eq!(heard(&expected).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_full_says_so() {
+    let watch = JobWatch::new(MemoryWatchStore::new().with_capacity(1));
+    let _ = watch.expect(&guid("JOB-1")).await.unwrap();
+    let error = watch.expect(&guid("JOB-2")).await.unwrap_err();
+    let text = format!("{error:#}");
+    assert!(
+        text.ends_with("the store expects as many jobs as its capacity allows"),
+        "{text}"
+    );
+}
+
+/// By default, for 16,384 events and 16 MiB.
+#[tokio::test(start_paused = true)]
+async fn by_default_ten_thousand_webhooks_before_expect_are_remembered() {
+    let watch = JobWatch::new(MemoryWatchStore::new());
+    let jobs = watch.layer().layer(JobRouter::new());
+    for number in 0..10_000 {
+        let event = event_of(&format!("JOB-{number}"), Status::Completed, "1");
+        deliver(&jobs, event).await.unwrap();
+    }
+    let first = watch.expect(&guid("JOB-0")).await.unwrap();
+    assert_eq!(heard(&first).await, Some(Status::Completed));
+}
+
+#[test]
+fn the_defaults_of_a_watch_and_its_failsafe_are_the_documented_ones() {
+    let watch = JobWatch::new(MemoryWatchStore::new());
+    let printed = format!("{watch:?}");
+    assert!(
+        printed.contains("patience: 30s, look_back: 600s"),
+        "{printed}"
+    );
+    let read = |_| async { Err::<mx_job_webhook::JobEvent, _>("down") };
+    let failsafe = mx_job_webhook::watch::Failsafe::new(&watch, JobRouter::new(), read);
+    let printed = format!("{failsafe:?}");
+    assert!(
+        printed.contains("concurrency: 8, limit: 3600s"),
+        "{printed}"
+    );
+}

@@ -78,6 +78,21 @@ fn the_failsafe_is_measured_and_its_deliveries_have_their_source() {
     assert_eq!(delivered("webhook"), 0.0, "{told:?}");
 }
 
+#[test]
+fn described_metrics_have_a_text_for_each_name() {
+    let recorder = DebuggingRecorder::new();
+    metrics::with_local_recorder(&recorder, || {
+        mx_job_webhook::observe::describe_metrics();
+        metrics::counter!("mx_job_webhook_deliveries_total").increment(1);
+        metrics::gauge!("mx_job_webhook_deliveries_in_flight").set(1.0);
+    });
+    let told = recorder.snapshotter().snapshot().into_vec();
+    assert_eq!(told.len(), 2);
+    for (key, _, text, _) in told {
+        assert!(text.is_some_and(|text| !text.is_empty()), "{key:?}");
+    }
+}
+
 fn told(recorder: &DebuggingRecorder) -> BTreeMap<String, f64> {
     let mut told = BTreeMap::new();
     for (key, _, _, value) in recorder.snapshotter().snapshot().into_vec() {

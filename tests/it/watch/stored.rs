@@ -83,7 +83,9 @@ fn bytes_that_are_no_entry_are_an_error() {
     ] {
         assert!(Entry::from_bytes(bytes.as_bytes()).is_err(), "{bytes}");
     }
-    assert!(Entry::from_bytes(&[0xff, 0xfe]).is_err());
+    let error = Entry::from_bytes(&[0xff, 0xfe]).unwrap_err();
+    let text = "the store contains an entry that this release cannot read";
+    assert_eq!(error.to_string(), text);
 }
 
 #[tokio::test(start_paused = true)]
@@ -111,4 +113,37 @@ async fn debug_shows_nothing_secret() {
     );
     assert!(!text.contains("secret"), "{text}");
     assert!(!text.contains("USR-"), "{text}");
+}
+
+/// Replicas of two releases read the same entries, so what an entry calls an event never changes.
+#[tokio::test(start_paused = true)]
+async fn an_entry_names_its_events_as_their_names_do_without_the_job() {
+    let store = MemoryWatchStore::new();
+    let watch = JobWatch::new(store.clone());
+    let jobs = watch.layer().layer(JobRouter::new());
+    for job in ["JOB-1", "x y z"] {
+        let event = event_of(job, Status::Challenged, "1471281212.5");
+        let name = mx_job_webhook::ledger::EventName::of(&event).to_string();
+        deliver(&jobs, event).await.unwrap();
+        let bytes = entry(&store, &guid(job)).await.to_bytes();
+        let stored: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        let without_job = name.strip_prefix(job).unwrap().trim_start();
+        assert_eq!(stored["names"], serde_json::json!([without_job]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_time_has_less_than_a_second_beside_its_seconds() {
+    let store = MemoryWatchStore::new();
+    let watch = JobWatch::new(store.clone());
+    let seen = event_of("JOB-1", Status::Challenged, "1471281212.5");
+    let seen = mx_job_webhook::ledger::EventName::of(&seen);
+    let _ = watch.expect_after(&seen).await.unwrap();
+    let bytes = entry(&store, &guid("JOB-1")).await.to_bytes();
+    let bytes = String::from_utf8(bytes).unwrap();
+    for (nanos, is_entry) in [("999999999", true), ("1000000000", false)] {
+        let changed = bytes.replace("500000000", nanos);
+        assert_ne!(changed, bytes);
+        assert_eq!(Entry::from_bytes(changed.as_bytes()).is_ok(), is_entry);
+    }
 }

@@ -1,9 +1,13 @@
 //! Waiting: any number, on any replica, dropped at any time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use mx_job_webhook::job::JobGuid;
 use mx_job_webhook::ledger::EventName;
-use mx_job_webhook::watch::{JobWatch, MemoryWatchStore};
+use mx_job_webhook::watch::{
+    Counts, JobWatch, MemoryWatchStore, Replaced, Stored, Update, Wake, WatchStore,
+};
 use mx_job_webhook::{ErrorKind, JobRouter, Status};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -329,4 +333,138 @@ fn it_hears_after_the_runtime_that_listened_has_ended() {
         assert!(waiter.await.unwrap().unwrap().is_some());
         assert!(start.elapsed() < SECOND);
     });
+}
+
+/// A store that hears of changes in its own way.
+struct Hears<F> {
+    memory: MemoryWatchStore,
+    changed: tokio::sync::broadcast::Sender<JobGuid>,
+    listen: F,
+}
+
+impl<F, Fut> Hears<F>
+where
+    F: Fn(Wake, tokio::sync::broadcast::Receiver<JobGuid>) -> Fut,
+{
+    fn new(listen: F) -> Arc<Self> {
+        Arc::new(Self {
+            memory: MemoryWatchStore::new(),
+            changed: tokio::sync::broadcast::channel(64).0,
+            listen,
+        })
+    }
+}
+
+impl<F, Fut> WatchStore for Hears<F>
+where
+    F: Fn(Wake, tokio::sync::broadcast::Receiver<JobGuid>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = ()> + Send,
+{
+    type Error = <MemoryWatchStore as WatchStore>::Error;
+
+    async fn load(&self, jobs: &[JobGuid]) -> Result<Vec<(JobGuid, Stored)>, Self::Error> {
+        self.memory.load(jobs).await
+    }
+
+    async fn replace(
+        &self,
+        job: &JobGuid,
+        expected: Option<u64>,
+        update: Update<'_>,
+    ) -> Result<Replaced, Self::Error> {
+        let replaced = self.memory.replace(job, expected, update).await?;
+        let _ = self.changed.send(job.clone());
+        Ok(replaced)
+    }
+
+    async fn claim_due(
+        &self,
+        limit: usize,
+        lease: Duration,
+    ) -> Result<Vec<(JobGuid, Stored)>, Self::Error> {
+        self.memory.claim_due(limit, lease).await
+    }
+
+    async fn count(&self) -> Result<Counts, Self::Error> {
+        self.memory.count().await
+    }
+
+    async fn listen(&self, wake: Wake) -> Result<(), Self::Error> {
+        (self.listen)(wake, self.changed.subscribe()).await;
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_notification_that_names_only_the_job_wakes_another_replica_at_once() {
+    let store = Hears::new(|wake: Wake, mut changed| async move {
+        wake.connected();
+        while let Ok(job) = changed.recv().await {
+            wake.job(&job);
+        }
+    });
+    let [waits, delivers] = [0; 2].map(|_| JobWatch::new(store.clone()));
+    let expected = waits.expect(&guid("JOB-1")).await.unwrap();
+    let jobs = delivers.layer().layer(JobRouter::new());
+    let delivery = async {
+        sleep(SECOND).await;
+        deliver(&jobs, event(Status::Completed, "1")).await.unwrap();
+        Instant::now()
+    };
+    let (heard, delivered) = tokio::join!(expected.within(60 * SECOND), delivery);
+    assert_eq!(heard.unwrap().unwrap().status, Status::Completed);
+    assert!(delivered.elapsed() < Duration::from_millis(50));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_pause_between_connections_grows_and_is_short_again_after_a_long_one() {
+    const LONG: usize = 12;
+    let calls = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let noting = calls.clone();
+    let store = Hears::new(move |_, _| {
+        let mut calls = noting.lock().unwrap();
+        calls.push(Instant::now());
+        let lasts = if calls.len() == LONG {
+            60 * SECOND
+        } else {
+            Duration::ZERO
+        };
+        sleep(lasts)
+    });
+    let watch = JobWatch::new(store);
+    let expected = watch.expect(&guid("JOB-1")).await.unwrap();
+    assert_eq!(expected.within(300 * SECOND).await.unwrap(), None);
+    let calls = calls.lock().unwrap();
+    let pauses: Vec<_> = calls.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(pauses[0] <= Duration::from_millis(101), "{pauses:?}");
+    // Half of the longest pause, at least.
+    for pause in &pauses[LONG - 4..LONG - 1] {
+        assert!((SECOND * 2..=SECOND * 5).contains(pause), "{pauses:?}");
+    }
+    let after_the_long_one = pauses[LONG - 1] - 60 * SECOND;
+    assert!(
+        after_the_long_one <= Duration::from_millis(101),
+        "{pauses:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happened_before_the_store_can_hear_is_read_once_it_can() {
+    let store = Hears::new(|wake: Wake, _| async move {
+        sleep(SECOND).await;
+        wake.connected();
+        std::future::pending().await
+    });
+    let [waits, delivers] = [0; 2].map(|_| JobWatch::new(store.clone()));
+    let expected = waits.expect(&guid("JOB-1")).await.unwrap();
+    let jobs = delivers.layer().layer(JobRouter::new());
+    let start = Instant::now();
+    let delivery = async {
+        sleep(SECOND / 2).await;
+        deliver(&jobs, event(Status::Completed, "1")).await.unwrap();
+    };
+    let (heard, ()) = tokio::join!(expected.within(60 * SECOND), delivery);
+    assert_eq!(heard.unwrap().unwrap().status, Status::Completed);
+    // Without a notification, entries are read after 2.5 s at the earliest.
+    assert!(start.elapsed() < SECOND * 2);
 }
