@@ -439,10 +439,12 @@ async fn one_callback_serves_several_statuses_with_and_without_state() {
         log.push(event.status.to_string());
         async {}
     });
-    let builder = JobRouter::with_state(seen.clone())
-        .on_statuses(failed.clone(), |log: Log, event: JobEvent| async move {
-            log.push(event.status.to_string())
-        });
+    let builder = JobRouter::with_state(seen.clone()).on_statuses(
+        failed.clone(),
+        |log: Log, event: JobEvent| async move {
+            log.push(event.status.to_string());
+        },
+    );
     assert!(builder.handles(&Status::Halted) && !builder.handles(&Status::Completed));
     for jobs in [plain, builder.build()] {
         for status in &failed {

@@ -453,7 +453,7 @@ async fn what_happened_before_the_store_can_hear_is_read_once_it_can() {
     let store = Hears::new(|wake: Wake, _| async move {
         sleep(SECOND).await;
         wake.connected();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     });
     let [waits, delivers] = [0; 2].map(|_| JobWatch::new(store.clone()));
     let expected = waits.expect(&guid("JOB-1")).await.unwrap();
