@@ -3,13 +3,12 @@
 use axum::Router;
 use axum::body::Body;
 use http::Request;
-use http_body::Frame;
 use mx_job_webhook::acknowledge_first::AcknowledgeFirstLayer;
 use mx_job_webhook::ledger::{BoxLedger, MemoryLedger};
 use mx_job_webhook::{Background, BoxJobService, JobEvent, JobRouter, JobWebhook};
 use tower::{Layer as _, Service as _};
 
-use crate::support::{Frames, PATH, SAMPLE, credentials, delivery};
+use crate::support::{PATH, SAMPLE, credentials, delivery};
 
 /// Parts of the credentials, of the sample's user, and of its body.
 const PRIVATE: [&str; 5] = ["secret", "bXg6", "USR-", "7834372140", "created_at\":"];
@@ -177,6 +176,9 @@ async fn a_rejection_prints_its_error_and_has_its_source() {
     use std::error::Error as _;
 
     use axum::extract::FromRequest as _;
+    use http_body::Frame;
+
+    use crate::support::Frames;
 
     let webhooks = webhooks().boxed();
     let broken = Frames::new([Ok(Frame::data("{".into())), Err("reset".into())]);
