@@ -11,7 +11,7 @@
 //!   at which shuttle may run another thread or task. Shuttle's atomics are sequentially consistent, whatever their
 //!   ordering says.
 //! - `ArcSwap` is a lock around an `Arc`: the test is of how the crate uses it, not of `arc-swap`.
-//! - The tasks of `watch` are shuttle's. Its timers never fire, so a waiter that misses its event waits for ever, and
+//! - The tasks of `watch` are shuttle's. Its timers never fire, so the wait of a waiter that misses its event never ends, and
 //!   shuttle reports a deadlock.
 //! - Each of the faults in `copy/faults.rs` is there, and off until a test turns it on.
 //!
