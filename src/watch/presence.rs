@@ -52,7 +52,17 @@ impl Hasher for KeyHasher {
 
 #[cfg(test)]
 mod tests {
+    use std::hash::BuildHasher as _;
+
     use super::*;
+
+    #[test]
+    fn different_keys_have_different_hashes() {
+        let table = BuildHasherDefault::<KeyHasher>::default();
+        for key in [0, 1, 0x0102_0304_0506_0708, u64::MAX] {
+            assert_eq!(table.hash_one(key), key);
+        }
+    }
 
     #[test]
     fn a_job_is_present_until_it_was_removed_as_often_as_it_was_added() {

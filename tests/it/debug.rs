@@ -133,6 +133,18 @@ fn events_and_errors_print_their_names() {
     assert!(printed.contains("guid"), "{printed}");
 }
 
+#[cfg(feature = "tokio")]
+#[test]
+fn a_job_that_was_read_prints_its_event_or_its_error() {
+    use mx_job_webhook::watch::ReadJob;
+
+    let read = ReadJob::from(event());
+    assert_prints("ReadJob(Ok(JobEvent {", &format!("{read:?}"));
+    let body = r#"{"job":{"user_guid":"USR-7"}}"#;
+    let read = ReadJob::from(body.to_owned());
+    assert_prints("ReadJob(Err(Error {", &format!("{read:?}"));
+}
+
 #[tokio::test]
 async fn an_undecodable_body_prints_its_error_and_its_length() {
     let body = r#"{"job":{"user_guid":"USR-7"}}"#;

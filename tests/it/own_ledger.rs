@@ -24,7 +24,9 @@ enum Fault {
     EndsNoLease,
     EndsLeasesAtOnce,
     GivesTheSameToken,
+    GivesTheSameTokenAfterALease,
     CommitsTwiceWithAnyToken,
+    CommitsTwiceWithALaterToken,
     CommitsOnlyOnce,
     CommitsOnlyInTime,
     ForgetsTheSuccessOfTheOvertaken,
@@ -149,8 +151,12 @@ impl OwnLedger {
             return Err("out of range");
         }
         state.last_token += u64::from(!self.has(Fault::GivesTheSameToken));
-        let token = FencingToken::new(state.last_token);
-        let is_known = state.events.contains_key(&self.name(event));
+        let known = state.events.get(&self.name(event));
+        let is_known = known.is_some();
+        let token = match known {
+            Some(known) if self.has(Fault::GivesTheSameTokenAfterALease) => known.token,
+            _ => FencingToken::new(state.last_token),
+        };
         let lease = match self.fault {
             Some(Fault::EndsLeasesAtOnce) => Duration::ZERO,
             Some(Fault::ShortensTheSecondLease) if is_known => lease.min(Duration::from_secs(2)),
@@ -216,7 +222,11 @@ impl Ledger for OwnLedger {
             Some(entry) if entry.settled && entry.token == token => {
                 self.has(Fault::CommitsOnlyOnce)
             }
-            Some(entry) if entry.settled => !self.has(Fault::CommitsTwiceWithAnyToken),
+            Some(entry) if entry.settled => {
+                let is_later = entry.token < token;
+                !self.has(Fault::CommitsTwiceWithAnyToken)
+                    && !(self.has(Fault::CommitsTwiceWithALaterToken) && is_later)
+            }
             Some(entry) if entry.token != token => self.has(Fault::ForgetsTheSuccessOfTheOvertaken),
             Some(entry) => {
                 let late = entry.until.is_some_and(|until| until < Instant::now());
@@ -312,6 +322,10 @@ async fn the_suite_finds_every_fault_in_its_case() {
             CommitsTwiceWithAnyToken,
             "a commit can be repeated with its token: ",
         ),
+        (
+            CommitsTwiceWithALaterToken,
+            "a commit can be repeated with its token: ",
+        ),
         (CommitsOnlyOnce, "a commit can be repeated with its token: "),
         (NeverSaysStale, stale),
         (SaysStaleOfTheSameTime, once),
@@ -351,6 +365,7 @@ async fn the_suite_finds_every_fault_in_its_case() {
             "an event without a time is not ordered: ",
         ),
         (ShortensTheSecondLease, "a lease expires: "),
+        (GivesTheSameTokenAfterALease, "a lease expires: "),
         (KeepsADroppedClaimForEver, "a dropped call does no harm: "),
         (EndsNoLease, ": expected a granted claim, found InFlight"),
         (ReleasesWithAnyToken, overtaken),

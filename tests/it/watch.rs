@@ -21,3 +21,12 @@ use mx_job_webhook::watch::MemoryWatchStore;
 async fn the_store_in_memory_keeps_the_contract() {
     check_watch_store(MemoryWatchStore::new()).await;
 }
+
+/// The suite leaves entries in the store.
+#[tokio::test(start_paused = true)]
+async fn the_suite_can_be_run_again_in_the_same_store() {
+    let store = MemoryWatchStore::new();
+    check_watch_store(store.clone()).await;
+    tokio::time::sleep(std::time::Duration::from_secs(3_600)).await;
+    check_watch_store(store).await;
+}

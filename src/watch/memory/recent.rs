@@ -166,6 +166,18 @@ mod tests {
     }
 
     #[test]
+    fn there_are_never_too_many_bytes_however_large_the_events() {
+        for mib in [3, 7] {
+            let (mut recent, now) = (Recent::default(), Instant::now());
+            for job in 0..8 {
+                recent.push(event(job, mib * MIB), now, KEEP, 1_000);
+                assert_eq!(recent.events.len(), (job + 1).min(16 / mib), "{mib}");
+                assert_eq!(recent.bytes, recent.events.len() * mib * MIB);
+            }
+        }
+    }
+
+    #[test]
     fn the_oldest_go_once_there_are_too_many() {
         let (mut recent, now) = (Recent::default(), Instant::now());
         for job in 0..7 {

@@ -245,3 +245,98 @@ impl State {
         self.listeners.retain(|(known, _)| *known != id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEEP: Duration = Duration::from_secs(10);
+    const MANY: usize = 1_000;
+    /// An eighth of what fits.
+    const LARGE: usize = MAX_BYTES / 8;
+
+    fn guid(job: usize) -> JobGuid {
+        format!("JOB-{job}").parse().unwrap()
+    }
+
+    /// Returns an entry of a job that is not expected, of this size.
+    fn entry(size: usize) -> Entry {
+        let of = |name: String| {
+            let document = format!(r#"{{"version": 1, "names": ["{name}"]}}"#);
+            Entry::from_bytes(document.as_bytes()).unwrap()
+        };
+        let frame = of(String::new()).to_bytes().len();
+        let entry = of("x".repeat(size - frame));
+        assert_eq!(entry.to_bytes().len(), size);
+        entry
+    }
+
+    fn store(state: &mut State, job: usize, size: usize, now: Instant, recent: usize) {
+        let update = Update {
+            entry: &entry(size),
+            due: Due::Never,
+            keep: Some(KEEP),
+            wakes: false,
+        };
+        state
+            .replace(&guid(job), update, now, MANY, recent)
+            .unwrap();
+    }
+
+    /// Returns which of the jobs have an entry.
+    fn kept(state: &mut State, now: Instant) -> Vec<usize> {
+        let is_kept = |job: &usize| state.get(&guid(*job), now, MANY).is_some();
+        (0..MANY).filter(is_kept).collect()
+    }
+
+    #[test]
+    fn of_jobs_that_are_not_expected_as_many_are_kept_as_there_may_be() {
+        let (mut state, now) = (State::default(), Instant::now());
+        for job in 0..5 {
+            store(&mut state, job, 100, now, 3);
+        }
+        assert_eq!(kept(&mut state, now), [2, 3, 4]);
+        // One that changes is the newest.
+        store(&mut state, 2, 100, now, 3);
+        store(&mut state, 5, 100, now, 3);
+        assert_eq!(kept(&mut state, now), [2, 4, 5]);
+    }
+
+    #[test]
+    fn together_they_take_no_more_bytes_than_they_may() {
+        let (mut state, now) = (State::default(), Instant::now());
+        for job in 0..8 {
+            store(&mut state, job, LARGE, now, MANY);
+        }
+        assert_eq!(kept(&mut state, now), [0, 1, 2, 3, 4, 5, 6, 7], "they fit");
+        store(&mut state, 8, 100, now, MANY);
+        assert_eq!(kept(&mut state, now), [1, 2, 3, 4, 5, 6, 7, 8]);
+        store(&mut state, 9, 3 * LARGE, now, MANY);
+        assert_eq!(kept(&mut state, now), [4, 5, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn those_that_have_changed_or_expired_take_no_room() {
+        let (mut state, now) = (State::default(), Instant::now());
+        for round in 0..3 {
+            let now = now + KEEP * round;
+            state.forget_expired(now);
+            assert_eq!(kept(&mut state, now), [0; 0]);
+            for job in [0, 1, 2, 3, 4, 5, 6, 7].repeat(2) {
+                store(&mut state, job, LARGE, now, MANY);
+            }
+            assert_eq!(kept(&mut state, now), [0, 1, 2, 3, 4, 5, 6, 7]);
+        }
+    }
+
+    #[test]
+    fn an_entry_is_kept_for_its_time_and_no_longer() {
+        let (mut state, now) = (State::default(), Instant::now());
+        store(&mut state, 1, 100, now, MANY);
+        let (before, over) = (now + KEEP - Duration::from_nanos(1), now + KEEP);
+        state.forget_expired(before);
+        assert_eq!(kept(&mut state, before), [1]);
+        state.forget_expired(over);
+        assert_eq!(kept(&mut state, over), [0; 0]);
+    }
+}

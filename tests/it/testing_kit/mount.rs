@@ -14,7 +14,9 @@ use http::{Response, StatusCode};
 use http_body::Frame;
 use mx_job_webhook::ledger::MemoryLedger;
 use mx_job_webhook::testing::{MountError, Mx};
-use mx_job_webhook::{Credentials, DedupeLayer, Error, JobEvent, JobRouter, JobWebhook, Receipt};
+use mx_job_webhook::{
+    Background, Credentials, DedupeLayer, Error, JobEvent, JobRouter, JobWebhook, Receipt,
+};
 use tower::{Layer as _, service_fn};
 use tower_http::limit::RequestBodyLimitLayer;
 
@@ -349,6 +351,38 @@ async fn a_layer_that_changes_the_body_or_the_answer_is_found() {
         },
     ));
     assert_mistake(mx(), answer, &["changes the answer 204 to 502"]).await;
+}
+
+#[tokio::test]
+async fn a_layer_that_turns_errors_into_receipts_is_found() {
+    let hides = |error: StatusCode| {
+        from_fn(move |request: Request, next: Next| async move {
+            let mut response = next.run(request).await;
+            if response.status() == error {
+                *response.status_mut() = StatusCode::OK;
+            }
+            response
+        })
+    };
+    let fails = JobRouter::new().on_unhandled(|_| async { Err("a new status") });
+    let fails = JobWebhook::new(credentials(), fails);
+    for (webhooks, error) in [
+        (fails, StatusCode::INTERNAL_SERVER_ERROR),
+        (webhooks(), StatusCode::UNAUTHORIZED),
+    ] {
+        let app = own().layer(webhooks.at(PATH)).layer(hides(error));
+        let expected = ["an error to 200", "takes for a receipt", "can be lost"];
+        assert_mistake(mx(), app, &expected).await;
+    }
+}
+
+#[tokio::test]
+async fn another_refusal_is_told_as_it_is() {
+    let background = Background::new();
+    assert_eq!(background.drain(async {}).await, 0);
+    let app = own().layer(webhooks().with_background(background).at(PATH));
+    let expected = ["the mount is reached", "is refused: ", "shutting down"];
+    assert_mistake(mx(), app, &expected).await;
 }
 
 #[tokio::test(start_paused = true)]

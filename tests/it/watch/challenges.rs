@@ -3,7 +3,7 @@
 use mx_job_webhook::ledger::EventName;
 use mx_job_webhook::watch::{JobWatch, MemoryWatchStore};
 use mx_job_webhook::{JobRouter, Status};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tower::Layer as _;
 
 use super::stand_ins::{FaultyStore, SECOND, deliver, event, guid, heard};
@@ -266,4 +266,94 @@ async fn each_of_two_challenges_changes_nothing_if_it_comes_again() {
         deliver(&jobs, challenge).await.unwrap();
         assert_eq!(store.counts().await, (1, 0));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_challenge_that_was_named_starts_the_wait_for_a_webhook_again() {
+    // The challenge that comes late, and whether the failsafe waits for longer.
+    for (late, waits) in [("5", false), ("10", true)] {
+        let store = FaultyStore::default();
+        let watch = JobWatch::new(store.clone()).with_patience(30 * SECOND);
+        let jobs = watch.layer().layer(JobRouter::new());
+        // The callback of this challenge has resumed the job, and runs.
+        let named = EventName::of(&event(Status::Challenged, "10"));
+        let _ = watch.expect_after(&named).await.unwrap();
+        sleep(20 * SECOND).await;
+        deliver(&jobs, event(Status::Challenged, late))
+            .await
+            .unwrap();
+        sleep(11 * SECOND).await;
+        assert_eq!(store.counts().await, (1, u64::from(!waits)), "{late}");
+        sleep(20 * SECOND).await;
+        assert_eq!(store.counts().await, (1, 1), "{late}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_challenge_that_was_named_long_ago_does_not_start_the_wait_for_a_webhook_again() {
+    let store = FaultyStore::default();
+    let watch = JobWatch::new(store.clone())
+        .with_patience(30 * SECOND)
+        .with_look_back(60 * SECOND);
+    let jobs = watch.layer().layer(JobRouter::new());
+    let challenge = event(Status::Challenged, "10");
+    let _ = watch.expect(&guid("JOB-1")).await.unwrap();
+    deliver(&jobs, challenge.clone()).await.unwrap();
+    sleep(90 * SECOND).await;
+    // By now it is too old to count.
+    let _ = watch.expect_after(&EventName::of(&challenge)).await;
+    sleep(20 * SECOND).await;
+    deliver(&jobs, challenge).await.unwrap();
+    sleep(11 * SECOND).await;
+    assert_eq!(store.counts().await, (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_challenge_that_was_named_and_comes_after_a_later_one_lets_the_job_rest() {
+    let store = FaultyStore::default();
+    let watch = JobWatch::new(store.clone());
+    let jobs = watch.layer().layer(JobRouter::new());
+    let named = event(Status::Challenged, "5");
+    let _ = watch.expect_after(&EventName::of(&named)).await.unwrap();
+    deliver(&jobs, event(Status::Challenged, "6"))
+        .await
+        .unwrap();
+    assert_eq!(store.counts().await, (0, 0));
+    deliver(&jobs, named).await.unwrap();
+    assert_eq!(store.counts().await, (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_challenges_without_a_date_those_before_the_one_that_is_named_do_not_count() {
+    let store = FaultyStore::default();
+    let watch = JobWatch::new(store.clone());
+    let jobs = watch.layer().layer(JobRouter::new());
+    let challenges = [r#""Monday""#, r#""Tuesday""#].map(|date| event(Status::Challenged, date));
+    for challenge in &challenges {
+        deliver(&jobs, challenge.clone()).await.unwrap();
+    }
+    let last = EventName::of(&challenges[1]);
+    let expected = watch.expect_after(&last).await.unwrap();
+    assert_eq!(heard(&expected).await, None);
+    assert_eq!(store.counts().await, (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_challenge_that_counts_no_more_wakes_once_it_is_delivered_again() {
+    let watch = JobWatch::new(MemoryWatchStore::new()).with_look_back(60 * SECOND);
+    let jobs = watch.layer().layer(JobRouter::new());
+    let challenge = event(Status::Challenged, "1");
+    deliver(&jobs, challenge.clone()).await.unwrap();
+    for _ in 0..2 {
+        let _ = watch.expect(&guid("JOB-1")).await.unwrap();
+    }
+    sleep(90 * SECOND).await;
+    let expected = watch.expect(&guid("JOB-1")).await.unwrap();
+    let waiting = tokio::spawn(async move { expected.within(60 * SECOND).await });
+    sleep(SECOND).await;
+    assert!(!waiting.is_finished());
+    deliver(&jobs, challenge).await.unwrap();
+    // At once, and not when the entries are read the next time.
+    let found = timeout(SECOND / 10, waiting).await.unwrap();
+    assert!(found.unwrap().unwrap().is_some());
 }

@@ -62,6 +62,7 @@ pub(crate) struct FaultyStore {
     memory: MemoryWatchStore,
     faults: Arc<Mutex<Faults>>,
     listens: Arc<AtomicUsize>,
+    loads: Arc<AtomicUsize>,
 }
 
 impl FaultyStore {
@@ -93,6 +94,11 @@ impl FaultyStore {
     /// Returns how often `listen` was called.
     pub(crate) fn listens(&self) -> usize {
         self.listens.load(Ordering::SeqCst)
+    }
+
+    /// Returns how often `load` was called.
+    pub(crate) fn loads(&self) -> usize {
+        self.loads.load(Ordering::SeqCst)
     }
 
     /// Returns the entry of a job.
@@ -134,6 +140,7 @@ impl WatchStore for FaultyStore {
     type Error = BoxError;
 
     async fn load(&self, jobs: &[JobGuid]) -> Result<Vec<(JobGuid, Stored)>, BoxError> {
+        self.loads.fetch_add(1, Ordering::SeqCst);
         let fault = self.faults().load;
         before(fault).await?;
         after(fault, self.memory.load(jobs).await?).await

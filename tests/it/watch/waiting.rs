@@ -468,3 +468,32 @@ async fn what_happened_before_the_store_can_hear_is_read_once_it_can() {
     // Without a notification, entries are read after 2.5 s at the earliest.
     assert!(start.elapsed() < SECOND * 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn while_nothing_happens_the_store_is_asked_every_few_seconds() {
+    let store = FaultyStore::default();
+    let watch = JobWatch::new(store.clone());
+    let expected = watch.expect(&guid("JOB-1")).await.unwrap();
+    for _ in 0..2 {
+        let before = store.loads();
+        assert!(expected.within(600 * SECOND).await.unwrap().is_none());
+        let loads = store.loads() - before;
+        assert!((60..=300).contains(&loads), "{loads}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_hears_at_once_even_if_the_store_has_forgotten_the_job() {
+    let watch = JobWatch::new(MemoryWatchStore::new()).with_look_back(SECOND);
+    let jobs = watch.layer().layer(JobRouter::new());
+    let expected = watch.expect(&guid("JOB-1")).await.unwrap();
+    deliver(&jobs, event(Status::Completed, "1")).await.unwrap();
+    // It is over, and forgotten.
+    sleep(100 * SECOND).await;
+    let waiting = tokio::spawn(async move { expected.within(60 * SECOND).await });
+    sleep(SECOND).await;
+    assert!(!waiting.is_finished());
+    deliver(&jobs, event(Status::Completed, "1")).await.unwrap();
+    let found = timeout(SECOND / 10, waiting).await.unwrap();
+    assert!(found.unwrap().unwrap().is_some());
+}

@@ -46,6 +46,7 @@ pub(super) enum Mistake {
     CredentialsRefused {
         sent: bool,
     },
+    ErrorChanged(Answer),
     MethodNotAllowed,
     NoAnswer(Answer),
     NoCredentialsNeeded,
@@ -137,6 +138,10 @@ impl Mistake {
             Self::AnswerChanged(answer) => format!(
                 "a layer around the mount changes the answer 204 to {answer}: MX would deliver the \
                  event again"
+            ),
+            Self::ErrorChanged(answer) => format!(
+                "a layer around the mount changes an error to {answer}, which MX takes for a \
+                 receipt, so an event can be lost: let it keep the status"
             ),
             Self::OtherPathsAccepted => format!(
                 "deliveries are received on every path, and other routes are shadowed: mount the \

@@ -104,7 +104,7 @@ where
         let reply = self.send(self.delivery()).await;
         match (&reply.error, reply.receipt) {
             (Some(error), _) => match error.kind() {
-                _ if reply.answer.is_success() => Err(Mistake::AnswerChanged(reply.answer)),
+                _ if reply.answer.is_success() => Err(Mistake::ErrorChanged(reply.answer)),
                 // The mount has passed the event on, to `on_unhandled`.
                 ErrorKind::CallbackFailed
                 | ErrorKind::CallbackPanicked
@@ -175,7 +175,7 @@ where
                     return Err(mistake);
                 }
                 if reply.answer.is_success() {
-                    return Err(Mistake::AnswerChanged(reply.answer));
+                    return Err(Mistake::ErrorChanged(reply.answer));
                 }
                 break;
             }
