@@ -440,6 +440,24 @@ async fn dead_letters_are_seen_after_the_server_has_closed_the_connections() {
     }
 }
 
+/// A statement that the database refuses leaves its connection to the next one.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_error_of_the_database_costs_no_connection_to_the_dead_letters() {
+    let fixture = Fixture::new().await;
+    keep_undecodable(&fixture.queue, "not JSON").await;
+    let sessions = "SELECT sum(pid) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'";
+    let rename = |from, to| format!("ALTER TABLE {from} RENAME TO {to}");
+    assert_eq!(list(&fixture.queue).await.len(), 1);
+    let before = fixture.number(sessions).await;
+    let (table, other) = ("mx_job_webhook_dead_letters", "renamed");
+    fixture.execute(&rename(table, other)).await;
+    assert!(fixture.queue.dead_letters(&all()).await.is_err());
+    fixture.execute(&rename(other, table)).await;
+    assert_eq!(list(&fixture.queue).await.len(), 1);
+    assert_eq!(fixture.number(sessions).await, before);
+}
+
 /// The store connects as the application's pool does, also if that changes.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
