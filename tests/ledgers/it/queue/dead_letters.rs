@@ -397,6 +397,26 @@ async fn queues_that_share_a_database_replay_their_own_letters() {
     assert_eq!(list(&one).await, [&*names[1]]);
 }
 
+/// The bodies that were kept fill pages of their own, although the queue has no dead event.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn pages_of_kept_bodies_have_a_next_page() {
+    let fixture = Fixture::new().await;
+    for number in 0..3 {
+        keep_undecodable(&fixture.queue, &format!("not JSON {number}")).await;
+    }
+    let (mut names, mut filter) = (Vec::new(), all().with_limit(1));
+    loop {
+        let page = fixture.queue.dead_letters(&filter).await.unwrap();
+        assert_eq!(page.letters().len(), 1);
+        names.push(page.letters()[0].name().to_owned());
+        let Some(next) = page.next() else { break };
+        filter = all().with_limit(1).after(next);
+    }
+    assert_eq!(names, list(&fixture.queue).await);
+    assert_eq!(names.len(), 3);
+}
+
 /// Callbacks hold the only connection of the pool.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
