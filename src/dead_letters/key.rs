@@ -97,6 +97,9 @@ mod tests {
             &long,
             "é",
             "digest:x",
+            "digest:ab:3",
+            "digest:g68d6315038b5822836dbc79783ec15a:3",
+            "digest:a68d6315038b5822836dbc79783ec15a:x",
             "undecodable",
         ] {
             for status in ["COMPLETED", "no more", &long] {

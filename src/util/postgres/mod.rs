@@ -73,3 +73,17 @@ impl From<UnexpectedAnswer> for sqlx::Error {
         Self::Decode(BoxDynError::from(error))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unexpected_answer_names_the_statement_and_the_pooler() {
+        let error = UnexpectedAnswer("commit").to_string();
+        assert!(
+            error.contains("answered commit") && error.contains("pooler"),
+            "{error}"
+        );
+    }
+}

@@ -914,6 +914,28 @@ async fn a_failing_call_does_not_fail_the_others_of_its_statement() {
     );
 }
 
+/// A statement that fails for a reason of the server is not repeated for each call.
+#[tokio::test]
+async fn a_call_that_a_trigger_refuses_is_made_once() {
+    let (_database, pool, ledger) = set_up().await;
+    // A sequence keeps its numbers although the statement fails.
+    sqlx::raw_sql(
+        "CREATE SEQUENCE calls;
+         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM nextval('calls'); RAISE 'refused'; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON mx_job_webhook_events FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    assert!(ledger.claim(&name("JOB-1", 1), LEASE).await.is_err());
+    let calls: i64 = sqlx::query_scalar("SELECT nextval('calls')")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!(calls, 2);
+}
+
 /// Without timers and without a runtime, a delivery fails instead of waiting forever.
 #[test]
 fn a_delivery_without_timers_or_a_runtime_ends_with_an_error() {

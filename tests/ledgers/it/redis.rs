@@ -60,6 +60,18 @@ async fn a_connection_that_broke_while_idle_fails_no_call() {
     }
 }
 
+/// "With 0, commits do not wait": they need no second connection either.
+#[tokio::test]
+async fn commits_that_wait_for_no_replica_use_the_connection_of_the_claims() {
+    let (ledger, proxy) = proxied().await;
+    let ledger = ledger.with_replicated_commits(0, Duration::from_millis(100));
+    let event = name(&unique_id(), 1);
+    let token = granted(ledger.claim(&event, LEASE).await.unwrap());
+    let commit = ledger.commit(&event, token).await;
+    assert_eq!(commit.unwrap(), Commit::Settled);
+    assert_eq!(proxy.connections(), 1);
+}
+
 /// The server has granted the claim and its answer was lost: asked again, it grants the same claim.
 #[tokio::test]
 async fn a_claim_whose_answer_is_lost_is_granted_on_retry() {

@@ -85,6 +85,21 @@ async fn a_planned_failover_by_sentinel_loses_no_commit_that_waited_for_the_repl
     assert!(outcome.longest_gap < Duration::from_secs(20));
 }
 
+/// An application's user may lack the right to ask the server for its role.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_who_may_not_ask_for_the_role_can_use_the_master() {
+    let folder = Folder::new();
+    let watched = watched(&folder, 1, &[]);
+    let user = "ACL SETUSER webhooks on >secret ~* &* +@all -role";
+    let answer = ask(watched.servers[0].address, Some(PASSWORD), user);
+    assert!(answer.starts_with("OK"), "{answer}");
+    let sentinels = sentinels(&watched)
+        .with_master_login("redis://webhooks:secret@any/")
+        .unwrap();
+    let ledger = RedisLedger::from_sentinels(sentinels);
+    granted(ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap());
+}
+
 /// Without `min-replicas-to-write`, an old master continues to acknowledge for about ten seconds. The
 /// ledger leaves it within about a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

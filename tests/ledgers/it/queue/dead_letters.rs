@@ -397,6 +397,26 @@ async fn queues_that_share_a_database_replay_their_own_letters() {
     assert_eq!(list(&one).await, [&*names[1]]);
 }
 
+/// The bodies that were kept fill pages of their own, although the queue has no dead event.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn pages_of_kept_bodies_have_a_next_page() {
+    let fixture = Fixture::new().await;
+    for number in 0..3 {
+        keep_undecodable(&fixture.queue, &format!("not JSON {number}")).await;
+    }
+    let (mut names, mut filter) = (Vec::new(), all().with_limit(1));
+    loop {
+        let page = fixture.queue.dead_letters(&filter).await.unwrap();
+        assert_eq!(page.letters().len(), 1);
+        names.push(page.letters()[0].name().to_owned());
+        let Some(next) = page.next() else { break };
+        filter = all().with_limit(1).after(next);
+    }
+    assert_eq!(names, list(&fixture.queue).await);
+    assert_eq!(names.len(), 3);
+}
+
 /// Callbacks hold the only connection of the pool.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
@@ -438,6 +458,24 @@ async fn dead_letters_are_seen_after_the_server_has_closed_the_connections() {
                       WHERE datname = current_database() AND pid <> pg_backend_pid()";
         fixture.number(others).await;
     }
+}
+
+/// A statement that the database refuses leaves its connection to the next one.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_error_of_the_database_costs_no_connection_to_the_dead_letters() {
+    let fixture = Fixture::new().await;
+    keep_undecodable(&fixture.queue, "not JSON").await;
+    let sessions = "SELECT sum(pid) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'";
+    let rename = |from, to| format!("ALTER TABLE {from} RENAME TO {to}");
+    assert_eq!(list(&fixture.queue).await.len(), 1);
+    let before = fixture.number(sessions).await;
+    let (table, other) = ("mx_job_webhook_dead_letters", "renamed");
+    fixture.execute(&rename(table, other)).await;
+    assert!(fixture.queue.dead_letters(&all()).await.is_err());
+    fixture.execute(&rename(other, table)).await;
+    assert_eq!(list(&fixture.queue).await.len(), 1);
+    assert_eq!(fixture.number(sessions).await, before);
 }
 
 /// The store connects as the application's pool does, also if that changes.

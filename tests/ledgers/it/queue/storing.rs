@@ -177,6 +177,21 @@ async fn a_stored_event_is_durable_even_if_the_application_commits_locally() {
     }
 }
 
+/// A constraint or a trigger of the application refuses an event. The next event is stored on the same connection.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_event_that_the_database_refuses_does_not_hinder_the_next_one() {
+    let fixture = Fixture::new().await;
+    let refuse = "ALTER TABLE apalis.jobs ADD CHECK (idempotency_key NOT LIKE 'JOB-1 %')";
+    fixture.execute(refuse).await;
+    for guid in ["JOB-2", "JOB-3"] {
+        let refused = fixture.queue.enqueue().oneshot(completed("JOB-1")).await;
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::QueueUnavailable);
+        fixture.store(completed(guid)).await;
+    }
+    assert_eq!(fixture.rows("true").await, 2);
+}
+
 #[tokio::test]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn deliveries_of_one_event_at_the_same_time_store_it_once() {
