@@ -278,16 +278,21 @@ impl fmt::Display for Error {
     }
 }
 
+/// Shows the texts of the causes. Their own `Debug` can show more than an application may log, such as the row that a
+/// database has refused.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let source = self.source().filter(|_| !self.0.kind.is_of_bodies());
+        let source = source.map(|source| {
+            let mut text = String::new();
+            let _ = cause::write_causes(Some(source), String::new(), &mut text);
+            text.trim_start_matches(": ").to_owned()
+        });
         f.debug_struct("Error")
             .field("kind", &self.0.kind)
             .field("field", &self.0.field)
             .field("reason", &self.0.reason)
-            .field(
-                "source",
-                &self.source().filter(|_| !self.0.kind.is_of_bodies()),
-            )
+            .field("source", &source)
             .finish()
     }
 }

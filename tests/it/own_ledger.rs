@@ -224,8 +224,8 @@ impl Ledger for OwnLedger {
             }
             Some(entry) if entry.settled => {
                 let is_later = entry.token < token;
-                !self.has(Fault::CommitsTwiceWithAnyToken)
-                    && !(self.has(Fault::CommitsTwiceWithALaterToken) && is_later)
+                !(self.has(Fault::CommitsTwiceWithAnyToken)
+                    || self.has(Fault::CommitsTwiceWithALaterToken) && is_later)
             }
             Some(entry) if entry.token != token => self.has(Fault::ForgetsTheSuccessOfTheOvertaken),
             Some(entry) => {

@@ -186,7 +186,12 @@ async fn an_event_that_the_database_refuses_does_not_hinder_the_next_one() {
     fixture.execute(refuse).await;
     for guid in ["JOB-2", "JOB-3"] {
         let refused = fixture.queue.enqueue().oneshot(completed("JOB-1")).await;
-        assert_eq!(refused.unwrap_err().kind(), ErrorKind::QueueUnavailable);
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::QueueUnavailable);
+        // The server's error has the row in its details.
+        let printed = format!("{refused:?} {refused:#}");
+        assert!(!printed.contains("Failing row"), "{printed}");
+        assert!(printed.contains("violates"), "{printed}");
         fixture.store(completed(guid)).await;
     }
     assert_eq!(fixture.rows("true").await, 2);
