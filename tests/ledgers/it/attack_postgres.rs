@@ -1,5 +1,4 @@
 //! Attacks on the batched statements and the connections of the ledger on Postgres.
-//! RED marks tests that fail today.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -505,7 +504,7 @@ async fn storm(ledger: &PostgresLedger, time: Duration) {
     callers.join_all().await;
 }
 
-// RED (small): other runtimes use a clone and end: a call from a running runtime sometimes fails.
+// Other runtimes use a clone and end, and the calls of a running one succeed.
 #[test]
 fn runtimes_that_end_do_not_block_other_users_of_the_ledger() {
     let main = tokio::runtime::Runtime::new().unwrap();

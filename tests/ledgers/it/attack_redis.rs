@@ -1,4 +1,4 @@
-//! Attacks on the ledger on Redis. RED marks tests that fail today.
+//! Attacks on the ledger on Redis.
 
 use std::time::Duration;
 
