@@ -86,6 +86,14 @@ fn the_guarantees_hold_with_every_seed() {
     }
 }
 
+/// In this one, the ledger takes a claim after its sender has left, so its lease is the last to expire.
+#[test]
+fn seeds_that_failed_once_hold() {
+    for seed in [41_778] {
+        run(seed, None).unwrap();
+    }
+}
+
 #[test]
 fn the_simulation_finds_every_broken_ledger() {
     for (broken, expected) in [
