@@ -4,7 +4,7 @@ use std::fmt;
 use std::pin::Pin;
 
 use super::{LetterKind, PostgresDeadLetters, key, letter};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Causes, Error, ErrorKind};
 use crate::event::{OtherWebhook, Undecodable};
 use crate::ledger::key::storable;
 use crate::ledger::status_text;
@@ -155,10 +155,8 @@ fn bounded(body: &[u8], max: usize) -> Result<&[u8], KeepError> {
 }
 
 /// The reason why a letter was not kept.
-#[derive(Debug)]
 pub struct KeepError(Reason);
 
-#[derive(Debug)]
 enum Reason {
     TooLong { length: usize, max: usize },
     Database(sqlx::Error),
@@ -186,6 +184,13 @@ impl fmt::Display for KeepError {
             ),
             Reason::Database(_) => f.write_str("the dead letter could not be kept"),
         }
+    }
+}
+
+// By hand, because the `Debug` of a database's error shows the row that it has refused.
+impl fmt::Debug for KeepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeepError{}", Causes(self))
     }
 }
 

@@ -3,16 +3,14 @@
 use std::fmt;
 
 use super::letter;
-use crate::error::{Error, Receipt};
+use crate::error::{Causes, Error, Receipt};
 
 /// The reason why a replay did not succeed.
 ///
 /// Except after [`is_not_found`](Self::is_not_found), the letter is still there. `{:#}` adds the error of the callback or of
 /// decoding, with its causes.
-#[derive(Debug)]
 pub struct ReplayError(Reason);
 
-#[derive(Debug)]
 enum Reason {
     NotFound,
     InProgress,
@@ -151,6 +149,13 @@ impl fmt::Display for ReplayError {
     }
 }
 
+// By hand, because the `Debug` of a database's error shows the row that it has refused.
+impl fmt::Debug for ReplayError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ReplayError{}", Causes(self))
+    }
+}
+
 impl std::error::Error for ReplayError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.0 {
@@ -158,5 +163,21 @@ impl std::error::Error for ReplayError {
             Reason::Database(error) | Reason::NotDeleted(error) => Some(error),
             Reason::NotFound | Reason::InProgress | Reason::NotHandled(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The `Debug` of a database's error has more than its text: the row that it has refused.
+    #[test]
+    fn debug_shows_only_the_texts_of_errors() {
+        let error = ReplayError::database(sqlx::Error::RowNotFound);
+        let texts = format!(
+            "ReplayError: the database of dead letters failed: {}",
+            sqlx::Error::RowNotFound
+        );
+        assert_eq!(format!("{error:?}"), texts);
     }
 }

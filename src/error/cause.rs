@@ -43,10 +43,10 @@ pub(super) fn write_causes(
 }
 
 /// Prints an error and its causes, each after a colon.
-#[cfg(all(feature = "tokio", feature = "tracing"))]
+#[cfg(any(feature = "postgres", all(feature = "tokio", feature = "tracing")))]
 pub(crate) struct Causes<'a>(pub(crate) &'a (dyn StdError + 'static));
 
-#[cfg(all(feature = "tokio", feature = "tracing"))]
+#[cfg(any(feature = "postgres", all(feature = "tokio", feature = "tracing")))]
 impl fmt::Display for Causes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_causes(Some(self.0), String::new(), f)

@@ -16,7 +16,7 @@ use tower::BoxError;
 
 use crate::background::NoPermit;
 use crate::util::catch_panic::{CatchDrop, catch};
-#[cfg(all(feature = "tokio", feature = "tracing"))]
+#[cfg(any(feature = "postgres", all(feature = "tokio", feature = "tracing")))]
 pub(crate) use cause::Causes;
 pub use kind::ErrorKind;
 pub use permanent::Permanent;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::error::Causes;
+
 /// The reason why `commit_in` failed: that of
 /// [`PostgresLedger`](crate::ledger::PostgresLedger::commit_in), or of a `JobQueue`.
 ///
@@ -10,7 +12,6 @@ use std::fmt;
 /// fail.
 pub struct CommitInError(Reason);
 
-#[derive(Debug)]
 enum Reason {
     NotClaimed,
     Overtaken,
@@ -51,9 +52,10 @@ impl fmt::Display for CommitInError {
     }
 }
 
+// By hand, because the `Debug` of a database's error shows the row that it has refused.
 impl fmt::Debug for CommitInError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("CommitInError").field(&self.0).finish()
+        write!(f, "CommitInError{}", Causes(self))
     }
 }
 
