@@ -204,9 +204,10 @@ fn is_of_connection(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Returns whether the connection must not be used again: it is broken, or it may still run the statement.
+/// Returns whether the connection must not be used again: it is broken, or it may still run the statement. One whose
+/// statement the server has ended can be used.
 fn is_unusable(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_none() || is_fatal(error) || has_sqlstate(error, &["57014"])
+    error.as_database_error().is_none() || is_fatal(error)
 }
 
 /// Ends a transaction that has failed, if there is one.
