@@ -25,6 +25,9 @@ pub(crate) enum Broken {
     ForgetsTheOvertaken,
 }
 
+/// No call reaches the ledger later.
+pub(crate) const DELAY: Duration = Duration::from_millis(500);
+
 /// The ledger under test, behind a network that sometimes fails or loses an answer.
 pub(crate) struct Unreliable {
     pub(crate) ledger: MemoryLedger,
@@ -41,9 +44,10 @@ impl Unreliable {
         if !*self.alive.borrow() {
             return Err("the process was killed");
         }
+        let longest = DELAY.as_millis() as u64;
         let delay = self.world.draw(|random| match random.u8(..10) {
             0..7 => 0,
-            _ => random.u64(1..500),
+            _ => random.u64(1..longest),
         });
         if delay > 0 {
             tokio::time::sleep(Duration::from_millis(delay)).await;

@@ -8,7 +8,7 @@ use mx_job_webhook::{JobEvent, Status};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::broken::Broken;
+use super::broken::{Broken, DELAY};
 use super::plan::{LONG, Plan, Planned};
 use super::receiver::Receiver;
 use super::sender::{deliver, deliver_until_acknowledged};
@@ -138,8 +138,9 @@ impl World {
     /// Once every lease has expired and no faults occur, each event is acknowledged and
     /// recorded.
     async fn check_the_calm(&self) {
-        // A call to the ledger can be delayed, so a lease can begin after the last sender has left.
-        sleep(2 * LONG).await;
+        // A call to the ledger can be delayed, so a lease can begin after the last sender has left. If the
+        // answer to the claim is lost, only the lease's end frees the event.
+        sleep(LONG + DELAY).await;
         self.state().calm = true;
         let events = self.state().events.len();
         for event in 0..events {
