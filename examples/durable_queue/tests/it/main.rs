@@ -9,6 +9,7 @@
 
 #[path = "../../src/admin/mod.rs"]
 mod admin;
+#[cfg(feature = "chromium")]
 mod chromium;
 mod database;
 mod mistakes;
