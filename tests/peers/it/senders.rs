@@ -99,7 +99,7 @@ const CLIENTS: &[Client] = &[
     Client {
         name: "python",
         program: "python3",
-        arguments: &["standard_library.py"],
+        arguments: &["-B", "standard_library.py"],
         check: &["-c", "import urllib.request"],
         package: "python3",
         cannot: &[Expect, Connection],
@@ -108,7 +108,7 @@ const CLIENTS: &[Client] = &[
         name: "requests",
         // The one that has Debian's libraries.
         program: "/usr/bin/python3",
-        arguments: &["python_requests.py"],
+        arguments: &["-B", "python_requests.py"],
         check: &["-c", "import requests"],
         package: "python3-requests",
         cannot: &[Challenge, SecondChallenge, Expect, Connection],
@@ -116,7 +116,7 @@ const CLIENTS: &[Client] = &[
     Client {
         name: "httpx",
         program: "/usr/bin/python3",
-        arguments: &["python_httpx.py"],
+        arguments: &["-B", "python_httpx.py"],
         check: &["-c", "import httpx"],
         package: "python3-httpx",
         cannot: &[Challenge, SecondChallenge, Expect, Connection],
