@@ -15,6 +15,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use crate::admin;
 use crate::database::Database;
 use crate::pages::{A, B, PASSWORD, Pages, body};
 use crate::{PATIENCE, paste};
@@ -107,6 +108,19 @@ impl Browser {
     }
 }
 
+/// Serves the pages until the end of the test.
+async fn serve(pages: &Pages) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (queue, pool) = (pages.queue.clone(), pages.database.pool.clone());
+    tokio::spawn(async move {
+        let never = std::future::pending();
+        let served = admin::serve(listener, queue, pool, PASSWORD, never);
+        served.await.unwrap();
+    });
+    address
+}
+
 /// The whole story: an event fails five times, is seen, and is replayed after the fault is mended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs Chromium and PostgreSQL"]
@@ -173,7 +187,7 @@ async fn an_operator_finds_replays_and_discards_letters() {
         ("D", "COMPLETED", error),
     ])
     .await;
-    let address = pages.serve().await;
+    let address = serve(&pages).await;
     let browser = Browser::start().await;
     browser.log_in(address).await;
     let text = browser.text().await;
@@ -207,7 +221,7 @@ async fn an_operator_finds_replays_and_discards_letters() {
 async fn a_hostile_letter_does_not_run() {
     let hostile = "</div><script>window.ran = 1</script><img src=x onerror='window.ran = 1'>";
     let pages = Pages::with(&[(hostile, hostile, hostile)]).await;
-    let address = pages.serve().await;
+    let address = serve(&pages).await;
     let browser = Browser::start().await;
     browser.log_in(address).await;
     let cell = Locator::Css("td.error div");
@@ -227,7 +241,7 @@ async fn a_hostile_letter_does_not_run() {
 #[ignore = "needs Chromium and PostgreSQL"]
 async fn another_site_can_do_nothing() {
     let letters = Pages::with(&[("A", "COMPLETED", "no")]).await;
-    let pages = letters.serve().await;
+    let pages = serve(&letters).await;
     let forms: String = ["replay", "discard", "replay-all"]
         .map(|path| {
             format!(
@@ -290,7 +304,7 @@ async fn the_board_shows_the_queue_and_no_body() {
         .unwrap();
     pages.deliver(body("Pending", "COMPLETED")).await;
 
-    let address = pages.serve().await;
+    let address = serve(&pages).await;
     let browser = Browser::start().await;
     browser.log_in(address).await;
     let link = Locator::LinkText("Queue");

@@ -1,7 +1,6 @@
 //! The pages on a database of their own, and the dead letters that they show.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
@@ -13,12 +12,11 @@ use mx_job_webhook::router::Unhandled;
 use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
 use serde_json::json;
 use sqlx::PgPool;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tower::ServiceExt as _;
 
-use crate::admin::{admin, serve};
+use crate::admin::admin;
 use crate::database::Database;
 
 /// The names of the first two letters of `Pages::three`.
@@ -56,18 +54,6 @@ impl Pages {
 
     pub(crate) fn router(&self) -> Router {
         router(&self.queue, &self.database.pool)
-    }
-
-    /// Serves the pages until the end of the test.
-    pub(crate) async fn serve(&self) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (queue, pool) = (self.queue.clone(), self.database.pool.clone());
-        tokio::spawn(async move {
-            let never = std::future::pending();
-            serve(listener, queue, pool, PASSWORD, never).await.unwrap();
-        });
-        address
     }
 
     pub(crate) async fn deliver(&self, body: String) {
