@@ -86,10 +86,13 @@ fn the_guarantees_hold_with_every_seed() {
     }
 }
 
-/// In this one, the ledger takes a claim after its sender has left, so its lease is the last to expire.
+/// In the first, the ledger takes a claim after its sender has left, so its lease is the last to expire. In the second,
+/// three callbacks of an event run at once, because two leases have expired, and all of them succeed.
 #[test]
-fn the_seed_that_failed_once_holds() {
-    run(41_778, None).unwrap();
+fn the_seeds_that_failed_once_hold() {
+    for seed in [41_778, 1_611_016] {
+        run(seed, None).unwrap();
+    }
 }
 
 #[test]
