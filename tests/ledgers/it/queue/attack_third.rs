@@ -215,7 +215,7 @@ async fn futures_that_are_dropped_at_any_step_keep_no_connection() {
                     queue
                         .discard("undecodable 343e1662793c64bf6f0d3597ba446f18")
                         .await,
-                )
+                );
             }),
             Box::pin(async { drop(queue.counts().await) }),
         ];
