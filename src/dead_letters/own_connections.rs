@@ -46,8 +46,10 @@ impl OwnConnections {
     async fn take_working(&self) -> Option<OwnConnection> {
         loop {
             let mut connection = self.0.take_idle()?;
-            if let Ok(Ok(())) = timeout(TIMEOUT, connection.inner.ping()).await {
-                return Some(connection);
+            match timeout(TIMEOUT, connection.inner.ping()).await {
+                Ok(Ok(())) => return Some(connection),
+                Ok(Err(_)) => {}
+                Err(_) => self.0.close_idle(),
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Running letters once more.
 
 use std::future::poll_fn;
+use std::time::Duration;
 
 use bytes::Bytes;
 use sqlx::Row as _;
@@ -18,6 +19,9 @@ use crate::util::until::while_repeating;
 
 /// No letter has this revision.
 const NO_REVISION: i64 = -1;
+
+/// How soon a lease is extended at the soonest, however short it is.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 
 impl PostgresDeadLetters {
     /// Runs the event of a letter now, through this service of events.
@@ -281,7 +285,7 @@ impl Replay {
 
     async fn extend(&self, claim: &Claim) {
         let lease = self.store.lease;
-        sleep(lease / 3).await;
+        sleep((lease / 3).max(SHORTEST_PAUSE)).await;
         let statement = self
             .store
             .statement("letter_extend", include_str!("sql/letter_extend.sql"))

@@ -5,8 +5,10 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use super::connections::is_of_an_item;
 use super::enqueue::NewRow;
@@ -16,6 +18,10 @@ pub(super) const BATCH: usize = 64;
 
 /// How large the bodies of a statement are at most, in bytes, if it serves several calls.
 const LARGEST: usize = 1 << 20;
+
+/// How long a call waits for its turn or its answer at most. A sender that waits longer hears nothing of an outage, and the
+/// application may hold the future that runs the statement without polling it.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// Groups calls that arrive while earlier statements run.
 ///
@@ -63,10 +69,12 @@ impl Batches {
     {
         let row = Arc::new(row);
         let mut receiver = self.wait(&row);
+        let end = Instant::now() + LONGEST_WAIT;
         loop {
-            match self.turn(&mut receiver).await {
+            let turn = timeout_at(end, self.turn(&mut receiver)).await;
+            match turn.map_err(|_| waited_too_long())? {
                 Turn::Answered(Some(Answer::Is(answer))) => return answer,
-                Turn::Answered(Some(Answer::RunAlone)) => return self.alone(row, run).await,
+                Turn::Answered(Some(Answer::RunAlone)) => return self.alone(row, run, end).await,
                 Turn::Answered(None) => receiver = self.wait(&row),
                 Turn::Runs(permit) => {
                     let calls = self.next();
@@ -76,9 +84,10 @@ impl Batches {
                         continue;
                     }
                     drop(permit);
-                    match (&mut receiver).await {
+                    let answer = timeout_at(end, &mut receiver).await;
+                    match answer.map_err(|_| waited_too_long())? {
                         Ok(Answer::Is(answer)) => return answer,
-                        Ok(Answer::RunAlone) => return self.alone(row, run).await,
+                        Ok(Answer::RunAlone) => return self.alone(row, run, end).await,
                         Err(_) => receiver = self.wait(&row),
                     }
                 }
@@ -122,17 +131,23 @@ impl Batches {
         &self,
         row: Arc<NewRow>,
         run: impl Fn(Vec<Arc<NewRow>>) -> R,
+        end: Instant,
     ) -> Result<(), Arc<sqlx::Error>>
     where
         R: Future<Output = Result<(), sqlx::Error>>,
     {
-        let _permit = self.statements.acquire().await;
+        let permit = timeout_at(end, self.statements.acquire()).await;
+        let _permit = permit.map_err(|_| waited_too_long())?;
         run(vec![row]).await.map_err(Arc::new)
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Call>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn waited_too_long() -> Arc<sqlx::Error> {
+    Arc::new(sqlx::Error::PoolTimedOut)
 }
 
 /// Runs a statement for these calls, and answers them.
@@ -150,5 +165,41 @@ where
             Answer::Is(stored.clone())
         };
         let _ = call.answer.send(answer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "Every wait ends": the application holds the future that runs the statement, and does not poll it.
+    #[tokio::test(start_paused = true)]
+    async fn calls_wait_for_a_while_for_a_future_that_is_not_polled() {
+        for served_by_it in [false, true] {
+            let batches = Batches::new(1);
+            let pending = |_| std::future::pending::<Result<(), sqlx::Error>>();
+            let mut call = pin!(batches.call(NewRow::sample(), pending));
+            let mut other = pin!(batches.call(NewRow::sample(), pending));
+            if served_by_it {
+                // Both wait before the statement begins, and the first one runs it.
+                let permit = batches.statements.acquire().await;
+                poll_once(call.as_mut()).await;
+                poll_once(other.as_mut()).await;
+                drop(permit);
+            }
+            poll_once(call.as_mut()).await;
+            let start = Instant::now();
+            let waited = other.await;
+            assert!(matches!(&*waited.unwrap_err(), sqlx::Error::PoolTimedOut));
+            assert_eq!(start.elapsed(), LONGEST_WAIT);
+        }
+    }
+
+    async fn poll_once(mut future: Pin<&mut impl Future>) {
+        poll_fn(|context| {
+            assert!(future.as_mut().poll(context).is_pending());
+            Poll::Ready(())
+        })
+        .await;
     }
 }

@@ -56,12 +56,12 @@ impl Connections {
         self.repeat(statements).await
     }
 
-    /// Runs a statement that is made when there is a connection for it.
+    /// Runs a statement that is made when there is a connection for it. It is served although others give up waiting.
     pub(super) async fn run_late(
         &self,
         statement: impl FnOnce() -> Statement,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
-        let _permit = self.0.permit().await?;
+        let _permit = self.0.patient_permit().await?;
         let answers = self.repeat(&[statement()]).await?;
         Ok(answers.into_iter().next().unwrap_or_default())
     }
@@ -96,7 +96,7 @@ impl Connections {
             };
             let rows = match timeout(TIMEOUT, run(&mut connection.inner)).await {
                 Ok(rows) => rows,
-                Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+                Err(_) => Err(self.timed_out()),
             };
             match rows {
                 Ok(rows) => {
@@ -153,7 +153,7 @@ impl Connections {
         let run = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut connection.inner);
         let answers = match timeout(TIMEOUT, run).await {
             Ok(rows) => rows.and_then(|rows| by_statement(rows, statements)),
-            Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+            Err(_) => Err(self.timed_out()),
         };
         let is_usable = match &answers {
             Err(error) => self.is_usable_after(error, &mut connection).await,
@@ -163,6 +163,11 @@ impl Connections {
             self.0.keep(connection);
         }
         answers
+    }
+
+    fn timed_out(&self) -> sqlx::Error {
+        self.0.close_idle();
+        io::Error::from(io::ErrorKind::TimedOut).into()
     }
 
     /// Returns whether the connection can be used again after this error.

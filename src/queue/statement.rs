@@ -51,7 +51,8 @@ pub(super) enum Value<'a> {
     Text(&'a str),
     Texts(&'a [&'a str]),
     Numbers(&'a [i64]),
-    /// The parameter with which the statement runs. The server does not log it when the statement fails.
+    /// The parameter with which the statement runs. By default, the server does not log it when the statement fails, but does
+    /// if it logs all statements.
     Parameter,
     /// A time in µs since 1970.
     Time(i64),

@@ -11,10 +11,11 @@ use super::ended::Ended;
 use super::run::Run;
 use super::running::RunningGuard;
 use crate::callback::JobService;
-use crate::error::{Error, Receipt};
+use crate::error::{Error, ErrorKind, Receipt};
 use crate::event::{FencingToken, JobEvent, Source};
 use crate::queue::commit_in::Hold;
 use crate::queue::tried::Try;
+use crate::util::catch_panic::{Panicked, catch};
 
 /// An event that this worker has taken from the queue.
 pub(super) struct Attempt {
@@ -84,6 +85,8 @@ impl Attempt {
             number: self.tried.number,
             has_ended,
         });
-        run.background.run(run.worker.jobs.clone(), event).await
+        let jobs = catch(|| run.worker.jobs.clone());
+        let jobs = jobs.map_err(|Panicked| Error::new(ErrorKind::CallbackPanicked))?;
+        run.background.run(jobs, event).await
     }
 }

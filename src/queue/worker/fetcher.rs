@@ -43,10 +43,13 @@ impl<J: JobService> Fetcher<J> {
     /// Takes events until the worker is closed.
     pub(super) async fn fetch_until_the_end(mut self) {
         let run = self.run.clone();
-        while !run.running.is_closed() {
+        loop {
             // They are created before the state is read, so that no change in between is missed.
             let changed = run.running.changed();
             let stored = run.worker.queue.stored.notified();
+            if run.running.is_closed() {
+                return;
+            }
             let free = self.free();
             if free > 0 && self.look_at <= Instant::now() {
                 self.fetch(free).await;

@@ -124,7 +124,8 @@ impl<J> Worker<J> {
 
     /// Sets how often an idle worker looks for events. Defaults to 1 s.
     ///
-    /// Events that were stored by the same process wake its workers at once.
+    /// Events that were stored by the same process wake its workers at once. Those that pause after a failure do not, so they
+    /// run again up to this time later.
     #[must_use]
     pub fn with_poll_interval(mut self, interval: Duration) -> Self {
         self.interval = interval;

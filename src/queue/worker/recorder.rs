@@ -24,6 +24,8 @@ pub(super) struct Recorder<J> {
     ended: UnboundedReceiver<Ended>,
     /// Tries whose end is not recorded.
     unrecorded: Vec<Ended>,
+    /// Since when the worker takes no further events.
+    closed_at: Option<Instant>,
 }
 
 impl<J: JobService> Recorder<J> {
@@ -32,6 +34,7 @@ impl<J: JobService> Recorder<J> {
             run,
             ended,
             unrecorded: Vec::new(),
+            closed_at: None,
         }
     }
 
@@ -43,10 +46,7 @@ impl<J: JobService> Recorder<J> {
             let changed = run.running.changed();
             self.receive();
             if run.running.is_closed() {
-                // Another worker takes the events over.
-                let dead_after = run.worker.dead_after;
-                self.unrecorded
-                    .retain(|ended| ended.failing_for() < dead_after);
+                self.give_up();
                 if run.running.has_ended() {
                     return;
                 }
@@ -61,6 +61,15 @@ impl<J: JobService> Recorder<J> {
                 self.wait(changed).await;
             }
         }
+    }
+
+    /// Gives up what could not be recorded for too long, but not sooner after the shutdown: an outage can have begun before
+    /// it. Another worker takes the events over.
+    fn give_up(&mut self) {
+        let closed_for = self.closed_at.get_or_insert_with(Instant::now).elapsed();
+        let dead_after = self.run.worker.dead_after;
+        self.unrecorded
+            .retain(|ended| ended.failing_for().min(closed_for) < dead_after);
     }
 
     fn receive(&mut self) {

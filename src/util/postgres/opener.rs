@@ -8,6 +8,9 @@ use sqlx::{ConnectOptions as _, PgConnection, PgPool};
 /// How long opening a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How many connections are opened at the same time at most. A pool of sqlx reserves memory for each.
+const OPENED_AT_ONCE: u32 = 64;
+
 /// Opens connections as the application's pool does, including its hooks.
 ///
 /// It takes none of that pool's connections, because callbacks may hold all of them.
@@ -22,7 +25,7 @@ impl Opener {
         let options = application
             .options()
             .clone()
-            .max_connections(max_connections)
+            .max_connections(max_connections.min(OPENED_AT_ONCE))
             .min_connections(0)
             .acquire_timeout(CONNECT_TIMEOUT)
             // Connections are detached from this pool, and their user closes them.

@@ -1,5 +1,6 @@
 //! Connections beside those of the application's pool.
 
+use std::mem::take;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -54,7 +55,17 @@ impl OwnConnections {
 
     /// Waits for the right to have a connection.
     pub(crate) async fn permit(&self) -> Result<SemaphorePermit<'_>, sqlx::Error> {
-        let permit = timeout(TIMEOUT, self.permits.acquire()).await;
+        self.permit_within(TIMEOUT).await
+    }
+
+    /// The same for a caller that others must not keep waiting, however many they are. Those that came before it have a
+    /// permit or have given up sooner.
+    pub(crate) async fn patient_permit(&self) -> Result<SemaphorePermit<'_>, sqlx::Error> {
+        self.permit_within(2 * TIMEOUT).await
+    }
+
+    async fn permit_within(&self, limit: Duration) -> Result<SemaphorePermit<'_>, sqlx::Error> {
+        let permit = timeout(limit, self.permits.acquire()).await;
         match permit {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(sqlx::Error::PoolTimedOut),
@@ -92,7 +103,39 @@ impl OwnConnections {
         idle.pop()
     }
 
+    /// Closes the idle connections. If one did not answer in time, the network may have forgotten all of them, and each
+    /// statement would find that out by itself.
+    pub(crate) fn close_idle(&self) {
+        let idle = take(&mut *self.idle());
+        drop(idle);
+    }
+
     fn idle(&self) -> MutexGuard<'_, Vec<OwnConnection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::postgres::PgPoolOptions;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    /// Others come all the time, and each gives up after a while, as a heartbeat would.
+    #[tokio::test(start_paused = true)]
+    async fn a_patient_caller_is_served_although_others_wait_in_vain() {
+        let pool = PgPoolOptions::new().connect_lazy("postgres://127.0.0.1:1/app");
+        let connections = OwnConnections::like(&pool.unwrap(), 1);
+        let held = connections.permit().await.unwrap();
+        let (impatient, patient) = tokio::join!(connections.permit(), async {
+            let release = async {
+                sleep(TIMEOUT + Duration::from_secs(1)).await;
+                drop(held);
+            };
+            tokio::join!(connections.patient_permit(), release).0
+        });
+        assert!(matches!(impatient, Err(sqlx::Error::PoolTimedOut)));
+        assert!(patient.is_ok());
     }
 }

@@ -2,6 +2,7 @@
 
 mod attack;
 mod attack_again;
+mod attack_third;
 mod dead_letters;
 mod dying;
 mod engines;
