@@ -21,14 +21,14 @@ impl OwnConnections {
         Self(connections)
     }
 
-    /// Runs a statement in a transaction, and returns its rows. If this is dropped, the connection is closed.
+    /// Runs a statement in a transaction, and returns its rows.
     pub(super) async fn run(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
-        let _permit = self.0.permit().await?;
-        let mut connection = match self.take_working().await {
+        let mut permit = self.0.permit().await?;
+        let connection = match self.take_working().await {
             Some(connection) => connection,
             None => self.0.open().await?,
         };
-        let run = in_a_transaction(&mut connection.inner, statement);
+        let run = in_a_transaction(permit.use_connection(connection), statement);
         let rows = timeout(TIMEOUT, run).await;
         let rows = rows.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()));
         let is_usable = match &rows {
@@ -36,7 +36,8 @@ impl OwnConnections {
             Err(_) => false,
             Ok(_) => true,
         };
-        if is_usable {
+        let connection = permit.take_back();
+        if let (true, Some(connection)) = (is_usable, connection) {
             self.0.keep(connection);
         }
         rows

@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row as _};
 use tokio::time::timeout;
 
 use super::statement::Statement;
-use crate::util::postgres::own_connections::{OwnConnection, OwnConnections, TIMEOUT};
+use crate::util::postgres::own_connections::{OwnConnection, OwnConnections, Permit, TIMEOUT};
 use crate::util::postgres::{UnexpectedAnswer, has_sqlstate, is_fatal};
 
 /// What precedes the statements of a message. Several statements in one message are one transaction, without `BEGIN`.
@@ -52,8 +52,8 @@ impl Connections {
         &self,
         statements: &[Statement],
     ) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
-        let _permit = self.0.permit().await?;
-        self.repeat(statements).await
+        let permit = self.0.permit().await?;
+        self.repeat(permit, statements).await
     }
 
     /// Runs a statement that is made when there is a connection for it. It is served although others give up waiting.
@@ -61,8 +61,8 @@ impl Connections {
         &self,
         statement: impl FnOnce() -> Statement,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
-        let _permit = self.0.patient_permit().await?;
-        let answers = self.repeat(&[statement()]).await?;
+        let permit = self.0.patient_permit().await?;
+        let answers = self.repeat(permit, &[statement()]).await?;
         Ok(answers.into_iter().next().unwrap_or_default())
     }
 
@@ -86,25 +86,30 @@ impl Connections {
             sqlx::raw_sql("COMMIT").execute(&mut *connection).await?;
             Ok(rows)
         };
-        let _permit = self.0.permit().await?;
+        let mut permit = self.0.permit().await?;
         loop {
             let idle = self.0.take_idle();
             let is_new = idle.is_none();
-            let mut connection = match idle {
+            let connection = match idle {
                 Some(connection) => connection,
                 None => self.0.open().await?,
             };
-            let rows = match timeout(TIMEOUT, run(&mut connection.inner)).await {
+            let run = run(permit.use_connection(connection));
+            let rows = match timeout(TIMEOUT, run).await {
                 Ok(rows) => rows,
                 Err(_) => Err(self.timed_out()),
             };
+            let connection = permit.take_back();
             match rows {
                 Ok(rows) => {
-                    self.0.keep(connection);
+                    if let Some(connection) = connection {
+                        self.0.keep(connection);
+                    }
                     return Ok(rows);
                 }
                 Err(error) if is_new || !is_of_connection(&error) => {
-                    if self.is_usable_after(&error, &mut connection).await
+                    if let Some(mut connection) = connection
+                        && self.is_usable_after(&error, &mut connection).await
                         && has_rolled_back(&mut connection.inner).await
                     {
                         self.0.keep(connection);
@@ -118,31 +123,36 @@ impl Connections {
 
     /// Runs a statement whose answer would be wrong if it was repeated.
     pub(super) async fn run_once(&self, statement: &Statement) -> Result<Vec<PgRow>, sqlx::Error> {
-        let _permit = self.0.permit().await?;
+        let mut permit = self.0.permit().await?;
         // An idle connection may be broken. It makes room for the new one.
         drop(self.0.take_idle());
         let connection = self.0.open().await?;
-        let answers = self.run_on(connection, slice::from_ref(statement)).await?;
+        let statements = slice::from_ref(statement);
+        let answers = self.run_on(&mut permit, connection, statements).await?;
         Ok(answers.into_iter().next().unwrap_or_default())
     }
 
-    async fn repeat(&self, statements: &[Statement]) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
+    async fn repeat(
+        &self,
+        mut permit: Permit,
+        statements: &[Statement],
+    ) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
         // The server or a pooler may have closed each of the idle connections.
         while let Some(connection) = self.0.take_idle() {
-            match self.run_on(connection, statements).await {
+            match self.run_on(&mut permit, connection, statements).await {
                 Err(error) if is_of_connection(&error) => {}
                 answers => return answers,
             }
         }
         let connection = self.0.open().await?;
-        self.run_on(connection, statements).await
+        self.run_on(&mut permit, connection, statements).await
     }
 
-    /// Runs the statements, and keeps the connection if it can be used again. If this is dropped, the connection is
-    /// closed.
+    /// Runs the statements, and keeps the connection if it can be used again.
     async fn run_on(
         &self,
-        mut connection: OwnConnection,
+        permit: &mut Permit,
+        connection: OwnConnection,
         statements: &[Statement],
     ) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
         let mut sql = PREFIX.to_owned();
@@ -150,17 +160,20 @@ impl Connections {
             sql += ";\n";
             sql += &statement.text();
         }
-        let run = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut connection.inner);
+        let connection = permit.use_connection(connection);
+        let run = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection);
         let answers = match timeout(TIMEOUT, run).await {
             Ok(rows) => rows.and_then(|rows| by_statement(rows, statements)),
             Err(_) => Err(self.timed_out()),
         };
-        let is_usable = match &answers {
-            Err(error) => self.is_usable_after(error, &mut connection).await,
-            Ok(_) => true,
-        };
-        if is_usable {
-            self.0.keep(connection);
+        if let Some(mut connection) = permit.take_back() {
+            let is_usable = match &answers {
+                Err(error) => self.is_usable_after(error, &mut connection).await,
+                Ok(_) => true,
+            };
+            if is_usable {
+                self.0.keep(connection);
+            }
         }
         answers
     }

@@ -1,11 +1,12 @@
 //! Connections beside those of the application's pool.
 
 use std::mem::take;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sqlx::{PgConnection, PgPool};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use sqlx::{Connection as _, PgConnection, PgPool};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use super::opener::Opener;
@@ -21,7 +22,7 @@ const IDLE: Duration = Duration::from_secs(60);
 /// A pool of sqlx would check each one that returns, and wait for the answer without a limit.
 pub(crate) struct OwnConnections {
     opener: Opener,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     idle: Mutex<Vec<OwnConnection>>,
     max: u32,
 }
@@ -33,12 +34,45 @@ pub(crate) struct OwnConnection {
     used: Instant,
 }
 
+/// The right to have a connection.
+///
+/// If a future is dropped while its statement runs, the server continues, although the connection is closed. With a
+/// connection in use, the right therefore ends when the server has answered, or has had the time to.
+pub(crate) struct Permit {
+    permit: Option<OwnedSemaphorePermit>,
+    in_use: Option<OwnConnection>,
+}
+
+impl Permit {
+    /// Uses a connection, until it is taken back.
+    pub(crate) fn use_connection(&mut self, connection: OwnConnection) -> &mut PgConnection {
+        &mut self.in_use.insert(connection).inner
+    }
+
+    pub(crate) fn take_back(&mut self) -> Option<OwnConnection> {
+        self.in_use.take()
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let (permit, in_use) = (self.permit.take(), self.in_use.take());
+        let (Some(mut connection), Ok(runtime)) = (in_use, Handle::try_current()) else {
+            return;
+        };
+        runtime.spawn(async move {
+            let _ = timeout(TIMEOUT, connection.inner.ping()).await;
+            drop((connection, permit));
+        });
+    }
+}
+
 impl OwnConnections {
     pub(crate) fn like(application: &PgPool, max: u32) -> Self {
         let permits = usize::try_from(max).unwrap_or(usize::MAX);
         Self {
             opener: Opener::like(application, max).quiet(),
-            permits: Semaphore::new(permits.min(Semaphore::MAX_PERMITS)),
+            permits: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
             idle: Mutex::default(),
             max,
         }
@@ -54,20 +88,23 @@ impl OwnConnections {
     }
 
     /// Waits for the right to have a connection.
-    pub(crate) async fn permit(&self) -> Result<SemaphorePermit<'_>, sqlx::Error> {
+    pub(crate) async fn permit(&self) -> Result<Permit, sqlx::Error> {
         self.permit_within(TIMEOUT).await
     }
 
     /// The same for a caller that others must not keep waiting, however many they are. Those that came before it have a
     /// permit or have given up sooner.
-    pub(crate) async fn patient_permit(&self) -> Result<SemaphorePermit<'_>, sqlx::Error> {
+    pub(crate) async fn patient_permit(&self) -> Result<Permit, sqlx::Error> {
         self.permit_within(2 * TIMEOUT).await
     }
 
-    async fn permit_within(&self, limit: Duration) -> Result<SemaphorePermit<'_>, sqlx::Error> {
-        let permit = timeout(limit, self.permits.acquire()).await;
+    async fn permit_within(&self, limit: Duration) -> Result<Permit, sqlx::Error> {
+        let permit = timeout(limit, self.permits.clone().acquire_owned()).await;
         match permit {
-            Ok(Ok(permit)) => Ok(permit),
+            Ok(Ok(permit)) => Ok(Permit {
+                permit: Some(permit),
+                in_use: None,
+            }),
             _ => Err(sqlx::Error::PoolTimedOut),
         }
     }

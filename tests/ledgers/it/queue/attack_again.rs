@@ -22,7 +22,7 @@ const KILLED: &str =
     "UPDATE apalis.jobs SET status = 'Killed', done_at = now(), last_result = '{\"Err\": \"no\"}'";
 
 /// The sessions of a queue, by the comment of their last statement.
-const SESSIONS: &str = "SELECT count(*) FROM pg_stat_activity
+pub(super) const SESSIONS: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND query LIKE '%/* mx-job-webhook%' AND pid <> pg_backend_pid()";
 
 /// "The queue has connections of its own, at most four by default".

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tower::{Service, ServiceExt as _};
 
 use super::attack::{hex, slow};
+use super::attack_again::SESSIONS;
 use super::{Fixture, Running, completed, logging, quick, store, until_logged};
 use crate::engines::postgres::{Postgres, Version};
 use crate::postgres_wire::counted;
@@ -235,4 +236,33 @@ async fn futures_that_are_dropped_at_any_step_keep_no_connection() {
     counted.unwrap().unwrap();
     store(&queue, completed("JOB-last")).await;
     queue.dead_letters(&LetterFilter::new()).await.unwrap();
+}
+
+/// `with_max_connections`, also if calls are dropped, as tower's `timeout` does: the server continues with their statements.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn dropped_calls_have_no_further_sessions() {
+    let fixture = Fixture::new().await;
+    let mut lock = fixture.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE apalis.jobs, mx_job_webhook_dead_letters IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let letters = LetterFilter::new();
+    for number in 0..20 {
+        let dropped = Duration::from_millis(30);
+        let store = fixture
+            .queue
+            .enqueue()
+            .oneshot(completed(&format!("JOB-{number}")));
+        assert!(timeout(dropped, store).await.is_err());
+        assert!(timeout(dropped, fixture.queue.counts()).await.is_err());
+        let letters = fixture.queue.dead_letters(&letters);
+        assert!(timeout(dropped, letters).await.is_err());
+    }
+    let sessions = fixture.number(SESSIONS).await;
+    lock.rollback().await.unwrap();
+    assert!((1..=6).contains(&sessions), "{sessions} sessions");
+    // Their connections are free again.
+    store(&fixture.queue, completed("JOB-last")).await;
 }
