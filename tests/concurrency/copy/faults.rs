@@ -59,6 +59,29 @@ pub(crate) const FAULTS: &[Fault] = &[
             self.background.0.permits.release();",
     },
     Fault {
+        name: "one drain is woken",
+        file: "background/permits.rs",
+        text: "            for waker in wakers {",
+        wrong: "            for waker in wakers.into_iter().take(if FAULTY { 1 } else { usize::MAX }) {",
+    },
+    Fault {
+        name: "a dropped delivery keeps its claim",
+        file: "dedupe/claim_guard.rs",
+        text: "            let _ = options.ledger.release(&event, token).await;",
+        wrong: "            if !FAULTY {
+                let _ = options.ledger.release(&event, token).await;
+            }",
+    },
+    Fault {
+        name: "a call of a dropped delivery is dropped",
+        file: "background/mod.rs",
+        text: "        self.0.permits.acquire_beyond_capacity();",
+        wrong: "        if FAULTY {
+            return;
+        }
+        self.0.permits.acquire_beyond_capacity();",
+    },
+    Fault {
         name: "the rest of a callback is dropped",
         file: "background/tracked.rs",
         text: "    fn drop(&mut self) {
@@ -220,6 +243,12 @@ pub(crate) const FAULTS: &[Fault] = &[
             state = self.state();
         }
         state.replace(job, update, now, self.capacity, self.recent)?;",
+    },
+    Fault {
+        name: "one listener is told",
+        file: "watch/memory/mod.rs",
+        text: "        for listener in listeners {",
+        wrong: "        for listener in listeners.into_iter().take(if FAULTY { 1 } else { usize::MAX }) {",
     },
     Fault {
         name: "a listener does not read what it missed",

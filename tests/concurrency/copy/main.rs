@@ -63,6 +63,12 @@ fn main() {
     println!("cargo::rerun-if-changed={}", source.display());
     println!("cargo::rerun-if-changed=copy");
     let target = Path::new(&env::var_os("OUT_DIR").unwrap()).join("src");
+    // A row for a file that has moved would change nothing.
+    let files = FAULTS.iter().map(|fault| fault.file);
+    for file in files.chain(IN_FILES.map(|(file, ..)| file)) {
+        let is_there = source.join(file).is_file();
+        assert!(is_there, "src/{file} is gone; mend tests/concurrency/copy");
+    }
     let _ = fs::remove_dir_all(&target);
     copy_folder(source, &target, "");
 }
@@ -102,6 +108,11 @@ fn change(path: &str, mut text: String) -> String {
     for (from, to) in EVERYWHERE {
         text = text.replace(from, to);
     }
+    let mut code = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    let hidden = code.find(|line| line.contains("std::{") || line.contains("use std::sync;"));
+    assert_eq!(hidden, None, "src/{path} hides a type from shuttle");
     text
 }
 

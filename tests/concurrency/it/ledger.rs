@@ -1,12 +1,14 @@
 //! The ledger in memory: of any number of deliveries of an event, one claims it, and it is settled once.
 
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use mx_job_webhook_concurrency::event::FencingToken;
 use mx_job_webhook_concurrency::ledger::{Claim, Commit, EventName, Ledger, MemoryLedger};
-use mx_job_webhook_concurrency::{DedupeLayer, ErrorKind, JobRouter, Receipt, Status};
-use shuttle::future::{block_on, yield_now};
+use mx_job_webhook_concurrency::{Background, DedupeLayer, ErrorKind, JobRouter, Receipt, Status};
+use shuttle::future::{block_on, spawn, yield_now};
 use shuttle::thread;
 use tower::Layer as _;
 
@@ -136,6 +138,39 @@ fn three_deliveries_through_the_layer() {
     assert_eq!((ledger.settled(), ledger.in_flight()), (expected, 0));
 }
 
+/// Two deliveries, of which a callback is dropped before its end, as by a runtime that shuts down.
+fn a_callback_that_is_dropped() {
+    let (ledger, tally) = (MemoryLedger::new(), Tally::default());
+    // The first rest of a callback is dropped. The ledger's answers are still waited for.
+    let spawned = Arc::new(AtomicUsize::new(0));
+    let background = Background::new().with_spawn(move |task| {
+        if spawned.fetch_add(1, SeqCst) > 0 {
+            drop(spawn(task));
+        }
+    });
+    let callbacks = tally.clone();
+    let jobs = DedupeLayer::new(Slow(ledger.clone()))
+        .layer(JobRouter::new().on_completed(move |_| callbacks.clone().callback()));
+    let sender = || {
+        let (background, jobs, polls) = (background.clone(), jobs.clone(), up_to(5));
+        move || {
+            let run = background.run(jobs, event(Status::Completed));
+            let outcome = block_on(hang_up_after(polls, run));
+            matches!(outcome, Some(Ok(_)))
+        }
+    };
+    let other = thread::spawn(sender());
+    let is_settled = sender()() | other.join().unwrap();
+    drain(&background);
+    assert_eq!(ledger.in_flight(), 0, "a claim was kept");
+    assert!(tally.finished() >= usize::from(is_settled));
+}
+
+#[test]
+fn a_claim_is_released_if_its_callback_is_dropped() {
+    check(a_callback_that_is_dropped);
+}
+
 #[test]
 fn of_two_claims_one_is_granted() {
     check_all(two_deliveries);
@@ -176,5 +211,15 @@ fn faults_are_noticed() {
             "left: Err",
         ],
         an_event_that_is_delivered_three_times_at_once_runs_once,
+    );
+    notices(
+        "a dropped delivery keeps its claim",
+        &["a claim was kept"],
+        a_claim_is_released_if_its_callback_is_dropped,
+    );
+    notices(
+        "a call of a dropped delivery is dropped",
+        &["a claim was kept"],
+        a_claim_is_released_if_its_callback_is_dropped,
     );
 }

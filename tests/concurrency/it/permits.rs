@@ -72,6 +72,25 @@ fn one_sender_and_a_drain() {
     }
 }
 
+/// Three drains at once, while a callback runs.
+fn three_drains() {
+    let (background, tally) = (background(), Tally::default());
+    let sender = {
+        let (background, jobs) = (background.clone(), router(&tally));
+        thread::spawn(move || block_on(background.run(jobs, event(Status::Completed))))
+    };
+    let others = [(); 2].map(|()| {
+        let background = background.clone();
+        thread::spawn(move || drain(&background))
+    });
+    drain(&background);
+    for other in others {
+        other.join().unwrap();
+    }
+    let expected = usize::from(sender.join().unwrap().is_ok());
+    assert_eq!(tally.finished(), expected, "a drain left a callback");
+}
+
 /// A callback that leaves an event to run after its own end, on the permit that it lends.
 fn a_lent_permit_and_a_drain() {
     let (background, tally) = (background().with_capacity(1), Tally::default());
@@ -109,6 +128,11 @@ fn no_permit_is_lost_when_senders_hang_up() {
 #[test]
 fn a_drain_waits_for_all_callbacks_and_none_starts_after_it() {
     check_all(one_sender_and_a_drain);
+}
+
+#[test]
+fn drains_at_the_same_time_all_end() {
+    check(three_drains);
 }
 
 #[test]
@@ -158,5 +182,10 @@ fn faults_are_noticed() {
         "a permit that is lent returns with its lender",
         &["deadlock", "on loan", "returned twice", "left: 1"],
         a_lent_permit_returns_once_when_both_have_ended,
+    );
+    notices(
+        "one drain is woken",
+        &["deadlock"],
+        drains_at_the_same_time_all_end,
     );
 }

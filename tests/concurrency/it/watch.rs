@@ -95,6 +95,21 @@ fn two_replicas() {
     is_heard_to_the_end(&here);
 }
 
+/// A waiter on each of two replicas.
+fn a_waiter_on_each_replica() {
+    let store = MemoryWatchStore::new();
+    let [here, there] = [(); 2].map(|()| JobWatch::new(store.clone()));
+    let other = {
+        let there = there.clone();
+        thread::spawn(move || wait(&there))
+    };
+    let delivery = deliver(&there, &background(), Status::Completed);
+    assert_eq!(wait(&here), Status::Completed);
+    assert_eq!(other.join().unwrap(), Status::Completed);
+    delivery.join().unwrap();
+    is_heard_to_the_end(&here);
+}
+
 /// Two events settle at once: each wakes the waiter, and the one that ends the job stays.
 fn a_challenge_and_the_end() {
     let watch = JobWatch::new(MemoryWatchStore::new());
@@ -151,6 +166,11 @@ fn a_waiter_hears_of_an_event_that_settles_on_another_replica() {
 }
 
 #[test]
+fn waiters_on_two_replicas_both_hear() {
+    check(a_waiter_on_each_replica);
+}
+
+#[test]
 fn two_events_at_once_are_both_recorded() {
     check(a_challenge_and_the_end);
 }
@@ -181,5 +201,10 @@ fn faults_are_noticed() {
         "a listener does not read what it missed",
         &["deadlock"],
         a_waiter_hears_of_an_event_that_settles_on_another_replica,
+    );
+    notices(
+        "one listener is told",
+        &["deadlock"],
+        waiters_on_two_replicas_both_hear,
     );
 }

@@ -99,10 +99,10 @@ async fn run(ledger: &MemoryLedger, model: &mut Model, what: u8, event: usize) {
             model.now += time;
         }
         _ => {
-            // All settled events are now older than the window. A claim forgets them.
-            tokio::time::advance(WINDOW).await;
-            model.now += WINDOW;
-            model.forget_settled(model.settled.len());
+            // Some settled events are now older than the window, and some may be a little younger.
+            let time = WINDOW - Duration::from_millis(u64::from(what >> 3 & 7));
+            tokio::time::advance(time).await;
+            model.now += time;
             let Ok(claim) = ledger.claim(name, Duration::ZERO).await;
             model.check_claim(event, Duration::ZERO, claim);
         }
@@ -117,8 +117,8 @@ struct Model {
     now: Duration,
     /// The claims, each with its token and the end of its lease.
     claims: BTreeMap<usize, (FencingToken, Duration)>,
-    /// The settled events, oldest first, each with the token that settled it.
-    settled: Vec<(usize, FencingToken)>,
+    /// The settled events, oldest first, each with the token that settled it and the time.
+    settled: Vec<(usize, FencingToken, Duration)>,
     /// The settled events that were forgotten while others of their job were not.
     forgotten: Vec<usize>,
     /// All tokens that were granted or that settled an event.
@@ -128,11 +128,16 @@ struct Model {
 
 impl Model {
     fn check_claim(&mut self, event: usize, lease: Duration, claim: Claim) {
+        // A claim forgets what is as old as the window.
+        let is_old = |at: Duration| at + WINDOW <= self.now;
+        let old = self.settled.iter().take_while(|(_, _, at)| is_old(*at));
+        let old = old.count();
+        self.forget_settled(old);
         let leased = self
             .claims
             .get(&event)
             .is_some_and(|(_, until)| self.now < *until);
-        let mut settled = self.settled.iter().map(|(settled, _)| *settled);
+        let mut settled = self.settled.iter().map(|(settled, ..)| *settled);
         if settled.clone().any(|settled| settled == event) {
             return assert_eq!(claim, Claim::Settled);
         }
@@ -166,7 +171,7 @@ impl Model {
     }
 
     fn commit(&mut self, event: usize, token: FencingToken) -> Commit {
-        if let Some((_, by)) = self.settled.iter().find(|(settled, _)| *settled == event) {
+        if let Some((_, by, _)) = self.settled.iter().find(|(settled, ..)| *settled == event) {
             return if *by == token {
                 Commit::Settled
             } else {
@@ -174,7 +179,7 @@ impl Model {
             };
         }
         self.claims.remove(&event);
-        self.settled.push((event, token));
+        self.settled.push((event, token, self.now));
         self.know(event, token);
         self.forget_settled(self.settled.len().saturating_sub(self.capacity));
         Commit::Settled
@@ -192,11 +197,11 @@ impl Model {
 
     fn forget_settled(&mut self, count: usize) {
         self.forgotten
-            .extend(self.settled.drain(..count).map(|(event, _)| event));
+            .extend(self.settled.drain(..count).map(|(event, ..)| event));
         let remembered = |event: usize| {
             self.settled
                 .iter()
-                .any(|(settled, _)| is_same_job(*settled, event))
+                .any(|(settled, ..)| is_same_job(*settled, event))
         };
         self.forgotten.retain(|event| remembered(*event));
     }

@@ -244,6 +244,9 @@ const fn once(name: &'static str, session: &'static [&'static str], answer: &'st
 }
 
 const SAMPLES: &[&str] = &["receiver?kept once sample.json"; 10];
+const REFUSALS: &[&str] = &["receiver?refused once sample.json text"; 10];
+const TENS: &str = "ten on a connection";
+const REFUSED_TENS: &str = "ten refusals on a connection";
 
 #[rustfmt::skip]
 const CASES: &[Case] = &[
@@ -273,7 +276,8 @@ const CASES: &[Case] = &[
         "quickstart once over.json", "quickstart once sample.json text", "quickstart once half.json",
         "quickstart wrong large.json", "quickstart once sample.json",
     ], "413 415 422 401 204", &[Sequence]),
-    case("ten on a connection", SAMPLES, "204 204 204 204 204 204 204 204 204 204", &[]),
+    case(REFUSED_TENS, REFUSALS, "415 415 415 415 415 415 415 415 415 415", &[]),
+    case(TENS, SAMPLES, "204 204 204 204 204 204 204 204 204 204", &[]),
     case("5 MB", &["receiver once vast.json"], "204", &[]),
     case("5 MB, challenge first", &["receiver challenge vast.json"], "204", &[Challenge]),
     case("5 MB, chunked", &["receiver once vast.json chunked"], "204", &[Chunked]),
@@ -359,6 +363,7 @@ impl Way {
             "quickstart" => format!("http://{}{PATH}", addresses[0]),
             "receiver" => format!("http://{}{PATH}", addresses[1]),
             "receiver?kept" => format!("http://{}{PATH}?{}", addresses[1], client.name),
+            "receiver?refused" => format!("http://{}{PATH}?refused-{}", addresses[1], client.name),
             _ => panic!("no server: {server}"),
         };
         format!("{url} {words}")
@@ -391,7 +396,7 @@ impl Way {
         let printed = client.run(plan, &folder.0);
 
         let mut tally = Tally::default();
-        let kind = |name| format!("{}, {}: {name}", client.name, self.name);
+        let kind = |name: &str| format!("{}, {}: {name}", client.name, self.name);
         for line in printed.lines() {
             let (name, answer) = line.split_once('\t').unwrap_or((line, ""));
             let case = cases.iter().find(|case| case.name == name);
@@ -405,7 +410,7 @@ impl Way {
             };
             tally.add(&kind(name), expected, answer);
         }
-        for case in cases {
+        for case in &cases {
             let missing = self
                 .tries(case)
                 .saturating_sub(tally.count(&kind(case.name)));
@@ -425,12 +430,17 @@ impl Way {
             tally.add(&kind("runs for the 5 MB"), "1 started, 1 finished", &vast);
         }
         if self.proxies.is_none() {
-            // Some clients share a connection between sessions.
-            let kept = match self.receiver.connections(client.name) {
-                1..=TRIES => "kept".to_owned(),
-                count => format!("{count} connections"),
-            };
-            tally.add(&kind("connections of the tens"), "kept", &kept);
+            let refused = format!("refused-{}", client.name);
+            for (name, query) in [(TENS, client.name), (REFUSED_TENS, &*refused)] {
+                let case = cases.iter().find(|case| case.name == name);
+                let sessions = case.map_or(0, |case| self.tries(case));
+                // Some clients share connections between sessions, and have one more.
+                let kept = match self.receiver.connections(query) {
+                    count if (1..=sessions + 1).contains(&count) => "kept".to_owned(),
+                    count => format!("{count} connections"),
+                };
+                tally.add(&kind(&format!("connections of {name}")), "kept", &kept);
+            }
         }
         tally
     }
