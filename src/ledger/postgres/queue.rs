@@ -133,3 +133,25 @@ fn fits_into_statement(call: &Call, taken: &[PendingCall]) -> bool {
         .iter()
         .all(|other| other.call.kind == call.kind && !other.call.is_for_same_event(call))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_delays_other_connections_for_a_moment_while_one_works() {
+        let mut queue = Queue::default();
+        assert!(!queue.was_just_refused());
+        queue.connected = 1;
+        assert!(!queue.was_just_refused());
+        queue.refused_at = Some(Instant::now());
+        assert!(queue.was_just_refused());
+        queue.connected = 0;
+        assert!(!queue.was_just_refused(), "no connection works");
+        queue.connected = 2;
+        tokio::time::advance(Duration::from_millis(199)).await;
+        assert!(queue.was_just_refused());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(!queue.was_just_refused());
+    }
+}

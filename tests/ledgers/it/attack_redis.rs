@@ -1,5 +1,6 @@
 //! Attacks on the ledger on Redis.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mx_job_webhook::event::FencingToken;
@@ -170,14 +171,18 @@ async fn garbage_from_the_server_causes_few_connects() {
 
 /// A Sentinel that answers with this address and this epoch.
 async fn sentinel(address: String, epoch: &'static str) -> String {
+    sentinel_that_names(Arc::new(Mutex::new((address, epoch)))).await
+}
+
+/// A Sentinel that answers with this address and this epoch, which may change.
+async fn sentinel_that_names(named: Arc<Mutex<(String, &'static str)>>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let own = listener.local_addr().unwrap();
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let address = address.clone();
+            let named = named.clone();
             tokio::spawn(async move {
-                let (host, port) = address.rsplit_once(':').unwrap();
                 let mut asked = vec![0; 4096];
                 loop {
                     let count = stream.read(&mut asked).await.unwrap_or(0);
@@ -186,6 +191,8 @@ async fn sentinel(address: String, epoch: &'static str) -> String {
                     }
                     let text = String::from_utf8_lossy(&asked[..count]).into_owned();
                     let mut answer = String::new();
+                    let (address, epoch) = named.lock().unwrap().clone();
+                    let (host, port) = address.rsplit_once(':').unwrap();
                     if text.contains("GET-MASTER-ADDR-BY-NAME") {
                         answer = format!(
                             "*2\r\n${}\r\n{host}\r\n${}\r\n{port}\r\n*2\r\n$12\r\nconfig-epoch\r\n${}\r\n{epoch}\r\n",
@@ -218,6 +225,55 @@ async fn availability(sentinels: Vec<String>, wait: Duration) -> usize {
         answered += usize::from(matches!(claim, Ok(Ok(Claim::Granted(_)))));
     }
     answered
+}
+
+/// "If their answers differ, the one from the latest failover counts", whichever comes first.
+#[tokio::test]
+async fn the_answer_from_the_latest_failover_counts() {
+    let (old, new) = (Proxy::to(server()).await, Proxy::to(server()).await);
+    for number in 0..8 {
+        let mut sentinels = vec![
+            sentinel(old.address.to_string(), "9").await,
+            sentinel(new.address.to_string(), "10").await,
+        ];
+        if number % 2 == 0 {
+            sentinels.reverse();
+        }
+        let ledger = RedisLedger::from_sentinels(Sentinels::new(sentinels, "mymaster").unwrap());
+        granted(ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap());
+    }
+    assert_eq!((old.connections(), new.connections()), (0, 8));
+}
+
+/// Returns how often a ledger connected to each of two servers, after the Sentinels named the first one in epoch 3, and
+/// then the second one in this epoch.
+async fn followed(epoch: &'static str) -> (usize, usize) {
+    let (first, second) = (Proxy::to(server()).await, Proxy::to(server()).await);
+    let named = Arc::new(Mutex::new((first.address.to_string(), "3")));
+    let sentinels = Sentinels::new([sentinel_that_names(named.clone()).await], "mymaster").unwrap();
+    let ledger = RedisLedger::from_sentinels(sentinels);
+    granted(ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap());
+    *named.lock().unwrap() = (second.address.to_string(), epoch);
+    // Longer than it takes the ledger to ask for the master twice.
+    sleep(Duration::from_millis(2_500)).await;
+    granted(ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap());
+    (first.connections(), second.connections())
+}
+
+/// A connection moves to another server after a later failover alone. A Sentinel that was cut off names an old master,
+/// and one can name the same master by its host name.
+#[tokio::test]
+async fn only_a_later_failover_moves_the_connection() {
+    let proxy = Proxy::to(server()).await;
+    let same = Arc::new(Mutex::new((proxy.address.to_string(), "3")));
+    let sentinels = Sentinels::new([sentinel_that_names(same.clone()).await], "mymaster").unwrap();
+    let ledger = RedisLedger::from_sentinels(sentinels);
+    granted(ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap());
+    same.lock().unwrap().1 = "4";
+    let outcomes = tokio::join!(followed("2"), followed("3"), followed("10"));
+    assert_eq!(outcomes, ((1, 0), (1, 0), (1, 1)));
+    granted(ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap());
+    assert_eq!(proxy.connections(), 1, "the same master, in a later epoch");
 }
 
 /// Two of three Sentinels name the master, and one hangs.

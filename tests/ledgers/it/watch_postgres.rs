@@ -425,6 +425,11 @@ async fn each_call_takes_one_round_trip() {
         sleep(Duration::from_millis(50)).await;
         trips.swap(0, Ordering::SeqCst)
     };
+    // An error adds no round trips to later calls.
+    let direct = database.pool();
+    execute(&direct, "ALTER TABLE mx_job_webhook_watch RENAME TO other").await;
+    store.load(&[guid()]).await.unwrap_err();
+    execute(&direct, "ALTER TABLE other RENAME TO mx_job_webhook_watch").await;
     // Each includes the tests of returned connections, one a call.
     let expected_trips = [2, 4, 2, 2, 2];
     let mut last = [0; 5];

@@ -529,6 +529,34 @@ async fn an_idle_worker_looks_for_events_at_its_interval() {
     assert!(transactions < 300, "{transactions}");
 }
 
+/// "Sets how many callbacks run at once": a worker that runs as many looks for no events, although more wait.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_whose_callbacks_use_all_places_is_idle() {
+    let fixture = Fixture::new().await;
+    for number in 0..2 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    let log = Log::default();
+    let jobs = slow(&log, PATIENCE);
+    let worker = Running::start(quick(&fixture.queue, jobs).with_concurrency(1));
+    until_logged(&log, 1).await;
+    // The server counts the transactions of a session after at most a second.
+    sleep(Duration::from_secs(1)).await;
+    let transactions =
+        "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()";
+    let before = fixture.number(transactions).await;
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let busy_before = metrics.worker_total_busy_duration(0);
+    sleep(Duration::from_secs(2)).await;
+    let busy = metrics.worker_total_busy_duration(0) - busy_before;
+    let transactions = fixture.number(transactions).await - before;
+    worker.task.abort();
+    // Heartbeats, and the statements of this test.
+    assert!(transactions < 50, "{transactions} transactions");
+    assert!(busy < Duration::from_secs(1), "busy for {busy:?}");
+}
+
 /// Results that cannot be recorded stop the worker from taking more and more events.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
