@@ -154,4 +154,51 @@ mod tests {
         tokio::time::advance(Duration::from_millis(1)).await;
         assert!(!queue.was_just_refused());
     }
+
+    fn pending(kind: Kind) -> (PendingCall, oneshot::Receiver<Outcome>) {
+        let (answer, answered) = oneshot::channel();
+        let call = Call {
+            kind,
+            job: "JOB-1".to_owned(),
+            event: "COMPLETED 1".to_owned(),
+            time: None,
+            number: 1,
+        };
+        (PendingCall { call, answer }, answered)
+    }
+
+    #[test]
+    fn commits_leave_the_last_connection_to_claims() {
+        for (max_workers, committing, may_commit) in [
+            (4, 2, true),
+            (4, 3, false),
+            (2, 0, true),
+            (2, 1, false),
+            // The only connection is for both.
+            (1, 0, true),
+        ] {
+            for kind in [Kind::Claim, Kind::Commit] {
+                let (call, _answered) = pending(kind);
+                let mut queue = Queue {
+                    calls: [call].into(),
+                    committing,
+                    ..Queue::default()
+                };
+                let expected = may_commit || kind == Kind::Claim;
+                assert_eq!(queue.has_calls(max_workers), expected);
+                assert_eq!(queue.take(max_workers).len(), usize::from(expected));
+                assert_eq!(queue.calls.len(), usize::from(!expected), "it still waits");
+            }
+        }
+    }
+
+    #[test]
+    fn a_call_whose_caller_has_given_up_is_not_made() {
+        let (call, answered) = pending(Kind::Claim);
+        drop(answered);
+        let mut queue = Queue::default();
+        queue.calls.push_back(call);
+        assert!(!queue.has_calls(4));
+        assert!(queue.take(4).is_empty() && queue.calls.is_empty());
+    }
 }

@@ -825,6 +825,15 @@ async fn a_replay_whose_letter_cannot_be_deleted_says_so() {
     )
     .await;
     assert_eq!(letters.count().await.unwrap(), 1);
+    // A replay of all ends with such an error, because the others would fail too.
+    keep(&letters, completed("JOB-2", 1), "no").await;
+    let breaking = admin.clone();
+    let jobs = JobRouter::new().on_completed(move |_| {
+        let admin = breaking.clone();
+        async move { execute(&admin, "DROP TABLE mx_job_webhook_dead_letters").await }
+    });
+    let error = letters.replay_all(&LetterFilter::new(), jobs).await;
+    assert!(error.unwrap_err().as_database_error().is_some());
 }
 
 #[tokio::test]
@@ -847,6 +856,7 @@ async fn a_database_that_is_down_is_a_clear_error_and_mx_keeps_the_event() {
     }
     for reported in log.entries() {
         assert!(reported.contains("could not be kept"), "{reported}");
+        assert!(reported.contains("timed out"), "the cause: {reported}");
         assert!(
             !reported.contains("secret") && !reported.contains("JOB-1"),
             "{reported}"
@@ -867,7 +877,8 @@ async fn a_database_that_is_down_is_a_clear_error_and_mx_keeps_the_event() {
             .await
             .is_err()
     );
-    assert!(!format!("{letters:?}").contains("127.0.0.1"));
+    let shown = format!("{letters:?}");
+    assert!(shown.contains("max_body") && !shown.contains("127.0.0.1"));
 }
 
 /// Every event that was acknowledged behind this PgBouncer is there. Returns how many of 200 were.

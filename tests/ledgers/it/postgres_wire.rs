@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
-use mx_job_webhook::ledger::PostgresLedger;
+use mx_job_webhook::ledger::{Ledger as _, PostgresLedger};
 use mx_job_webhook::{DedupeLayer, JobEvent, JobRouter, Receipt};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgConnection, PgPool, Row as _};
@@ -13,7 +14,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tower::{BoxError, Layer as _, ServiceExt as _};
 
-use crate::support::{completed, unique_id};
+use crate::engines::postgres::Database;
+use crate::support::{LEASE, completed, name, unique_id};
 
 fn options() -> PgConnectOptions {
     let url = std::env::var("MX_TEST_POSTGRES_URL").unwrap();
@@ -104,6 +106,77 @@ async fn a_delivery_takes_two_round_trips_and_concurrent_deliveries_share_them()
     }
     let shared = round_trips.load(Ordering::SeqCst);
     assert!(shared <= 16, "{shared} round trips for 64 deliveries");
+}
+
+/// A statement that failed is made again call by call if one of several calls may be the reason, and else not.
+#[tokio::test]
+async fn a_failed_statement_is_not_repeated_without_need() {
+    let database = Database::create("").await;
+    let admin = database.pool();
+    PostgresLedger::new(admin.clone())
+        .create_table()
+        .await
+        .unwrap();
+    let (options, round_trips) = counted().await;
+    let pool = PgPoolOptions::new().connect_lazy_with(options.database(&database.name));
+    let ledger = PostgresLedger::new(pool).with_max_connections(1);
+    let claim = async |guid: String| ledger.claim(&name(&guid, 1), LEASE).await;
+    claim("warm".to_owned()).await.unwrap();
+    // A value of one call; or anything else.
+    for (sqlstate, most) in [("22000", usize::MAX), ("P0001", 4)] {
+        let refuse = format!(
+            "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN
+                 IF NEW.job LIKE 'bad%' THEN RAISE 'refused' USING ERRCODE = '{sqlstate}'; END IF;
+                 RETURN NEW;
+             END $f$;
+             CREATE OR REPLACE TRIGGER refuse BEFORE INSERT ON mx_job_webhook_events
+                 FOR EACH ROW EXECUTE FUNCTION refuse()"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(refuse))
+            .execute(&admin)
+            .await
+            .unwrap();
+        round_trips.store(0, Ordering::SeqCst);
+        claim("bad".to_owned()).await.unwrap_err();
+        assert_eq!(round_trips.load(Ordering::SeqCst), 1, "{sqlstate}");
+
+        round_trips.store(0, Ordering::SeqCst);
+        let calls = (0..32).map(|number| claim(format!("bad{number}")));
+        let outcomes = futures(calls).await;
+        assert!(outcomes.iter().all(Result::is_err));
+        let made = round_trips.load(Ordering::SeqCst);
+        assert!(made <= most, "{sqlstate}: {made} round trips for 32 calls");
+
+        // The others of the same statement succeed.
+        let calls = (0..8).map(|number| {
+            let guid = if number == 3 { "bad" } else { "good" };
+            claim(format!("{guid}{number}{sqlstate}"))
+        });
+        let granted = futures(calls).await.iter().filter(|it| it.is_ok()).count();
+        assert!(sqlstate != "22000" || granted == 7, "{granted}");
+    }
+}
+
+/// Awaits these futures at once.
+async fn futures<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut running: Vec<_> = futures.map(Box::pin).collect();
+    let mut outcomes: Vec<_> = running.iter().map(|_| None).collect();
+    std::future::poll_fn(|context| {
+        for (future, outcome) in running.iter_mut().zip(&mut outcomes) {
+            if outcome.is_none() {
+                if let Poll::Ready(ready) = future.as_mut().poll(context) {
+                    *outcome = Some(ready);
+                }
+            }
+        }
+        if outcomes.iter().all(Option::is_some) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+    outcomes.into_iter().flatten().collect()
 }
 
 /// With an effect in the application's transaction: begin, effect and end, `commit_in`, and

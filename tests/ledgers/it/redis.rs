@@ -220,19 +220,29 @@ async fn a_connection_that_mixes_up_replies_is_replaced() {
 
 /// A connection to a cluster whose first scripts are answered by a node that is no longer the master.
 #[derive(Clone)]
-struct Moved(MultiplexedConnection, Arc<AtomicUsize>);
+struct Moved {
+    connection: MultiplexedConnection,
+    /// How many scripts are refused, and how many were called.
+    refusals: Arc<AtomicUsize>,
+    scripts: Arc<AtomicUsize>,
+}
 
 impl ConnectionLike for Moved {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        let is_script = command.get_packed_command().windows(7).any(|it| it == b"EVALSHA");
-        let count = |left: usize| left.checked_sub(1);
-        let (ordering, left) = (Ordering::SeqCst, &self.1);
-        if is_script && left.fetch_update(ordering, ordering, count).is_ok() {
+        let is_script = command
+            .get_packed_command()
+            .windows(7)
+            .any(|it| it == b"EVALSHA");
+        let less = |left: usize| left.checked_sub(1);
+        self.scripts
+            .fetch_add(usize::from(is_script), Ordering::SeqCst);
+        let (ordering, left) = (Ordering::SeqCst, &self.refusals);
+        if is_script && left.fetch_update(ordering, ordering, less).is_ok() {
             let kind = ServerErrorKind::ReadOnly.into();
             let error = RedisError::from((kind, "You can't write against a read only replica."));
             return Box::pin(async { Err(error) });
         }
-        self.0.req_packed_command(command)
+        self.connection.req_packed_command(command)
     }
 
     fn req_packed_commands<'a>(
@@ -241,23 +251,41 @@ impl ConnectionLike for Moved {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        self.0.req_packed_commands(pipeline, offset, count)
+        self.connection.req_packed_commands(pipeline, offset, count)
     }
 
     fn get_db(&self) -> i64 {
-        self.0.get_db()
+        self.connection.get_db()
     }
 }
 
 /// A cluster's client may need some attempts to learn a new master. A call waits for that, and not for long.
 #[tokio::test]
 async fn a_call_is_repeated_until_the_client_of_a_cluster_knows_the_master() {
-    let refusals = Arc::new(AtomicUsize::new(0));
-    let ledger = RedisLedger::from_connection(Moved(connection().await, refusals.clone()));
+    let (refusals, scripts) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let ledger = RedisLedger::from_connection(Moved {
+        connection: connection().await,
+        refusals: refusals.clone(),
+        scripts: scripts.clone(),
+    });
     for count in 1..=4 {
         refusals.store(count, Ordering::SeqCst);
         granted(ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap());
         assert_eq!(refusals.load(Ordering::SeqCst), 0);
+    }
+    // Another error is no reason to repeat it.
+    let guid = unique_id();
+    let key = format!("mx-job-webhook:{guid}");
+    let _: () = connection()
+        .await
+        .set_ex(key, "no entry", 60)
+        .await
+        .unwrap();
+    for count in [0, 1] {
+        refusals.store(count, Ordering::SeqCst);
+        scripts.store(0, Ordering::SeqCst);
+        ledger.claim(&name(&guid, 1), LEASE).await.unwrap_err();
+        assert_eq!(scripts.load(Ordering::SeqCst), count + 1);
     }
     refusals.store(usize::MAX, Ordering::SeqCst);
     let event = name(&unique_id(), 1);

@@ -785,6 +785,18 @@ async fn round_trips_are_few() {
     }
 }
 
+#[tokio::test]
+async fn changes_that_wait_for_no_replica_use_the_connection_of_the_reads() {
+    let folder = Folder::new();
+    let server = servers::redis(&folder, &[]);
+    let proxy = Proxy::to(server.address).await;
+    let client = Client::open(format!("redis://{}/", proxy.address)).unwrap();
+    let store = RedisWatchStore::new(client).with_replicated_changes(0, Duration::from_secs(1));
+    put(&store, &new_guid()).await;
+    store.count().await.unwrap();
+    assert_eq!(proxy.connections(), 1);
+}
+
 /// As for the ledger: after the reply to another call, the store uses another connection.
 #[tokio::test]
 async fn a_connection_that_mixes_up_replies_is_replaced() {

@@ -529,6 +529,22 @@ async fn an_idle_worker_looks_for_events_at_its_interval() {
     assert!(transactions < 300, "{transactions}");
 }
 
+/// A worker that has taken all it asked for looks again at once: more may wait.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn many_events_that_wait_are_taken_without_pauses() {
+    let fixture = Fixture::new().await;
+    for number in 0..200 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    let log = Log::default();
+    // Of another process, which does not know that events were stored.
+    let worker = quick(&fixture.other(), logging(&log)).with_poll_interval(PATIENCE * 10);
+    let worker = Running::start(worker.with_concurrency(1_000));
+    until_logged(&log, 200).await;
+    worker.end().await;
+}
+
 /// "Sets how many callbacks run at once": a worker that runs as many looks for no events, although more wait.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
