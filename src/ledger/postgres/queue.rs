@@ -201,4 +201,28 @@ mod tests {
         assert!(!queue.has_calls(4));
         assert!(queue.take(4).is_empty() && queue.calls.is_empty());
     }
+
+    #[test]
+    fn a_worker_that_leaves_no_longer_counts() {
+        let (call, _answered) = pending(Kind::Claim);
+        let (idle, _woken) = oneshot::channel();
+        let mut queue = Queue {
+            calls: [call].into(),
+            workers: 3,
+            idle: vec![idle],
+            connected: 2,
+            committing: 1,
+            ..Queue::default()
+        };
+        let counts = |queue: &Queue| (queue.workers, queue.connected, queue.committing);
+        let departure = queue.leave(true, true);
+        assert_eq!(counts(&queue), (2, 1, 0));
+        assert!(departure.abandoned.is_empty() && departure.successor.is_some());
+        let departure = queue.leave(false, false);
+        assert_eq!(counts(&queue), (1, 1, 0));
+        assert!(departure.abandoned.is_empty() && departure.successor.is_none());
+        let departure = queue.leave(true, false);
+        assert_eq!(counts(&queue), (0, 0, 0));
+        assert!(departure.abandoned.len() == 1 && queue.calls.is_empty());
+    }
 }

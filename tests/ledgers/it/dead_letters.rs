@@ -830,10 +830,17 @@ async fn a_replay_whose_letter_cannot_be_deleted_says_so() {
     let breaking = admin.clone();
     let jobs = JobRouter::new().on_completed(move |_| {
         let admin = breaking.clone();
-        async move { execute(&admin, "DROP TABLE mx_job_webhook_dead_letters").await }
+        async move {
+            let refuse = "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
+                     AS $f$ BEGIN RAISE 'refused'; END $f$;
+                 CREATE OR REPLACE TRIGGER refuse BEFORE DELETE ON mx_job_webhook_dead_letters
+                     FOR EACH ROW EXECUTE FUNCTION refuse()";
+            execute(&admin, refuse).await;
+        }
     });
     let error = letters.replay_all(&LetterFilter::new(), jobs).await;
-    assert!(error.unwrap_err().as_database_error().is_some());
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("refused"), "{error}");
 }
 
 #[tokio::test]

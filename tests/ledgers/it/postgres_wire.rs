@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use mx_job_webhook::ledger::{Ledger as _, PostgresLedger};
+use mx_job_webhook::ledger::{Commit, Ledger as _, PostgresLedger};
 use mx_job_webhook::{DedupeLayer, JobEvent, JobRouter, Receipt};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgConnection, PgPool, Row as _};
@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tower::{BoxError, Layer as _, ServiceExt as _};
 
 use crate::engines::postgres::Database;
-use crate::support::{LEASE, completed, name, unique_id};
+use crate::support::{LEASE, completed, granted, name, unique_id};
 
 fn options() -> PgConnectOptions {
     let url = std::env::var("MX_TEST_POSTGRES_URL").unwrap();
@@ -155,6 +155,35 @@ async fn a_failed_statement_is_not_repeated_without_need() {
         let granted = futures(calls).await.iter().filter(|it| it.is_ok()).count();
         assert!(sqlstate != "22000" || granted == 7, "{granted}");
     }
+}
+
+/// A call waits for a transaction that has locked its event, for longer and longer.
+#[tokio::test]
+async fn a_call_whose_event_is_locked_is_repeated_with_pauses() {
+    let database = Database::create("").await;
+    let admin = database.pool();
+    PostgresLedger::new(admin.clone())
+        .create_table()
+        .await
+        .unwrap();
+    let (options, round_trips) = counted().await;
+    let pool = PgPoolOptions::new().connect_lazy_with(options.database(&database.name));
+    let ledger = PostgresLedger::new(pool).with_max_connections(1);
+    let event = name("JOB-1", 1);
+    let token = granted(ledger.claim(&event, LEASE).await.unwrap());
+    let mut lock = admin.begin().await.unwrap();
+    sqlx::raw_sql("SELECT job FROM mx_job_webhook_events FOR UPDATE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let (waiting, waited) = (ledger.clone(), event.clone());
+    let commit = tokio::spawn(async move { waiting.commit(&waited, token).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // After 2, 4, 8, 16, 32, 64 and 128 ms, and then each 200 ms. The first one prepares the statement.
+    let made = round_trips.load(Ordering::SeqCst);
+    assert!((4..=20).contains(&made), "{made} round trips");
+    lock.rollback().await.unwrap();
+    assert_eq!(commit.await.unwrap().unwrap(), Commit::Settled);
 }
 
 /// Awaits these futures at once.

@@ -11,7 +11,7 @@ use mx_job_webhook::watch::{
 };
 use mx_job_webhook::{Job, JobRouter, Status};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, PgPool, Row as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, PgPool, Row as _};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer as _, ServiceExt as _};
@@ -169,6 +169,38 @@ async fn a_listener_behind_pgbouncer_only_delays() {
             assert_eq!(row.await.unwrap().get::<i64, _>(0), 0);
             transactions.push(transaction);
         }
+    }
+}
+
+/// A session of the server that is older than the connection shows a pooler, also if no other connection has it.
+#[tokio::test]
+async fn the_store_does_not_listen_on_a_session_that_was_another_clients() {
+    let database = Database::create("").await;
+    store(database.options()).await;
+    let folder = Folder::new();
+    let settings = [
+        ("pool_mode", "session"),
+        ("default_pool_size", "8"),
+        ("ignore_startup_parameters", "extra_float_digits"),
+    ];
+    let pgbouncer = pgbouncer::start(&folder, V1_24, database.server(), &settings);
+    let options = at(pgbouncer.address).database(&database.name);
+    let store = PostgresWatchStore::new(pool(options.clone()));
+    // The store's pool has its connection, and one session waits for another client.
+    store.count().await.unwrap();
+    let mut other = options.connect().await.unwrap();
+    sqlx::raw_sql("SELECT 1").execute(&mut other).await.unwrap();
+    other.close().await.unwrap();
+    sleep(Duration::from_millis(100)).await;
+    let watch = JobWatch::new(store);
+    let _expected = watch.expect(&guid()).await.unwrap();
+    let direct = database.pool();
+    let listening = "SELECT count(*) FROM pg_stat_activity
+                     WHERE datname = current_database() AND query LIKE 'LISTEN%'";
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(2) {
+        assert_eq!(number(&direct, listening).await, 0);
+        sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -414,13 +414,25 @@ async fn a_worker_that_loses_its_database_says_so_once() {
     let worker = quick(&queue.named("lost"), JobRouter::new());
     let worker = Running::start(worker.with_dead_after(Duration::from_secs(1)));
     for outages in 0..2 {
-        sleep(Duration::from_secs(1)).await;
+        // A heartbeat arrives.
+        let seen = "SELECT count(*) FROM apalis.workers WHERE last_seen > now() - interval '0.2 s'";
+        let start = Instant::now();
+        while fixture.number(seen).await == 0 {
+            assert!(start.elapsed() < PATIENCE);
+        }
+        // Its answer arrives too.
+        sleep(Duration::from_millis(100)).await;
         assert_eq!(lines.count(&line), outages);
         proxy.set(Network::Down);
-        sleep(Duration::from_secs(4)).await;
+        let start = Instant::now();
+        while lines.count(&line) == outages {
+            assert!(start.elapsed() < PATIENCE);
+            sleep(Duration::from_millis(20)).await;
+        }
+        // Several heartbeats fail.
+        sleep(Duration::from_secs(3)).await;
         assert_eq!(lines.count(&line), outages + 1);
         proxy.set(Network::Works);
-        sleep(Duration::from_secs(2)).await;
     }
     worker.end().await;
 }
