@@ -400,6 +400,23 @@ async fn connections_become_as_old_as_those_of_the_pool() {
     }
 }
 
+/// A database that may not be written to is no standby: another connection would lead to it again.
+#[tokio::test]
+async fn a_read_only_database_causes_no_further_connections() {
+    let (database, ..) = set_up().await;
+    let proxy = Proxy::to(database.server()).await;
+    let options = database.options().host("127.0.0.1");
+    let options = options.options([("default_transaction_read_only", "on")]);
+    let ledger = PostgresLedger::new(pool(options.port(proxy.address.port())));
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(2_500) {
+        let refused = ledger.claim(&name("JOB-1", 1), LEASE).await.unwrap_err();
+        assert!(refused.to_string().contains("read-only"), "{refused}");
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(proxy.connections(), 1);
+}
+
 /// "Other calls are not delayed by a connection that is refused": a server that refuses further connections to a ledger
 /// that has one is asked for them now and then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -414,7 +431,8 @@ async fn refused_connections_are_few_while_another_works() {
     let proxy = Proxy::to(database.server()).await;
     let options = database.options().host("127.0.0.1").username(role);
     let options = options.port(proxy.address.port());
-    let ledger = PostgresLedger::new(PgPoolOptions::new().connect_lazy_with(options));
+    let pool_of_role = PgPoolOptions::new().connect_lazy_with(options);
+    let ledger = PostgresLedger::new(pool_of_role).with_max_connections(2);
     granted(ledger.claim(&name("JOB-1", 1), LEASE).await.unwrap());
     let until = Instant::now() + SOON;
     let mut callers = tokio::task::JoinSet::new();

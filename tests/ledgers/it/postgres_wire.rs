@@ -24,6 +24,11 @@ fn options() -> PgConnectOptions {
 
 /// The server behind a forwarder that counts requests for an answer: each `Sync` and each simple query.
 pub(crate) async fn counted() -> (PgConnectOptions, Arc<AtomicUsize>) {
+    counted_messages(b"SQ").await
+}
+
+/// The same for messages of these types.
+async fn counted_messages(types: &'static [u8]) -> (PgConnectOptions, Arc<AtomicUsize>) {
     let options = options();
     let server = format!("{}:{}", options.get_host(), options.get_port());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -34,13 +39,13 @@ pub(crate) async fn counted() -> (PgConnectOptions, Arc<AtomicUsize>) {
         loop {
             let (client, _) = listener.accept().await.unwrap();
             let server = TcpStream::connect(&server).await.unwrap();
-            tokio::spawn(forward(client, server, counter.clone()));
+            tokio::spawn(forward(client, server, types, counter.clone()));
         }
     });
     (options.host("127.0.0.1").port(port), round_trips)
 }
 
-async fn forward(client: TcpStream, server: TcpStream, round_trips: Arc<AtomicUsize>) {
+async fn forward(client: TcpStream, server: TcpStream, types: &[u8], counter: Arc<AtomicUsize>) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
@@ -64,8 +69,8 @@ async fn forward(client: TcpStream, server: TcpStream, round_trips: Arc<AtomicUs
                 break;
             }
             if has_started {
-                let asks = [b'S', b'Q'].contains(&unread[0]);
-                round_trips.fetch_add(usize::from(asks), Ordering::SeqCst);
+                let counts = types.contains(&unread[0]);
+                counter.fetch_add(usize::from(counts), Ordering::SeqCst);
             } else {
                 has_started = length > 8;
             }
@@ -184,6 +189,30 @@ async fn a_call_whose_event_is_locked_is_repeated_with_pauses() {
     assert!((4..=20).contains(&made), "{made} round trips");
     lock.rollback().await.unwrap();
     assert_eq!(commit.await.unwrap().unwrap(), Commit::Settled);
+}
+
+/// A statement is planned again as its table grows, and therefore prepared again, but not often.
+#[tokio::test]
+async fn statements_are_prepared_again_each_time_the_calls_have_doubled() {
+    let database = Database::create("").await;
+    PostgresLedger::new(database.pool())
+        .create_table()
+        .await
+        .unwrap();
+    let (options, prepared) = counted_messages(b"P").await;
+    let pool = PgPoolOptions::new().connect_lazy_with(options.database(&database.name));
+    let ledger = PostgresLedger::new(pool).with_max_connections(1);
+    for batch in 0..64 {
+        let names = (0..64).map(|number| name(&format!("JOB-{batch}-{number}"), 1));
+        let names: Vec<_> = names.collect();
+        let claims = names.iter().map(|name| ledger.claim(name, LEASE));
+        for claim in futures(claims).await {
+            granted(claim.unwrap());
+        }
+    }
+    let prepared = prepared.load(Ordering::SeqCst);
+    println!("prepared {prepared} times for 4,096 calls");
+    assert!((3..=8).contains(&prepared), "{prepared}");
 }
 
 /// Awaits these futures at once.

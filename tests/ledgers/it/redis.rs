@@ -207,7 +207,8 @@ async fn a_connection_that_mixes_up_replies_is_replaced() {
     assert_eq!(ledger.commit(&event, token).await.unwrap(), Commit::Settled);
 
     // Commits that wait for replicas have a connection of their own. This server has no replicas.
-    let ledger = ledger.with_replicated_commits(1, Duration::from_millis(10));
+    let ledger = ledger.with_replicated_commits(2, Duration::from_millis(10));
+    assert!(format!("{ledger:?}").contains("replicas: 2"));
     let lacks_replicas = async || {
         let refused = ledger.commit(&event, token).await.unwrap_err();
         refused.code() == Some("NOREPLICAS")

@@ -193,7 +193,8 @@ async fn the_store_does_not_listen_on_a_session_that_was_another_clients() {
     other.close().await.unwrap();
     sleep(Duration::from_millis(100)).await;
     let watch = JobWatch::new(store);
-    let _expected = watch.expect(&guid()).await.unwrap();
+    let expected = watch.expect(&guid()).await.unwrap();
+    let waiting = tokio::spawn(async move { expected.within(LONG).await.map(drop) });
     let direct = database.pool();
     let listening = "SELECT count(*) FROM pg_stat_activity
                      WHERE datname = current_database() AND query LIKE 'LISTEN%'";
@@ -202,6 +203,7 @@ async fn the_store_does_not_listen_on_a_session_that_was_another_clients() {
         assert_eq!(number(&direct, listening).await, 0);
         sleep(Duration::from_millis(20)).await;
     }
+    waiting.abort();
 }
 
 /// An old PgBouncer that mixes up statements: calls may fail, and what a call has acknowledged stands.
