@@ -306,7 +306,13 @@ mod tests {
                 4 => queue.clone(),
                 _ => queue.clone().with_max_connections(connections),
             };
-            assert_eq!(queue.named("other").shared.connections.max(), connections);
+            let other = queue.named("other");
+            assert_eq!(other.shared.connections.max(), connections);
+            let shown = format!("{other:?}");
+            assert!(
+                shown.contains("other") && !shown.contains("host"),
+                "{shown}"
+            );
         }
     }
 }

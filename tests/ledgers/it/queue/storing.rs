@@ -197,6 +197,26 @@ async fn an_event_that_the_database_refuses_does_not_hinder_the_next_one() {
     assert_eq!(fixture.rows("true").await, 2);
 }
 
+/// Events that are stored at the same time share a statement, and one that the database refuses is refused alone.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_event_that_the_database_refuses_fails_no_other_one() {
+    let fixture = Fixture::new().await;
+    let refuse = "ALTER TABLE apalis.jobs ADD CHECK (idempotency_key NOT LIKE 'JOB-7 %')";
+    fixture.execute(refuse).await;
+    let queue = fixture.queue.clone().with_max_connections(1);
+    let store = |number| {
+        let event = completed(&format!("JOB-{number}"));
+        tokio::spawn(queue.enqueue().oneshot(event))
+    };
+    let deliveries: Vec<_> = (0..32).map(store).collect();
+    for (number, delivery) in deliveries.into_iter().enumerate() {
+        let answer = delivery.await.unwrap();
+        assert_eq!(answer.is_ok(), number != 7, "{number}: {answer:?}");
+    }
+    assert_eq!(fixture.rows("true").await, 31);
+}
+
 #[tokio::test]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn deliveries_of_one_event_at_the_same_time_store_it_once() {
