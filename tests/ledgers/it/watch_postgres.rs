@@ -185,7 +185,8 @@ async fn the_store_does_not_listen_on_a_session_that_was_another_clients() {
     ];
     let pgbouncer = pgbouncer::start(&folder, V1_24, database.server(), &settings);
     let options = at(pgbouncer.address).database(&database.name);
-    let store = PostgresWatchStore::new(pool(options.clone()));
+    let pool = PgPoolOptions::new().max_connections(1);
+    let store = PostgresWatchStore::new(pool.connect_lazy_with(options.clone()));
     // The store's pool has its connection, and one session waits for another client.
     store.count().await.unwrap();
     let mut other = options.connect().await.unwrap();
