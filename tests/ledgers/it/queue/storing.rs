@@ -14,6 +14,7 @@ use tower::{Layer as _, ServiceExt as _};
 
 use super::{Fixture, PATIENCE, Running, completed, event, logging, quick, until_logged};
 use crate::engines::postgres::at;
+use crate::proxy::Proxy;
 use crate::support::{Log, SAMPLE, delivery};
 
 #[tokio::test]
@@ -117,6 +118,24 @@ async fn an_event_that_cannot_be_stored_is_not_acknowledged() {
         format!("{error:#}").starts_with("the queue is unavailable: "),
         "{error:#}"
     );
+}
+
+/// A connection is kept for the next event, until it is as old as those of the pool may become.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn connections_are_kept_and_become_as_old_as_those_of_the_pool() {
+    for (lifetime, connections) in [(None, 1), (Some(Duration::from_millis(300)), 2)] {
+        let fixture = Fixture::new().await;
+        let proxy = Proxy::to(fixture.database.server()).await;
+        let options = fixture.database.options().host("127.0.0.1");
+        let pool = PgPoolOptions::new().max_lifetime(lifetime);
+        let pool = pool.connect_lazy_with(options.port(proxy.address.port()));
+        let queue = JobQueue::postgres(pool);
+        super::store(&queue, completed("JOB-1")).await;
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        super::store(&queue, completed("JOB-2")).await;
+        assert_eq!(proxy.connections(), connections, "{lifetime:?}");
+    }
 }
 
 /// Callbacks may hold all connections of the pool.
