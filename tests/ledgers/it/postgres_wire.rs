@@ -221,10 +221,10 @@ async fn futures<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> 
     let mut outcomes: Vec<_> = running.iter().map(|_| None).collect();
     std::future::poll_fn(|context| {
         for (future, outcome) in running.iter_mut().zip(&mut outcomes) {
-            if outcome.is_none() {
-                if let Poll::Ready(ready) = future.as_mut().poll(context) {
-                    *outcome = Some(ready);
-                }
+            if outcome.is_none()
+                && let Poll::Ready(ready) = future.as_mut().poll(context)
+            {
+                *outcome = Some(ready);
             }
         }
         if outcomes.iter().all(Option::is_some) {
