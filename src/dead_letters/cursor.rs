@@ -95,10 +95,18 @@ mod tests {
 
     #[test]
     fn a_cursor_reads_back_from_its_text() {
-        for name in ["JOB-1 COMPLETED 1", "é 🏦 <\"&'> #1", "\u{202e}", "x"] {
+        let longest = "x".repeat(MAX_NAME);
+        for name in [
+            "JOB-1 COMPLETED 1",
+            "é 🏦 <\"&'> #1",
+            "\u{202e}",
+            "x",
+            &longest,
+        ] {
             for micros in [0, 1_471_281_212_123_456, MAX_MICROS] {
                 let cursor = LetterCursor::new(micros, name);
                 let text = cursor.to_string();
+                assert!(format!("{cursor:?}").contains(&text));
                 assert_eq!(text.parse(), Ok(cursor));
                 let is_plain =
                     |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
@@ -145,5 +153,6 @@ mod tests {
             assert!(text.parse::<LetterCursor>().is_err(), "{text:.60?}");
         }
         assert!("1.eA".parse::<LetterCursor>().is_ok());
+        assert!(!ParseLetterCursorError(()).to_string().is_empty());
     }
 }

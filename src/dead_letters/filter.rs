@@ -195,7 +195,10 @@ mod tests {
         }
         assert_eq!(filter.limit(), 50);
         let shown = format!("{:?}", filter.with_error_containing("secret"));
-        assert!(!shown.contains("secret"), "{shown}");
+        assert!(
+            shown.contains("has_error: true") && !shown.contains("secret"),
+            "{shown}"
+        );
     }
 
     #[test]

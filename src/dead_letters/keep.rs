@@ -202,3 +202,29 @@ impl std::error::Error for KeepError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn a_body_that_is_too_long_is_an_error_that_says_so() {
+        assert_eq!(bounded(b"12345", 5).unwrap(), b"12345");
+        let error = bounded(b"12345", 4).unwrap_err();
+        assert!(error.is_too_long() && error.source().is_none());
+        let text = error.to_string();
+        assert!(
+            text.contains("5 bytes") && text.contains("at most 4"),
+            "{text}"
+        );
+        let error = KeepError::database(sqlx::Error::PoolTimedOut);
+        assert!(!error.is_too_long() && error.source().is_some());
+        let debug = format!("{error:?}");
+        assert!(
+            debug.contains("KeepError") && debug.contains("timed out"),
+            "{debug}"
+        );
+    }
+}

@@ -141,4 +141,23 @@ mod tests {
         }
         assert!(find("").is_some_and(|key| key.is_empty()));
     }
+
+    #[cfg(feature = "queue")]
+    #[test]
+    fn only_names_of_other_bodies_are_taken_for_these() {
+        for kind in [LetterKind::Undecodable, LetterKind::OtherWebhook] {
+            assert!(is_of_body(&of_body(kind, b"{}")));
+        }
+        let digest = "a68d6315038b5822836dbc79783ec15a";
+        for name in [
+            format!("undecodable {}", &digest[1..]),
+            format!("undecodable {digest}0"),
+            format!("undecodable {}", digest.replace('a', "g")),
+            format!("later {digest}"),
+            "undecodable ".to_owned(),
+            "undecodable".to_owned(),
+        ] {
+            assert!(!is_of_body(&name), "{name}");
+        }
+    }
 }

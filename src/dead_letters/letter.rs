@@ -160,22 +160,23 @@ struct Bounded(String);
 
 impl fmt::Write for Bounded {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if self.0.len() + text.len() <= MAX_ERROR {
+        let room = MAX_ERROR - self.0.len();
+        if text.len() <= room {
             self.0.push_str(text);
             return Ok(());
         }
-        let mut end = MAX_ERROR.saturating_sub(self.0.len() + CUT.len());
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        self.0.push_str(&text[..end]);
-        let mut end = self.0.len().min(MAX_ERROR - CUT.len());
-        while !self.0.is_char_boundary(end) {
-            end -= 1;
-        }
+        self.0.push_str(beginning(text, room));
+        let end = beginning(&self.0, MAX_ERROR - CUT.len()).len();
         self.0.truncate(end);
         Err(fmt::Error)
     }
+}
+
+/// Returns as many characters of the text as fit into this many bytes.
+fn beginning(text: &str, max: usize) -> &str {
+    let mut ends = (0..=max.min(text.len())).rev();
+    let end = ends.find(|&end| text.is_char_boundary(end));
+    &text[..end.unwrap_or_default()]
 }
 
 #[cfg(test)]
@@ -209,6 +210,19 @@ mod tests {
                 "it is not cut again"
             );
         }
+    }
+
+    #[test]
+    fn a_text_in_parts_is_cut_between_characters() {
+        for before in 0..4 {
+            let first = "x".repeat(before) + &"🏦".repeat((MAX_ERROR - before) / 4);
+            let text = bounded_line(format_args!("{first}{}", "y".repeat(100)));
+            let kept = text.strip_suffix(CUT).unwrap();
+            assert!(first.starts_with(kept), "{before}");
+            assert!((MAX_ERROR - 3..=MAX_ERROR).contains(&text.len()));
+        }
+        let text = bounded_line(format_args!("{}", "x".repeat(MAX_ERROR + 1)));
+        assert_eq!(text.len(), MAX_ERROR);
     }
 
     #[test]

@@ -296,3 +296,22 @@ impl Replay {
         let _ = self.store.run_for_one(statement).await;
     }
 }
+
+#[cfg(all(test, feature = "queue"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_added_one_by_one() {
+        let one = Replayed {
+            succeeded: 1,
+            failed: 2,
+            skipped: 3,
+        };
+        let mut all = Replayed::of_succeeded(10);
+        all.add(one);
+        all.add(one);
+        let counts = (all.succeeded(), all.failed(), all.skipped());
+        assert_eq!(counts, (12, 4, 6));
+    }
+}

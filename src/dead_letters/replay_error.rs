@@ -169,6 +169,7 @@ impl std::error::Error for ReplayError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     /// The `Debug` of a database's error has more than its text: the row that it has refused.
     #[test]
@@ -179,5 +180,59 @@ mod tests {
             sqlx::Error::RowNotFound
         );
         assert_eq!(format!("{error:?}"), texts);
+    }
+
+    #[test]
+    fn each_reason_has_its_answers_and_its_text() {
+        use std::error::Error as _;
+
+        let failed = || Error::new(ErrorKind::CallbackFailed);
+        let lost = || sqlx::Error::PoolTimedOut;
+        let cases = [
+            (ReplayError::not_found(), "not found", "no such"),
+            (ReplayError::in_progress(), "in progress", "already"),
+            (
+                ReplayError::undecodable(failed()),
+                "undecodable error",
+                "decoded",
+            ),
+            (ReplayError::failed(failed()), "error", "the replay failed"),
+            (
+                ReplayError::not_handled(Receipt::Stale),
+                "receipt",
+                "`stale`",
+            ),
+            (
+                ReplayError::not_handled(Receipt::DeadLettered),
+                "receipt",
+                "permanently again",
+            ),
+            (ReplayError::database(lost()), "database", "the database"),
+            (
+                ReplayError::not_deleted(lost()),
+                "database handled",
+                "may run again",
+            ),
+        ];
+        for (error, answers, text) in cases {
+            for (answer, word) in [
+                (error.is_not_found(), "not found"),
+                (error.is_in_progress(), "in progress"),
+                (error.is_undecodable(), "undecodable"),
+                (error.is_database(), "database"),
+                (error.is_handled(), "handled"),
+                (error.error().is_some(), "error"),
+                (error.receipt().is_some(), "receipt"),
+            ] {
+                assert_eq!(answer, answers.contains(word), "{error:?}: {word}");
+            }
+            let short = error.to_string();
+            assert!(short.contains(text), "{short}");
+            let long = error.error().map(|cause| format!("{short}: {cause:#}"));
+            assert_eq!(format!("{error:#}"), long.unwrap_or(short));
+            let has_source = error.error().is_some() || error.is_database();
+            assert_eq!(error.source().is_some(), has_source, "{error:?}");
+            assert_eq!(error.is_database(), error.into_database().is_some());
+        }
     }
 }

@@ -302,4 +302,46 @@ mod tests {
         assert_eq!(label(&Status::from("AUTHENTICATED")), "other");
         assert_eq!(label(&Status::from(42)), "other");
     }
+
+    #[cfg(feature = "queue")]
+    #[test]
+    fn the_events_of_a_queue_are_counted_by_state() {
+        use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+        let recorder = DebuggingRecorder::new();
+        metrics::with_local_recorder(&recorder, || {
+            queued_events("jobs", 3, 2, 1, Duration::from_millis(1_500));
+            dead_lettered();
+            dead_lettered();
+        });
+        let mut found = Vec::new();
+        for (key, _, _, value) in recorder.snapshotter().snapshot().into_vec() {
+            let value = match value {
+                DebugValue::Counter(count) => count as f64,
+                DebugValue::Gauge(gauge) => gauge.into_inner(),
+                DebugValue::Histogram(_) => f64::NAN,
+            };
+            let labels = key.key().labels().map(|label| label.value().to_owned());
+            found.push((
+                key.key().name().to_owned(),
+                labels.collect::<Vec<_>>(),
+                value,
+            ));
+        }
+        let of = |name: &str, labels: &[&str], value| {
+            let labels = labels.iter().map(|&label| label.to_owned()).collect();
+            (name.to_owned(), labels, value)
+        };
+        let expected = [
+            of(QUEUED, &["jobs", "waiting"], 3.0),
+            of(QUEUED, &["jobs", "running"], 2.0),
+            of(QUEUED, &["jobs", "dead"], 1.0),
+            of(QUEUED_FOR, &["jobs"], 1.5),
+            of(DEAD_LETTERS, &[], 2.0),
+        ];
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        for one in expected {
+            assert!(found.contains(&one), "{one:?} is not in {found:?}");
+        }
+    }
 }

@@ -290,3 +290,29 @@ impl fmt::Debug for JobQueue {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_queue_of_another_name_keeps_the_number_of_connections() {
+        let pool = PgPoolOptions::new().connect_lazy_with(PgConnectOptions::new());
+        let queue = JobQueue::postgres(pool);
+        for connections in [4, 3, 7] {
+            let queue = match connections {
+                4 => queue.clone(),
+                _ => queue.clone().with_max_connections(connections),
+            };
+            let other = queue.named("other");
+            assert_eq!(other.shared.connections.max(), connections);
+            let shown = format!("{other:?}");
+            assert!(
+                shown.contains("other") && !shown.contains("host"),
+                "{shown}"
+            );
+        }
+    }
+}

@@ -36,6 +36,11 @@ impl Connections {
         }))
     }
 
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+
     /// Makes a call, and waits for its answer.
     ///
     /// If the future is dropped, the call may or may not have been made.

@@ -133,3 +133,96 @@ fn fits_into_statement(call: &Call, taken: &[PendingCall]) -> bool {
         .iter()
         .all(|other| other.call.kind == call.kind && !other.call.is_for_same_event(call))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_delays_other_connections_for_a_moment_while_one_works() {
+        let mut queue = Queue::default();
+        assert!(!queue.was_just_refused());
+        queue.connected = 1;
+        assert!(!queue.was_just_refused());
+        queue.refused_at = Some(Instant::now());
+        assert!(queue.was_just_refused());
+        queue.connected = 0;
+        assert!(!queue.was_just_refused(), "no connection works");
+        queue.connected = 2;
+        tokio::time::advance(Duration::from_millis(199)).await;
+        assert!(queue.was_just_refused());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(!queue.was_just_refused());
+    }
+
+    fn pending(kind: Kind) -> (PendingCall, oneshot::Receiver<Outcome>) {
+        let (answer, answered) = oneshot::channel();
+        let call = Call {
+            kind,
+            job: "JOB-1".to_owned(),
+            event: "COMPLETED 1".to_owned(),
+            time: None,
+            number: 1,
+        };
+        (PendingCall { call, answer }, answered)
+    }
+
+    #[test]
+    fn commits_leave_the_last_connection_to_claims() {
+        for (max_workers, committing, may_commit) in [
+            (4, 2, true),
+            (4, 3, false),
+            (2, 0, true),
+            (2, 1, false),
+            // The only connection is for both.
+            (1, 0, true),
+        ] {
+            for kind in [Kind::Claim, Kind::Commit] {
+                let (call, _answered) = pending(kind);
+                let mut queue = Queue {
+                    calls: [call].into(),
+                    committing,
+                    ..Queue::default()
+                };
+                let expected = may_commit || kind == Kind::Claim;
+                assert_eq!(queue.has_calls(max_workers), expected);
+                assert_eq!(queue.take(max_workers).len(), usize::from(expected));
+                assert_eq!(queue.calls.len(), usize::from(!expected), "it still waits");
+            }
+        }
+    }
+
+    #[test]
+    fn a_call_whose_caller_has_given_up_is_not_made() {
+        let (call, answered) = pending(Kind::Claim);
+        drop(answered);
+        let mut queue = Queue::default();
+        queue.calls.push_back(call);
+        assert!(!queue.has_calls(4));
+        assert!(queue.take(4).is_empty() && queue.calls.is_empty());
+    }
+
+    #[test]
+    fn a_worker_that_leaves_no_longer_counts() {
+        let (call, _answered) = pending(Kind::Claim);
+        let (idle, _woken) = oneshot::channel();
+        let mut queue = Queue {
+            calls: [call].into(),
+            workers: 3,
+            idle: vec![idle],
+            connected: 2,
+            committing: 1,
+            ..Queue::default()
+        };
+        let counts = |queue: &Queue| (queue.workers, queue.connected, queue.committing);
+        let departure = queue.leave(true, true);
+        assert_eq!(counts(&queue), (2, 1, 0));
+        assert!(departure.abandoned.is_empty() && departure.successor.is_some());
+        let departure = queue.leave(false, false);
+        assert_eq!(counts(&queue), (1, 1, 0));
+        assert!(departure.abandoned.is_empty() && departure.successor.is_none());
+        let departure = queue.leave(true, false);
+        assert_eq!(counts(&queue), (0, 0, 0));
+        assert!(departure.abandoned.len() == 1 && queue.calls.is_empty());
+    }
+}

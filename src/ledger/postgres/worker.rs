@@ -213,3 +213,52 @@ async fn while_a_caller_waits(
     })
     .await
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+    use super::*;
+    use crate::ledger::postgres::call::Call;
+    use crate::ledger::postgres::connections::Connections;
+
+    fn pending(kind: Kind) -> (PendingCall, oneshot::Receiver<Outcome>) {
+        let (answer, answered) = oneshot::channel();
+        let call = Call {
+            kind,
+            job: "JOB-1".to_owned(),
+            event: "COMPLETED 1".to_owned(),
+            time: None,
+            number: 1,
+        };
+        (PendingCall { call, answer }, answered)
+    }
+
+    #[tokio::test]
+    async fn a_worker_counts_by_what_it_has_and_does() {
+        let pool = PgPoolOptions::new().connect_lazy_with(PgConnectOptions::new());
+        let connections = Connections::new(&pool, 4);
+        let shared = connections.shared();
+        shared.queue().workers = 1;
+        let mut worker = Worker::new(shared);
+        for is_connected in [true, true, false, false, true] {
+            worker.set_connected(is_connected);
+            assert_eq!(shared.queue().connected, usize::from(is_connected));
+        }
+        for kind in [Kind::Claim, Kind::Commit] {
+            let (call, _answered) = pending(kind);
+            shared.queue().calls.push_back(call);
+            assert_eq!(worker.take().len(), 1);
+            let committing = usize::from(kind == Kind::Commit);
+            assert_eq!(shared.queue().committing, committing);
+        }
+        let (idle, mut woken) = oneshot::channel();
+        shared.queue().idle.push(idle);
+        worker.wake_another();
+        assert_eq!(woken.try_recv(), Ok(()));
+        drop(worker);
+        let queue = shared.queue();
+        let counts = (queue.workers, queue.connected, queue.committing);
+        assert_eq!(counts, (0, 0, 0));
+    }
+}

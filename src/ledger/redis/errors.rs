@@ -103,12 +103,23 @@ mod tests {
                 expected,
                 "{answer}"
             );
-            let outcome = Ok(vec![Value::Okay, Value::Array(vec![parsed(answer)])]);
-            assert_eq!(
-                needs_reconnection(&outcome, Vec::as_slice),
-                expected,
-                "nested {answer}"
-            );
+            let attribute = |data| Value::Attribute {
+                data: Box::new(data),
+                attributes: Vec::new(),
+            };
+            for nested in [
+                Value::Array(vec![Value::Okay, parsed(answer)]),
+                Value::Map(vec![(Value::Okay, parsed(answer))]),
+                Value::Map(vec![(parsed(answer), Value::Okay)]),
+                attribute(parsed(answer)),
+            ] {
+                let outcome = Ok(vec![Value::Okay, nested]);
+                assert_eq!(
+                    needs_reconnection(&outcome, Vec::as_slice),
+                    expected,
+                    "nested {answer}"
+                );
+            }
         }
     }
 }

@@ -182,8 +182,9 @@ pub(crate) fn unexpected_reply() -> RedisError {
     ))
 }
 
+/// Returns whether the reply was to another call, or of another form.
 pub(crate) fn is_unexpected_reply(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::UnexpectedReturnType
+    [ErrorKind::UnexpectedReturnType, ErrorKind::Parse].contains(&error.kind())
 }
 
 fn unknown_version() -> RedisError {

@@ -205,3 +205,33 @@ impl fmt::Debug for Sentinels {
         f.debug_struct("Sentinels").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_masters_address_keeps_the_tls_of_the_login() {
+        let tls = |host: &str, port| ConnectionAddr::TcpTls {
+            host: host.to_owned(),
+            port,
+            insecure: false,
+            tls_params: None,
+        };
+        let tcp = |host: &str, port| ConnectionAddr::Tcp(host.to_owned(), port);
+        for (login, expected) in [
+            (tls("any", 1), tls("master", 6379)),
+            (tcp("any", 1), tcp("master", 6379)),
+        ] {
+            let mut sentinels = Sentinels::new(["redis://sentinel"], "mymaster").unwrap();
+            sentinels.login = login.into_connection_info().unwrap();
+            let named = NamedMaster {
+                host: "master".to_owned(),
+                port: 6379,
+                epoch: 1,
+            };
+            let master = sentinels.log_in(named).unwrap();
+            assert_eq!(*master.client.get_connection_info().addr(), expected);
+        }
+    }
+}

@@ -161,3 +161,37 @@ pub(super) fn settle(worker: &str, ended: &[Ended]) -> Statement {
     ];
     Statement::new("settle", include_str!("../sql/settle.sql"), &values)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::queue::worker::running::Running;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_that_is_not_recorded_pauses_for_longer_and_longer() {
+        let mut ended = Ended {
+            id: "1".to_owned(),
+            name: "JOB-1".to_owned(),
+            number: 1,
+            end: End::Done,
+            result: "{}".to_owned(),
+            pause: Duration::ZERO,
+            _running: Arc::<Running>::default().add("1"),
+            failing: None,
+        };
+        assert!(ended.is_due(Instant::now()));
+        let start = Instant::now();
+        for longest in [10, 20, 40, 80, 160, 320, 500, 500] {
+            ended.try_again_later();
+            let (now, again_at) = (Instant::now(), ended.again_at().unwrap());
+            let pause = again_at - now;
+            let longest = Duration::from_millis(longest);
+            assert!(longest / 2 <= pause && pause <= longest, "{pause:?}");
+            assert!(!ended.is_due(now) && ended.is_due(again_at));
+            tokio::time::advance(pause).await;
+            assert_eq!(ended.failing_for(), start.elapsed());
+        }
+    }
+}

@@ -86,4 +86,57 @@ mod tests {
             "{error}"
         );
     }
+
+    /// An error of the server with this `SQLSTATE`.
+    #[derive(Debug)]
+    struct Refused(&'static str);
+
+    impl std::fmt::Display for Refused {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl std::error::Error for Refused {}
+
+    impl sqlx::error::DatabaseError for Refused {
+        fn message(&self) -> &str {
+            self.0
+        }
+
+        fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
+            Some(self.0.into())
+        }
+
+        fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+            self
+        }
+
+        fn kind(&self) -> sqlx::error::ErrorKind {
+            sqlx::error::ErrorKind::Other
+        }
+    }
+
+    #[test]
+    fn a_connection_is_unusable_if_its_statements_are_not_the_servers() {
+        let refused = |code| sqlx::Error::Database(Box::new(Refused(code)));
+        for (error, expected) in [
+            (UnexpectedAnswer("commit").into(), true),
+            (refused("26000"), true),
+            (refused("42P05"), true),
+            (refused("23505"), false),
+            (refused("57014"), false),
+            (sqlx::Error::PoolTimedOut, false),
+        ] {
+            assert_eq!(is_unusable(&error), expected, "{error:?}");
+        }
+    }
 }

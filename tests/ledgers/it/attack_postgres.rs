@@ -383,6 +383,84 @@ async fn the_ledger_recovers_from_failing_connection_hooks() {
     }
 }
 
+/// The ledger's connections become as old as those of the pool, so that a load balancer can spread them anew.
+#[tokio::test]
+async fn connections_become_as_old_as_those_of_the_pool() {
+    for (lifetime, connections) in [(Some(Duration::from_millis(300)), 2), (None, 1)] {
+        let (database, ..) = set_up().await;
+        let proxy = Proxy::to(database.server()).await;
+        let options = database.options().host("127.0.0.1");
+        let pool = PgPoolOptions::new().max_lifetime(lifetime);
+        let pool = pool.connect_lazy_with(options.port(proxy.address.port()));
+        let ledger = PostgresLedger::new(pool);
+        granted(ledger.claim(&name("JOB-1", 1), LEASE).await.unwrap());
+        sleep(Duration::from_millis(400)).await;
+        granted(ledger.claim(&name("JOB-2", 1), LEASE).await.unwrap());
+        assert_eq!(proxy.connections(), connections, "{lifetime:?}");
+    }
+}
+
+/// A database that may not be written to is no standby: another connection would lead to it again.
+#[tokio::test]
+async fn a_read_only_database_causes_no_further_connections() {
+    let (database, ..) = set_up().await;
+    let proxy = Proxy::to(database.server()).await;
+    let options = database.options().host("127.0.0.1");
+    let options = options.options([("default_transaction_read_only", "on")]);
+    let ledger = PostgresLedger::new(pool(options.port(proxy.address.port())));
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(2_500) {
+        let refused = ledger.claim(&name("JOB-1", 1), LEASE).await.unwrap_err();
+        assert!(refused.to_string().contains("read-only"), "{refused}");
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(proxy.connections(), 1);
+}
+
+/// "Other calls are not delayed by a connection that is refused": a server that refuses further connections to a ledger
+/// that has one is asked for them now and then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_connections_are_few_while_another_works() {
+    let (database, pool, _) = set_up().await;
+    let role = &database.name;
+    let execute = async |sql: String| {
+        let sql = sqlx::AssertSqlSafe(sql);
+        sqlx::raw_sql(sql).execute(&pool).await.unwrap();
+    };
+    execute(format!(
+        "CREATE ROLE {role} LOGIN; GRANT ALL ON mx_job_webhook_events TO {role}"
+    ))
+    .await;
+    let proxy = Proxy::to(database.server()).await;
+    let options = database.options().host("127.0.0.1").username(role);
+    let options = options.port(proxy.address.port());
+    let pool_of_role = PgPoolOptions::new().connect_lazy_with(options);
+    let ledger = PostgresLedger::new(pool_of_role).with_max_connections(2);
+    granted(ledger.claim(&name("JOB-1", 1), LEASE).await.unwrap());
+    execute(format!("ALTER ROLE {role} NOLOGIN")).await;
+    let until = Instant::now() + SOON;
+    let mut callers = tokio::task::JoinSet::new();
+    for caller in 0..32 {
+        let ledger = ledger.clone();
+        callers.spawn(async move {
+            for number in 0.. {
+                if Instant::now() >= until {
+                    return number;
+                }
+                let event = name(&format!("JOB-{caller}-{number}"), 1);
+                granted(ledger.claim(&event, LEASE).await.unwrap());
+            }
+            0
+        });
+    }
+    let claims: usize = callers.join_all().await.into_iter().sum();
+    // One at the start, and one each 200 ms.
+    let connections = proxy.connections();
+    println!("{claims} claims, {connections} connections");
+    assert!((2..=13).contains(&connections), "{connections} connections");
+    execute(format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
 /// A server without free connections, which then has some again.
 #[tokio::test]
 async fn the_ledger_recovers_from_a_server_at_its_max_connections() {

@@ -1,5 +1,7 @@
 //! Attacks on the ledger on Redis.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mx_job_webhook::event::FencingToken;
@@ -9,8 +11,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
+use crate::engines::redis::replicated;
 use crate::proxy::{Network, Proxy};
 use crate::support::{LEASE, granted, name, unique_id};
+use harness::servers::Folder;
 
 const SOON: Duration = Duration::from_secs(4);
 
@@ -170,14 +174,27 @@ async fn garbage_from_the_server_causes_few_connects() {
 
 /// A Sentinel that answers with this address and this epoch.
 async fn sentinel(address: String, epoch: &'static str) -> String {
+    sentinel_that_names(Arc::new(Mutex::new((address, epoch)))).await
+}
+
+/// A Sentinel that answers with this address and this epoch, which may change.
+async fn sentinel_that_names(named: Arc<Mutex<(String, &'static str)>>) -> String {
+    counting_sentinel(named).await.0
+}
+
+/// The same, and how often it was asked.
+async fn counting_sentinel(
+    named: Arc<Mutex<(String, &'static str)>>,
+) -> (String, Arc<AtomicUsize>) {
+    let questions = Arc::new(AtomicUsize::new(0));
+    let counter = questions.clone();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let own = listener.local_addr().unwrap();
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let address = address.clone();
+            let (named, counter) = (named.clone(), counter.clone());
             tokio::spawn(async move {
-                let (host, port) = address.rsplit_once(':').unwrap();
                 let mut asked = vec![0; 4096];
                 loop {
                     let count = stream.read(&mut asked).await.unwrap_or(0);
@@ -186,7 +203,10 @@ async fn sentinel(address: String, epoch: &'static str) -> String {
                     }
                     let text = String::from_utf8_lossy(&asked[..count]).into_owned();
                     let mut answer = String::new();
+                    let (address, epoch) = named.lock().unwrap().clone();
+                    let (host, port) = address.rsplit_once(':').unwrap();
                     if text.contains("GET-MASTER-ADDR-BY-NAME") {
+                        counter.fetch_add(1, Ordering::SeqCst);
                         answer = format!(
                             "*2\r\n${}\r\n{host}\r\n${}\r\n{port}\r\n*2\r\n$12\r\nconfig-epoch\r\n${}\r\n{epoch}\r\n",
                             host.len(),
@@ -205,7 +225,7 @@ async fn sentinel(address: String, epoch: &'static str) -> String {
             });
         }
     });
-    format!("redis://{own}")
+    (format!("redis://{own}"), questions)
 }
 
 async fn availability(sentinels: Vec<String>, wait: Duration) -> usize {
@@ -220,6 +240,139 @@ async fn availability(sentinels: Vec<String>, wait: Duration) -> usize {
     answered
 }
 
+/// "If their answers differ, the one from the latest failover counts", whichever comes first.
+#[tokio::test]
+async fn the_answer_from_the_latest_failover_counts() {
+    let (old, new) = (Proxy::to(server()).await, Proxy::to(server()).await);
+    for number in 0..8 {
+        let mut sentinels = vec![
+            sentinel(old.address.to_string(), "9").await,
+            sentinel(new.address.to_string(), "10").await,
+        ];
+        if number % 2 == 0 {
+            sentinels.reverse();
+        }
+        let ledger = RedisLedger::from_sentinels(Sentinels::new(sentinels, "mymaster").unwrap());
+        granted(ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap());
+    }
+    assert_eq!((old.connections(), new.connections()), (0, 8));
+}
+
+/// Returns how often a ledger connected to each of two servers, after the Sentinels named the first one in epoch 3, and
+/// then the second one in this epoch.
+async fn followed(epoch: &'static str) -> (usize, usize) {
+    let (first, second) = (Proxy::to(server()).await, Proxy::to(server()).await);
+    let named = Arc::new(Mutex::new((first.address.to_string(), "3")));
+    let sentinels = Sentinels::new([sentinel_that_names(named.clone()).await], "mymaster").unwrap();
+    let ledger = RedisLedger::from_sentinels(sentinels);
+    granted(ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap());
+    *named.lock().unwrap() = (second.address.to_string(), epoch);
+    // Longer than it takes the ledger to ask for the master twice.
+    sleep(Duration::from_millis(2_500)).await;
+    granted(ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap());
+    (first.connections(), second.connections())
+}
+
+/// A connection moves to another server after a later failover alone. A Sentinel that was cut off names an old master,
+/// and one can name the same master by its host name.
+#[tokio::test]
+async fn only_a_later_failover_moves_the_connection() {
+    let proxy = Proxy::to(server()).await;
+    let same = Arc::new(Mutex::new((proxy.address.to_string(), "3")));
+    let sentinels = Sentinels::new([sentinel_that_names(same.clone()).await], "mymaster").unwrap();
+    let ledger = RedisLedger::from_sentinels(sentinels);
+    granted(ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap());
+    same.lock().unwrap().1 = "4";
+    let outcomes = tokio::join!(followed("2"), followed("3"), followed("10"));
+    assert_eq!(outcomes, ((1, 0), (1, 0), (1, 1)));
+    granted(ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap());
+    assert_eq!(proxy.connections(), 1, "the same master, in a later epoch");
+}
+
+/// The answers of a majority count, not the first one: a Sentinel that was cut off may answer first.
+#[tokio::test]
+async fn one_sentinel_is_no_majority() {
+    let (old, new) = (Proxy::to(server()).await, Proxy::to(server()).await);
+    let mut sentinels = vec![sentinel(old.address.to_string(), "3").await];
+    for _ in 0..2 {
+        let slow = sentinel(new.address.to_string(), "4").await;
+        let slow = slow.trim_start_matches("redis://").parse().unwrap();
+        let slow = Proxy::slow_to_connect(slow, Duration::from_millis(100)).await;
+        sentinels.push(format!("redis://{}", slow.address));
+        // It forwards to the end of the test.
+        std::mem::forget(slow);
+    }
+    let ledger = RedisLedger::from_sentinels(Sentinels::new(sentinels, "mymaster").unwrap());
+    granted(ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap());
+    assert_eq!((old.connections(), new.connections()), (0, 1));
+}
+
+/// A call ends within the time that a ledger has by default, although the master accepts connections and never answers.
+#[tokio::test]
+async fn a_master_that_hangs_fails_a_call_in_time() {
+    let hangs = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = hangs.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = hangs.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut asked = vec![0; 4096];
+                while let Ok(count @ 1..) = stream.read(&mut asked).await {
+                    let text = String::from_utf8_lossy(&asked[..count]).into_owned();
+                    if text.contains("ROLE") || text.contains("EVAL") {
+                        continue;
+                    }
+                    let commands = text.matches('*').count();
+                    let answers = "+OK\r\n".repeat(commands);
+                    if stream.write_all(answers.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let sentinels = Sentinels::new([sentinel(address, "3").await], "mymaster").unwrap();
+    let ledger = RedisLedger::from_sentinels(sentinels);
+    let event = name(&unique_id(), 1);
+    let claim = timeout(Duration::from_secs(3), ledger.claim(&event, LEASE));
+    claim.await.unwrap().unwrap_err();
+}
+
+/// A Sentinel can name a server that has not become a master yet. The connection waits for one.
+#[tokio::test]
+async fn a_server_that_is_no_master_is_not_used() {
+    let folder = Folder::new();
+    let servers = replicated(&folder, 1, &[]);
+    let replica = sentinel(servers[1].address.to_string(), "3").await;
+    let sentinels = Sentinels::new([replica], "mymaster").unwrap();
+    let ledger = RedisLedger::from_sentinels(sentinels);
+    for _ in 0..2 {
+        let refused = ledger.claim(&name(&unique_id(), 1), LEASE).await;
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("not a master yet"), "{refused}");
+    }
+}
+
+/// The Sentinels are asked once a second, however often the connection was replaced.
+#[tokio::test]
+async fn connections_that_were_replaced_ask_no_sentinel() {
+    let proxy = Proxy::to(server()).await;
+    let named = Arc::new(Mutex::new((proxy.address.to_string(), "3")));
+    let (address, questions) = counting_sentinel(named).await;
+    let ledger = RedisLedger::from_sentinels(Sentinels::new([address], "mymaster").unwrap());
+    for _ in 0..8 {
+        granted(ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap());
+        proxy.cut().await;
+        sleep(Duration::from_millis(200)).await;
+    }
+    granted(ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap());
+    sleep(Duration::from_secs(1)).await;
+    questions.store(0, Ordering::SeqCst);
+    sleep(Duration::from_secs(2)).await;
+    let questions = questions.load(Ordering::SeqCst);
+    assert!((1..=3).contains(&questions), "{questions} questions");
+}
+
 /// Two of three Sentinels name the master, and one hangs.
 #[tokio::test]
 async fn a_hanging_sentinel_fails_no_call() {
@@ -230,6 +383,16 @@ async fn a_hanging_sentinel_fails_no_call() {
         format!("redis://{}", hangs.local_addr().unwrap()),
         sentinel(master, "3").await,
     ];
+    // The majority has answered, so no call waits until the third one is given up.
+    let mut fastest = Duration::MAX;
+    for _ in 0..5 {
+        let sentinels = Sentinels::new(sentinels.clone(), "mymaster").unwrap();
+        let ledger = RedisLedger::from_sentinels(sentinels);
+        let start = std::time::Instant::now();
+        granted(ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap());
+        fastest = fastest.min(start.elapsed());
+    }
+    assert!(fastest < Duration::from_millis(400), "{fastest:?}");
     assert_eq!(availability(sentinels, Duration::from_secs(3)).await, 3);
 }
 

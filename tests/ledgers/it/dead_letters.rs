@@ -825,6 +825,22 @@ async fn a_replay_whose_letter_cannot_be_deleted_says_so() {
     )
     .await;
     assert_eq!(letters.count().await.unwrap(), 1);
+    // A replay of all ends with such an error, because the others would fail too.
+    keep(&letters, completed("JOB-2", 1), "no").await;
+    let breaking = admin.clone();
+    let jobs = JobRouter::new().on_completed(move |_| {
+        let admin = breaking.clone();
+        async move {
+            let refuse = "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
+                     AS $f$ BEGIN RAISE 'refused'; END $f$;
+                 CREATE OR REPLACE TRIGGER refuse BEFORE DELETE ON mx_job_webhook_dead_letters
+                     FOR EACH ROW EXECUTE FUNCTION refuse()";
+            execute(&admin, refuse).await;
+        }
+    });
+    let error = letters.replay_all(&LetterFilter::new(), jobs).await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("refused"), "{error}");
 }
 
 #[tokio::test]
@@ -847,6 +863,7 @@ async fn a_database_that_is_down_is_a_clear_error_and_mx_keeps_the_event() {
     }
     for reported in log.entries() {
         assert!(reported.contains("could not be kept"), "{reported}");
+        assert!(reported.contains("timed out"), "the cause: {reported}");
         assert!(
             !reported.contains("secret") && !reported.contains("JOB-1"),
             "{reported}"
@@ -867,7 +884,8 @@ async fn a_database_that_is_down_is_a_clear_error_and_mx_keeps_the_event() {
             .await
             .is_err()
     );
-    assert!(!format!("{letters:?}").contains("127.0.0.1"));
+    let shown = format!("{letters:?}");
+    assert!(shown.contains("max_body") && !shown.contains("127.0.0.1"));
 }
 
 /// Every event that was acknowledged behind this PgBouncer is there. Returns how many of 200 were.

@@ -440,6 +440,14 @@ async fn connections_to_a_standby_are_replaced_after_the_address_moves() {
         let error = ledger.claim(&event(number), LEASE).await.unwrap_err();
         assert!(error.to_string().contains("read-only"), "{error}");
     }
+    // One new connection a second is enough to find the address's next server.
+    let (before, start) = (pair.address.connections(), Instant::now());
+    while start.elapsed() < Duration::from_secs(2) {
+        ledger.claim(&event(0), LEASE).await.unwrap_err();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let made = pair.address.connections() - before;
+    assert!((1..=4).contains(&made), "{made} connections");
     // Existing connections stay with the old server.
     pair.address.lead_to(pair.primary.address());
     let mut errors = 0;

@@ -253,6 +253,13 @@ async fn prune_deletes_old_events_and_keeps_those_in_flight() {
     assert_eq!(ledger.claim(&held, LEASE).await.unwrap(), Claim::InFlight);
     assert_eq!(ledger.commit(&held, token).await.unwrap(), Commit::Settled);
     granted(ledger.claim(&settled, LEASE).await.unwrap());
+    // More than one statement deletes.
+    let many = "INSERT INTO mx_job_webhook_events (job, event, token, leased_until, settled_at)
+                SELECT 'JOB-' || number, 'COMPLETED 1', 1, now(), now()
+                FROM generate_series(1, 20001) AS number";
+    sqlx::query(many).execute(&pool).await.unwrap();
+    let pruned = ledger.prune(Duration::ZERO).await.unwrap();
+    assert!(pruned >= 20_001, "{pruned}");
     let drop = sqlx::AssertSqlSafe(format!("DROP SCHEMA {schema} CASCADE"));
     sqlx::query(drop).execute(&pool).await.unwrap();
 }

@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
-use mx_job_webhook::ledger::PostgresLedger;
+use mx_job_webhook::ledger::{Commit, Ledger as _, PostgresLedger};
 use mx_job_webhook::{DedupeLayer, JobEvent, JobRouter, Receipt};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgConnection, PgPool, Row as _};
@@ -13,7 +14,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tower::{BoxError, Layer as _, ServiceExt as _};
 
-use crate::support::{completed, unique_id};
+use crate::engines::postgres::Database;
+use crate::support::{LEASE, completed, granted, name, unique_id};
 
 fn options() -> PgConnectOptions {
     let url = std::env::var("MX_TEST_POSTGRES_URL").unwrap();
@@ -22,6 +24,11 @@ fn options() -> PgConnectOptions {
 
 /// The server behind a forwarder that counts requests for an answer: each `Sync` and each simple query.
 pub(crate) async fn counted() -> (PgConnectOptions, Arc<AtomicUsize>) {
+    counted_messages(b"SQ").await
+}
+
+/// The same for messages of these types.
+async fn counted_messages(types: &'static [u8]) -> (PgConnectOptions, Arc<AtomicUsize>) {
     let options = options();
     let server = format!("{}:{}", options.get_host(), options.get_port());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -32,13 +39,13 @@ pub(crate) async fn counted() -> (PgConnectOptions, Arc<AtomicUsize>) {
         loop {
             let (client, _) = listener.accept().await.unwrap();
             let server = TcpStream::connect(&server).await.unwrap();
-            tokio::spawn(forward(client, server, counter.clone()));
+            tokio::spawn(forward(client, server, types, counter.clone()));
         }
     });
     (options.host("127.0.0.1").port(port), round_trips)
 }
 
-async fn forward(client: TcpStream, server: TcpStream, round_trips: Arc<AtomicUsize>) {
+async fn forward(client: TcpStream, server: TcpStream, types: &[u8], counter: Arc<AtomicUsize>) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
@@ -62,8 +69,8 @@ async fn forward(client: TcpStream, server: TcpStream, round_trips: Arc<AtomicUs
                 break;
             }
             if has_started {
-                let asks = [b'S', b'Q'].contains(&unread[0]);
-                round_trips.fetch_add(usize::from(asks), Ordering::SeqCst);
+                let counts = types.contains(&unread[0]);
+                counter.fetch_add(usize::from(counts), Ordering::SeqCst);
             } else {
                 has_started = length > 8;
             }
@@ -104,6 +111,130 @@ async fn a_delivery_takes_two_round_trips_and_concurrent_deliveries_share_them()
     }
     let shared = round_trips.load(Ordering::SeqCst);
     assert!(shared <= 16, "{shared} round trips for 64 deliveries");
+}
+
+/// A statement that failed is made again call by call if one of several calls may be the reason, and else not.
+#[tokio::test]
+async fn a_failed_statement_is_not_repeated_without_need() {
+    let database = Database::create("").await;
+    let admin = database.pool();
+    PostgresLedger::new(admin.clone())
+        .create_table()
+        .await
+        .unwrap();
+    let (options, round_trips) = counted().await;
+    let pool = PgPoolOptions::new().connect_lazy_with(options.database(&database.name));
+    let ledger = PostgresLedger::new(pool).with_max_connections(1);
+    let claim = async |guid: String| ledger.claim(&name(&guid, 1), LEASE).await;
+    claim("warm".to_owned()).await.unwrap();
+    // A value of one call; or anything else.
+    for (sqlstate, most) in [("22000", usize::MAX), ("P0001", 4)] {
+        let refuse = format!(
+            "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN
+                 IF NEW.job LIKE 'bad%' THEN RAISE 'refused' USING ERRCODE = '{sqlstate}'; END IF;
+                 RETURN NEW;
+             END $f$;
+             CREATE OR REPLACE TRIGGER refuse BEFORE INSERT ON mx_job_webhook_events
+                 FOR EACH ROW EXECUTE FUNCTION refuse()"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(refuse))
+            .execute(&admin)
+            .await
+            .unwrap();
+        round_trips.store(0, Ordering::SeqCst);
+        claim("bad".to_owned()).await.unwrap_err();
+        assert_eq!(round_trips.load(Ordering::SeqCst), 1, "{sqlstate}");
+
+        round_trips.store(0, Ordering::SeqCst);
+        let calls = (0..32).map(|number| claim(format!("bad{number}")));
+        let outcomes = futures(calls).await;
+        assert!(outcomes.iter().all(Result::is_err));
+        let made = round_trips.load(Ordering::SeqCst);
+        assert!(made <= most, "{sqlstate}: {made} round trips for 32 calls");
+
+        // The others of the same statement succeed.
+        let calls = (0..8).map(|number| {
+            let guid = if number == 3 { "bad" } else { "good" };
+            claim(format!("{guid}{number}{sqlstate}"))
+        });
+        let granted = futures(calls).await.iter().filter(|it| it.is_ok()).count();
+        assert!(sqlstate != "22000" || granted == 7, "{granted}");
+    }
+}
+
+/// A call waits for a transaction that has locked its event, for longer and longer.
+#[tokio::test]
+async fn a_call_whose_event_is_locked_is_repeated_with_pauses() {
+    let database = Database::create("").await;
+    let admin = database.pool();
+    PostgresLedger::new(admin.clone())
+        .create_table()
+        .await
+        .unwrap();
+    let (options, round_trips) = counted().await;
+    let pool = PgPoolOptions::new().connect_lazy_with(options.database(&database.name));
+    let ledger = PostgresLedger::new(pool).with_max_connections(1);
+    let event = name("JOB-1", 1);
+    let token = granted(ledger.claim(&event, LEASE).await.unwrap());
+    let mut lock = admin.begin().await.unwrap();
+    sqlx::raw_sql("SELECT job FROM mx_job_webhook_events FOR UPDATE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let (waiting, waited) = (ledger.clone(), event.clone());
+    let commit = tokio::spawn(async move { waiting.commit(&waited, token).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // After 2, 4, 8, 16, 32, 64 and 128 ms, and then each 200 ms. The first one prepares the statement.
+    let made = round_trips.load(Ordering::SeqCst);
+    assert!((4..=20).contains(&made), "{made} round trips");
+    lock.rollback().await.unwrap();
+    assert_eq!(commit.await.unwrap().unwrap(), Commit::Settled);
+}
+
+/// A statement is planned again as its table grows, and therefore prepared again, but not often.
+#[tokio::test]
+async fn statements_are_prepared_again_each_time_the_calls_have_doubled() {
+    let database = Database::create("").await;
+    PostgresLedger::new(database.pool())
+        .create_table()
+        .await
+        .unwrap();
+    let (options, prepared) = counted_messages(b"P").await;
+    let pool = PgPoolOptions::new().connect_lazy_with(options.database(&database.name));
+    let ledger = PostgresLedger::new(pool).with_max_connections(1);
+    for batch in 0..64 {
+        let names = (0..64).map(|number| name(&format!("JOB-{batch}-{number}"), 1));
+        let names: Vec<_> = names.collect();
+        let claims = names.iter().map(|name| ledger.claim(name, LEASE));
+        for claim in futures(claims).await {
+            granted(claim.unwrap());
+        }
+    }
+    let prepared = prepared.load(Ordering::SeqCst);
+    println!("prepared {prepared} times for 4,096 calls");
+    assert!((3..=8).contains(&prepared), "{prepared}");
+}
+
+/// Awaits these futures at once.
+async fn futures<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut running: Vec<_> = futures.map(Box::pin).collect();
+    let mut outcomes: Vec<_> = running.iter().map(|_| None).collect();
+    std::future::poll_fn(|context| {
+        for (future, outcome) in running.iter_mut().zip(&mut outcomes) {
+            if outcome.is_none()
+                && let Poll::Ready(ready) = future.as_mut().poll(context)
+            {
+                *outcome = Some(ready);
+            }
+        }
+        if outcomes.iter().all(Option::is_some) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+    outcomes.into_iter().flatten().collect()
 }
 
 /// With an effect in the application's transaction: begin, effect and end, `commit_in`, and

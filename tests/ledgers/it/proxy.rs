@@ -30,6 +30,8 @@ struct Connections {
     made: usize,
     /// No data passes through these any more.
     stalled: usize,
+    /// These answer each request with the reply to another one.
+    mixed_up: usize,
     /// These are closed.
     closed: usize,
 }
@@ -95,6 +97,12 @@ impl Proxy {
             .send_modify(|connections| connections.stalled = connections.made);
     }
 
+    /// Existing connections answer each request with the reply to another one; new ones work.
+    pub(crate) fn mix_up_existing(&self) {
+        self.connections
+            .send_modify(|connections| connections.mixed_up = connections.made);
+    }
+
     /// New connections lead to another server; existing ones stay.
     pub(crate) fn lead_to(&self, server: SocketAddr) {
         *self.server.lock().unwrap() = server;
@@ -158,6 +166,7 @@ impl Forwarding {
                 count = server.read(&mut answered), if gets_through => {
                     let answer = match (count, now) {
                         (Ok(1..), Network::Garbage) => &b"-\x00\xff garbage\r\n"[..],
+                        (Ok(1..), Network::Works) if self.number <= connections.mixed_up => b"+PONG\r\n",
                         (Ok(count @ 1..), Network::Works) => &answered[..count],
                         (_, Network::LosesOneAnswer) => {
                             self.switch.send_replace(Network::Works);

@@ -8,7 +8,9 @@ use mx_job_webhook::event::FencingToken;
 use mx_job_webhook::ledger::{Claim, Commit, Ledger as _, Reconnecting, RedisLedger};
 use mx_job_webhook::testing::check_ledger;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::{AsyncCommands as _, Client, Cmd, Pipeline, RedisFuture, Value};
+use redis::{
+    AsyncCommands as _, Client, Cmd, Pipeline, RedisError, RedisFuture, ServerErrorKind, Value,
+};
 
 use super::outages;
 use super::proxy::{Network, Proxy};
@@ -192,6 +194,104 @@ async fn each_call_is_one_round_trip_once_the_server_knows_the_scripts() {
         .await
         .unwrap();
     granted(ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap());
+}
+
+/// "An error of a call that got the reply to another one": the next call uses another connection.
+#[tokio::test]
+async fn a_connection_that_mixes_up_replies_is_replaced() {
+    let (ledger, proxy) = proxied().await;
+    let event = name(&unique_id(), 1);
+    let token = granted(ledger.claim(&event, LEASE).await.unwrap());
+    proxy.mix_up_existing();
+    ledger.commit(&event, token).await.unwrap_err();
+    assert_eq!(ledger.commit(&event, token).await.unwrap(), Commit::Settled);
+
+    // Commits that wait for replicas have a connection of their own. This server has no replicas.
+    let ledger = ledger.with_replicated_commits(2, Duration::from_millis(10));
+    assert!(format!("{ledger:?}").contains("replicas: 2"));
+    let lacks_replicas = async || {
+        let refused = ledger.commit(&event, token).await.unwrap_err();
+        refused.code() == Some("NOREPLICAS")
+    };
+    assert!(lacks_replicas().await);
+    proxy.mix_up_existing();
+    assert!(!lacks_replicas().await);
+    assert!(lacks_replicas().await);
+}
+
+/// A connection to a cluster whose first scripts are answered by a node that is no longer the master.
+#[derive(Clone)]
+struct Moved {
+    connection: MultiplexedConnection,
+    /// How many scripts are refused, and how many were called.
+    refusals: Arc<AtomicUsize>,
+    scripts: Arc<AtomicUsize>,
+}
+
+impl ConnectionLike for Moved {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        let is_script = command
+            .get_packed_command()
+            .windows(7)
+            .any(|it| it == b"EVALSHA");
+        let less = |left: usize| left.checked_sub(1);
+        self.scripts
+            .fetch_add(usize::from(is_script), Ordering::SeqCst);
+        let (ordering, left) = (Ordering::SeqCst, &self.refusals);
+        if is_script && left.fetch_update(ordering, ordering, less).is_ok() {
+            let kind = ServerErrorKind::ReadOnly.into();
+            let error = RedisError::from((kind, "You can't write against a read only replica."));
+            return Box::pin(async { Err(error) });
+        }
+        self.connection.req_packed_command(command)
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        self.connection.req_packed_commands(pipeline, offset, count)
+    }
+
+    fn get_db(&self) -> i64 {
+        self.connection.get_db()
+    }
+}
+
+/// A cluster's client may need some attempts to learn a new master. A call waits for that, and not for long.
+#[tokio::test]
+async fn a_call_is_repeated_until_the_client_of_a_cluster_knows_the_master() {
+    let (refusals, scripts) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let ledger = RedisLedger::from_connection(Moved {
+        connection: connection().await,
+        refusals: refusals.clone(),
+        scripts: scripts.clone(),
+    });
+    for count in 1..=4 {
+        refusals.store(count, Ordering::SeqCst);
+        granted(ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap());
+        assert_eq!(refusals.load(Ordering::SeqCst), 0);
+    }
+    // Another error is no reason to repeat it.
+    let guid = unique_id();
+    let key = format!("mx-job-webhook:{guid}");
+    let _: () = connection()
+        .await
+        .set_ex(key, "no entry", 60)
+        .await
+        .unwrap();
+    for count in [0, 1] {
+        refusals.store(count, Ordering::SeqCst);
+        scripts.store(0, Ordering::SeqCst);
+        ledger.claim(&name(&guid, 1), LEASE).await.unwrap_err();
+        assert_eq!(scripts.load(Ordering::SeqCst), count + 1);
+    }
+    refusals.store(usize::MAX, Ordering::SeqCst);
+    let event = name(&unique_id(), 1);
+    let claim = tokio::time::timeout(Duration::from_secs(2), ledger.claim(&event, LEASE));
+    assert_eq!(claim.await.unwrap().unwrap_err().code(), Some("READONLY"));
 }
 
 /// A connection that stalls for good, as behind a firewall that dropped it, delays the calls that

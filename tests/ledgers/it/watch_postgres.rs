@@ -11,7 +11,7 @@ use mx_job_webhook::watch::{
 };
 use mx_job_webhook::{Job, JobRouter, Status};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection, PgPool, Row as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, PgPool, Row as _};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer as _, ServiceExt as _};
@@ -170,6 +170,41 @@ async fn a_listener_behind_pgbouncer_only_delays() {
             transactions.push(transaction);
         }
     }
+}
+
+/// A session of the server that is older than the connection shows a pooler, also if no other connection has it.
+#[tokio::test]
+async fn the_store_does_not_listen_on_a_session_that_was_another_clients() {
+    let database = Database::create("").await;
+    store(database.options()).await;
+    let folder = Folder::new();
+    let settings = [
+        ("pool_mode", "session"),
+        ("default_pool_size", "8"),
+        ("ignore_startup_parameters", "extra_float_digits"),
+    ];
+    let pgbouncer = pgbouncer::start(&folder, V1_24, database.server(), &settings);
+    let options = at(pgbouncer.address).database(&database.name);
+    let pool = PgPoolOptions::new().max_connections(1);
+    let store = PostgresWatchStore::new(pool.connect_lazy_with(options.clone()));
+    // The store's pool has its connection, and one session waits for another client.
+    store.count().await.unwrap();
+    let mut other = options.connect().await.unwrap();
+    sqlx::raw_sql("SELECT 1").execute(&mut other).await.unwrap();
+    other.close().await.unwrap();
+    sleep(Duration::from_millis(100)).await;
+    let watch = JobWatch::new(store);
+    let expected = watch.expect(&guid()).await.unwrap();
+    let waiting = tokio::spawn(async move { expected.within(LONG).await.map(drop) });
+    let direct = database.pool();
+    let listening = "SELECT count(*) FROM pg_stat_activity
+                     WHERE datname = current_database() AND query LIKE 'LISTEN%'";
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(2) {
+        assert_eq!(number(&direct, listening).await, 0);
+        sleep(Duration::from_millis(20)).await;
+    }
+    waiting.abort();
 }
 
 /// An old PgBouncer that mixes up statements: calls may fail, and what a call has acknowledged stands.
@@ -425,6 +460,11 @@ async fn each_call_takes_one_round_trip() {
         sleep(Duration::from_millis(50)).await;
         trips.swap(0, Ordering::SeqCst)
     };
+    // An error adds no round trips to later calls.
+    let direct = database.pool();
+    execute(&direct, "ALTER TABLE mx_job_webhook_watch RENAME TO other").await;
+    store.load(&[guid()]).await.unwrap_err();
+    execute(&direct, "ALTER TABLE other RENAME TO mx_job_webhook_watch").await;
     // Each includes the tests of returned connections, one a call.
     let expected_trips = [2, 4, 2, 2, 2];
     let mut last = [0; 5];
@@ -784,5 +824,8 @@ async fn debug_shows_no_address() {
         .password("secret-password");
     let store = PostgresWatchStore::new(pool(options.clone())).with_listener(options);
     let shown = format!("{store:?}, {:?}", JobWatch::new(store.clone()));
-    assert!(!shown.contains("secret"), "{shown}");
+    assert!(
+        shown.contains("PostgresWatchStore") && !shown.contains("secret"),
+        "{shown}"
+    );
 }

@@ -785,6 +785,44 @@ async fn round_trips_are_few() {
     }
 }
 
+#[tokio::test]
+async fn changes_that_wait_for_no_replica_use_the_connection_of_the_reads() {
+    let folder = Folder::new();
+    let server = servers::redis(&folder, &[]);
+    let proxy = Proxy::to(server.address).await;
+    let client = Client::open(format!("redis://{}/", proxy.address)).unwrap();
+    let store = RedisWatchStore::new(client).with_replicated_changes(0, Duration::from_secs(1));
+    put(&store, &new_guid()).await;
+    store.count().await.unwrap();
+    assert_eq!(proxy.connections(), 1);
+}
+
+/// As for the ledger: after the reply to another call, the store uses another connection.
+#[tokio::test]
+async fn a_connection_that_mixes_up_replies_is_replaced() {
+    let folder = Folder::new();
+    let server = servers::redis(&folder, &[]);
+    let proxy = Proxy::to(server.address).await;
+    let client = Client::open(format!("redis://{}/", proxy.address)).unwrap();
+    let store = RedisWatchStore::new(client);
+    store.count().await.unwrap();
+    proxy.mix_up_existing();
+    store.count().await.unwrap_err();
+    store.count().await.unwrap();
+
+    // Changes that wait for replicas have a connection of their own. This server has no replicas.
+    let store = store.with_replicated_changes(1, Duration::from_millis(10));
+    let lacks_replicas = async || {
+        let entry = Entry::default();
+        let refused = store.replace(&new_guid(), None, due_now(&entry)).await;
+        refused.unwrap_err().code() == Some("NOREPLICAS")
+    };
+    assert!(lacks_replicas().await);
+    proxy.mix_up_existing();
+    assert!(!lacks_replicas().await);
+    assert!(lacks_replicas().await);
+}
+
 #[test]
 fn printing_a_store_does_not_show_its_connection() {
     let node = Client::open("redis://user:secret@host/").unwrap();

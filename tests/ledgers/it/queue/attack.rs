@@ -53,6 +53,13 @@ impl Lines {
             .any(|line| parts.iter().all(|part| line.contains(part)))
     }
 
+    /// Returns how many lines have all of these parts.
+    fn count(&self, parts: &[&str]) -> usize {
+        let lines = self.0.lock().unwrap();
+        let matches = |line: &&String| parts.iter().all(|part| line.contains(part));
+        lines.iter().filter(matches).count()
+    }
+
     fn text(&self) -> String {
         self.0.lock().unwrap().join("\n")
     }
@@ -390,7 +397,44 @@ async fn a_worker_that_starts_without_its_database_says_so() {
         .run_until(sleep(Duration::from_secs(7)))
         .await
         .unwrap();
-    assert!(lines.has(&["a worker waits for its queue", "queue=\"unreachable\""]));
+    let line = ["a worker waits for its queue", "queue=\"unreachable\""];
+    assert_eq!(lines.count(&line), 1);
+}
+
+/// The same for a worker that loses its database: one line for each outage.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_that_loses_its_database_says_so_once() {
+    let fixture = Fixture::new().await;
+    let proxy = Proxy::to(fixture.database.server()).await;
+    let options = fixture.database.options().host("127.0.0.1");
+    let (_, queue) = super::queue(options.port(proxy.address.port()));
+    let lines = Lines::of_all_tests();
+    let line = ["a worker waits for its queue", "queue=\"lost\""];
+    let worker = quick(&queue.named("lost"), JobRouter::new());
+    let worker = Running::start(worker.with_dead_after(Duration::from_secs(1)));
+    for outages in 0..2 {
+        // A heartbeat arrives.
+        let seen = "SELECT count(*) FROM apalis.workers WHERE last_seen > now() - interval '0.2 s'";
+        let start = Instant::now();
+        while fixture.number(seen).await == 0 {
+            assert!(start.elapsed() < PATIENCE);
+        }
+        // Its answer arrives too.
+        sleep(Duration::from_millis(100)).await;
+        assert_eq!(lines.count(&line), outages);
+        proxy.set(Network::Down);
+        let start = Instant::now();
+        while lines.count(&line) == outages {
+            assert!(start.elapsed() < PATIENCE);
+            sleep(Duration::from_millis(20)).await;
+        }
+        // Several heartbeats fail.
+        sleep(Duration::from_secs(3)).await;
+        assert_eq!(lines.count(&line), outages + 1);
+        proxy.set(Network::Works);
+    }
+    worker.end().await;
 }
 
 /// `observability`: "ERROR with the event's name for an event that has failed for the last time".

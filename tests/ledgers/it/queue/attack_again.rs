@@ -529,6 +529,104 @@ async fn an_idle_worker_looks_for_events_at_its_interval() {
     assert!(transactions < 300, "{transactions}");
 }
 
+/// A worker that has taken all it asked for looks again at once: more may wait.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn many_events_that_wait_are_taken_without_pauses() {
+    let fixture = Fixture::new().await;
+    for number in 0..200 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    let log = Log::default();
+    // Of another process, which does not know that events were stored.
+    let worker = quick(&fixture.other(), logging(&log)).with_poll_interval(PATIENCE * 10);
+    let worker = Running::start(worker.with_concurrency(1_000));
+    until_logged(&log, 200).await;
+    worker.end().await;
+
+    // The bodies of one statement are 1 MiB at most, which the first one has.
+    for number in 200..202 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    fixture
+        .execute(
+            "UPDATE apalis.jobs SET job = job || convert_to(repeat(' ', 1048576 - length(job)), 'UTF8')
+             WHERE status = 'Pending' AND position('JOB-200' IN convert_from(job, 'UTF8')) > 0",
+        )
+        .await;
+    let worker = quick(&fixture.other(), logging(&log)).with_poll_interval(PATIENCE * 10);
+    let worker = Running::start(worker);
+    until_logged(&log, 202).await;
+    worker.end().await;
+}
+
+/// Callbacks that end at the same time are recorded by few statements.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn tries_that_end_together_are_recorded_together() {
+    let fixture = Fixture::new().await;
+    fixture
+        .execute(
+            "CREATE TABLE recorded (statement text);
+             CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN
+                 IF NEW.status = 'Done' THEN INSERT INTO recorded VALUES (txid_current()); END IF;
+                 RETURN NEW; END $f$;
+             CREATE TRIGGER note BEFORE UPDATE ON apalis.jobs FOR EACH ROW EXECUTE FUNCTION note()",
+        )
+        .await;
+    for number in 0..60 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    let log = Log::default();
+    let (noted, together) = (log.clone(), Arc::new(Notify::new()));
+    let ends = together.clone();
+    let jobs = JobRouter::new().on_completed(move |event: JobEvent| {
+        let (log, together) = (noted.clone(), together.clone());
+        async move {
+            let notified = together.notified();
+            log.push(event.guid.to_string());
+            notified.await;
+        }
+    });
+    let worker = Running::start(quick(&fixture.queue, jobs).with_concurrency(60));
+    until_logged(&log, 60).await;
+    sleep(Duration::from_millis(50)).await;
+    ends.notify_waiters();
+    fixture.until(60, "status = 'Done'").await;
+    worker.end().await;
+    let statements = "SELECT count(DISTINCT statement) FROM recorded";
+    let statements = fixture.number(statements).await;
+    assert!(statements <= 10, "{statements} statements");
+}
+
+/// "Sets how many callbacks run at once": a worker that runs as many looks for no events, although more wait.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_whose_callbacks_use_all_places_is_idle() {
+    let fixture = Fixture::new().await;
+    for number in 0..2 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    let log = Log::default();
+    let jobs = slow(&log, PATIENCE);
+    let worker = Running::start(quick(&fixture.queue, jobs).with_concurrency(1));
+    until_logged(&log, 1).await;
+    // The server counts the transactions of a session after at most a second.
+    sleep(Duration::from_secs(1)).await;
+    let transactions =
+        "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()";
+    let before = fixture.number(transactions).await;
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let busy_before = metrics.worker_total_busy_duration(0);
+    sleep(Duration::from_secs(2)).await;
+    let busy = metrics.worker_total_busy_duration(0) - busy_before;
+    let transactions = fixture.number(transactions).await - before;
+    worker.task.abort();
+    // Heartbeats, and the statements of this test.
+    assert!(transactions < 50, "{transactions} transactions");
+    assert!(busy < Duration::from_secs(1), "busy for {busy:?}");
+}
+
 /// Results that cannot be recorded stop the worker from taking more and more events.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]

@@ -272,6 +272,16 @@ async fn bodies_that_no_callback_took_are_kept_and_replayed() {
             .count(),
         2
     );
+    for (kind, expected) in [
+        (LetterKind::Event, 1),
+        (LetterKind::Undecodable, 2),
+        (LetterKind::OtherWebhook, 1),
+    ] {
+        let page = fixture.queue.dead_letters(&all().with_kind(kind)).await;
+        let page = page.unwrap();
+        assert_eq!(page.letters().len(), expected, "{kind:?}");
+        assert!(page.letters().iter().all(|letter| letter.kind() == kind));
+    }
     for letter in page.letters() {
         assert!(!letter.error().contains("USR-1"));
         let kept = fixture.queue.dead_letter_body(letter.name()).await.unwrap();

@@ -14,6 +14,7 @@ use tower::{Layer as _, ServiceExt as _};
 
 use super::{Fixture, PATIENCE, Running, completed, event, logging, quick, until_logged};
 use crate::engines::postgres::at;
+use crate::proxy::Proxy;
 use crate::support::{Log, SAMPLE, delivery};
 
 #[tokio::test]
@@ -119,6 +120,24 @@ async fn an_event_that_cannot_be_stored_is_not_acknowledged() {
     );
 }
 
+/// A connection is kept for the next event, until it is as old as those of the pool may become.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn connections_are_kept_and_become_as_old_as_those_of_the_pool() {
+    for (lifetime, connections) in [(None, 1), (Some(Duration::from_millis(300)), 2)] {
+        let fixture = Fixture::new().await;
+        let proxy = Proxy::to(fixture.database.server()).await;
+        let options = fixture.database.options().host("127.0.0.1");
+        let pool = PgPoolOptions::new().max_lifetime(lifetime);
+        let pool = pool.connect_lazy_with(options.port(proxy.address.port()));
+        let queue = JobQueue::postgres(pool);
+        super::store(&queue, completed("JOB-1")).await;
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        super::store(&queue, completed("JOB-2")).await;
+        assert_eq!(proxy.connections(), connections, "{lifetime:?}");
+    }
+}
+
 /// Callbacks may hold all connections of the pool.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
@@ -195,6 +214,74 @@ async fn an_event_that_the_database_refuses_does_not_hinder_the_next_one() {
         fixture.store(completed(guid)).await;
     }
     assert_eq!(fixture.rows("true").await, 2);
+}
+
+/// Errors of the database cost no connection, and a broken connection fails no delivery.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn only_a_broken_connection_is_replaced() {
+    let fixture = Fixture::new().await;
+    let refuse = "ALTER TABLE apalis.jobs ADD CHECK (idempotency_key NOT LIKE 'JOB-1 %')";
+    fixture.execute(refuse).await;
+    let proxy = Proxy::to(fixture.database.server()).await;
+    let options = fixture.database.options().host("127.0.0.1");
+    let (_, queue) = super::queue(options.port(proxy.address.port()));
+    for guid in ["JOB-2", "JOB-3"] {
+        super::store(&queue, completed(guid)).await;
+        let refused = queue.enqueue().oneshot(completed("JOB-1")).await;
+        assert!(refused.is_err());
+    }
+    assert_eq!(proxy.connections(), 1);
+    proxy.cut().await;
+    super::store(&queue, completed("JOB-4")).await;
+    assert_eq!(proxy.connections(), 2);
+}
+
+/// Events that are stored at the same time share statements, whose bodies are 1 MiB at most.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn events_that_are_stored_together_share_statements() {
+    for (bytes, statements) in [(10, 1..=8), (600_000, 16..=16)] {
+        let fixture = Fixture::new().await;
+        let queue = fixture.queue.clone().with_max_connections(1);
+        let store = |number| {
+            let (guid, text) = (format!("JOB-{number}"), "x".repeat(bytes));
+            let body = format!(r#"{{"job": {{"guid": "{guid}", "status": 6, "text": "{text}"}}}}"#);
+            let event = JobEvent::decode(body).unwrap();
+            tokio::spawn(queue.enqueue().oneshot(event))
+        };
+        let deliveries: Vec<_> = (0..16).map(store).collect();
+        for delivery in deliveries {
+            assert_eq!(delivery.await.unwrap().unwrap(), Receipt::Queued);
+        }
+        let made = fixture
+            .number("SELECT count(DISTINCT xmin::text) FROM apalis.jobs")
+            .await;
+        assert!(
+            statements.contains(&made),
+            "{bytes} bytes: {made} statements"
+        );
+    }
+}
+
+/// Events that are stored at the same time share a statement, and one that the database refuses is refused alone.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_event_that_the_database_refuses_fails_no_other_one() {
+    let fixture = Fixture::new().await;
+    let refuse = "ALTER TABLE apalis.jobs ADD CHECK (idempotency_key NOT LIKE 'JOB-7 %')";
+    fixture.execute(refuse).await;
+    let queue = fixture.queue.clone().with_max_connections(1);
+    let store = |number| {
+        let event = completed(&format!("JOB-{number}"));
+        tokio::spawn(queue.enqueue().oneshot(event))
+    };
+    let deliveries: Vec<_> = (0..32).map(store).collect();
+    for (number, delivery) in deliveries.into_iter().enumerate() {
+        let answer = delivery.await.unwrap();
+        assert_eq!(answer.is_ok(), number != 7, "{number}: {answer:?}");
+    }
+    assert_eq!(fixture.rows("true").await, 31);
 }
 
 #[tokio::test]

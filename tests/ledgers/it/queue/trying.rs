@@ -207,6 +207,7 @@ async fn commit_in_refuses_events_that_did_not_come_from_a_worker_of_the_queue()
     let error = error.unwrap_err();
     assert!(!error.is_overtaken() && std::error::Error::source(&error).is_none());
     assert!(error.to_string().contains("neither"), "{error}");
+    assert_eq!(format!("{error:?}"), format!("CommitInError: {error}"));
 
     // An event of another queue.
     let (pool, other) = (fixture.pool.clone(), fixture.queue.clone().named("other"));
