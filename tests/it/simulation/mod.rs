@@ -23,8 +23,18 @@ use world::World;
 /// The number of seeds unless `MX_SIMULATION_SEEDS` sets it: `.ci/run` tries 10,000.
 const SEEDS: u64 = 1_000;
 
+/// A run with a ledger that outlives the process takes longer, so only one of so many seeds is tried.
+const SHARE: u64 = 10;
+
+/// What is different in a run, beside its seed.
+#[derive(Clone, Copy, Default)]
+struct Setting {
+    broken: Option<Broken>,
+    keeps_ledger: bool,
+}
+
 /// Returns the failure of this seed's run, if any, after the trace of the run.
-fn run(seed: u64, broken: Option<Broken>) -> Result<(), String> {
+fn run(seed: u64, setting: Setting) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -32,8 +42,9 @@ fn run(seed: u64, broken: Option<Broken>) -> Result<(), String> {
         .unwrap();
     let run = || {
         let mut random = fastrand::Rng::with_seed(seed);
-        let plan = Plan::draw(&mut random);
-        let world = World::new(plan, random, broken);
+        let mut plan = Plan::draw(&mut random);
+        plan.keeps_ledger = setting.keeps_ledger;
+        let world = World::new(plan, random, setting.broken);
         runtime
             .block_on(world.clone().run())
             .map_err(|wrong| format!("{}\n{wrong}", world.trace().join("\n")))
@@ -42,7 +53,7 @@ fn run(seed: u64, broken: Option<Broken>) -> Result<(), String> {
 }
 
 /// Returns the first failing seed, tried on all processors.
-fn first_failure(seeds: u64, broken: Option<Broken>) -> Option<(u64, String)> {
+fn first_failure(seeds: u64, setting: Setting) -> Option<(u64, String)> {
     let next = AtomicU64::new(0);
     let search = || {
         loop {
@@ -50,7 +61,7 @@ fn first_failure(seeds: u64, broken: Option<Broken>) -> Option<(u64, String)> {
             if seed >= seeds {
                 return None;
             }
-            if let Err(wrong) = run(seed, broken) {
+            if let Err(wrong) = run(seed, setting) {
                 next.store(seeds, Ordering::Relaxed);
                 return Some((seed, wrong));
             }
@@ -71,17 +82,35 @@ fn seeds() -> u64 {
 
 #[test]
 fn the_guarantees_hold_with_every_seed() {
+    check(
+        seeds(),
+        Setting::default(),
+        "the_guarantees_hold_with_every",
+    );
+}
+
+/// A process is killed between a claim and its end, and another one finds both in the ledger.
+#[test]
+fn the_guarantees_hold_with_a_ledger_that_outlives_the_process() {
+    let setting = Setting {
+        keeps_ledger: true,
+        ..Setting::default()
+    };
+    check(seeds() / SHARE, setting, "a_ledger_that_outlives");
+}
+
+fn check(seeds: u64, setting: Setting, test: &str) {
     let failure = match std::env::var("MX_SIMULATION_SEED") {
         Ok(seed) => {
             let seed = seed.parse().unwrap();
-            run(seed, None).err().map(|wrong| (seed, wrong))
+            run(seed, setting).err().map(|wrong| (seed, wrong))
         }
-        Err(_) => first_failure(seeds(), None),
+        Err(_) => first_failure(seeds, setting),
     };
     if let Some((seed, wrong)) = failure {
         panic!(
             "{wrong}\nreplay it with\n  MX_SIMULATION_SEED={seed} \
-             cargo test --all-features --test it the_guarantees_hold"
+             cargo test --all-features --test it {test}"
         );
     }
 }
@@ -91,7 +120,7 @@ fn the_guarantees_hold_with_every_seed() {
 #[test]
 fn the_seeds_that_failed_once_hold() {
     for seed in [41_778, 1_611_016] {
-        run(seed, None).unwrap();
+        run(seed, Setting::default()).unwrap();
     }
 }
 
@@ -104,7 +133,11 @@ fn the_simulation_finds_every_broken_ledger() {
         (Broken::NeverCommits, "settled"),
         (Broken::ForgetsTheOvertaken, "recorded"),
     ] {
-        let (_, wrong) = first_failure(500, Some(broken))
+        let setting = Setting {
+            broken: Some(broken),
+            ..Setting::default()
+        };
+        let (_, wrong) = first_failure(500, setting)
             .unwrap_or_else(|| panic!("the simulation did not find {broken:?}"));
         assert!(wrong.contains(expected), "{broken:?}: {wrong}");
     }

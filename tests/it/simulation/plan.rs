@@ -13,6 +13,8 @@ pub(crate) struct Plan {
     /// No two of these are the same event.
     pub(crate) events: Vec<Planned>,
     pub(crate) restarts: u8,
+    /// Whether the ledger outlives the process, as a server does.
+    pub(crate) keeps_ledger: bool,
     /// The number of faults in a thousand calls of the ledger.
     pub(crate) ledger_errors: u32,
     pub(crate) answer_deadline: Option<Duration>,
@@ -39,6 +41,7 @@ impl Plan {
         Self {
             events,
             restarts: random.u8(..10).saturating_sub(7),
+            keeps_ledger: false,
             ledger_errors: [0, 0, 50, 200][random.usize(..4)],
             answer_deadline: random.bool().then_some(Duration::from_secs(4)),
             window: Duration::from_secs([172_800, 172_800, 300][random.usize(..3)]),

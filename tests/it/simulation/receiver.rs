@@ -34,12 +34,15 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    pub(crate) fn start(world: &World) -> Self {
+    /// Starts with the ledger of the life before, if there is one.
+    pub(crate) fn start(world: &World, ledger: Option<MemoryLedger>) -> Self {
         let alive = Arc::new(watch::Sender::new(true));
         let plan = world.plan();
-        let ledger = MemoryLedger::new()
-            .with_window(plan.window)
-            .with_capacity(plan.capacity);
+        let ledger = ledger.unwrap_or_else(|| {
+            MemoryLedger::new()
+                .with_window(plan.window)
+                .with_capacity(plan.capacity)
+        });
         // Background callbacks end with the process, like everything else.
         let life = alive.clone();
         let background = Background::new().with_spawn(move |task| {

@@ -25,7 +25,7 @@ struct State {
     broken: Option<Broken>,
     receiver: Option<Receiver>,
     events: Vec<Event>,
-    /// The settled events of this life of the receiver, oldest first.
+    /// The events that this ledger has settled, oldest first.
     committed: Vec<(usize, Instant)>,
     ledger_erred: bool,
     /// The end of a run, without further faults.
@@ -175,10 +175,15 @@ impl World {
     }
 
     fn restart(&self) {
-        let receiver = Receiver::start(self);
+        let before = self.state().receiver.take();
+        let kept = before.filter(|_| self.plan().keeps_ledger);
+        let is_new = kept.is_none();
+        let receiver = Receiver::start(self, kept.map(|receiver| receiver.ledger));
         let mut state = self.state();
         state.receiver = Some(receiver);
-        state.committed.clear();
+        if is_new {
+            state.committed.clear();
+        }
         for event in &mut state.events {
             event.running = None;
             event.succeeded_in_time = None;
