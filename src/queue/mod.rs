@@ -308,11 +308,13 @@ mod tests {
             };
             let other = queue.named("other");
             assert_eq!(other.shared.connections.max(), connections);
-            let shown = format!("{other:?}");
-            assert!(
-                shown.contains("other") && !shown.contains("host"),
-                "{shown}"
-            );
+            let worker = other.worker(crate::JobRouter::new());
+            for shown in [format!("{other:?}"), format!("{worker:?}")] {
+                assert!(
+                    shown.contains("other") && !shown.contains("host"),
+                    "{shown}"
+                );
+            }
         }
     }
 }

@@ -400,6 +400,34 @@ async fn connections_become_as_old_as_those_of_the_pool() {
     }
 }
 
+/// A claim that is granted after its caller has given up is released, while another call of its statement waits.
+#[tokio::test]
+async fn a_claim_whose_caller_has_given_up_is_released() {
+    let (database, pool, _) = set_up().await;
+    let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN
+             IF NEW.job LIKE 'slow%' THEN PERFORM pg_sleep(0.5); END IF; RETURN NEW; END $f$;
+         CREATE TRIGGER slow BEFORE INSERT ON mx_job_webhook_events
+             FOR EACH ROW EXECUTE FUNCTION slow()";
+    sqlx::raw_sql(slow).execute(&pool).await.unwrap();
+    let ledger = PostgresLedger::new(database.pool()).with_max_connections(1);
+    let claim = async |guid: &str| ledger.claim(&name(guid, 1), LEASE).await.unwrap();
+    granted(claim("warm").await);
+    let (_, given_up, _) = tokio::join!(
+        claim("slow-1"),
+        // They wait for the first statement, and share the next one.
+        async {
+            sleep(Duration::from_millis(100)).await;
+            timeout(Duration::from_millis(700), claim("JOB-1")).await
+        },
+        async {
+            sleep(Duration::from_millis(100)).await;
+            claim("slow-2").await
+        },
+    );
+    assert!(given_up.is_err());
+    granted(claim("JOB-1").await);
+}
+
 /// A database that may not be written to is no standby: another connection would lead to it again.
 #[tokio::test]
 async fn a_read_only_database_causes_no_further_connections() {

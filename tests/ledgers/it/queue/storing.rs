@@ -375,6 +375,21 @@ async fn prune_deletes_handled_events_alone() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn prune_deletes_all_in_several_statements() {
+    let fixture = Fixture::new().await;
+    fixture.store(completed("JOB-1")).await;
+    let copies = "UPDATE apalis.jobs SET status = 'Done', done_at = now() - interval '49 hours';
+         INSERT INTO apalis.jobs
+             SELECT (jsonb_populate_record(jobs, jsonb_build_object('id', id || number, 'idempotency_key', number))).*
+             FROM apalis.jobs, generate_series(1, 4000) AS number";
+    fixture.execute(copies).await;
+    let two_days = Duration::from_secs(48 * 3600);
+    assert_eq!(fixture.queue.prune(two_days).await.unwrap(), 4_001);
+    assert_eq!(fixture.rows("true").await, 0);
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn prune_deletes_old_workers_that_hold_no_event() {
     let fixture = Fixture::new().await;
     for _ in 0..3 {
