@@ -26,6 +26,7 @@ const MOST: usize = 200_000;
 /// Runs a scenario under random schedules, and as many of PCT, which prefers long runs of one thread.
 pub(crate) fn check(scenario: fn()) {
     let schedules = std::env::var("MX_SCHEDULES").map_or(500, |number| number.parse().unwrap());
+    assert!(schedules > 0, "MX_SCHEDULES is 0");
     run(RandomScheduler::new_from_seed(SEED, schedules), scenario);
     run(
         PctScheduler::new_from_seed(SEED, CHANGES, schedules),

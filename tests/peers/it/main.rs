@@ -22,7 +22,7 @@ const TOO_LARGE: usize = 100 * 1024;
 /// The most that nginx accepts by default.
 const HUGE: usize = 1024 * 1024;
 /// The largest body whose answer every client has to get.
-const VAST: usize = 5_000_000;
+const VAST: usize = 5 * 1024 * 1024;
 /// The most that the layer discards of a refused body by default.
 const DISCARDED: usize = 8 * 1024 * 1024;
 /// More than that.
