@@ -308,7 +308,7 @@ mod tests {
             };
             let other = queue.named("other");
             assert_eq!(other.shared.connections.max(), connections);
-            let worker = other.worker(crate::JobRouter::new());
+            let worker = other.worker(());
             for shown in [format!("{other:?}"), format!("{worker:?}")] {
                 assert!(
                     shown.contains("other") && !shown.contains("host"),

@@ -116,6 +116,15 @@ impl Pair {
         at(self.address.address)
     }
 
+    /// New connections lead to the standby; existing ones stay.
+    pub(crate) fn lead_to_the_standby(&self) {
+        self.address.lead_to(self.standby.address());
+    }
+
+    pub(crate) fn lead_to_the_primary(&self) {
+        self.address.lead_to(self.primary.address());
+    }
+
     /// The primary crashes, the standby takes over, and the address moves to it.
     pub(crate) async fn fail_over(mut self) -> (Postgres, Proxy, Folder) {
         let Self {

@@ -426,6 +426,24 @@ async fn a_server_that_may_not_write_for_a_while_loses_no_event() {
     direct.close().await;
 }
 
+/// A load balancer leads to the standby for a moment. The connections that it made do not stay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_to_a_standby_is_not_kept() {
+    let pair = Pair::new(Replication::Asynchronous).await;
+    let direct = pair.primary.pool();
+    JobQueue::postgres(direct.clone()).migrate().await.unwrap();
+    pair.wait_until_it_has_replayed().await;
+    let queues = [(); 2].map(|()| super::queue(pair.options()).1);
+    pair.lead_to_the_standby();
+    let refused = queues[0].enqueue().oneshot(completed("JOB-1")).await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::QueueUnavailable);
+    queues[1].prune(Duration::ZERO).await.unwrap_err();
+    pair.lead_to_the_primary();
+    store(&queues[0], completed("JOB-1")).await;
+    assert_eq!(queues[1].prune(Duration::ZERO).await.unwrap(), 0);
+    direct.close().await;
+}
+
 /// Connections stay open, and no answer comes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_network_that_hangs_loses_no_event() {

@@ -1,5 +1,6 @@
 //! Storing events, and the rows that identify them.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,11 +10,12 @@ use mx_job_webhook::watch::{JobWatch, PostgresWatchStore};
 use mx_job_webhook::{Credentials, ErrorKind, JobEvent, JobRouter, JobWebhook, Receipt, Status};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, PgConnection};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tower::{Layer as _, ServiceExt as _};
 
 use super::{Fixture, PATIENCE, Running, completed, event, logging, quick, until_logged};
 use crate::engines::postgres::at;
+use crate::postgres_wire::counted;
 use crate::proxy::Proxy;
 use crate::support::{Log, SAMPLE, delivery};
 
@@ -428,4 +430,31 @@ async fn names_are_the_texts_of_event_names() {
         .await
         .unwrap();
     connection.ping().await.unwrap();
+}
+
+/// A statement that the server refuses is not repeated on each idle connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_refused_statement_runs_once() {
+    let fixture = Fixture::new().await;
+    let (options, round_trips) = counted().await;
+    let (_pool, queue) = super::queue(options.database(&fixture.database.name));
+    // All four are open, and idle.
+    let mut lock = fixture.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE apalis.jobs IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let counts = || async { queue.counts().await.unwrap() };
+    let unlock = async {
+        sleep(Duration::from_millis(500)).await;
+        lock.rollback().await.unwrap();
+    };
+    tokio::join!(counts(), counts(), counts(), counts(), unlock);
+    fixture
+        .execute("ALTER TABLE apalis.jobs RENAME TO hidden")
+        .await;
+    round_trips.store(0, Ordering::SeqCst);
+    queue.counts().await.unwrap_err();
+    assert_eq!(round_trips.load(Ordering::SeqCst), 1);
 }

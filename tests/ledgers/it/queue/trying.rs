@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
 
 use super::{Fixture, Running, assert_counts, completed, event, logging, quick, until_logged};
+use crate::postgres_wire::counted;
 use crate::support::Log;
 
 #[tokio::test]
@@ -334,4 +335,32 @@ async fn times_that_no_clock_can_express_do_not_come() {
         )
         .await;
     worker.end().await;
+}
+
+/// A worker that cannot look for events tries again after a pause.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_whose_statements_fail_does_not_repeat_them_all_the_time() {
+    let fixture = Fixture::new().await;
+    let (options, round_trips) = counted().await;
+    let (_pool, queue) = super::queue(options.database(&fixture.database.name));
+    let log = Log::default();
+    let worker = Running::start(quick(&queue, logging(&log)));
+    fixture.store(completed("JOB-1")).await;
+    until_logged(&log, 1).await;
+    fixture
+        .execute("ALTER TABLE apalis.jobs RENAME TO hidden")
+        .await;
+    // The heartbeats fail too.
+    sleep(Duration::from_secs(1)).await;
+    round_trips.store(0, Ordering::SeqCst);
+    sleep(Duration::from_secs(2)).await;
+    let during = round_trips.load(Ordering::SeqCst);
+    fixture
+        .execute("ALTER TABLE apalis.hidden RENAME TO jobs")
+        .await;
+    fixture.store(completed("JOB-2")).await;
+    until_logged(&log, 2).await;
+    worker.end().await;
+    assert!((2..60).contains(&during), "{during} round trips");
 }
