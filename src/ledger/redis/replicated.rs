@@ -52,7 +52,8 @@ impl ConnectionLike for ReplicatedConnection {
             let [answer, reached] =
                 <[Value; 2]>::try_from(answers).map_err(|_| unexpected_reply())?;
             let answer = answer.extract_error()?;
-            let reached: usize = from_redis_value(reached.extract_error()?)?;
+            let reached = from_redis_value(reached.extract_error()?);
+            let reached: usize = reached.map_err(|_| unexpected_reply())?;
             if reached < self.replicas {
                 let detail = format!("the change reached {reached} of {} replicas", self.replicas);
                 return Err(make_extension_error("NOREPLICAS".to_owned(), Some(detail)));

@@ -4,7 +4,10 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use ::redis::aio::ConnectionLike;
-use ::redis::{Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind, cmd};
+use ::redis::{
+    Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind, Value, cmd,
+    from_redis_value,
+};
 
 use super::errors::is_from_replica;
 use crate::util::random::random;
@@ -154,13 +157,14 @@ impl Script {
         T: FromRedisValue,
     {
         let known = command("EVALSHA", &self.hash, key, arguments);
-        match known.query_async(connection).await {
+        let reply: Value = match known.query_async(connection).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 let unknown = command("EVAL", &self.source, key, arguments);
-                unknown.query_async(connection).await
+                unknown.query_async(connection).await?
             }
-            outcome => outcome,
-        }
+            outcome => outcome?,
+        };
+        from_redis_value(reply).map_err(|_| unexpected_reply())
     }
 }
 
@@ -182,9 +186,10 @@ pub(crate) fn unexpected_reply() -> RedisError {
     ))
 }
 
-/// Returns whether the reply was to another call, or of another form.
+/// Returns whether the reply was to another call, or of another form. What is no reply at all is another error, after
+/// which the client connects again by itself.
 pub(crate) fn is_unexpected_reply(error: &RedisError) -> bool {
-    [ErrorKind::UnexpectedReturnType, ErrorKind::Parse].contains(&error.kind())
+    error.kind() == ErrorKind::UnexpectedReturnType
 }
 
 fn unknown_version() -> RedisError {
