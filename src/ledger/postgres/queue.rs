@@ -135,6 +135,22 @@ fn fits_into_statement(call: &Call, taken: &[PendingCall]) -> bool {
 }
 
 #[cfg(test)]
+impl PendingCall {
+    /// A call, and where its caller waits.
+    pub(super) fn sample(kind: Kind) -> (Self, oneshot::Receiver<Outcome>) {
+        let (answer, answered) = oneshot::channel();
+        let call = Call {
+            kind,
+            job: "JOB-1".to_owned(),
+            event: "COMPLETED 1".to_owned(),
+            time: None,
+            number: 1,
+        };
+        (Self { call, answer }, answered)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -155,18 +171,6 @@ mod tests {
         assert!(!queue.was_just_refused());
     }
 
-    fn pending(kind: Kind) -> (PendingCall, oneshot::Receiver<Outcome>) {
-        let (answer, answered) = oneshot::channel();
-        let call = Call {
-            kind,
-            job: "JOB-1".to_owned(),
-            event: "COMPLETED 1".to_owned(),
-            time: None,
-            number: 1,
-        };
-        (PendingCall { call, answer }, answered)
-    }
-
     #[test]
     fn commits_leave_the_last_connection_to_claims() {
         for (max_workers, committing, may_commit) in [
@@ -178,7 +182,7 @@ mod tests {
             (1, 0, true),
         ] {
             for kind in [Kind::Claim, Kind::Commit] {
-                let (call, _answered) = pending(kind);
+                let (call, _answered) = PendingCall::sample(kind);
                 let mut queue = Queue {
                     calls: [call].into(),
                     committing,
@@ -194,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_call_whose_caller_has_given_up_is_not_made() {
-        let (call, answered) = pending(Kind::Claim);
+        let (call, answered) = PendingCall::sample(Kind::Claim);
         drop(answered);
         let mut queue = Queue::default();
         queue.calls.push_back(call);
@@ -204,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_leaves_no_longer_counts() {
-        let (call, _answered) = pending(Kind::Claim);
+        let (call, _answered) = PendingCall::sample(Kind::Claim);
         let (idle, _woken) = oneshot::channel();
         let mut queue = Queue {
             calls: [call].into(),

@@ -219,20 +219,7 @@ mod tests {
     use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
     use super::*;
-    use crate::ledger::postgres::call::Call;
     use crate::ledger::postgres::connections::Connections;
-
-    fn pending(kind: Kind) -> (PendingCall, oneshot::Receiver<Outcome>) {
-        let (answer, answered) = oneshot::channel();
-        let call = Call {
-            kind,
-            job: "JOB-1".to_owned(),
-            event: "COMPLETED 1".to_owned(),
-            time: None,
-            number: 1,
-        };
-        (PendingCall { call, answer }, answered)
-    }
 
     #[tokio::test]
     async fn a_worker_counts_by_what_it_has_and_does() {
@@ -246,7 +233,7 @@ mod tests {
             assert_eq!(shared.queue().connected, usize::from(is_connected));
         }
         for kind in [Kind::Claim, Kind::Commit] {
-            let (call, _answered) = pending(kind);
+            let (call, _answered) = PendingCall::sample(kind);
             shared.queue().calls.push_back(call);
             assert_eq!(worker.take().len(), 1);
             let committing = usize::from(kind == Kind::Commit);

@@ -79,6 +79,20 @@ async fn forward(client: TcpStream, server: TcpStream, types: &[u8], counter: Ar
     }
 }
 
+/// A ledger with one connection in a database of its own, to which the pool leads too, and its round trips.
+async fn counted_ledger() -> (Database, PgPool, PostgresLedger, Arc<AtomicUsize>) {
+    let database = Database::create("").await;
+    let admin = database.pool();
+    PostgresLedger::new(admin.clone())
+        .create_table()
+        .await
+        .unwrap();
+    let (options, round_trips) = counted().await;
+    let pool = PgPoolOptions::new().connect_lazy_with(options.database(&database.name));
+    let ledger = PostgresLedger::new(pool).with_max_connections(1);
+    (database, admin, ledger, round_trips)
+}
+
 /// A claim and a commit, once the statements are prepared: one round trip each, whatever the pool does for its
 /// own connections. Concurrent calls share round trips.
 #[tokio::test]
@@ -116,15 +130,7 @@ async fn a_delivery_takes_two_round_trips_and_concurrent_deliveries_share_them()
 /// A statement that failed is made again call by call if one of several calls may be the reason, and else not.
 #[tokio::test]
 async fn a_failed_statement_is_not_repeated_without_need() {
-    let database = Database::create("").await;
-    let admin = database.pool();
-    PostgresLedger::new(admin.clone())
-        .create_table()
-        .await
-        .unwrap();
-    let (options, round_trips) = counted().await;
-    let pool = PgPoolOptions::new().connect_lazy_with(options.database(&database.name));
-    let ledger = PostgresLedger::new(pool).with_max_connections(1);
+    let (_database, admin, ledger, round_trips) = counted_ledger().await;
     let claim = async |guid: String| ledger.claim(&name(&guid, 1), LEASE).await;
     claim("warm".to_owned()).await.unwrap();
     // A value of one call; or anything else.
@@ -165,15 +171,7 @@ async fn a_failed_statement_is_not_repeated_without_need() {
 /// A call waits for a transaction that has locked its event, for longer and longer.
 #[tokio::test]
 async fn a_call_whose_event_is_locked_is_repeated_with_pauses() {
-    let database = Database::create("").await;
-    let admin = database.pool();
-    PostgresLedger::new(admin.clone())
-        .create_table()
-        .await
-        .unwrap();
-    let (options, round_trips) = counted().await;
-    let pool = PgPoolOptions::new().connect_lazy_with(options.database(&database.name));
-    let ledger = PostgresLedger::new(pool).with_max_connections(1);
+    let (_database, admin, ledger, round_trips) = counted_ledger().await;
     let event = name("JOB-1", 1);
     let token = granted(ledger.claim(&event, LEASE).await.unwrap());
     let mut lock = admin.begin().await.unwrap();
