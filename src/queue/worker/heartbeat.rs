@@ -7,16 +7,13 @@ use std::time::Duration;
 use sqlx::Row as _;
 use tokio::time::{Instant, sleep};
 
-use super::run::Run;
+use super::run::{INTERVAL_OF_FAILURES, Run};
 use super::running::Running;
 use crate::ledger::lease::micros;
 use crate::observe;
 use crate::queue::statement::{Statement, Value};
 use crate::queue::{Shared, first};
 use crate::util::until::until;
-
-/// How soon to try again if a heartbeat fails.
-const INTERVAL_OF_FAILURES: Duration = Duration::from_millis(500);
 
 /// How often the metrics of the queue are set.
 const COUNT_INTERVAL: Duration = Duration::from_secs(10);
