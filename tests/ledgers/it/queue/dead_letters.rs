@@ -2,15 +2,26 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http_body_util::Full;
 
 use mx_job_webhook::dead_letters::{LetterFilter, LetterKind, PostgresDeadLetters};
 use mx_job_webhook::queue::{JobQueue, Try};
-use mx_job_webhook::{Credentials, JobEvent, JobRouter, JobWebhook, Permanent, Receipt, Status};
+use mx_job_webhook::{
+    Background, Credentials, JobEvent, JobRouter, JobWebhook, Permanent, Receipt, Status,
+};
 use sqlx::postgres::PgPoolOptions;
+use tokio::time::sleep;
 use tower::{BoxError, ServiceExt as _};
 
-use super::{DEAD_AFTER, Fixture, Running, completed, event, logging, quick, until_logged};
+use super::{
+    DEAD_AFTER, Fixture, KILLED, Running, completed, event, logging, quick, slow, store,
+    until_logged,
+};
+use crate::postgres_wire::counted;
+use crate::proxy::{Network, Proxy};
 use crate::support::{Log, SAMPLE, delivery};
 
 fn all() -> LetterFilter {
@@ -73,7 +84,7 @@ async fn a_failing_event_is_found_understood_and_replayed() {
         )
         .await;
 
-    let page = fixture.queue.dead_letters(&all()).await.unwrap();
+    let page = fixture.letters().await;
     assert!(page.next().is_none());
     let [one, two] = page.letters() else {
         panic!("{page:?}")
@@ -128,12 +139,10 @@ async fn a_replayed_event_has_fresh_tries() {
     let worker = Running::start(quick(&fixture.queue, faulty(&log, &is_mended)).with_tries(2));
     fixture.store(completed("JOB-1")).await;
     fixture.until(1, "status = 'Failed' AND attempts = 2").await;
-    let name = fixture.queue.dead_letters(&all()).await.unwrap().letters()[0]
-        .name()
-        .to_owned();
+    let name = fixture.letters().await.letters()[0].name().to_owned();
     assert!(fixture.queue.replay(&name).await.unwrap());
     fixture.until(1, "status = 'Failed' AND attempts = 4").await;
-    let page = fixture.queue.dead_letters(&all()).await.unwrap();
+    let page = fixture.letters().await;
     assert_eq!(
         (page.letters()[0].tries(), page.letters()[0].name()),
         (4, &*name)
@@ -262,7 +271,7 @@ async fn bodies_that_no_callback_took_are_kept_and_replayed() {
         }
     }
     fixture.bury(&["JOB-2".to_owned()]).await;
-    let page = fixture.queue.dead_letters(&all()).await.unwrap();
+    let page = fixture.letters().await;
     let kinds: Vec<_> = page.letters().iter().map(|letter| letter.kind()).collect();
     assert_eq!(kinds.len(), 4);
     assert_eq!(
@@ -304,7 +313,7 @@ async fn bodies_that_no_callback_took_are_kept_and_replayed() {
     let undecodable = all().with_kind(LetterKind::Undecodable);
     let replayed = fixture.queue.replay_all(&undecodable).await.unwrap();
     assert_eq!((replayed.succeeded(), replayed.failed()), (2, 0));
-    let left = fixture.queue.dead_letters(&all()).await.unwrap();
+    let left = fixture.letters().await;
     assert_eq!(left.letters().len(), 1);
     assert!(
         fixture
@@ -563,7 +572,7 @@ async fn names_of_every_kind_can_be_replayed() {
     fixture
         .execute("UPDATE apalis.jobs SET status = 'Killed', done_at = now()")
         .await;
-    let page = fixture.queue.dead_letters(&all()).await.unwrap();
+    let page = fixture.letters().await;
     assert_eq!(page.letters().len(), 6);
     for letter in page.letters() {
         assert_eq!(letter.status(), Some(&Status::Completed));
@@ -597,4 +606,178 @@ async fn a_delivery_of_a_dead_event_is_acknowledged_and_runs_nothing() {
     worker.end().await;
     assert!(log.entries().is_empty());
     assert_eq!(fixture.names(&all()).await, ["JOB-1"]);
+}
+
+fn failing() -> JobRouter {
+    JobRouter::new().on_completed(|_: JobEvent| async { Err::<(), _>(Permanent::new("no")) })
+}
+
+/// `Letter::first_failed_at`: "For one of its events, it is when the event was stored, by the clock of the process that
+/// stored it."
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_letter_says_when_its_event_was_stored() {
+    let fixture = Fixture::new().await;
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let before = now().as_millis();
+    fixture.store(completed("JOB-1")).await;
+    let after = now().as_millis();
+    sleep(Duration::from_millis(1_500)).await;
+    let worker = Running::start(quick(&fixture.queue, failing()));
+    fixture.until(1, "status = 'Killed'").await;
+    worker.end().await;
+    let page = fixture.letters().await;
+    let letter = &page.letters()[0];
+    let stored = letter.first_failed_at();
+    let millis = stored.unix_seconds() * 1_000 + i64::from(stored.subsec_nanos()) / 1_000_000;
+    let millis = u128::try_from(millis).unwrap();
+    assert!((before..=after).contains(&millis), "{letter:?}");
+    assert!(letter.failed_at() > stored);
+}
+
+/// `Letter::status`: "Returns `None` too if the status is none of MX's and longer than 200 bytes." The key of such an
+/// event has a digest in place of status and version, and words of the guid are taken for the status.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_word_of_a_guid_is_not_taken_for_the_status() {
+    let fixture = Fixture::new().await;
+    let long = Status::from("X".repeat(300).as_str());
+    fixture.store(event("JOB COMPLETED", long.clone())).await;
+    fixture.execute(KILLED).await;
+    let chosen = LetterFilter::new().with_status(Status::Completed);
+    let completed = fixture.queue.dead_letters(&chosen).await.unwrap();
+    let page = fixture.letters().await;
+    let letter = &page.letters()[0];
+    let guid = letter.guid().map(ToString::to_string);
+    let found = (
+        letter.status().cloned(),
+        guid.as_deref(),
+        completed.letters().len(),
+    );
+    assert_eq!(found, (None, Some("JOB COMPLETED"), 0));
+}
+
+/// The same for an ordinary guid: the filter on its status finds the letter in `PostgresDeadLetters`, and here it does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_letter_with_a_long_status_is_found_by_it() {
+    let fixture = Fixture::new().await;
+    let long = Status::from("X".repeat(300).as_str());
+    fixture.store(event("JOB-1", long.clone())).await;
+    fixture.execute(KILLED).await;
+    let page = fixture.letters().await;
+    assert_eq!(page.letters()[0].status(), None);
+    let chosen = LetterFilter::new().with_status(long);
+    let found = fixture.queue.dead_letters(&chosen).await.unwrap();
+    assert_eq!(found.letters().len(), 1);
+}
+
+/// A filter with a text that no error contains finds nothing, as in `PostgresDeadLetters`.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_filter_with_a_nul_finds_nothing() {
+    let fixture = Fixture::new().await;
+    fixture.store(completed("JOB-1")).await;
+    fixture.execute(KILLED).await;
+    let filter = LetterFilter::new().with_error_containing("a\0b");
+    let page = fixture.queue.dead_letters(&filter).await;
+    assert_eq!(page.unwrap().letters().len(), 0);
+    let replayed = fixture.queue.replay_all(&filter).await;
+    assert_eq!(replayed.unwrap().succeeded(), 0);
+}
+
+/// "Several queues can share a database."
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_body_that_one_queue_keeps_is_not_replayed_into_another() {
+    let fixture = Fixture::new().await;
+    let one = fixture.queue.clone().named("one");
+    let other = fixture.queue.clone().named("other");
+    let webhooks = JobWebhook::new(Credentials::unauthenticated(), one.enqueue())
+        .on_undecodable(one.keep_undecodable());
+    let request = http::Request::post("/")
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(r#"{"job": {"guid": 1}}"#)))
+        .unwrap();
+    let response = webhooks.oneshot(request).await.unwrap();
+    assert_eq!(response.status(), 204);
+    let letters = other.dead_letters(&LetterFilter::new()).await.unwrap();
+    assert_eq!(letters.letters().len(), 0, "{letters:?}");
+}
+
+/// "It therefore works even if callbacks hold all connections of the pool."
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn dead_letters_are_seen_while_callbacks_hold_all_connections() {
+    let fixture = Fixture::new().await;
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(Duration::from_secs(3))
+        .connect_lazy_with(fixture.database.options());
+    let queue = JobQueue::postgres(pool.clone());
+    let _held = pool.acquire().await.unwrap();
+    store(&queue, completed("JOB-1")).await;
+    let page = queue.dead_letters(&LetterFilter::new()).await;
+    assert!(page.is_ok(), "{page:?}");
+}
+
+/// `replay`: "Returns whether there was one." The answer of the server is lost, and the statement is repeated.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_replay_whose_answer_is_lost_does_not_say_that_there_was_no_letter() {
+    let fixture = Fixture::new().await;
+    let proxy = Proxy::to(fixture.database.server()).await;
+    let (_, queue) = super::queue(fixture.database.options().port(proxy.address.port()));
+    store(&queue, completed("JOB-1")).await;
+    fixture.execute(KILLED).await;
+    let page = fixture.letters().await;
+    let name = page.letters()[0].name();
+    proxy.set(Network::LosesOneAnswer);
+    let replayed = queue.replay(name).await;
+    assert!(!matches!(replayed, Ok(false)), "{replayed:?}");
+    assert!(queue.replay(name).await.is_ok());
+    assert_eq!(fixture.rows("status = 'Pending'").await, 1);
+}
+
+/// `with_replay_lease`: whatever the lease is, a replay does not extend it all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_short_lease_is_not_extended_all_the_time() {
+    let fixture = Fixture::new().await;
+    let (options, round_trips) = counted().await;
+    let (pool, _) = super::queue(options.database(&fixture.database.name));
+    let letters = PostgresDeadLetters::new(pool).with_replay_lease(Duration::ZERO);
+    let failing = JobRouter::new()
+        .on_completed(|_| async { Err::<(), _>(Permanent::new("no")) })
+        .on_dead_letter(letters.keep_dead_letters());
+    let kept = Background::new().run(failing, completed("JOB-1")).await;
+    assert_eq!(kept.unwrap(), Receipt::DeadLettered);
+    let page = letters.list(&LetterFilter::new()).await.unwrap();
+    round_trips.store(0, Ordering::SeqCst);
+    let slow = slow(&Log::default(), Duration::from_secs(1));
+    letters
+        .replay(page.letters()[0].name(), slow)
+        .await
+        .unwrap();
+    let during = round_trips.load(Ordering::SeqCst);
+    assert!(during < 100, "{during} round trips");
+}
+
+/// "The number of the try continues" after a replay, and its pauses are those of a new event.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_failure_after_a_replay_keeps_the_number_of_tries_before_it() {
+    let fixture = Fixture::new().await;
+    fixture.store(completed("JOB-1")).await;
+    fixture
+        .execute("UPDATE apalis.jobs SET attempts = 3, max_attempts = 3")
+        .await;
+    fixture.execute(KILLED).await;
+    let replayed = fixture.queue.replay_all(&LetterFilter::new()).await;
+    assert_eq!(replayed.unwrap().succeeded(), 1);
+    let failing = JobRouter::new().on_completed(|_| async { Err::<(), _>("no") });
+    let worker = Running::start(quick(&fixture.queue, failing).with_tries(3));
+    fixture.until(1, "status = 'Failed' AND attempts = 6").await;
+    worker.end().await;
+    assert_eq!(fixture.rows("last_result ->> 'before' = '3'").await, 1);
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mx_job_webhook::dead_letters::LetterFilter;
 use mx_job_webhook::queue::Try;
 use mx_job_webhook::{JobEvent, JobRouter};
 use tokio::runtime::Runtime;
@@ -10,22 +11,13 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tower::BoxError;
 
-use super::{DEAD_AFTER, Fixture, PATIENCE, Running, completed, logging, quick, until_logged};
+use super::logged::{Lines, PANICS};
+use super::{
+    DEAD_AFTER, Fixture, KILLED, PATIENCE, Running, completed, logging, quick, sleeping_trigger,
+    slow, store, tracked, until_logged,
+};
 use crate::proxy::{Network, Proxy};
 use crate::support::Log;
-
-/// A router whose callbacks take this long, and log their guid when they start and when they end.
-fn slow(log: &Log, time: Duration) -> JobRouter {
-    let log = log.clone();
-    JobRouter::new().on_completed(move |event: JobEvent| {
-        let log = log.clone();
-        async move {
-            log.push(format!("started {}", event.guid));
-            sleep(time).await;
-            log.push(format!("ended {}", event.guid));
-        }
-    })
-}
 
 /// A worker on a runtime of its own, which can be stopped at any moment, as a process can.
 struct Process(Option<Runtime>);
@@ -64,7 +56,7 @@ async fn events_of_a_dead_worker_are_taken_over_and_its_try_counts() {
     for number in 0..6 {
         fixture.store(completed(&format!("JOB-{number}"))).await;
     }
-    let process = Process::start(&fixture, slow(&log, PATIENCE));
+    let process = Process::start(&fixture, tracked(&log, PATIENCE));
     until_logged(&log, 4).await;
     let other = Log::default();
     let worker = Running::start(quick(&fixture.queue, logging(&other)));
@@ -104,89 +96,6 @@ async fn an_event_whose_workers_die_becomes_a_dead_letter() {
     worker.end().await;
     assert!(log.entries().is_empty());
     assert_eq!(fixture.queue.counts().await.unwrap().dead, 1);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn a_worker_with_slow_callbacks_does_not_count_as_dead() {
-    let fixture = Fixture::new().await;
-    let log = Log::default();
-    for number in 0..6 {
-        fixture.store(completed(&format!("JOB-{number}"))).await;
-    }
-    let time = DEAD_AFTER * 2;
-    let one = Running::start(quick(&fixture.queue, slow(&log, time)));
-    let other = Running::start(quick(&fixture.other(), slow(&log, time)));
-    fixture.until(6, "status = 'Done' AND attempts = 1").await;
-    one.end().await;
-    other.end().await;
-    assert_eq!(log.entries().len(), 12);
-}
-
-/// An outage that is longer than a worker may be silent repeats nothing if it concerns all of them.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn an_outage_of_the_database_during_callbacks_repeats_nothing() {
-    let fixture = Fixture::new().await;
-    let proxy = Proxy::to(fixture.database.server()).await;
-    let through = || {
-        let options = fixture.database.options();
-        super::queue(options.port(proxy.address.port())).1
-    };
-    let log = Log::default();
-    let mut workers = Vec::new();
-    for _ in 0..3 {
-        workers.push(Running::start(
-            quick(&through(), slow(&log, DEAD_AFTER * 2)).with_concurrency(2),
-        ));
-    }
-    for number in 0..6 {
-        fixture.store(completed(&format!("JOB-{number}"))).await;
-    }
-    until_logged(&log, 6).await;
-    proxy.set(Network::Down);
-    // The first three end while the database is away.
-    sleep(DEAD_AFTER * 3).await;
-    until_logged(&log, 12).await;
-    proxy.set(Network::Works);
-    fixture.until(6, "status = 'Done' AND attempts = 1").await;
-    for worker in workers {
-        worker.end().await;
-    }
-    assert_eq!(log.entries().len(), 12);
-}
-
-/// Heartbeats that wait in the database, or in a pooler, are answered one after the other when it continues. The first
-/// one comes before the others have had a chance.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn a_stall_of_the_database_during_callbacks_repeats_nothing() {
-    let fixture = Fixture::new().await;
-    let log = Log::default();
-    let mut workers = Vec::new();
-    for _ in 0..3 {
-        workers.push(Running::start(
-            quick(&fixture.other(), slow(&log, DEAD_AFTER * 4)).with_concurrency(2),
-        ));
-    }
-    for number in 0..6 {
-        fixture.store(completed(&format!("JOB-{number}"))).await;
-    }
-    until_logged(&log, 6).await;
-    // Long enough to have the right to take over.
-    sleep(DEAD_AFTER * 3 / 2).await;
-    let mut stall = fixture.pool.begin().await.unwrap();
-    sqlx::query("LOCK TABLE apalis.workers IN EXCLUSIVE MODE")
-        .execute(&mut *stall)
-        .await
-        .unwrap();
-    sleep(DEAD_AFTER * 3 / 2).await;
-    stall.rollback().await.unwrap();
-    fixture.until(6, "status = 'Done' AND attempts = 1").await;
-    for worker in workers {
-        worker.end().await;
-    }
-    assert_eq!(log.entries().len(), 12);
 }
 
 /// A worker that was cut off, and whose event another has taken over, neither ends the other's try nor undoes its
@@ -324,7 +233,7 @@ async fn a_shutdown_takes_no_further_event_and_waits_for_callbacks() {
         fixture.store(completed(&format!("JOB-{number}"))).await;
     }
     let time = Duration::from_millis(800);
-    let worker = Running::start(quick(&fixture.queue, slow(&log, time)).with_concurrency(2));
+    let worker = Running::start(quick(&fixture.queue, tracked(&log, time)).with_concurrency(2));
     until_logged(&log, 2).await;
     worker.end().await;
     assert_eq!(log.entries().len(), 4);
@@ -339,9 +248,9 @@ async fn callbacks_of_a_worker_that_is_dropped_finish() {
     let fixture = Fixture::new().await;
     let log = Log::default();
     fixture.store(completed("JOB-1")).await;
-    let worker = quick(&fixture.queue, slow(&log, DEAD_AFTER * 2));
+    let worker = quick(&fixture.queue, tracked(&log, DEAD_AFTER * 2));
     let other =
-        Running::start(quick(&fixture.other(), slow(&log, Duration::ZERO)).with_concurrency(1));
+        Running::start(quick(&fixture.other(), tracked(&log, Duration::ZERO)).with_concurrency(1));
     other.end().await;
     let ended = timeout(
         Duration::from_millis(700),
@@ -351,7 +260,7 @@ async fn callbacks_of_a_worker_that_is_dropped_finish() {
     assert!(ended.is_err());
     until_logged(&log, 1).await;
     // Another worker does not take it over, because heartbeats continue.
-    let other = Running::start(quick(&fixture.other(), slow(&log, Duration::ZERO)));
+    let other = Running::start(quick(&fixture.other(), tracked(&log, Duration::ZERO)));
     fixture.until(1, "status = 'Done' AND attempts = 1").await;
     other.end().await;
     assert_eq!(log.entries(), ["started JOB-1", "ended JOB-1"]);
@@ -376,4 +285,153 @@ async fn a_worker_starts_before_its_database_and_ends_without_it() {
     proxy.set(Network::Down);
     sleep(Duration::from_millis(300)).await;
     early.end().await;
+}
+
+/// "A callback runs at least once, whichever process dies." A process dies while its worker takes an event. The event
+/// becomes a dead letter of one try, and no callback has seen it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_event_whose_process_dies_while_it_is_taken_runs_at_least_once() {
+    let fixture = Fixture::new().await;
+    fixture.store(completed("JOB-1")).await;
+    sleeping_trigger(&fixture, "UPDATE", "NEW.status = 'Running'", 1.0).await;
+    let log = Log::default();
+    let process = tokio::runtime::Runtime::new().unwrap();
+    let (options, jobs) = (fixture.database.options(), logging(&log));
+    process.spawn(async move {
+        let (_, queue) = super::queue(options);
+        let worker = quick(&queue, jobs).with_tries(1);
+        worker.run_until(std::future::pending::<()>()).await
+    });
+    sleep(Duration::from_millis(500)).await;
+    process.shutdown_background();
+    sleep(Duration::from_secs(1)).await;
+    fixture.execute("DROP TRIGGER slow ON apalis.jobs").await;
+    let worker = Running::start(quick(&fixture.other(), logging(&log)).with_tries(1));
+    fixture.until(1, "status IN ('Done', 'Failed')").await;
+    worker.end().await;
+    let dead = fixture.letters().await;
+    assert_eq!(log.entries(), ["JOB-1"], "{:?}", dead.letters());
+}
+
+/// A worker has taken its own event again, because the server or a failover has undone something. The earlier try does not
+/// end the later one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_earlier_try_of_the_same_worker_ends_no_later_one() {
+    let fixture = Fixture::new().await;
+    let log = Log::default();
+    fixture.store(completed("JOB-1")).await;
+    let worker = Running::start(quick(&fixture.queue, slow(&log, Duration::from_secs(1))));
+    until_logged(&log, 1).await;
+    fixture.execute("UPDATE apalis.jobs SET attempts = 1").await;
+    sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(fixture.rows("status = 'Running' AND attempts = 1").await, 1);
+    // The later try is unknown to the worker, and is run again.
+    fixture.until(1, "status = 'Done' AND attempts = 3").await;
+    worker.end().await;
+}
+
+/// "After the shutdown, it waits for the database as long as for a silent worker", also if it was away before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_shutdown_in_an_outage_waits_for_the_database() {
+    let fixture = Fixture::new().await;
+    let proxy = Proxy::to(fixture.database.server()).await;
+    let (_, queue) = super::queue(fixture.database.options().port(proxy.address.port()));
+    fixture.store(completed("JOB-1")).await;
+    let log = Log::default();
+    let jobs = slow(&log, Duration::from_millis(300));
+    let worker = Running::start(quick(&queue, jobs).with_dead_after(Duration::from_secs(1)));
+    until_logged(&log, 1).await;
+    proxy.set(Network::Down);
+    sleep(Duration::from_secs(2)).await;
+    worker.shut_down();
+    sleep(Duration::from_millis(200)).await;
+    proxy.set(Network::Works);
+    worker.end().await;
+    assert_eq!(fixture.rows("status = 'Done' AND attempts = 1").await, 1);
+}
+
+/// "Nothing stuck": a worker of which a part has panicked ends, so that the application can start another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_whose_part_panics_ends_with_an_error() {
+    let fixture = Fixture::new().await;
+    Lines::of_all_tests();
+    let queue = fixture.queue.clone().named(PANICS);
+    store(&queue, completed("JOB-1")).await;
+    fixture
+        .execute(
+            "INSERT INTO apalis.workers (id, worker_type, storage_name, layers, last_seen, started_at)
+                 SELECT 'dead', job_type, '', '', now() - interval '1 hour', now() FROM apalis.jobs;
+             UPDATE apalis.jobs SET status = 'Running', lock_by = 'dead', lock_at = now()",
+        )
+        .await;
+    // The heartbeat that takes the event over logs it, and the subscriber panics.
+    let worker = quick(&queue, JobRouter::new()).run_until(std::future::pending::<()>());
+    let ended = timeout(PATIENCE, worker).await.unwrap();
+    assert!(
+        matches!(ended, Err(sqlx::Error::WorkerCrashed)),
+        "{ended:?}"
+    );
+}
+
+/// A worker takes the event, for this many tries, and dies. Afterwards the event waits.
+async fn die_of(fixture: &Fixture, tries: u32) {
+    fixture
+        .execute(&format!(
+            "UPDATE apalis.workers SET last_seen = now() - interval '1 hour', worker_type = 'mx-jobs'
+             WHERE id LIKE 'other%';
+             UPDATE apalis.jobs SET status = 'Running', max_attempts = {tries}, lock_at = now(),
+                 run_at = now() + interval '1 hour',
+                 lock_by = (SELECT id FROM apalis.workers WHERE id LIKE 'other%')"
+        ))
+        .await;
+}
+
+/// `replay`: "with as many tries as a new event", of which three workers may die.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_replayed_event_survives_as_many_deaths_as_a_new_one() {
+    let fixture = Fixture::new().await;
+    fixture.store(completed("JOB-1")).await;
+    fixture
+        .execute("UPDATE apalis.jobs SET attempts = 5, max_attempts = 5")
+        .await;
+    fixture.execute(KILLED).await;
+    let replayed = fixture.queue.replay_all(&LetterFilter::new()).await;
+    assert_eq!(replayed.unwrap().succeeded(), 1);
+    let other = Running::start(quick(&fixture.other().named("other"), JobRouter::new()));
+    other.end().await;
+    let worker = Running::start(quick(&fixture.queue, JobRouter::new()));
+    for (attempts, status) in [(6, "Pending"), (7, "Pending"), (8, "Failed")] {
+        die_of(&fixture, 6).await;
+        let counts = format!("status = '{status}' AND attempts = {attempts}");
+        fixture.until(1, &counts).await;
+    }
+    worker.end().await;
+}
+
+/// The last error of the callback is in the letter, however many workers died after it.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_error_outlives_the_deaths_of_workers() {
+    let fixture = Fixture::new().await;
+    fixture.store(completed("JOB-1")).await;
+    fixture
+        .execute(r#"UPDATE apalis.jobs SET attempts = 1, last_result = '{"Err": "the bank did not answer"}'"#)
+        .await;
+    let other = Running::start(quick(&fixture.other().named("other"), JobRouter::new()));
+    other.end().await;
+    let worker = Running::start(quick(&fixture.queue, JobRouter::new()));
+    for attempts in 2..5 {
+        die_of(&fixture, attempts + 10).await;
+        fixture
+            .until(1, &format!("status = 'Pending' AND attempts = {attempts}"))
+            .await;
+    }
+    let says = "last_result ->> 'Err' LIKE 'the worker stopped%; the error before: the bank did not answer'";
+    assert_eq!(fixture.rows(says).await, 1);
+    worker.end().await;
 }

@@ -1,22 +1,25 @@
 //! The durable queue on PostgreSQL: what it stores, how often it tries, and what it survives.
 
-mod attack;
-mod attack_again;
-mod attack_third;
+mod connections;
 mod dead_letters;
 mod dying;
 mod engines;
+mod fetching;
+mod heartbeats;
+mod logged;
 mod plans;
 mod storing;
 mod storm;
 mod tables;
 mod traffic;
 mod trying;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use mx_job_webhook::callback::JobService;
+use mx_job_webhook::dead_letters::{LetterFilter, LetterPage};
 use mx_job_webhook::queue::{JobQueue, QueueCounts, Worker};
 use mx_job_webhook::{Job, JobEvent, JobRouter, Receipt, Status};
 use sqlx::postgres::PgConnectOptions;
@@ -34,6 +37,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The time after which a silent worker counts as dead in these tests.
 const DEAD_AFTER: Duration = Duration::from_secs(2);
+
+/// Makes dead letters of all events.
+const KILLED: &str =
+    "UPDATE apalis.jobs SET status = 'Killed', done_at = now(), last_result = '{\"Err\": \"no\"}'";
 
 /// A queue in a database of its own.
 struct Fixture {
@@ -61,6 +68,12 @@ impl Fixture {
     /// Returns a queue of another process.
     fn other(&self) -> JobQueue {
         queue(self.database.options()).1
+    }
+
+    /// Returns the first page of dead letters.
+    async fn letters(&self) -> LetterPage {
+        let page = self.queue.dead_letters(&LetterFilter::new()).await;
+        page.unwrap()
     }
 
     async fn number(&self, sql: &str) -> i64 {
@@ -168,4 +181,39 @@ async fn until_logged(log: &Log, entries: usize) {
 fn assert_counts(counts: QueueCounts, waiting: u64, running: u64, dead: u64) {
     let found = (counts.waiting, counts.running, counts.dead);
     assert_eq!(found, (waiting, running, dead));
+}
+
+/// A router whose callbacks take this long, and log their guid when they start.
+fn slow(log: &Log, time: Duration) -> JobRouter {
+    let log = log.clone();
+    JobRouter::new().on_completed(move |event: JobEvent| {
+        let log = log.clone();
+        async move {
+            log.push(event.guid.to_string());
+            sleep(time).await;
+        }
+    })
+}
+
+async fn sleeping_trigger(fixture: &Fixture, when: &str, condition: &str, seconds: f64) {
+    fixture
+        .execute(&format!(
+            "CREATE OR REPLACE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+                 $f$ BEGIN IF {condition} THEN PERFORM pg_sleep({seconds}); END IF; RETURN NEW; END $f$;
+             CREATE TRIGGER slow BEFORE {when} ON apalis.jobs FOR EACH ROW EXECUTE FUNCTION slow()"
+        ))
+        .await;
+}
+
+/// A router whose callbacks take this long, and log their guid when they start and when they end.
+fn tracked(log: &Log, time: Duration) -> JobRouter {
+    let log = log.clone();
+    JobRouter::new().on_completed(move |event: JobEvent| {
+        let log = log.clone();
+        async move {
+            log.push(format!("started {}", event.guid));
+            sleep(time).await;
+            log.push(format!("ended {}", event.guid));
+        }
+    })
 }

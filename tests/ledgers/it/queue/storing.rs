@@ -5,18 +5,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mx_job_webhook::ledger::EventName;
-use mx_job_webhook::queue::JobQueue;
-use mx_job_webhook::watch::{JobWatch, PostgresWatchStore};
+use mx_job_webhook::queue::{JobQueue, Try};
 use mx_job_webhook::{Credentials, ErrorKind, JobEvent, JobRouter, JobWebhook, Receipt, Status};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, PgConnection};
-use tokio::time::{sleep, timeout};
-use tower::{Layer as _, ServiceExt as _};
+use tokio::time::sleep;
+use tower::{BoxError, ServiceExt as _};
 
-use super::{Fixture, PATIENCE, Running, completed, event, logging, quick, until_logged};
+use super::{Fixture, Running, completed, event, logging, quick, until_logged};
 use crate::engines::postgres::at;
 use crate::postgres_wire::counted;
-use crate::proxy::Proxy;
 use crate::support::{Log, SAMPLE, delivery};
 
 #[tokio::test]
@@ -122,46 +120,6 @@ async fn an_event_that_cannot_be_stored_is_not_acknowledged() {
     );
 }
 
-/// A connection is kept for the next event, until it is as old as those of the pool may become.
-#[tokio::test]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn connections_are_kept_and_become_as_old_as_those_of_the_pool() {
-    for (lifetime, connections) in [(None, 1), (Some(Duration::from_millis(300)), 2)] {
-        let fixture = Fixture::new().await;
-        let proxy = Proxy::to(fixture.database.server()).await;
-        let options = fixture.database.options().host("127.0.0.1");
-        let pool = PgPoolOptions::new().max_lifetime(lifetime);
-        let pool = pool.connect_lazy_with(options.port(proxy.address.port()));
-        let queue = JobQueue::postgres(pool);
-        super::store(&queue, completed("JOB-1")).await;
-        tokio::time::sleep(Duration::from_millis(400)).await;
-        super::store(&queue, completed("JOB-2")).await;
-        assert_eq!(proxy.connections(), connections, "{lifetime:?}");
-    }
-}
-
-/// Callbacks may hold all connections of the pool.
-#[tokio::test]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn it_takes_no_connection_of_the_applications_pool() {
-    let fixture = Fixture::new().await;
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .acquire_timeout(Duration::from_secs(1))
-        .connect_lazy_with(fixture.database.options());
-    let held = pool.acquire().await.unwrap();
-    let queue = JobQueue::postgres(pool.clone());
-    super::store(&queue, completed("JOB-1")).await;
-    let log = Log::default();
-    let worker = Running::start(quick(&queue, logging(&log)));
-    until_logged(&log, 1).await;
-    worker.end().await;
-    drop(held);
-    pool.close().await;
-    let closed = queue.enqueue().oneshot(completed("JOB-2")).await;
-    assert_eq!(closed.unwrap_err().kind(), ErrorKind::QueueUnavailable);
-}
-
 #[tokio::test]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn a_stored_event_is_durable_even_if_the_application_commits_locally() {
@@ -216,27 +174,6 @@ async fn an_event_that_the_database_refuses_does_not_hinder_the_next_one() {
         fixture.store(completed(guid)).await;
     }
     assert_eq!(fixture.rows("true").await, 2);
-}
-
-/// Errors of the database cost no connection, and a broken connection fails no delivery.
-#[tokio::test]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn only_a_broken_connection_is_replaced() {
-    let fixture = Fixture::new().await;
-    let refuse = "ALTER TABLE apalis.jobs ADD CHECK (idempotency_key NOT LIKE 'JOB-1 %')";
-    fixture.execute(refuse).await;
-    let proxy = Proxy::to(fixture.database.server()).await;
-    let options = fixture.database.options().host("127.0.0.1");
-    let (_, queue) = super::queue(options.port(proxy.address.port()));
-    for guid in ["JOB-2", "JOB-3"] {
-        super::store(&queue, completed(guid)).await;
-        let refused = queue.enqueue().oneshot(completed("JOB-1")).await;
-        assert!(refused.is_err());
-    }
-    assert_eq!(proxy.connections(), 1);
-    proxy.cut().await;
-    super::store(&queue, completed("JOB-4")).await;
-    assert_eq!(proxy.connections(), 2);
 }
 
 /// Events that are stored at the same time share statements, whose bodies are 1 MiB at most.
@@ -305,33 +242,6 @@ async fn deliveries_of_one_event_at_the_same_time_store_it_once() {
         assert_eq!(delivery.await.unwrap().unwrap(), Receipt::Queued);
     }
     assert_eq!(fixture.rows("true").await, 4);
-}
-
-/// The watch hears of an event when its callback has succeeded, even if its layer is around the queue too.
-#[tokio::test]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn the_watch_hears_of_an_event_when_its_callback_has_succeeded() {
-    let fixture = Fixture::new().await;
-    let store = PostgresWatchStore::new(fixture.pool.clone());
-    store.create_table().await.unwrap();
-    let watch = JobWatch::new(store);
-    let guid = "JOB-1".parse().unwrap();
-    let expected = watch.expect(&guid).await.unwrap();
-    let stored = watch.layer().layer(fixture.queue.enqueue());
-    assert_eq!(
-        stored.oneshot(completed("JOB-1")).await.unwrap(),
-        Receipt::Queued
-    );
-
-    let mut waiting = tokio::spawn(async move { expected.within(Duration::from_secs(20)).await });
-    let early = timeout(Duration::from_millis(500), &mut waiting).await;
-    assert!(early.is_err(), "it heard of an event that was only stored");
-    let log = Log::default();
-    let worker = Running::start(quick(&fixture.queue, watch.layer().layer(logging(&log))));
-    let heard = timeout(PATIENCE, waiting).await.unwrap().unwrap();
-    assert!(heard.is_ok(), "{heard:?}");
-    assert_eq!(log.entries(), ["JOB-1"]);
-    worker.end().await;
 }
 
 #[tokio::test]
@@ -457,4 +367,30 @@ async fn a_refused_statement_runs_once() {
     round_trips.store(0, Ordering::SeqCst);
     queue.counts().await.unwrap_err();
     assert_eq!(round_trips.load(Ordering::SeqCst), 1);
+}
+
+/// Guide: "Further deliveries of the event change nothing, also while it runs", and `enqueue`: the answer is 204.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_second_delivery_is_acknowledged_while_a_transaction_ends_the_event() {
+    let fixture = Fixture::new().await;
+    fixture.store(completed("JOB-1")).await;
+    let log = Log::default();
+    let (pool, queue, entered) = (fixture.pool.clone(), fixture.queue.clone(), log.clone());
+    let jobs = JobRouter::new().on_completed(move |event: JobEvent| {
+        let (pool, queue, entered) = (pool.clone(), queue.clone(), entered.clone());
+        async move {
+            let mut transaction = pool.begin().await?;
+            queue.commit_in(&mut transaction, &event).await?;
+            entered.push(format!("try {}", Try::of(&event).unwrap().number()));
+            sleep(Duration::from_secs(8)).await;
+            transaction.commit().await?;
+            Ok::<(), BoxError>(())
+        }
+    });
+    let worker = Running::start(quick(&fixture.queue, jobs));
+    until_logged(&log, 1).await;
+    let second = fixture.queue.enqueue().oneshot(completed("JOB-1")).await;
+    worker.end().await;
+    assert!(second.is_ok(), "{:#}", second.unwrap_err());
 }

@@ -139,3 +139,68 @@ async fn a_worker_without_tables_ends_with_an_error_and_an_event_is_not_acknowle
         mx_job_webhook::ErrorKind::QueueUnavailable
     );
 }
+
+/// `migrate`: the error is `Configuration` "if the role may not use the schema, or may not read and write the tables. The
+/// error contains the grant."
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_role_that_lacks_a_grant_is_refused_with_it() {
+    let fixture = Fixture::new().await;
+    let role = format!("app_{}", fixture.database.name);
+    fixture.execute(&format!("CREATE ROLE {role} LOGIN")).await;
+    let (pool, limited) = super::queue(fixture.database.options().username(&role));
+    let mut refused = Vec::new();
+    for grant in [
+        "USAGE ON SCHEMA apalis",
+        "SELECT, INSERT, UPDATE, DELETE ON apalis.jobs, apalis.workers",
+        "SELECT, INSERT, UPDATE, DELETE ON mx_job_webhook_dead_letters",
+    ] {
+        refused.push(limited.migrate().await);
+        fixture.execute(&format!("GRANT {grant} TO {role}")).await;
+    }
+    let migrated = limited.migrate().await;
+    pool.close().await;
+    fixture
+        .execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))
+        .await;
+    for (refused, expected) in refused.into_iter().zip([
+        "GRANT USAGE ON SCHEMA apalis",
+        "apalis.workers: GRANT SELECT, INSERT, UPDATE, DELETE",
+        "mx_job_webhook_dead_letters: GRANT SELECT, INSERT, UPDATE, DELETE",
+    ]) {
+        let error = refused.unwrap_err();
+        assert!(matches!(error, sqlx::Error::Configuration(_)), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    migrated.unwrap();
+}
+
+/// `migrate`: "Tables of apalis before its version 1.0 need a step by hand first". Their history is in the table
+/// `public._sqlx_migrations`.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn tables_of_apalis_before_its_version_1_are_refused_until_their_history_is_moved() {
+    let fixture = Fixture::new().await;
+    fixture
+        .execute(
+            "ALTER TABLE apalis._sqlx_migrations SET SCHEMA public;
+             DROP INDEX apalis.mx_job_webhook_done; DROP INDEX apalis.mx_job_webhook_dead",
+        )
+        .await;
+    for empty in [
+        "SELECT",
+        "CREATE TABLE apalis._sqlx_migrations (LIKE public._sqlx_migrations)",
+    ] {
+        fixture.execute(empty).await;
+        let error = fixture.queue.migrate().await.unwrap_err();
+        assert!(matches!(error, sqlx::Error::Configuration(_)), "{error}");
+        assert!(error.to_string().contains("Upgrading to 1.0"), "{error}");
+    }
+    fixture
+        .execute(
+            "DROP TABLE apalis._sqlx_migrations;
+             ALTER TABLE public._sqlx_migrations SET SCHEMA apalis",
+        )
+        .await;
+    fixture.queue.migrate().await.unwrap();
+}

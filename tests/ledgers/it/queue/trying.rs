@@ -1,18 +1,23 @@
 //! Tries: their number, their pauses, and what ends them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use mx_job_webhook::callback::JobFuture;
 use mx_job_webhook::event::{FencingToken, Source};
 use mx_job_webhook::ledger::PostgresLedger;
 use mx_job_webhook::queue::Try;
-use mx_job_webhook::{DedupeLayer, JobEvent, JobRouter, Permanent, Receipt, Status};
+use mx_job_webhook::{DedupeLayer, Error, JobEvent, JobRouter, Permanent, Receipt, Status};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
-use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
+use tower::{BoxError, Layer as _, Service, ServiceExt as _, service_fn};
 
-use super::{Fixture, Running, assert_counts, completed, event, logging, quick, until_logged};
-use crate::postgres_wire::counted;
+use super::{
+    DEAD_AFTER, Fixture, Running, assert_counts, completed, event, logging, quick, slow,
+    until_logged,
+};
 use crate::support::Log;
 
 #[tokio::test]
@@ -133,21 +138,6 @@ async fn pauses_double_and_block_no_other_event() {
         "{entries:?}"
     );
     assert_eq!(entries.len(), 8);
-}
-
-#[tokio::test]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn events_run_in_the_order_in_which_they_were_stored() {
-    let fixture = Fixture::new().await;
-    let guids: Vec<_> = (0..30).map(|number| format!("JOB-{number}")).collect();
-    for guid in &guids {
-        fixture.store(completed(guid)).await;
-    }
-    let log = Log::default();
-    let worker = Running::start(quick(&fixture.queue, logging(&log)).with_concurrency(1));
-    until_logged(&log, 30).await;
-    worker.end().await;
-    assert_eq!(log.entries(), guids);
 }
 
 #[tokio::test]
@@ -337,31 +327,233 @@ async fn times_that_no_clock_can_express_do_not_come() {
     worker.end().await;
 }
 
-/// A worker that cannot look for events tries again after a pause.
+/// `with_backoff`: "The pauses double". A worker with fewer tries runs an event of one with more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn a_worker_whose_statements_fail_does_not_repeat_them_all_the_time() {
+async fn pauses_double_although_the_number_of_tries_was_changed() {
     let fixture = Fixture::new().await;
-    let (options, round_trips) = counted().await;
-    let (_pool, queue) = super::queue(options.database(&fixture.database.name));
+    fixture.store(completed("JOB-1")).await;
+    let jobs =
+        || JobRouter::new().on_completed(|_: JobEvent| async { Err::<(), BoxError>("no".into()) });
+    let longest = Duration::from_secs(60);
+    let first = Running::start(
+        quick(&fixture.queue, jobs())
+            .with_tries(12)
+            .with_backoff(Duration::from_millis(100), longest),
+    );
+    fixture.until(1, "status = 'Failed'").await;
+    first.end().await;
+    let after_a_deployment = Running::start(
+        quick(&fixture.queue, jobs())
+            .with_tries(3)
+            .with_backoff(Duration::from_millis(100), longest),
+    );
+    fixture.until(1, "status = 'Failed' AND attempts = 5").await;
+    let pause = fixture
+        .number("SELECT (extract(epoch FROM run_at - done_at) * 1000)::bigint FROM apalis.jobs")
+        .await;
+    after_a_deployment.end().await;
+    // 1.6 s, shortened by up to a half.
+    assert!(pause >= 800, "{pause} ms");
+}
+
+/// "The fencing token of the later run is larger": `FencingToken` says "a later claim has a larger token".
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn the_fencing_tokens_of_an_event_increase_after_a_discard() {
+    let fixture = Fixture::new().await;
+    let tokens = Arc::new(Mutex::new(Vec::new()));
+    let seen = tokens.clone();
+    let jobs = JobRouter::new().on_completed(move |event: JobEvent| {
+        seen.lock()
+            .unwrap()
+            .push(event.fencing_token().unwrap().get());
+        async { Err::<(), BoxError>("no".into()) }
+    });
+    let worker = Running::start(quick(&fixture.queue, jobs).with_tries(2));
+    for _ in 0..2 {
+        fixture.store(completed("JOB-1")).await;
+        fixture.until(1, "status = 'Failed' AND attempts = 2").await;
+        let page = fixture.letters().await;
+        assert!(
+            fixture
+                .queue
+                .discard(page.letters()[0].name())
+                .await
+                .unwrap()
+        );
+    }
+    worker.end().await;
+    let tokens = tokens.lock().unwrap().clone();
+    assert!(tokens.is_sorted_by(|one, other| one < other), "{tokens:?}");
+}
+
+/// "The fencing token of the later run is larger", also if the server's clock was set back. An event that has ended is
+/// nobody's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_token_is_larger_although_the_clock_was_set_back() {
+    let fixture = Fixture::new().await;
     let log = Log::default();
-    let worker = Running::start(quick(&queue, logging(&log)));
+    let noted = log.clone();
+    let jobs = JobRouter::new().on_completed(move |event: JobEvent| {
+        noted.push(event.fencing_token().unwrap().get().to_string());
+        async { Err::<(), BoxError>("no".into()) }
+    });
+    fixture.store(completed("JOB-1")).await;
+    fixture
+        .execute("UPDATE apalis.jobs SET lock_at = now() + interval '1 hour'")
+        .await;
+    let before = fixture
+        .number("SELECT (extract(epoch FROM lock_at) * 1000000)::bigint FROM apalis.jobs")
+        .await;
+    let worker = Running::start(quick(&fixture.queue, jobs).with_tries(2));
+    fixture.until(1, "status = 'Failed' AND attempts = 2").await;
+    worker.end().await;
+    let tokens: Vec<i64> = log
+        .entries()
+        .iter()
+        .map(|token| token.parse().unwrap())
+        .collect();
+    assert_eq!(tokens, [before + 1, before + 2]);
+    assert_eq!(fixture.rows("lock_by IS NOT NULL").await, 0);
+}
+
+/// A callback that panics fails, and the worker continues.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn panics_are_failures_with_pauses() {
+    let fixture = Fixture::new().await;
+    let jobs = JobRouter::new().on_completed(|event: JobEvent| {
+        assert!(event.guid.as_str() != "JOB-at-once", "at once");
+        async move {
+            tokio::task::yield_now().await;
+            assert!(event.guid.as_str() != "JOB-later", "later");
+            Ok::<(), BoxError>(())
+        }
+    });
+    let worker = Running::start(
+        quick(&fixture.queue, jobs)
+            .with_tries(2)
+            .with_concurrency(1),
+    );
+    for guid in ["JOB-at-once", "JOB-later", "JOB-good"] {
+        fixture.store(completed(guid)).await;
+    }
+    fixture.until(2, "status = 'Failed' AND attempts = 2").await;
+    fixture.until(1, "status = 'Done'").await;
+    worker.end().await;
+}
+
+/// A service of which a clone panics.
+struct Fragile {
+    jobs: JobRouter,
+    panics: Arc<AtomicBool>,
+}
+
+impl Clone for Fragile {
+    fn clone(&self) -> Self {
+        assert!(!self.panics.swap(false, Ordering::SeqCst), "a clone panics");
+        Self {
+            jobs: self.jobs.clone(),
+            panics: self.panics.clone(),
+        }
+    }
+}
+
+impl Service<JobEvent> for Fragile {
+    type Response = Receipt;
+    type Error = Error;
+    type Future = JobFuture;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Service::poll_ready(&mut self.jobs, context)
+    }
+
+    fn call(&mut self, event: JobEvent) -> JobFuture {
+        self.jobs.call(event)
+    }
+}
+
+/// "No panic ends more than its delivery": the try of a service whose `Clone` panics has failed, as in a mount.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_clone_that_panics_is_a_failure() {
+    let fixture = Fixture::new().await;
+    let log = Log::default();
+    let panics = Arc::new(AtomicBool::new(false));
+    let jobs = Fragile {
+        jobs: logging(&log),
+        panics: panics.clone(),
+    };
+    let worker = quick(&fixture.queue, jobs).with_dead_after(Duration::from_secs(3600));
+    panics.store(true, Ordering::SeqCst);
+    let worker = Running::start(worker);
     fixture.store(completed("JOB-1")).await;
     until_logged(&log, 1).await;
-    fixture
-        .execute("ALTER TABLE apalis.jobs RENAME TO hidden")
-        .await;
-    // The heartbeats fail too.
-    sleep(Duration::from_secs(1)).await;
-    round_trips.store(0, Ordering::SeqCst);
-    sleep(Duration::from_secs(2)).await;
-    let during = round_trips.load(Ordering::SeqCst);
-    fixture
-        .execute("ALTER TABLE apalis.hidden RENAME TO jobs")
-        .await;
-    fixture.store(completed("JOB-2")).await;
-    until_logged(&log, 2).await;
+    fixture.until(1, "status = 'Done' AND attempts = 2").await;
     worker.end().await;
-    // The worker looks for events, reports and counts, each after a pause of 250 ms or more.
-    assert!((2..=25).contains(&during), "{during} round trips");
+}
+
+/// Callbacks that end at the same time are recorded by few statements.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn tries_that_end_together_are_recorded_together() {
+    let fixture = Fixture::new().await;
+    fixture
+        .execute(
+            "CREATE TABLE recorded (statement text);
+             CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN
+                 IF NEW.status = 'Done' THEN INSERT INTO recorded VALUES (txid_current()); END IF;
+                 RETURN NEW; END $f$;
+             CREATE TRIGGER note BEFORE UPDATE ON apalis.jobs FOR EACH ROW EXECUTE FUNCTION note()",
+        )
+        .await;
+    for number in 0..60 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    let log = Log::default();
+    let (noted, together) = (log.clone(), Arc::new(Notify::new()));
+    let ends = together.clone();
+    let jobs = JobRouter::new().on_completed(move |event: JobEvent| {
+        let (log, together) = (noted.clone(), together.clone());
+        async move {
+            let notified = together.notified();
+            log.push(event.guid.to_string());
+            notified.await;
+        }
+    });
+    let worker = Running::start(quick(&fixture.queue, jobs).with_concurrency(60));
+    until_logged(&log, 60).await;
+    sleep(Duration::from_millis(50)).await;
+    ends.notify_waiters();
+    fixture.until(60, "status = 'Done'").await;
+    worker.end().await;
+    let statements = "SELECT count(DISTINCT statement) FROM recorded";
+    let statements = fixture.number(statements).await;
+    assert!(statements <= 10, "{statements} statements");
+}
+
+/// A row that another transaction has locked delays no other event, and it is recorded once it is free.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_row_that_is_locked_by_others_is_recorded_later() {
+    let fixture = Fixture::new().await;
+    let log = Log::default();
+    fixture.store(completed("JOB-locked")).await;
+    let worker = Running::start(quick(&fixture.queue, slow(&log, Duration::from_secs(1))));
+    until_logged(&log, 1).await;
+    let mut lock = fixture.pool.begin().await.unwrap();
+    sqlx::query("SELECT id FROM apalis.jobs FOR UPDATE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    fixture.store(completed("JOB-2")).await;
+    fixture.until(1, "status = 'Done'").await;
+    sleep(DEAD_AFTER * 2).await;
+    assert_eq!(fixture.rows("status = 'Running'").await, 1);
+    lock.rollback().await.unwrap();
+    fixture.until(2, "status = 'Done' AND attempts = 1").await;
+    worker.end().await;
+    assert_eq!(log.entries().len(), 2);
 }

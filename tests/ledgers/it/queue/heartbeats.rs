@@ -1,0 +1,343 @@
+//! Workers that live: nothing lets them count as dead.
+
+use std::time::Duration;
+
+use mx_job_webhook::Status;
+use sqlx::AssertSqlSafe;
+use tokio::time::{Instant, sleep};
+use tower::ServiceExt as _;
+
+use super::{
+    DEAD_AFTER, Fixture, PATIENCE, Running, completed, event, logging, quick, sleeping_trigger,
+    slow, store, tracked, until_logged,
+};
+use crate::proxy::{Network, Proxy};
+use crate::support::Log;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_with_slow_callbacks_does_not_count_as_dead() {
+    let fixture = Fixture::new().await;
+    let log = Log::default();
+    for number in 0..6 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    let time = DEAD_AFTER * 2;
+    let one = Running::start(quick(&fixture.queue, tracked(&log, time)));
+    let other = Running::start(quick(&fixture.other(), tracked(&log, time)));
+    fixture.until(6, "status = 'Done' AND attempts = 1").await;
+    one.end().await;
+    other.end().await;
+    assert_eq!(log.entries().len(), 12);
+}
+
+/// An outage that is longer than a worker may be silent repeats nothing if it concerns all of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_outage_of_the_database_during_callbacks_repeats_nothing() {
+    let fixture = Fixture::new().await;
+    let proxy = Proxy::to(fixture.database.server()).await;
+    let through = || {
+        let options = fixture.database.options();
+        super::queue(options.port(proxy.address.port())).1
+    };
+    let log = Log::default();
+    let mut workers = Vec::new();
+    for _ in 0..3 {
+        workers.push(Running::start(
+            quick(&through(), tracked(&log, DEAD_AFTER * 2)).with_concurrency(2),
+        ));
+    }
+    for number in 0..6 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    until_logged(&log, 6).await;
+    proxy.set(Network::Down);
+    // The first three end while the database is away.
+    sleep(DEAD_AFTER * 3).await;
+    until_logged(&log, 12).await;
+    proxy.set(Network::Works);
+    fixture.until(6, "status = 'Done' AND attempts = 1").await;
+    for worker in workers {
+        worker.end().await;
+    }
+    assert_eq!(log.entries().len(), 12);
+}
+
+/// Heartbeats that wait in the database, or in a pooler, are answered one after the other when it continues. The first
+/// one comes before the others have had a chance.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_stall_of_the_database_during_callbacks_repeats_nothing() {
+    let fixture = Fixture::new().await;
+    let log = Log::default();
+    let mut workers = Vec::new();
+    for _ in 0..3 {
+        workers.push(Running::start(
+            quick(&fixture.other(), tracked(&log, DEAD_AFTER * 4)).with_concurrency(2),
+        ));
+    }
+    for number in 0..6 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    until_logged(&log, 6).await;
+    // Long enough to have the right to take over.
+    sleep(DEAD_AFTER * 3 / 2).await;
+    let mut stall = fixture.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE apalis.workers IN EXCLUSIVE MODE")
+        .execute(&mut *stall)
+        .await
+        .unwrap();
+    sleep(DEAD_AFTER * 3 / 2).await;
+    stall.rollback().await.unwrap();
+    fixture.until(6, "status = 'Done' AND attempts = 1").await;
+    for worker in workers {
+        worker.end().await;
+    }
+    assert_eq!(log.entries().len(), 12);
+}
+
+/// "If the whole database was away, no worker counts as dead before it has had as long to report again."
+///
+/// An outage is a little shorter than the silence. A worker that reported just before it does not take over the events
+/// of one that reported a quarter of the time earlier.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_outage_that_is_shorter_than_the_silence_repeats_nothing() {
+    let fixture = Fixture::new().await;
+    let proxy = Proxy::to(fixture.database.server()).await;
+    let dead_after = Duration::from_secs(4);
+    let log = Log::default();
+    let mut workers = Vec::new();
+    for number in 0..8 {
+        let (_, queue) = super::queue(fixture.database.options().port(proxy.address.port()));
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+        let jobs = slow(&log, Duration::from_secs(16));
+        let worker = quick(&queue, jobs)
+            .with_concurrency(1)
+            .with_dead_after(dead_after);
+        workers.push(Running::start(worker));
+        until_logged(&log, number + 1).await;
+        sleep(Duration::from_millis(90)).await;
+    }
+    sleep(dead_after + Duration::from_secs(1)).await;
+    proxy.set(Network::Down);
+    sleep(Duration::from_millis(3_200)).await;
+    proxy.set(Network::Works);
+    fixture.until(8, "status = 'Done'").await;
+    for worker in workers {
+        worker.end().await;
+    }
+    assert_eq!(fixture.rows("attempts = 1").await, 8, "{:?}", log.entries());
+    assert_eq!(log.entries().len(), 8);
+}
+
+/// "If the whole database was away, no worker counts as dead before it has had as long to report again." While a network
+/// hangs, each worker gives up several heartbeats, and all of them arrive at once when it continues.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn heartbeats_that_were_given_up_take_over_nothing() {
+    let fixture = Fixture::new().await;
+    let proxy = Proxy::to(fixture.database.server()).await;
+    let dead_after = Duration::from_secs(4);
+    let log = Log::default();
+    let mut workers = Vec::new();
+    for number in 0..8 {
+        let (_, queue) = super::queue(fixture.database.options().port(proxy.address.port()));
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+        let jobs = slow(&log, Duration::from_secs(30));
+        let worker = quick(&queue, jobs)
+            .with_concurrency(1)
+            .with_dead_after(dead_after);
+        workers.push(Running::start(worker));
+        until_logged(&log, number + 1).await;
+        // All of its connections are open.
+        let opening = (0..16).map(|other| {
+            let (queue, guid) = (queue.clone(), format!("OTHER-{number}-{other}"));
+            tokio::spawn(async move { store(&queue, super::event(&guid, "DENIED".into())).await })
+        });
+        for opened in opening.collect::<Vec<_>>() {
+            opened.await.unwrap();
+        }
+    }
+    fixture
+        .execute("DELETE FROM apalis.jobs WHERE idempotency_key LIKE 'OTHER%'")
+        .await;
+    sleep(dead_after * 3 / 2).await;
+    proxy.set(Network::Hangs);
+    sleep(Duration::from_secs(13)).await;
+    proxy.set(Network::Works);
+    fixture.until(8, "status = 'Done'").await;
+    for worker in workers {
+        worker.end().await;
+    }
+    assert_eq!(log.entries().len(), 8, "{:?}", log.entries());
+    assert_eq!(fixture.rows("attempts = 1").await, 8);
+}
+
+/// "A worker sends heartbeats to the database while callbacks run": an event that it takes while a heartbeat waits for a
+/// lock, such as that of a new index, does not look unknown to that heartbeat.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_heartbeat_that_waited_returns_no_event_that_was_taken_meanwhile() {
+    let fixture = Fixture::new().await;
+    let log = Log::default();
+    let worker = Running::start(
+        quick(&fixture.queue, slow(&log, Duration::from_secs(8)))
+            .with_dead_after(Duration::from_secs(1)),
+    );
+    sleep(Duration::from_secs(1)).await;
+    let mut lock = fixture.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE apalis.workers IN SHARE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    sleep(Duration::from_millis(500)).await;
+    fixture.store(completed("JOB-1")).await;
+    until_logged(&log, 1).await;
+    sleep(Duration::from_millis(2_500)).await;
+    lock.rollback().await.unwrap();
+    fixture.until(1, "status = 'Done'").await;
+    worker.end().await;
+    assert_eq!(log.entries(), ["JOB-1"]);
+    assert_eq!(fixture.rows("attempts = 1").await, 1);
+}
+
+/// "A worker sends heartbeats to the database while callbacks run": also while many events are stored. Heartbeats and
+/// stored events wait for the same connections.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_flood_of_stored_events_lets_no_worker_count_as_dead() {
+    let fixture = Fixture::new().await;
+    let dead_after = Duration::from_secs(6);
+    let log = Log::default();
+    fixture.store(completed("JOB-first")).await;
+    let busy = Running::start(
+        quick(&fixture.queue, slow(&log, Duration::from_secs(24)))
+            .with_concurrency(1)
+            .with_dead_after(dead_after),
+    );
+    until_logged(&log, 1).await;
+    let other = fixture.other();
+    let idle = Running::start(
+        quick(&other, logging(&log))
+            .with_concurrency(1)
+            .with_dead_after(dead_after),
+    );
+    // Twenty milliseconds a statement, as with a synchronous standby far away, and 4 connections.
+    sleeping_trigger(&fixture, "INSERT", "true", 0.02).await;
+    let flood: Vec<_> = (0..3_000)
+        .map(|task| {
+            let queue = fixture.queue.clone();
+            tokio::spawn(async move {
+                for number in 0_u64.. {
+                    let event = event(&format!("FLOOD-{task}-{number}"), Status::Denied);
+                    let _ = queue.enqueue().oneshot(event).await;
+                }
+            })
+        })
+        .collect();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(21) {
+        sleep(Duration::from_millis(250)).await;
+        let runs = log.entries();
+        let runs = runs.iter().filter(|guid| *guid == "JOB-first").count();
+        assert_eq!(runs, 1, "it runs twice after {:?}", start.elapsed());
+    }
+    for task in flood {
+        task.abort();
+    }
+    drop((busy, idle));
+}
+
+/// "Heartbeats do not wait for anything else", such as a count of a large table.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_slow_count_lets_no_worker_count_as_dead() {
+    let fixture = Fixture::new().await;
+    let role = format!("app_{}", fixture.database.name);
+    // Reads of the table take two seconds in the statement that counts, as if the table were large.
+    fixture
+        .execute(&format!(
+            "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA apalis TO {role};
+             GRANT SELECT, INSERT, UPDATE, DELETE ON apalis.jobs, apalis.workers TO {role};
+             CREATE FUNCTION as_if_large() RETURNS boolean LANGUAGE plpgsql STABLE AS
+                 $f$ BEGIN IF current_query() LIKE '%/* mx-job-webhook counts%' THEN PERFORM pg_sleep(1); END IF;
+                 RETURN true; END $f$;
+             ALTER TABLE apalis.jobs ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY large ON apalis.jobs USING (as_if_large())"
+        ))
+        .await;
+    let limited = || super::queue(fixture.database.options().username(&role)).1;
+    let log = Log::default();
+    fixture.store(completed("JOB-1")).await;
+    fixture
+        .execute("UPDATE apalis.jobs SET run_at = now() + interval '1 hour'")
+        .await;
+    let idle = Running::start(quick(&limited(), slow(&log, Duration::from_secs(16))));
+    sleep(Duration::from_millis(500)).await;
+    let slow_log = Log::default();
+    let busy = Running::start(quick(&limited(), slow(&slow_log, Duration::from_secs(16))));
+    sleep(DEAD_AFTER * 3).await;
+    // The next count of each is ten seconds after the first.
+    fixture
+        .execute("UPDATE apalis.jobs SET run_at = now()")
+        .await;
+    sleep(Duration::from_secs(14)).await;
+    let runs = log.entries().len() + slow_log.entries().len();
+    let attempts = fixture
+        .number("SELECT max(attempts)::bigint FROM apalis.jobs")
+        .await;
+    fixture
+        .execute(
+            "DROP POLICY large ON apalis.jobs; ALTER TABLE apalis.jobs DISABLE ROW LEVEL SECURITY",
+        )
+        .await;
+    busy.shut_down();
+    idle.shut_down();
+    sleep(Duration::from_millis(300)).await;
+    let _ = sqlx::raw_sql(AssertSqlSafe(format!(
+        "DROP OWNED BY {role}; DROP ROLE {role}"
+    )))
+    .execute(&fixture.pool)
+    .await;
+    assert_eq!((runs, attempts), (1, 0));
+}
+
+/// A worker whose connection is delayed does not return its own events to the queue while it runs them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_does_not_run_its_own_events_twice() {
+    let fixture = Fixture::new().await;
+    let queue = fixture.queue.clone().with_max_connections(1);
+    let log = Log::default();
+    let worker = Running::start(
+        quick(&queue, slow(&log, PATIENCE))
+            .with_concurrency(200)
+            .with_dead_after(Duration::from_secs(1)),
+    );
+    sleep(Duration::from_millis(300)).await;
+    sleeping_trigger(&fixture, "INSERT", "true", 0.15).await;
+    // Fourteen deliveries at a time share the only connection with the worker.
+    let stores: Vec<_> = (0..14)
+        .map(|task| {
+            let queue = queue.clone();
+            tokio::spawn(async move {
+                for number in 0_u64.. {
+                    let event = completed(&format!("JOB-{task}-{number}"));
+                    let _ = queue.enqueue().oneshot(event).await;
+                }
+            })
+        })
+        .collect();
+    sleep(Duration::from_secs(20)).await;
+    for store in stores {
+        store.abort();
+    }
+    let mut runs = log.entries();
+    let all = runs.len();
+    runs.sort();
+    runs.dedup();
+    drop(worker);
+    assert_eq!(all, runs.len(), "some events run twice at the same time");
+}
