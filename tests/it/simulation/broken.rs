@@ -74,6 +74,7 @@ impl Ledger for Unreliable {
         let Ok(claim) = self.ledger.claim(event, lease).await;
         if let Claim::Granted(token) = claim {
             self.granted.lock().unwrap().insert(event.clone(), token);
+            self.world.claimed(event);
         }
         self.lose_the_answer(event).await;
         match (self.broken, claim) {

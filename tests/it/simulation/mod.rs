@@ -33,8 +33,8 @@ struct Setting {
     keeps_ledger: bool,
 }
 
-/// Returns the failure of this seed's run, if any, after the trace of the run.
-fn run(seed: u64, setting: Setting) -> Result<(), String> {
+/// Returns the trace of this seed's run; if it failed, as a text with the failure.
+fn run(seed: u64, setting: Setting) -> Result<Vec<String>, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -45,9 +45,10 @@ fn run(seed: u64, setting: Setting) -> Result<(), String> {
         let mut plan = Plan::draw(&mut random);
         plan.keeps_ledger = setting.keeps_ledger;
         let world = World::new(plan, random, setting.broken);
-        runtime
-            .block_on(world.clone().run())
-            .map_err(|wrong| format!("{}\n{wrong}", world.trace().join("\n")))
+        let held = runtime.block_on(world.clone().run());
+        let trace = world.trace();
+        held.map_err(|wrong| format!("{}\n{wrong}", trace.join("\n")))?;
+        Ok(trace)
     };
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("the run panicked".to_owned()))
 }
@@ -115,13 +116,32 @@ fn check(seeds: u64, setting: Setting, test: &str) {
     }
 }
 
-/// In the first, the ledger takes a claim after its sender has left, so its lease is the last to expire. In the second,
-/// three callbacks of an event run at once, because two leases have expired, and all of them succeed.
+/// A claim that was sent before its sender left reaches the ledger later, so its lease is the last to expire.
 #[test]
-fn the_seeds_that_failed_once_hold() {
-    for seed in [41_778, 1_611_016] {
-        run(seed, Setting::default()).unwrap();
-    }
+fn the_guarantees_hold_with_a_claim_that_is_later_than_its_sender() {
+    let trace = run(41_778, Setting::default()).unwrap();
+    let before = trace.split(|line| line == "calm").next().unwrap();
+    let last = |what: String| before.iter().rposition(|line| line.starts_with(&what));
+    let is_later = |event: &usize| {
+        let claimed = last(format!("claimed {event}"));
+        claimed > last(format!("left {event}")) && claimed > last(format!("answered {event} "))
+    };
+    let later: Vec<_> = (0..9).filter(is_later).collect();
+    assert!(!later.is_empty(), "{trace:#?}");
+}
+
+/// Three callbacks of an event run at once, because two leases have expired, and all of them succeed.
+#[test]
+fn the_guarantees_hold_after_three_successes_of_an_event() {
+    let trace = run(1_611_016, Setting::default()).unwrap();
+    let lives = trace.split(|line| line == "restart");
+    let most = lives.flat_map(|life| {
+        (0..12).map(|event| {
+            let success = format!("succeeded {event}");
+            life.iter().filter(|line| **line == success).count()
+        })
+    });
+    assert_eq!(most.max(), Some(3), "{trace:#?}");
 }
 
 #[test]
@@ -146,18 +166,7 @@ fn the_simulation_finds_every_broken_ledger() {
 #[test]
 fn a_seed_always_gives_the_same_run() {
     for seed in 0..20 {
-        let trace = || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_time()
-                .start_paused(true)
-                .build()
-                .unwrap();
-            let mut random = fastrand::Rng::with_seed(seed);
-            let plan = Plan::draw(&mut random);
-            let world = World::new(plan, random, None);
-            runtime.block_on(world.clone().run()).unwrap();
-            world.trace()
-        };
+        let trace = || run(seed, Setting::default()).unwrap();
         assert_eq!(trace(), trace(), "seed {seed}");
     }
 }

@@ -61,6 +61,9 @@ pub(crate) async fn deliver(world: World, event: usize) -> bool {
             world.answered(event, status.as_u16())
         }
         // The sender hangs up, even if the callback has used up this task's budget.
-        () = unconstrained(sleep(Duration::from_millis(patience))) => false,
+        () = unconstrained(sleep(Duration::from_millis(patience))) => {
+            world.left(event);
+            false
+        }
     }
 }

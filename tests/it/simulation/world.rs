@@ -42,7 +42,7 @@ struct Event {
     running: Option<Instant>,
     /// Time of a success within its lease in this life of the receiver.
     succeeded_in_time: Option<Instant>,
-    /// Whether the ledger failed for this event and may not know of a success.
+    /// Whether the ledger has failed for this event since the last success in time, of which it may not know.
     ledger_erred: bool,
 }
 
@@ -141,7 +141,10 @@ impl World {
         // A call to the ledger can be delayed, so a lease can begin after the last sender has left. If the
         // answer to the claim is lost, only the lease's end frees the event.
         sleep(LONG + DELAY).await;
-        self.state().calm = true;
+        let mut state = self.state();
+        state.trace("calm");
+        state.calm = true;
+        drop(state);
         let events = self.state().events.len();
         for event in 0..events {
             for _ in 0..2 {
@@ -245,6 +248,7 @@ impl World {
                 "{name} should have been settled, and its callback succeeded again"
             ));
         }
+        state.events[index].ledger_erred = false;
     }
 
     /// The dead-letter hook succeeded, which counts as a callback's success.
@@ -269,6 +273,11 @@ impl World {
         }
     }
 
+    pub(crate) fn claimed(&self, event: &EventName) {
+        let index = self.named(event);
+        self.state().trace(format!("claimed {index}"));
+    }
+
     pub(crate) fn committed(&self, event: &EventName) {
         let index = self.named(event);
         let mut state = self.state();
@@ -278,6 +287,11 @@ impl World {
             return;
         }
         state.committed.push((index, Instant::now()));
+    }
+
+    /// The sender of a delivery did not wait for its answer.
+    pub(crate) fn left(&self, index: usize) {
+        self.state().trace(format!("left {index}"));
     }
 
     /// A delivery was answered. Returns whether by 2xx, which requires a success.
@@ -334,7 +348,7 @@ impl World {
     }
 
     pub(crate) fn trace(&self) -> Vec<String> {
-        self.state().trace.clone()
+        std::mem::take(&mut self.state().trace)
     }
 
     fn must(&self, holds: bool, wrong: impl FnOnce() -> String) {
