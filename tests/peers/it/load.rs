@@ -62,17 +62,17 @@ impl Kind {
     fn refused() -> Vec<Self> {
         vec![
             Self::without_credentials("no credentials, 545 B", SAMPLE.len()),
-            Self::without_credentials("no credentials, 60 KiB", LARGE),
+            Self::without_credentials("no credentials, 64 KiB", LARGE),
             Self::without_credentials("no credentials, 1 MiB", HUGE),
             Self {
-                name: "wrong type, 60 KiB",
+                name: "wrong type, 64 KiB",
                 content_type: "text/plain",
                 body: sample_of(LARGE).into(),
                 status: "415",
                 ..Self::valid()
             },
             Self {
-                name: "too large, 100 KiB",
+                name: "too large, 64 KiB + 1",
                 body: sample_of(TOO_LARGE).into(),
                 status: "413",
                 ..Self::valid()

@@ -55,7 +55,8 @@ impl Drop for Quickstart {
     }
 }
 
-/// Built here, because cargo builds no examples of another package for a test.
+/// Built here, because cargo builds no examples of another package for a test. With all features, as the README's command
+/// has built it.
 fn binary() -> &'static PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
@@ -67,14 +68,9 @@ fn binary() -> &'static PathBuf {
             name => name,
         };
         let built = Command::new(env!("CARGO"))
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
             .args(["build", "--locked", "--quiet"])
-            .args([
-                "--package",
-                "mx-job-webhook-examples",
-                "--example",
-                "quickstart",
-            ])
+            .args(["--all-features", "--example", "quickstart"])
             .args(["--profile", name, "--target-dir"])
             .arg(profile.parent().unwrap())
             .status()
