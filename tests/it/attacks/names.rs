@@ -152,7 +152,7 @@ fn mutated() -> Vec<u8> {
 fn the_grammar_and_the_values_equal_those_of_serde_json() {
     fastrand::seed(7);
     let (mut accepted, mut compared) = (0, 0);
-    for _ in 0..400_000 {
+    for _ in 0..100_000 {
         let body = mutated();
         let text = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&body);
         // Decode from text, because the bytes of skipped strings are not checked to be UTF-8.
@@ -203,7 +203,7 @@ fn the_grammar_and_the_values_equal_those_of_serde_json() {
         }
     }
     assert!(
-        accepted > 20_000 && compared > 10_000,
+        accepted > 5_000 && compared > 2_500,
         "{accepted} {compared}"
     );
 }
@@ -367,7 +367,7 @@ fn names_depend_only_on_the_values() {
         body
     };
     let mut all: HashMap<String, String> = HashMap::new();
-    for _ in 0..40_000 {
+    for _ in 0..10_000 {
         let date = [
             "null",
             "\"Monday\"",
