@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connections::is_of_an_item;
 use super::enqueue::NewRow;
@@ -18,6 +18,10 @@ pub(super) const BATCH: usize = 64;
 
 /// How large the bodies of a statement are at most, in bytes, if it serves several calls.
 const LARGEST: usize = 1 << 20;
+
+/// How long a call waits for a statement that runs, before it has a statement of its own. Most commits take less, and what
+/// comes meanwhile shares the next one.
+const GATHERING: Duration = Duration::from_millis(10);
 
 /// How long a call waits for its turn or its answer at most. A sender that waits longer hears nothing of an outage, and the
 /// application may hold the future that runs the statement without polling it.
@@ -29,7 +33,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// that wait. If its future is dropped meanwhile, they wait again.
 pub(super) struct Batches {
     waiting: Mutex<VecDeque<Call>>,
-    statements: Semaphore,
+    /// The statement that usually runs.
+    first: Semaphore,
+    /// Those that run if it takes longer.
+    further: Semaphore,
 }
 
 struct Call {
@@ -54,7 +61,8 @@ impl Batches {
     pub(super) fn new(statements: usize) -> Self {
         Self {
             waiting: Mutex::default(),
-            statements: Semaphore::new(statements),
+            first: Semaphore::new(1),
+            further: Semaphore::new(statements.saturating_sub(1)),
         }
     }
 
@@ -103,12 +111,28 @@ impl Batches {
     }
 
     async fn turn(&self, receiver: &mut oneshot::Receiver<Answer>) -> Turn<'_> {
-        let mut permit = pin!(self.statements.acquire());
+        let mut permit = pin!(self.permit());
         poll_fn(|context| {
             if let Poll::Ready(answer) = Pin::new(&mut *receiver).poll(context) {
                 return Poll::Ready(Turn::Answered(answer.ok()));
             }
             permit.as_mut().poll(context).map(Turn::Runs)
+        })
+        .await
+    }
+
+    /// Waits for the right to run a statement.
+    async fn permit(&self) -> Result<SemaphorePermit<'_>, AcquireError> {
+        let mut first = pin!(self.first.acquire());
+        if let Ok(permit) = timeout(GATHERING, first.as_mut()).await {
+            return permit;
+        }
+        let mut further = pin!(self.further.acquire());
+        poll_fn(|context| {
+            if let Poll::Ready(permit) = first.as_mut().poll(context) {
+                return Poll::Ready(permit);
+            }
+            further.as_mut().poll(context)
         })
         .await
     }
@@ -136,7 +160,7 @@ impl Batches {
     where
         R: Future<Output = Result<(), sqlx::Error>>,
     {
-        let permit = timeout_at(end, self.statements.acquire()).await;
+        let permit = timeout_at(end, self.permit()).await;
         let _permit = permit.map_err(|_| waited_too_long())?;
         run(vec![row]).await.map_err(Arc::new)
     }
@@ -170,6 +194,10 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::time::sleep;
+
     use super::*;
 
     /// "Every wait ends": the application holds the future that runs the statement, and does not poll it.
@@ -182,7 +210,7 @@ mod tests {
             let mut other = pin!(batches.call(NewRow::sample(), pending));
             if served_by_it {
                 // Both wait before the statement begins, and the first one runs it.
-                let permit = batches.statements.acquire().await;
+                let permit = batches.first.acquire().await;
                 poll_once(call.as_mut()).await;
                 poll_once(other.as_mut()).await;
                 drop(permit);
@@ -193,6 +221,46 @@ mod tests {
             assert!(matches!(&*waited.unwrap_err(), sqlx::Error::PoolTimedOut));
             assert_eq!(start.elapsed(), LONGEST_WAIT);
         }
+    }
+
+    /// "Events that are stored at the same time share statements": those that come while one runs share the next one.
+    #[tokio::test(start_paused = true)]
+    async fn calls_gather_while_a_statement_runs() {
+        let batches = Batches::new(4);
+        let rows = Mutex::new(Vec::new());
+        let run = |calls: Vec<Arc<NewRow>>| {
+            rows.lock().unwrap().push(calls.len());
+            async {
+                sleep(GATHERING / 2).await;
+                Ok(())
+            }
+        };
+        let call = || batches.call(NewRow::sample(), run);
+        let (first, second, third, fourth) = tokio::join!(call(), call(), call(), call());
+        for stored in [first, second, third, fourth] {
+            stored.unwrap();
+        }
+        assert_eq!(*rows.lock().unwrap(), [1, 3]);
+    }
+
+    /// A statement that takes long, such as one whose network hangs, keeps others waiting for a moment only.
+    #[tokio::test(start_paused = true)]
+    async fn as_many_statements_run_as_there_are_connections() {
+        let batches = Batches::new(3);
+        let most = AtomicUsize::new(0);
+        let start = Instant::now();
+        let hangs = |_: Vec<Arc<NewRow>>| {
+            most.fetch_add(1, Ordering::SeqCst);
+            std::future::pending::<Result<(), sqlx::Error>>()
+        };
+        let mut calls = Vec::new();
+        for number in 0..5 {
+            let mut call = Box::pin(batches.call(NewRow::sample(), hangs));
+            assert!(timeout(2 * GATHERING, call.as_mut()).await.is_err());
+            calls.push(call);
+            assert_eq!(most.load(Ordering::SeqCst), (number + 1).min(3));
+        }
+        assert_eq!(start.elapsed(), 10 * GATHERING);
     }
 
     async fn poll_once(mut future: Pin<&mut impl Future>) {

@@ -240,7 +240,7 @@ impl JobQueue {
     }
 }
 
-/// While all connections commit events, further events gather for the next statement.
+/// While a connection commits events, further events gather for the next statement.
 fn storing(connections: u32) -> Batches {
     let statements = usize::try_from(connections).unwrap_or(usize::MAX);
     Batches::new(statements.min(BATCH))
