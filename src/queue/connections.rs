@@ -242,12 +242,15 @@ async fn is_primary(connection: &mut PgConnection) -> bool {
     answer.is_ok_and(|row| row.is_ok_and(|row| row.try_get(0).unwrap_or(false)))
 }
 
-/// Returns whether one item of a statement may be the cause: its data, a constraint, a limit, or a trigger of the application.
+/// The classes of errors that concern a whole statement, whatever its items: the connection, the role, the transaction, the
+/// statement's text, resources, locks, the operator, and the system.
+const NOT_OF_ITEMS: [&str; 14] = [
+    "08", "0A", "25", "26", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "XX",
+];
+
+/// Returns whether one item of a statement may be the cause: its data, a constraint, a limit, or a trigger of the application,
+/// which has error codes of its own.
 pub(super) fn is_of_an_item(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| {
-        ["22", "23", "54", "P0"]
-            .iter()
-            .any(|class| code.starts_with(class))
-    })
+    code.is_some_and(|code| !NOT_OF_ITEMS.iter().any(|class| code.starts_with(class)))
 }

@@ -203,24 +203,31 @@ async fn events_that_are_stored_together_share_statements() {
     }
 }
 
-/// Events that are stored at the same time share a statement, and one that the database refuses is refused alone.
+/// Events that are stored at the same time share a statement, and one that the database refuses is refused alone: by a
+/// constraint, or by a trigger with an error code of the application.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn an_event_that_the_database_refuses_fails_no_other_one() {
-    let fixture = Fixture::new().await;
-    let refuse = "ALTER TABLE apalis.jobs ADD CHECK (idempotency_key NOT LIKE 'JOB-7 %')";
-    fixture.execute(refuse).await;
-    let queue = fixture.queue.clone().with_max_connections(1);
-    let store = |number| {
-        let event = completed(&format!("JOB-{number}"));
-        tokio::spawn(queue.enqueue().oneshot(event))
-    };
-    let deliveries: Vec<_> = (0..32).map(store).collect();
-    for (number, delivery) in deliveries.into_iter().enumerate() {
-        let answer = delivery.await.unwrap();
-        assert_eq!(answer.is_ok(), number != 7, "{number}: {answer:?}");
+    let constraint = "ALTER TABLE apalis.jobs ADD CHECK (idempotency_key NOT LIKE 'JOB-7 %')";
+    let trigger = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+             $f$ BEGIN IF NEW.idempotency_key LIKE 'JOB-7 %' THEN RAISE 'no' USING ERRCODE = 'MX001'; END IF;
+             RETURN NEW; END $f$;
+         CREATE TRIGGER refuse BEFORE INSERT ON apalis.jobs FOR EACH ROW EXECUTE FUNCTION refuse()";
+    for refuse in [constraint, trigger] {
+        let fixture = Fixture::new().await;
+        fixture.execute(refuse).await;
+        let queue = fixture.queue.clone().with_max_connections(1);
+        let store = |number| {
+            let event = completed(&format!("JOB-{number}"));
+            tokio::spawn(queue.enqueue().oneshot(event))
+        };
+        let deliveries: Vec<_> = (0..32).map(store).collect();
+        for (number, delivery) in deliveries.into_iter().enumerate() {
+            let answer = delivery.await.unwrap();
+            assert_eq!(answer.is_ok(), number != 7, "{number}: {answer:?}");
+        }
+        assert_eq!(fixture.rows("true").await, 31);
     }
-    assert_eq!(fixture.rows("true").await, 31);
 }
 
 #[tokio::test]
