@@ -10,6 +10,13 @@ use super::run::{Statement, in_a_transaction};
 use crate::util::postgres::is_unusable;
 use crate::util::postgres::own_connections::{self, OwnConnection, TIMEOUT};
 
+/// As for the application's connections, and the server ends a statement that waits too long, whose session would otherwise
+/// remain after the client has left.
+const BEGIN: &str =
+    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '5s';
+    SELECT set_config('statement_timeout', '4500ms', true)
+    WHERE current_setting('statement_timeout')::interval NOT BETWEEN '1 ms' AND '4500 ms'";
+
 /// How many connections there are at most.
 const CONNECTIONS: u32 = 2;
 
@@ -17,7 +24,7 @@ pub(super) struct OwnConnections(own_connections::OwnConnections);
 
 impl OwnConnections {
     pub(super) fn like(application: &PgPool) -> Self {
-        let connections = own_connections::OwnConnections::like(application, CONNECTIONS);
+        let connections = own_connections::OwnConnections::like(application, CONNECTIONS, 0);
         Self(connections)
     }
 
@@ -26,9 +33,9 @@ impl OwnConnections {
         let mut permit = self.0.permit().await?;
         let connection = match self.take_working().await {
             Some(connection) => connection,
-            None => self.0.open().await?,
+            None => self.0.open(&mut permit).await?,
         };
-        let run = in_a_transaction(permit.use_connection(connection), statement);
+        let run = in_a_transaction(permit.use_connection(connection), BEGIN, statement);
         let rows = timeout(TIMEOUT, run).await;
         let rows = rows.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()));
         let is_usable = match &rows {

@@ -42,7 +42,7 @@ impl PostgresDeadLetters {
             return own.run(statement).await;
         }
         let mut connection = self.pool.acquire().await?;
-        let rows = in_a_transaction(&mut connection, statement).await;
+        let rows = in_a_transaction(&mut connection, BEGIN, statement).await;
         if rows.as_ref().is_err_and(is_unusable) {
             connection.close_on_drop();
         }
@@ -57,13 +57,17 @@ impl PostgresDeadLetters {
     }
 }
 
+/// With a stricter isolation, concurrent writes would make the transaction fail. The timeout releases the locks if this
+/// process dies.
+const BEGIN: &str =
+    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '5s'";
+
+/// Runs a statement in a transaction, in which a pooler keeps the server's connection.
 pub(super) async fn in_a_transaction(
     connection: &mut PgConnection,
+    begin: &'static str,
     statement: Statement<'_>,
 ) -> Result<Vec<PgRow>, sqlx::Error> {
-    // In a transaction, a pooler keeps the server's connection. With a stricter isolation, concurrent
-    // writes would make it fail. The timeout releases the locks if this process dies.
-    let begin = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '5s'";
     let mut transaction = connection.begin_with(begin).await?;
     let rows = statement.query.fetch_all(&mut *transaction).await?;
     let rows = check(rows, &[statement.name])?;

@@ -44,6 +44,19 @@ struct Call {
     answer: oneshot::Sender<Answer>,
 }
 
+/// A call that may wait. When it ends, its row leaves the memory, although no statement runs that would notice.
+struct Waiting<'a> {
+    batches: &'a Batches,
+    row: Arc<NewRow>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let is_another = |call: &Call| !Arc::ptr_eq(&call.row, &self.row);
+        self.batches.lock().retain(is_another);
+    }
+}
+
 enum Answer {
     Is(Result<(), Arc<sqlx::Error>>),
     /// One of the rows may have made the statement fail.
@@ -76,6 +89,10 @@ impl Batches {
         R: Future<Output = Result<(), sqlx::Error>>,
     {
         let row = Arc::new(row);
+        let _waiting = Waiting {
+            batches: self,
+            row: row.clone(),
+        };
         let mut receiver = self.wait(&row);
         let end = Instant::now() + LONGEST_WAIT;
         loop {
@@ -241,6 +258,21 @@ mod tests {
             stored.unwrap();
         }
         assert_eq!(*rows.lock().unwrap(), [1, 3]);
+    }
+
+    /// The rows of calls that have been dropped, or have waited too long, leave the memory.
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_have_ended_keep_no_row() {
+        let batches = Batches::new(1);
+        let pending = |_| std::future::pending::<Result<(), sqlx::Error>>();
+        let mut held = pin!(batches.call(NewRow::sample(), pending));
+        poll_once(held.as_mut()).await;
+        let mut dropped = Box::pin(batches.call(NewRow::sample(), pending));
+        poll_once(dropped.as_mut()).await;
+        assert_eq!(batches.lock().len(), 1);
+        drop(dropped);
+        assert!(batches.call(NewRow::sample(), pending).await.is_err());
+        assert_eq!(batches.lock().len(), 0);
     }
 
     /// A statement that takes long, such as one whose network hangs, keeps others waiting for a moment only.

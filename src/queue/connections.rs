@@ -15,19 +15,26 @@ use crate::util::postgres::{UnexpectedAnswer, has_sqlstate, is_fatal};
 ///
 /// - If the default isolation is stricter, concurrent writes would make it fail.
 /// - The database may have another form for bytes, which cannot be read.
-/// - The server ends a statement that waits too long, such as for a locked table. Without a limit, its session would
-///   remain after the client has left, and one more with each attempt.
+/// - The server ends a statement that waits too long, such as for a locked table. Without a limit below our own, its session
+///   would remain after the client has left, and one more with each attempt.
 const PREFIX: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
 SET LOCAL bytea_output = 'hex';
 SELECT 'settings', set_config('statement_timeout', '4500ms', true)
-    WHERE current_setting('statement_timeout') = '0'";
+    WHERE current_setting('statement_timeout')::interval NOT BETWEEN '1 ms' AND '4500 ms'";
+
+/// How many connections are reserved for heartbeats, if there are several.
+const FOR_HEARTBEATS: usize = 1;
 
 /// Runs statements on connections of its own. If callbacks held all of them, a worker would count as dead.
 pub(super) struct Connections(OwnConnections);
 
 impl Connections {
     pub(super) fn like(application: &PgPool, max_connections: u32) -> Self {
-        Self(OwnConnections::like(application, max_connections))
+        Self(OwnConnections::like(
+            application,
+            max_connections,
+            FOR_HEARTBEATS,
+        ))
     }
 
     pub(super) fn max(&self) -> u32 {
@@ -92,7 +99,7 @@ impl Connections {
             let is_new = idle.is_none();
             let connection = match idle {
                 Some(connection) => connection,
-                None => self.0.open().await?,
+                None => self.0.open(&mut permit).await?,
             };
             let run = run(permit.use_connection(connection));
             let rows = match timeout(TIMEOUT, run).await {
@@ -126,7 +133,7 @@ impl Connections {
         let mut permit = self.0.permit().await?;
         // An idle connection may be broken. It makes room for the new one.
         drop(self.0.take_idle());
-        let connection = self.0.open().await?;
+        let connection = self.0.open(&mut permit).await?;
         let statements = slice::from_ref(statement);
         let answers = self.run_on(&mut permit, connection, statements).await?;
         Ok(answers.into_iter().next().unwrap_or_default())
@@ -144,7 +151,7 @@ impl Connections {
                 answers => return answers,
             }
         }
-        let connection = self.0.open().await?;
+        let connection = self.0.open(&mut permit).await?;
         self.run_on(&mut permit, connection, statements).await
     }
 
@@ -242,11 +249,9 @@ async fn is_primary(connection: &mut PgConnection) -> bool {
     answer.is_ok_and(|row| row.is_ok_and(|row| row.try_get(0).unwrap_or(false)))
 }
 
-/// The classes of errors that concern a whole statement, whatever its items: the connection, the role, the transaction, the
-/// statement's text, resources, locks, the operator, and the system.
-const NOT_OF_ITEMS: [&str; 14] = [
-    "08", "0A", "25", "26", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "XX",
-];
+/// The classes of errors that concern a whole statement, whatever its items: the connection, the role, the transaction,
+/// resources, locks, the operator, and the system.
+const NOT_OF_ITEMS: [&str; 10] = ["08", "25", "26", "28", "40", "53", "55", "57", "58", "XX"];
 
 /// Returns whether one item of a statement may be the cause: its data, a constraint, a limit, or a trigger of the application,
 /// which has error codes of its own.

@@ -77,15 +77,18 @@ impl JobQueue {
         const LOCK: &str = "SELECT pg_advisory_xact_lock(7888171773965329765)";
         let pool = self.shared.connections.application();
         let mut transaction = pool.begin_with(BEGIN).await?;
-        sqlx::raw_sql(LOCK).execute(&mut *transaction).await?;
-        let found = look(&mut transaction).await?;
-        if !is_current(&found)? {
-            apply(&found, &mut transaction).await?;
-        }
+        // A replica whose machine has disappeared may still have the lock.
         if !is_current(&look(&mut transaction).await?)? {
-            return Err(refused(
-                "the migrations have not created the tables of the queue".into(),
-            ));
+            sqlx::raw_sql(LOCK).execute(&mut *transaction).await?;
+            let found = look(&mut transaction).await?;
+            if !is_current(&found)? {
+                apply(&found, &mut transaction).await?;
+            }
+            if !is_current(&look(&mut transaction).await?)? {
+                return Err(refused(
+                    "the migrations have not created the tables of the queue".into(),
+                ));
+            }
         }
         transaction.commit().await?;
         self.letters.create_table().await

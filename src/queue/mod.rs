@@ -85,7 +85,7 @@ const CONNECTIONS: u32 = 4;
 ///
 /// The queue has **connections of its own**, at most four by default, in addition to those of the pool. It therefore
 /// works even if callbacks hold all connections of the pool. It opens them as the pool does, with the same options and
-/// `after_connect`. It works through `PgBouncer` in every mode. Each statement is one round trip and may take
+/// `after_connect`. It works through `PgBouncer` in session and transaction mode. Each statement is one round trip and may take
 /// five seconds.
 ///
 /// Dead letters that are no event have two more connections. Only [`migrate`](Self::migrate) uses the pool.
@@ -242,8 +242,9 @@ impl JobQueue {
 
 /// While a connection commits events, further events gather for the next statement.
 fn storing(connections: u32) -> Batches {
-    let statements = usize::try_from(connections).unwrap_or(usize::MAX);
-    Batches::new(statements.min(BATCH))
+    // One connection is left to heartbeats.
+    let statements = usize::try_from(connections - 1).unwrap_or(usize::MAX);
+    Batches::new(statements.clamp(1, BATCH))
 }
 
 impl Shared {

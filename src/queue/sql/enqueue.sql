@@ -4,7 +4,9 @@
 -- a weaker setting. The rows are due a moment after this transaction: apalis' trigger notifies listeners of rows that
 -- are due at once, and the server commits transactions with a notification one after the other.
 --
--- An event that exists is skipped before the insertion, which would wait for a transaction that has locked its row.
+-- An event that exists is skipped before the insertion, which would wait for a transaction that has locked its row. The
+-- server may have lost its standby, or crashed, before it confirmed that row: then this transaction writes a message, so
+-- that the server confirms both.
 WITH settings AS (
     SELECT CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
         THEN set_config('synchronous_commit', 'on', true) END
@@ -17,4 +19,6 @@ WITH settings AS (
     ON CONFLICT (job_type, idempotency_key) DO NOTHING
     RETURNING id
 )
-SELECT 'enqueue', EXISTS (SELECT FROM stored) FROM settings
+SELECT 'enqueue', EXISTS (SELECT FROM stored), CASE WHEN (SELECT count(*) FROM stored) < cardinality($2)
+    THEN pg_logical_emit_message(true, 'mx-job-webhook', '') END::text
+FROM settings

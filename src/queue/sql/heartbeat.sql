@@ -11,7 +11,7 @@
 -- transaction that ended the event. A try whose worker died counts, but its callback may not have started: only the third
 -- one, or the third after a replay, can make the event a dead letter.
 --
--- One heartbeat returns some thousands at most, so that the statement ends in time. The next ones return the others.
+-- One heartbeat returns $7 at most, so that the statement ends in time. The next ones return the others.
 --
 -- The settings make the server look for the events of each dead worker by the index.
 SET LOCAL enable_hashjoin = off;
@@ -31,13 +31,13 @@ WITH seen AS (
     FROM contact
     JOIN apalis.workers ON $5 AND continues AND worker_type = $1 AND workers.id <> $2 AND workers.last_seen < dead_before
     JOIN apalis.jobs ON lock_by = workers.id AND status IN ('Queued', 'Running')
-    LIMIT 5000
+    LIMIT $7
     FOR UPDATE OF jobs SKIP LOCKED
 ), unknown AS (
     SELECT jobs.id FROM contact
     JOIN apalis.jobs ON lock_by = $2 AND status IN ('Queued', 'Running') AND lock_at < known_before
         AND jobs.id <> ALL ($3)
-    LIMIT 5000
+    LIMIT $7
     FOR UPDATE OF jobs SKIP LOCKED
 ), returned AS (
     UPDATE apalis.jobs

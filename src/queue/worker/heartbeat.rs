@@ -18,6 +18,10 @@ use crate::util::until::until;
 /// How often the metrics of the queue are set.
 const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How many events a heartbeat returns at most. Triggers of the application can make each of them slow, so a heartbeat that
+/// has failed is followed by one with fewer.
+const MOST_RETURNED: i64 = 5_000;
+
 /// The name of a worker in the table, and what it knows of its contact with the database.
 pub(super) struct Heart {
     queue: Arc<Shared>,
@@ -28,6 +32,8 @@ pub(super) struct Heart {
     contact_since: Option<Instant>,
     /// The server's time of the last heartbeat that was answered, in µs.
     answered_at: i64,
+    /// How many events the next heartbeat returns at most.
+    most_returned: i64,
 }
 
 impl Heart {
@@ -39,6 +45,7 @@ impl Heart {
             dead_after: run.worker.dead_after,
             contact_since: None,
             answered_at: 0,
+            most_returned: MOST_RETURNED,
         }
     }
 
@@ -58,6 +65,7 @@ impl Heart {
                     observe::queue_failed(&self.queue.name, &error.into());
                 }
                 has_failed = true;
+                self.most_returned = (self.most_returned / 8).max(1);
                 sleep(INTERVAL_OF_FAILURES).await;
             }
             has_failed = false;
@@ -84,6 +92,7 @@ impl Heart {
                 Value::Number(micros(self.dead_after)),
                 Value::Flag(takes_over),
                 Value::Time(self.answered_at),
+                Value::Number(self.most_returned),
             ];
             Statement::new("heartbeat", include_str!("../sql/heartbeat.sql"), &values)
         };
@@ -91,6 +100,9 @@ impl Heart {
         let row = first(&rows, "heartbeat")?;
         let (returned, continues): (i64, bool) = (row.try_get(1)?, row.try_get(2)?);
         self.answered_at = row.try_get(4)?;
+        if returned >= self.most_returned {
+            self.most_returned = (self.most_returned * 2).min(MOST_RETURNED);
+        }
         let dead: Option<&str> = row.try_get(3)?;
         // A row that was made by hand can lack its name.
         let dead: Vec<Option<String>> = dead

@@ -144,13 +144,19 @@ impl<J: JobService> Recorder<J> {
 
     /// Records each try by itself, because one of them may have made the statement fail.
     async fn record_one_by_one(&mut self, due: Vec<Ended>) {
-        for ended in due {
+        let mut due = due.into_iter();
+        while let Some(ended) = due.next() {
             let one = [ended];
             let rows = self.settle(&one).await;
             let one = one.into();
             match rows {
                 Ok(rows) => self.recorded(one, &rows),
-                Err(_) => self.record_later(one),
+                Err(error) if is_of_an_item(&error) => self.record_later(one),
+                // The others would take as long to fail.
+                Err(_) => {
+                    self.record_later(one);
+                    return self.record_later(due.collect());
+                }
             }
         }
     }

@@ -1,13 +1,14 @@
 //! Connections beside those of the application's pool.
 
 use std::mem::take;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sqlx::{Connection as _, PgConnection, PgPool};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::opener::Opener;
 
@@ -23,6 +24,10 @@ const IDLE: Duration = Duration::from_secs(60);
 pub(crate) struct OwnConnections {
     opener: Opener,
     permits: Arc<Semaphore>,
+    /// The permits of patient callers, if there are any.
+    reserved: Arc<Semaphore>,
+    has_reserved: bool,
+    lingering: Arc<Lingering>,
     idle: Mutex<Vec<OwnConnection>>,
     max: u32,
 }
@@ -41,6 +46,38 @@ pub(crate) struct OwnConnection {
 pub(crate) struct Permit {
     permit: Option<OwnedSemaphorePermit>,
     in_use: Option<OwnConnection>,
+    is_connecting: bool,
+    lingering: Arc<Lingering>,
+}
+
+/// Permits of dropped calls, and when each of them ends at the latest: the runtime on which a task waits for the server may
+/// be one that is not driven any more.
+#[derive(Default)]
+struct Lingering(Mutex<Vec<(Instant, Arc<LingeringPermit>)>>);
+
+type LingeringPermit = Mutex<Option<OwnedSemaphorePermit>>;
+
+impl Lingering {
+    fn add(&self, permit: Option<OwnedSemaphorePermit>) -> Arc<LingeringPermit> {
+        let permit = Arc::new(Mutex::new(permit));
+        let end = Instant::now() + TIMEOUT;
+        lock(&self.0).push((end, permit.clone()));
+        permit
+    }
+
+    /// Ends those whose time has come. Returns when the next one ends.
+    fn end_due(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let mut lingering = lock(&self.0);
+        lingering.retain(|(end, permit)| {
+            let mut permit = lock(permit);
+            if *end <= now {
+                *permit = None;
+            }
+            permit.is_some()
+        });
+        lingering.iter().map(|(end, _)| *end).min()
+    }
 }
 
 impl Permit {
@@ -57,22 +94,34 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         let (permit, in_use) = (self.permit.take(), self.in_use.take());
+        if self.is_connecting {
+            self.lingering.add(permit);
+            return;
+        }
         let (Some(mut connection), Ok(runtime)) = (in_use, Handle::try_current()) else {
             return;
         };
+        let permit = self.lingering.add(permit);
         runtime.spawn(async move {
             let _ = timeout(TIMEOUT, connection.inner.ping()).await;
-            drop((connection, permit));
+            drop(connection);
+            lock(&permit).take();
         });
     }
 }
 
 impl OwnConnections {
-    pub(crate) fn like(application: &PgPool, max: u32) -> Self {
+    /// At most this many, of which some are reserved for patient callers. At least one is for the others.
+    pub(crate) fn like(application: &PgPool, max: u32, reserved: usize) -> Self {
         let permits = usize::try_from(max).unwrap_or(usize::MAX);
+        let permits = permits.min(Semaphore::MAX_PERMITS);
+        let reserved = reserved.min(permits.saturating_sub(1));
         Self {
             opener: Opener::like(application, max).quiet(),
-            permits: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            permits: Arc::new(Semaphore::new(permits - reserved)),
+            reserved: Arc::new(Semaphore::new(reserved)),
+            has_reserved: reserved > 0,
+            lingering: Arc::default(),
             idle: Mutex::default(),
             max,
         }
@@ -89,33 +138,54 @@ impl OwnConnections {
 
     /// Waits for the right to have a connection.
     pub(crate) async fn permit(&self) -> Result<Permit, sqlx::Error> {
-        self.permit_within(TIMEOUT).await
+        self.permit_within(TIMEOUT, &self.permits).await
     }
 
-    /// The same for a caller that others must not keep waiting, however many they are. Those that came before it have a
-    /// permit or have given up sooner.
+    /// The same for a caller that others must not keep waiting, however many they are. It has a permit of its own, or if
+    /// there is only one, those that came before it have it or have given up sooner.
     pub(crate) async fn patient_permit(&self) -> Result<Permit, sqlx::Error> {
-        self.permit_within(2 * TIMEOUT).await
+        let permits = if self.has_reserved {
+            &self.reserved
+        } else {
+            &self.permits
+        };
+        self.permit_within(2 * TIMEOUT, permits).await
     }
 
-    async fn permit_within(&self, limit: Duration) -> Result<Permit, sqlx::Error> {
-        let permit = timeout(limit, self.permits.clone().acquire_owned()).await;
-        match permit {
-            Ok(Ok(permit)) => Ok(Permit {
-                permit: Some(permit),
-                in_use: None,
-            }),
-            _ => Err(sqlx::Error::PoolTimedOut),
+    async fn permit_within(
+        &self,
+        limit: Duration,
+        permits: &Arc<Semaphore>,
+    ) -> Result<Permit, sqlx::Error> {
+        let last = Instant::now() + limit;
+        let mut permit = pin!(permits.clone().acquire_owned());
+        loop {
+            let end = self.lingering.end_due().map_or(last, |end| end.min(last));
+            match timeout_at(end, permit.as_mut()).await {
+                Ok(Ok(permit)) => {
+                    return Ok(Permit {
+                        permit: Some(permit),
+                        in_use: None,
+                        is_connecting: false,
+                        lingering: self.lingering.clone(),
+                    });
+                }
+                Err(_) if end < last => {}
+                _ => return Err(sqlx::Error::PoolTimedOut),
+            }
         }
     }
 
-    pub(crate) async fn open(&self) -> Result<OwnConnection, sqlx::Error> {
+    pub(crate) async fn open(&self, permit: &mut Permit) -> Result<OwnConnection, sqlx::Error> {
         if self.application().is_closed() {
             return Err(sqlx::Error::PoolClosed);
         }
         let now = Instant::now();
+        permit.is_connecting = true;
+        let opened = self.opener.open().await;
+        permit.is_connecting = false;
         Ok(OwnConnection {
-            inner: self.opener.open().await?,
+            inner: opened?,
             opened: now,
             used: now,
         })
@@ -148,8 +218,12 @@ impl OwnConnections {
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<OwnConnection>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.idle)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -163,7 +237,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_patient_caller_is_served_although_others_wait_in_vain() {
         let pool = PgPoolOptions::new().connect_lazy("postgres://127.0.0.1:1/app");
-        let connections = OwnConnections::like(&pool.unwrap(), 1);
+        let connections = OwnConnections::like(&pool.unwrap(), 1, 1);
         let held = connections.permit().await.unwrap();
         let (impatient, patient) = tokio::join!(connections.permit(), async {
             let release = async {

@@ -2,7 +2,7 @@
 
 use sqlx::error::BoxDynError;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, PgPool, Row as _};
+use sqlx::{AssertSqlSafe, PgPool, Postgres, Row as _, Transaction};
 
 /// A table of a store.
 pub(crate) struct Table {
@@ -29,15 +29,24 @@ impl Table {
         const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
         let lock = AssertSqlSafe(format!("SELECT pg_advisory_xact_lock({})", self.lock));
         let mut transaction = pool.begin_with(BEGIN).await?;
-        sqlx::raw_sql(lock).execute(&mut *transaction).await?;
-        let look = include_str!("sql/look.sql").replace("TABLE", self.name);
-        let found = sqlx::raw_sql(AssertSqlSafe(look))
-            .fetch_one(&mut *transaction)
-            .await?;
-        if !self.exists(&found)? {
-            sqlx::raw_sql(self.sql).execute(&mut *transaction).await?;
+        // A replica whose machine has disappeared may still have the lock.
+        if !self.exists(&self.look(&mut transaction).await?)? {
+            sqlx::raw_sql(lock).execute(&mut *transaction).await?;
+            if !self.exists(&self.look(&mut transaction).await?)? {
+                sqlx::raw_sql(self.sql).execute(&mut *transaction).await?;
+            }
         }
         transaction.commit().await
+    }
+
+    async fn look(
+        &self,
+        transaction: &mut Transaction<'_, Postgres>,
+    ) -> Result<PgRow, sqlx::Error> {
+        let look = include_str!("sql/look.sql").replace("TABLE", self.name);
+        sqlx::raw_sql(AssertSqlSafe(look))
+            .fetch_one(&mut **transaction)
+            .await
     }
 
     /// Returns whether there is a table, or an error if it is of no use.

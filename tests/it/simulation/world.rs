@@ -141,11 +141,12 @@ impl World {
         // A call to the ledger can be delayed, so a lease can begin after the last sender has left. If the
         // answer to the claim is lost, only the lease's end frees the event.
         sleep(LONG + DELAY).await;
-        let mut state = self.state();
-        state.trace("calm");
-        state.calm = true;
-        drop(state);
-        let events = self.state().events.len();
+        let events = {
+            let mut state = self.state();
+            state.trace("calm");
+            state.calm = true;
+            state.events.len()
+        };
         for event in 0..events {
             for _ in 0..2 {
                 let acknowledged = deliver(self.clone(), event).await;

@@ -445,3 +445,116 @@ fn runtimes_that_end_do_not_block_other_users_of_the_ledger() {
     // MX retries deliveries that failed; errors should be rare.
     assert!(errors * 20 <= calls, "{errors} of {calls}");
 }
+
+/// Replies of other forms, each framed as Redis frames replies.
+const SHAPES: [&str; 19] = [
+    "$-1\r\n",
+    "*-1\r\n",
+    ":1\r\n",
+    ":0\r\n",
+    "*0\r\n",
+    "*1\r\n$-1\r\n",
+    "*2\r\n$7\r\ngranted\r\n:7\r\n",
+    "*3\r\n$5\r\nclaim\r\n$7\r\ngranted\r\n:7\r\n",
+    "*4\r\n$5\r\nclaim\r\n$-1\r\n$7\r\ngranted\r\n:7\r\n",
+    "*4\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n",
+    "*4\r\n:1\r\n:1\r\n:1\r\n:1\r\n",
+    "*4\r\n*0\r\n*0\r\n*0\r\n*0\r\n",
+    "+OK\r\n",
+    "$7\r\ngranted\r\n",
+    "_\r\n",
+    "#t\r\n",
+    ",1.5\r\n",
+    "%1\r\n+granted\r\n:7\r\n",
+    ">2\r\n+message\r\n+x\r\n",
+];
+
+/// A proxy whose connections answer scripts with a reply of another form. Later ones work.
+async fn answering(
+    shape: &'static str,
+) -> (
+    std::net::SocketAddr,
+    Arc<AtomicUsize>,
+    Arc<std::sync::atomic::AtomicBool>,
+) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (made, works) = (
+        Arc::<AtomicUsize>::default(),
+        Arc::<std::sync::atomic::AtomicBool>::default(),
+    );
+    let (count, mended) = (made.clone(), works.clone());
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            count.fetch_add(1, Ordering::SeqCst);
+            if mended.load(Ordering::SeqCst) {
+                let mut real = tokio::net::TcpStream::connect(server()).await.unwrap();
+                tokio::spawn(async move {
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut real).await;
+                });
+                continue;
+            }
+            tokio::spawn(async move {
+                let mut bytes = vec![0; 1 << 16];
+                while let Ok(read @ 1..) = client.read(&mut bytes).await {
+                    let text = String::from_utf8_lossy(&bytes[..read]).into_owned();
+                    // A script comes alone; what prepares the connection comes in a pipeline.
+                    let mut answer = String::new();
+                    if text.contains("EVAL") {
+                        answer.push_str(shape);
+                    } else {
+                        for _ in 0..text.matches('*').count() {
+                            answer.push_str("+OK\r\n");
+                        }
+                    }
+                    if client.write_all(answer.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (address, made, works)
+}
+
+/// Neither a claim is granted nor a commit made by a reply of another form, and such a connection is not kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replies_of_other_forms_grant_nothing_and_their_connections_are_replaced() {
+    let limit = Duration::from_secs(8);
+    let mut bad = Vec::new();
+    for shape in SHAPES {
+        let (address, made, works) = answering(shape).await;
+        let ledger = RedisLedger::new(Client::open(format!("redis://{address}")).unwrap());
+        let guid = unique_id();
+        let event = name(&guid, 1);
+        let token = FencingToken::new(7);
+        for _ in 0..3 {
+            let claim = timeout(limit, ledger.claim(&event, LEASE)).await;
+            let commit = timeout(limit, ledger.commit(&event, token)).await;
+            let release = timeout(limit, ledger.release(&event, token)).await;
+            if !matches!(
+                (&claim, &commit, &release),
+                (Ok(Err(_)), Ok(Err(_)), Ok(Err(_)))
+            ) {
+                bad.push(format!("{shape:?}: {claim:?} {commit:?} {release:?}"));
+            }
+        }
+        let before = made.load(Ordering::SeqCst);
+        works.store(true, Ordering::SeqCst);
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match timeout(limit, ledger.claim(&event, LEASE)).await {
+                Ok(Ok(Claim::Granted(_))) => break,
+                other if attempts == 10 => {
+                    bad.push(format!("{shape:?} for good: {other:?}"));
+                    break;
+                }
+                _ => sleep(Duration::from_millis(300)).await,
+            }
+        }
+        println!("{shape:?}: {before} connections, granted at attempt {attempts}");
+    }
+    assert!(bad.is_empty(), "{bad:#?}");
+}

@@ -10,6 +10,7 @@ use mx_job_webhook::dead_letters::LetterFilter;
 use mx_job_webhook::queue::{JobQueue, Try};
 use mx_job_webhook::{ErrorKind, JobEvent, JobRouter};
 use sqlx::postgres::PgPoolOptions;
+use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tower::{BoxError, ServiceExt as _};
@@ -339,4 +340,154 @@ async fn settings_of_the_application_change_nothing() {
     worker.end().await;
     assert_eq!(queue.counts().await.unwrap().dead, 0);
     assert_eq!(log.entries().len(), 3);
+}
+
+/// Stores events for a while. Returns the most sessions.
+async fn most_sessions(fixture: &Fixture, queue: &JobQueue) -> i64 {
+    let tasks: Vec<_> = (0..4)
+        .map(|task| {
+            let queue = queue.clone();
+            tokio::spawn(async move {
+                for number in 0_u64.. {
+                    let event = completed(&format!("JOB-{task}-{number}"));
+                    let _ = queue.enqueue().oneshot(event).await;
+                }
+            })
+        })
+        .collect();
+    let start = Instant::now();
+    let mut most = 0;
+    while start.elapsed() < Duration::from_secs(16) {
+        sleep(Duration::from_millis(500)).await;
+        most = most.max(fixture.number(SESSIONS).await);
+    }
+    for task in tasks {
+        task.abort();
+    }
+    most
+}
+
+/// The same with a table that is locked, and a role whose `statement_timeout` is a minute.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_locked_table_does_not_use_up_the_servers_connections_if_the_role_has_a_limit() {
+    let fixture = Fixture::new().await;
+    let options = fixture.database.options();
+    let (_, queue) = super::queue(options.options([("statement_timeout", "60s")]));
+    let mut lock = fixture.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE apalis.jobs IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let most = most_sessions(&fixture, &queue).await;
+    lock.rollback().await.unwrap();
+    assert!(most <= 4, "{most} sessions");
+}
+
+/// `JobQueue`: "Dead letters that are no event have two more connections." Their table is locked, and the role has no
+/// `statement_timeout`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_locked_table_of_dead_letters_does_not_use_up_the_servers_connections() {
+    let fixture = Fixture::new().await;
+    let mut lock = fixture.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE mx_job_webhook_dead_letters IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let tasks: Vec<_> = (0..4)
+        .map(|_| {
+            let queue = fixture.queue.clone();
+            tokio::spawn(async move {
+                loop {
+                    let _ = queue.dead_letters(&LetterFilter::new()).await;
+                }
+            })
+        })
+        .collect();
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+        AND wait_event_type = 'Lock' AND query LIKE '%mx_job_webhook_dead_letters%' AND pid <> pg_backend_pid()";
+    let start = Instant::now();
+    let mut most = 0;
+    while start.elapsed() < Duration::from_secs(16) {
+        sleep(Duration::from_millis(500)).await;
+        most = most.max(fixture.number(sessions).await);
+    }
+    for task in tasks {
+        task.abort();
+    }
+    lock.rollback().await.unwrap();
+    assert!(most <= 2, "{most} sessions");
+}
+
+/// `with_max_connections`: "Sets how many connections the queue opens at most." Calls are dropped while a hook of the pool
+/// prepares their connections, as `tower`'s `timeout` does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn calls_that_are_dropped_while_they_connect_have_no_further_sessions() {
+    let fixture = Fixture::new().await;
+    let pool = PgPoolOptions::new()
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                sqlx::raw_sql("SELECT pg_sleep(3)")
+                    .execute(connection)
+                    .await?;
+                Ok(())
+            })
+        })
+        .connect_lazy_with(fixture.database.options());
+    let queue = JobQueue::postgres(pool);
+    let mut most = 0;
+    for _ in 0..20 {
+        assert!(
+            timeout(Duration::from_millis(100), queue.counts())
+                .await
+                .is_err()
+        );
+        let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+            AND query LIKE 'SELECT pg_sleep%' AND state = 'active'";
+        most = most.max(fixture.number(sessions).await);
+    }
+    assert!(most <= 4, "{most} sessions");
+}
+
+/// A thread with a runtime of its own gives four calls up, as with `block_on(timeout(…))`, and does something else. No task of
+/// that runtime runs any more.
+#[test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+fn calls_that_another_runtime_has_given_up_keep_no_permit() {
+    let main = Runtime::new().unwrap();
+    let fixture = main.block_on(Fixture::new());
+    let queue = fixture.queue.clone();
+    let mut lock = main.block_on(async { fixture.pool.begin().await.unwrap() });
+    main.block_on(async {
+        sqlx::raw_sql("LOCK TABLE apalis.jobs IN ACCESS EXCLUSIVE MODE")
+            .execute(&mut *lock)
+            .await
+            .unwrap()
+    });
+    let own = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    for _ in 0..4 {
+        let given_up = own.block_on(async {
+            timeout(Duration::from_millis(300), queue.counts())
+                .await
+                .is_err()
+        });
+        assert!(given_up);
+    }
+    main.block_on(async { lock.rollback().await.unwrap() });
+    let stored = main.block_on(async {
+        let first = queue.enqueue().oneshot(completed("JOB-1")).await;
+        match first {
+            // The permits end when the server has had the time to answer.
+            Err(_) => queue.enqueue().oneshot(completed("JOB-1")).await,
+            stored => stored,
+        }
+    });
+    drop(own);
+    main.block_on(async { drop(fixture) });
+    stored.unwrap();
 }

@@ -435,3 +435,95 @@ async fn an_error_outlives_the_deaths_of_workers() {
     assert_eq!(fixture.rows(says).await, 1);
     worker.end().await;
 }
+
+/// `heartbeat`: "One heartbeat returns some thousands at most, so that the statement ends in time." A trigger of the
+/// application takes a millisecond for each row.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn many_events_are_taken_over_although_a_trigger_takes_a_millisecond() {
+    let mut ran = Vec::new();
+    for events in [1_000, 6_000] {
+        let fixture = Fixture::new().await;
+        fixture
+            .execute(&format!(
+                "INSERT INTO apalis.workers (id, worker_type, storage_name, last_seen)
+                     VALUES ('dead', 'mx-jobs', '', now() - interval '1 hour');
+                 INSERT INTO apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority, idempotency_key, lock_by, lock_at)
+                     SELECT 'id' || n, 'mx-jobs', convert_to('{{\"job\": {{\"guid\": \"JOB-' || n || '\", \"status\": 6}}}}', 'UTF8'),
+                         'Running', 0, 12, now(), 0, 'JOB-' || n || ' COMPLETED -', 'dead', now() - interval '1 hour'
+                     FROM generate_series(1, {events}) AS n"
+            ))
+            .await;
+        sleeping_trigger(&fixture, "UPDATE", "true", 0.001).await;
+        let log = Log::default();
+        let worker = Running::start(quick(&fixture.queue, logging(&log)));
+        let start = Instant::now();
+        while log.entries().is_empty() && start.elapsed() < DEAD_AFTER * 20 {
+            sleep(Duration::from_millis(100)).await;
+        }
+        ran.push(!log.entries().is_empty());
+        worker.task.abort();
+    }
+    assert_eq!(ran, [true, true]);
+}
+
+/// `run_until`: "After the shutdown, it waits for the database as long as for a silent worker."
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_shutdown_waits_for_the_database_no_longer_than_for_a_silent_worker() {
+    let fixture = Fixture::new().await;
+    fixture
+        .execute(
+            "CREATE SEQUENCE failures;
+             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN
+                 IF NEW.idempotency_key LIKE 'JOB-7 %' THEN
+                     PERFORM nextval('failures');
+                     RAISE 'no';
+                 END IF;
+                 PERFORM pg_sleep(0.05);
+                 RETURN NEW;
+             END $f$;
+             CREATE TRIGGER refuse BEFORE UPDATE ON apalis.jobs FOR EACH ROW WHEN (NEW.status = 'Done')
+                 EXECUTE FUNCTION refuse()",
+        )
+        .await;
+    for number in 0..32 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    let (log, go_on) = (Log::default(), Arc::new(Notify::new()));
+    let (noted, waits) = (log.clone(), go_on.clone());
+    let jobs = JobRouter::new().on_completed(move |event: JobEvent| {
+        let (log, go_on) = (noted.clone(), waits.clone());
+        async move {
+            let notified = go_on.notified();
+            log.push(event.guid.to_string());
+            notified.await;
+        }
+    });
+    let worker = Running::start(quick(&fixture.queue, jobs).with_concurrency(32));
+    until_logged(&log, 32).await;
+    go_on.notify_waiters();
+    while fixture
+        .number("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM failures")
+        .await
+        == 0
+    {
+        sleep(Duration::from_millis(2)).await;
+    }
+    // The results are recorded one by one. A migration locks the table.
+    let mut lock = fixture.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE apalis.jobs IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let start = Instant::now();
+    worker.shut_down();
+    let ended = timeout(Duration::from_secs(60), worker.task).await;
+    assert!(ended.is_ok());
+    lock.rollback().await.unwrap();
+    assert!(
+        start.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        start.elapsed()
+    );
+}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mx_job_webhook::Status;
 use sqlx::AssertSqlSafe;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt as _;
 
 use super::{
@@ -340,4 +340,41 @@ async fn a_worker_does_not_run_its_own_events_twice() {
     runs.dedup();
     drop(worker);
     assert_eq!(all, runs.len(), "some events run twice at the same time");
+}
+
+/// Polls a future a few times, until it waits for the server.
+async fn begin<F: Future>(future: &mut std::pin::Pin<Box<F>>) {
+    let begun = timeout(Duration::from_millis(300), future.as_mut()).await;
+    assert!(begun.is_err());
+}
+
+/// `Worker`: "A worker sends heartbeats to the database while callbacks run." The application has begun as many calls of the
+/// queue as there are connections, and does not poll them for a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn calls_that_are_not_polled_stop_no_heartbeat() {
+    let fixture = Fixture::new().await;
+    store(&fixture.queue, completed("JOB-1")).await;
+    let (log, other) = (Log::default(), Log::default());
+    let worker = Running::start(quick(&fixture.queue, slow(&log, Duration::from_secs(12))));
+    until_logged(&log, 1).await;
+    let second = Running::start(quick(&fixture.other(), logging(&other)));
+    sleep(DEAD_AFTER * 2).await;
+    assert!(other.entries().is_empty());
+    let mut lock = fixture.pool.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE mx_job_webhook_dead_letters, apalis.jobs IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let mut held: Vec<_> = (0..4).map(|_| Box::pin(fixture.queue.counts())).collect();
+    for call in &mut held {
+        begin(call).await;
+    }
+    lock.rollback().await.unwrap();
+    sleep(DEAD_AFTER * 4).await;
+    let ran = other.entries().len();
+    drop(held);
+    second.end().await;
+    worker.shut_down();
+    assert_eq!(ran, 0);
 }

@@ -9,12 +9,15 @@ use mx_job_webhook::queue::{JobQueue, Try};
 use mx_job_webhook::{Credentials, ErrorKind, JobEvent, JobRouter, JobWebhook, Receipt, Status};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, PgConnection};
+use tokio::task::block_in_place;
 use tokio::time::sleep;
 use tower::{BoxError, ServiceExt as _};
 
 use super::{Fixture, Running, completed, event, logging, quick, until_logged};
 use crate::engines::postgres::at;
+use crate::failover::{Pair, Replication};
 use crate::postgres_wire::counted;
+use crate::proxy::Network;
 use crate::support::{Log, SAMPLE, delivery};
 
 #[tokio::test]
@@ -400,4 +403,43 @@ async fn a_second_delivery_is_acknowledged_while_a_transaction_ends_the_event() 
     let second = fixture.queue.enqueue().oneshot(completed("JOB-1")).await;
     worker.end().await;
     assert!(second.is_ok(), "{:#}", second.unwrap_err());
+}
+
+/// `JobQueue`: "A stored event is on the server's disk and on its synchronous standbys". Guide: "A 204 then means: the event is
+/// stored: on the server's disk and on its synchronous standbys".
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the engines"]
+async fn a_204_says_that_the_synchronous_standby_has_the_event() {
+    let mut pair = Pair::new(Replication::Synchronous).await;
+    let direct = pair.primary.pool();
+    JobQueue::postgres(direct.clone()).migrate().await.unwrap();
+    direct.close().await;
+    pair.wait_until_it_has_replayed().await;
+    let (_, queue) = super::queue(pair.options());
+    // The standby is away.
+    pair.stream.set(Network::Down);
+    assert_eq!(answer(&queue).await, 503);
+    block_in_place(|| {
+        pair.primary.crash();
+        pair.primary.start_again();
+    });
+    // MX delivers the event again.
+    let again = answer(&queue).await;
+    let (standby, _address, _folder) = pair.fail_over().await;
+    let pool = standby.pool();
+    let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM apalis.jobs")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    pool.close().await;
+    assert!(
+        again == 503 || rows > 0,
+        "answered {again}, and the standby that took over has {rows} rows"
+    );
+}
+
+async fn answer(queue: &JobQueue) -> u16 {
+    let webhooks = JobWebhook::new(Credentials::unauthenticated(), queue.enqueue());
+    let response = webhooks.oneshot(delivery(SAMPLE.to_owned())).await.unwrap();
+    response.status().as_u16()
 }

@@ -1,9 +1,12 @@
 //! Creating the tables.
 
+use std::time::Duration;
+
 use mx_job_webhook::queue::JobQueue;
 use sqlx::error::ErrorKind;
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::{Fixture, Running, completed, logging, queue, quick, store, until_logged};
 use crate::engines::postgres::{Database, Postgres, Version};
@@ -203,4 +206,22 @@ async fn tables_of_apalis_before_its_version_1_are_refused_until_their_history_i
         )
         .await;
     fixture.queue.migrate().await.unwrap();
+}
+
+/// `migrate`: "If the tables exist, the method locks nothing". The machine of a replica that migrated has disappeared.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_lock_of_another_replica_keeps_no_start_waiting() {
+    let fixture = Fixture::new().await;
+    let mut lock = fixture.pool.begin().await.unwrap();
+    // Those of the queue's tables, and of the table of its dead letters.
+    for number in ["7888171773965329765", "7888171773965329764"] {
+        let sql = format!("SELECT pg_advisory_xact_lock({number})");
+        let sql = AssertSqlSafe(sql);
+        sqlx::raw_sql(sql).execute(&mut *lock).await.unwrap();
+    }
+    let other = fixture.other();
+    let migrated = timeout(Duration::from_secs(10), other.migrate()).await;
+    migrated.unwrap().unwrap();
+    lock.rollback().await.unwrap();
 }
