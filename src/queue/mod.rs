@@ -148,7 +148,8 @@ impl JobQueue {
 
     /// Sets how many connections the queue opens at most. Defaults to 4.
     ///
-    /// Stored events, the results of tries and the heartbeats of workers share them.
+    /// Stored events and the results of tries share them, but for one that is reserved for the heartbeats of workers, if
+    /// there are several.
     ///
     /// # Panics
     ///
