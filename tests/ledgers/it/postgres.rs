@@ -143,18 +143,18 @@ async fn stalled_connections_are_replaced() {
     let run = unique_id();
     let claim = async |number| {
         let event = name(&format!("{run}-{number}"), 1);
-        tokio::time::timeout(Duration::from_secs(1), ledger.claim(&event, LEASE)).await
+        tokio::time::timeout(Duration::from_secs(8), ledger.claim(&event, LEASE)).await
     };
     let (first, second) = tokio::join!(claim(0), claim(1));
     granted(first.unwrap().unwrap());
     granted(second.unwrap().unwrap());
     proxy.stall_existing();
     let mut stalled = 0;
-    for number in 2..8 {
-        stalled += u32::from(claim(number).await.is_err());
+    for number in 2..6 {
+        stalled += u32::from(!matches!(claim(number).await, Ok(Ok(_))));
     }
     assert!(stalled <= CONNECTIONS, "{stalled}");
-    granted(claim(8).await.unwrap().unwrap());
+    granted(claim(6).await.unwrap().unwrap());
 }
 
 /// Callbacks that hold all connections of the application's pool for a long time do not prevent commits.
@@ -163,7 +163,7 @@ async fn slow_callbacks_that_hold_the_pool_do_not_delay_commits() {
     const DELIVERIES: usize = 64;
     ledger().await;
     let pool = PgPoolOptions::new()
-        .max_connections(4)
+        .max_connections(2)
         .connect_lazy_with(options());
     let ledger = PostgresLedger::new(pool.clone());
     let ran = Arc::new(AtomicUsize::new(0));
@@ -180,7 +180,8 @@ async fn slow_callbacks_that_hold_the_pool_do_not_delay_commits() {
         }
     };
     let once = DedupeLayer::new(ledger)
-        .with_ledger_timeout(Duration::from_secs(2))
+        // If a commit waited for the pool too, it would wait for the other callbacks: for nine seconds.
+        .with_ledger_timeout(Duration::from_secs(7))
         .layer(JobRouter::with_state(pool).on_completed(callback).build());
     let mut deliveries = tokio::task::JoinSet::new();
     for _ in 0..DELIVERIES {
@@ -497,8 +498,9 @@ async fn an_effect_happens_exactly_once_despite_all_faults() {
         let event = completed(&format!("{run}-{}", number % EVENTS), 1);
         let once = once.clone();
         senders.spawn(async move {
-            for _ in 0..200 {
-                let patience = Duration::from_millis(fastrand::u64(20..400));
+            // On a busy machine, a short patience never suffices.
+            for number in 0..200 {
+                let patience = Duration::from_millis(fastrand::u64(20..400) + 10 * number);
                 let delivery = once.clone().oneshot(event.clone());
                 // The sender hangs up, and here the callback is cancelled.
                 if let Ok(Ok(_)) = tokio::time::timeout(patience, delivery).await {
