@@ -23,7 +23,8 @@ pub enum Receipt {
     OtherWebhook,
     /// The callback failed permanently, and the hook `on_dead_letter` took the event.
     DeadLettered,
-    /// An earlier delivery of the same event was acknowledged: see `DedupeLayer`.
+    /// An earlier delivery of the same event was acknowledged: see `DedupeLayer`. Or a worker of the queue has handled the
+    /// event: see `JobQueue`.
     Duplicate,
     /// A later event of the same job was acknowledged: see `DedupeLayer`.
     Stale,

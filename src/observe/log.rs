@@ -61,6 +61,20 @@ pub(crate) fn taken_over(queue: &str, events: u64) {
     );
 }
 
+/// Says that the database refuses to change the rows of events. `name` and `error` are those of the first one.
+#[cfg(feature = "queue")]
+pub(crate) fn left_out(queue: &str, events: usize, name: &str, error: &BoxError) {
+    event!(
+        target: "mx_job_webhook",
+        Level::ERROR,
+        queue,
+        events,
+        "event.name" = name,
+        "events wait because the database refuses to change their rows{}",
+        Causes(&**error)
+    );
+}
+
 /// Says that an event of a queue is a dead letter.
 #[cfg(feature = "queue")]
 pub(super) fn dead_lettered(name: &str) {

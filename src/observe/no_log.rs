@@ -17,4 +17,7 @@ pub(crate) fn queue_failed(_: &str, _: &tower::BoxError) {}
 pub(crate) fn taken_over(_: &str, _: u64) {}
 
 #[cfg(feature = "queue")]
+pub(crate) fn left_out(_: &str, _: usize, _: &str, _: &tower::BoxError) {}
+
+#[cfg(feature = "queue")]
 pub(super) fn dead_lettered(_: &str) {}

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connections::is_of_an_item;
 use super::enqueue::NewRow;
+use crate::error::Receipt;
 
 /// How many calls a statement serves at most.
 pub(super) const BATCH: usize = 64;
@@ -58,7 +59,7 @@ impl Drop for Waiting<'_> {
 }
 
 enum Answer {
-    Is(Result<(), Arc<sqlx::Error>>),
+    Is(Result<Receipt, Arc<sqlx::Error>>),
     /// One of the rows may have made the statement fail.
     RunAlone,
 }
@@ -79,14 +80,14 @@ impl Batches {
         }
     }
 
-    /// Stores a row, perhaps together with others. `run` runs the statement.
+    /// Stores a row, perhaps together with others. `run` runs the statement, and returns a receipt for each row.
     pub(super) async fn call<R>(
         &self,
         row: NewRow,
         run: impl Fn(Vec<Arc<NewRow>>) -> R,
-    ) -> Result<(), Arc<sqlx::Error>>
+    ) -> Result<Receipt, Arc<sqlx::Error>>
     where
-        R: Future<Output = Result<(), sqlx::Error>>,
+        R: Future<Output = Result<Vec<Receipt>, sqlx::Error>>,
     {
         let row = Arc::new(row);
         let _waiting = Waiting {
@@ -173,13 +174,14 @@ impl Batches {
         row: Arc<NewRow>,
         run: impl Fn(Vec<Arc<NewRow>>) -> R,
         end: Instant,
-    ) -> Result<(), Arc<sqlx::Error>>
+    ) -> Result<Receipt, Arc<sqlx::Error>>
     where
-        R: Future<Output = Result<(), sqlx::Error>>,
+        R: Future<Output = Result<Vec<Receipt>, sqlx::Error>>,
     {
         let permit = timeout_at(end, self.permit()).await;
         let _permit = permit.map_err(|_| waited_too_long())?;
-        run(vec![row]).await.map_err(Arc::new)
+        let receipts = run(vec![row]).await?;
+        Ok(receipts.first().copied().unwrap_or(Receipt::Queued))
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Call>> {
@@ -192,20 +194,31 @@ fn waited_too_long() -> Arc<sqlx::Error> {
 }
 
 /// Runs a statement for these calls, and answers them.
-async fn answer<R>(calls: Vec<Call>, run: impl Fn(Vec<Arc<NewRow>>) -> R)
+async fn answer<R>(mut calls: Vec<Call>, run: impl Fn(Vec<Arc<NewRow>>) -> R)
 where
-    R: Future<Output = Result<(), sqlx::Error>>,
+    R: Future<Output = Result<Vec<Receipt>, sqlx::Error>>,
 {
+    // In one order, so that statements with the same events do not wait for each other.
+    calls.sort_by(|a, b| a.row.key.cmp(&b.row.key));
     let rows = calls.iter().map(|call| call.row.clone()).collect();
-    let stored = run(rows).await.map_err(Arc::new);
-    let is_for_each = matches!(&stored, Err(error) if calls.len() > 1 && is_of_an_item(error));
-    for call in calls {
-        let answer = if is_for_each {
-            Answer::RunAlone
-        } else {
-            Answer::Is(stored.clone())
-        };
-        let _ = call.answer.send(answer);
+    let receipts = match run(rows).await {
+        Ok(receipts) => receipts,
+        Err(error) => {
+            let is_for_each = calls.len() > 1 && is_of_an_item(&error);
+            let error = Arc::new(error);
+            for call in calls {
+                let answer = if is_for_each {
+                    Answer::RunAlone
+                } else {
+                    Answer::Is(Err(error.clone()))
+                };
+                let _ = call.answer.send(answer);
+            }
+            return;
+        }
+    };
+    for (call, receipt) in calls.into_iter().zip(receipts) {
+        let _ = call.answer.send(Answer::Is(Ok(receipt)));
     }
 }
 
@@ -222,7 +235,7 @@ mod tests {
     async fn calls_wait_for_a_while_for_a_future_that_is_not_polled() {
         for served_by_it in [false, true] {
             let batches = Batches::new(1);
-            let pending = |_| std::future::pending::<Result<(), sqlx::Error>>();
+            let pending = |_| std::future::pending::<Result<Vec<Receipt>, sqlx::Error>>();
             let mut call = pin!(batches.call(NewRow::sample(), pending));
             let mut other = pin!(batches.call(NewRow::sample(), pending));
             if served_by_it {
@@ -247,15 +260,15 @@ mod tests {
         let rows = Mutex::new(Vec::new());
         let run = |calls: Vec<Arc<NewRow>>| {
             rows.lock().unwrap().push(calls.len());
-            async {
+            async move {
                 sleep(GATHERING / 2).await;
-                Ok(())
+                Ok(vec![Receipt::Queued; calls.len()])
             }
         };
         let call = || batches.call(NewRow::sample(), run);
         let (first, second, third, fourth) = tokio::join!(call(), call(), call(), call());
         for stored in [first, second, third, fourth] {
-            stored.unwrap();
+            assert_eq!(stored.unwrap(), Receipt::Queued);
         }
         assert_eq!(*rows.lock().unwrap(), [1, 3]);
     }
@@ -264,7 +277,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn calls_that_have_ended_keep_no_row() {
         let batches = Batches::new(1);
-        let pending = |_| std::future::pending::<Result<(), sqlx::Error>>();
+        let pending = |_| std::future::pending::<Result<Vec<Receipt>, sqlx::Error>>();
         let mut held = pin!(batches.call(NewRow::sample(), pending));
         poll_once(held.as_mut()).await;
         let mut dropped = Box::pin(batches.call(NewRow::sample(), pending));
@@ -283,7 +296,7 @@ mod tests {
         let start = Instant::now();
         let hangs = |_: Vec<Arc<NewRow>>| {
             most.fetch_add(1, Ordering::SeqCst);
-            std::future::pending::<Result<(), sqlx::Error>>()
+            std::future::pending::<Result<Vec<Receipt>, sqlx::Error>>()
         };
         let mut calls = Vec::new();
         for number in 0..5 {

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use sqlx::Row as _;
 use tower::Service;
 use ulid::Ulid;
 
@@ -14,7 +15,7 @@ use super::{Shared, first};
 use crate::callback::JobFuture;
 use crate::dead_letters;
 use crate::error::{Error, ErrorKind, Receipt};
-use crate::event::JobEvent;
+use crate::event::{JobEvent, Source};
 use crate::ledger::EventName;
 use crate::util::random::random;
 
@@ -46,9 +47,13 @@ impl Service<JobEvent> for Enqueue {
         let queue = self.queue.clone();
         JobFuture::new(async move {
             let stored = queue.store(&event).await;
-            stored
+            let receipt = stored
                 .map_err(|error| Error::with_source(ErrorKind::QueueUnavailable, error.into()))?;
-            Ok(Receipt::Queued)
+            // A dead letter that is replayed into the queue has its effect, now or before.
+            if event.source() == Source::Replay {
+                return Ok(Receipt::Queued);
+            }
+            Ok(receipt)
         })
     }
 }
@@ -56,7 +61,7 @@ impl Service<JobEvent> for Enqueue {
 /// A row of an event, unless there is one for it.
 pub(super) struct NewRow {
     id: String,
-    key: String,
+    pub(super) key: String,
     pub(super) body: Bytes,
 }
 
@@ -73,7 +78,7 @@ impl NewRow {
 
 impl Shared {
     /// Stores an event, if it is not stored yet. Returns once it is committed.
-    async fn store(&self, event: &JobEvent) -> Result<(), Arc<sqlx::Error>> {
+    async fn store(&self, event: &JobEvent) -> Result<Receipt, Arc<sqlx::Error>> {
         let row = NewRow {
             id: id(),
             key: key(&EventName::of(event)),
@@ -82,9 +87,8 @@ impl Shared {
         self.storing.call(row, |rows| self.insert(rows)).await
     }
 
-    async fn insert(&self, mut rows: Vec<Arc<NewRow>>) -> Result<(), sqlx::Error> {
-        // In one order, so that statements with the same events do not wait for each other.
-        rows.sort_by(|a, b| a.key.cmp(&b.key));
+    /// Returns a receipt for each row.
+    async fn insert(&self, rows: Vec<Arc<NewRow>>) -> Result<Vec<Receipt>, sqlx::Error> {
         let ids: Vec<&str> = rows.iter().map(|row| &*row.id).collect();
         let keys: Vec<&str> = rows.iter().map(|row| &*row.key).collect();
         let bodies: Vec<&[u8]> = rows.iter().map(|row| &*row.body).collect();
@@ -96,10 +100,16 @@ impl Shared {
         ];
         let enqueue = Statement::new("enqueue", include_str!("sql/enqueue.sql"), &values);
         let answer = self.connections.run_with_bodies(&enqueue, &bodies).await?;
-        first(&answer, "enqueue")?;
+        let answer = first(&answer, "enqueue")?;
         // An event that existed may be of an earlier statement whose answer was lost.
         self.stored.notify_one();
-        Ok(())
+        let handled: Option<Vec<String>> = answer.try_get(3)?;
+        let handled = handled.unwrap_or_default();
+        let receipt = |row: &Arc<NewRow>| match handled.contains(&row.id) {
+            true => Receipt::Duplicate,
+            false => Receipt::Queued,
+        };
+        Ok(rows.iter().map(receipt).collect())
     }
 }
 

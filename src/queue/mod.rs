@@ -178,8 +178,8 @@ impl JobQueue {
 
     /// Returns a service that stores each event, to mount in place of the callbacks.
     ///
-    /// The receipt is [`Queued`](crate::Receipt::Queued), answered 204. If the event cannot be stored, the answer is
-    /// 503, and MX delivers the event again.
+    /// The receipt is [`Queued`](crate::Receipt::Queued), or [`Duplicate`](crate::Receipt::Duplicate) if a worker has handled
+    /// the event already. Both are answered 204. If the event cannot be stored, the answer is 503, and MX delivers it again.
     #[must_use]
     pub fn enqueue(&self) -> Enqueue {
         Enqueue::new(self.shared.clone())

@@ -1,5 +1,6 @@
 -- Takes the next events. $1 the queue, $2 the worker, $3 how many, $4 the tries of an event that has none yet, $5 the size
--- of bodies in bytes after which no further event is taken.
+-- of bodies in bytes after which no further event is taken, $6 the ids of events to leave out, $7 the id of the only event
+-- to take, if it is one.
 --
 -- It does not wait for the disk. If a crash of the server undoes it, the event runs once more, with a larger token, and one
 -- of the two runs can commit its end.
@@ -18,7 +19,7 @@ SET LOCAL synchronous_commit = off;
 WITH next AS (
     SELECT id, priority, run_at, octet_length(job) AS size FROM apalis.jobs
     WHERE (status = 'Pending' OR (status = 'Failed' AND attempts < max_attempts))
-        AND job_type = $1 AND run_at <= now()
+        AND job_type = $1 AND run_at <= now() AND id <> ALL ($6) AND ($7 IS NULL OR id = $7)
     ORDER BY priority DESC, run_at
     LIMIT $3
     FOR UPDATE SKIP LOCKED

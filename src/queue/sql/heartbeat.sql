@@ -11,7 +11,9 @@
 -- transaction that ended the event. A try whose worker died counts, but its callback may not have started: only the third
 -- one, or the third after a replay, can make the event a dead letter.
 --
--- One heartbeat returns $7 at most, so that the statement ends in time. The next ones return the others.
+-- One heartbeat returns $7 at most, so that the statement ends in time. The next ones return the others. It leaves out the
+-- events in $8, and returns only the one in $9 if that is not NULL. With $10, it returns none, and says which it would have
+-- returned.
 --
 -- The settings make the server look for the events of each dead worker by the index.
 SET LOCAL enable_hashjoin = off;
@@ -27,18 +29,22 @@ WITH seen AS (
         last_seen - $6 < $4 / 2 * interval '1 microsecond' AS continues
     FROM seen
 ), orphaned AS (
-    SELECT jobs.id
+    SELECT jobs.id, idempotency_key
     FROM contact
     JOIN apalis.workers ON $5 AND continues AND worker_type = $1 AND workers.id <> $2 AND workers.last_seen < dead_before
     JOIN apalis.jobs ON lock_by = workers.id AND status IN ('Queued', 'Running')
+        AND jobs.id <> ALL ($8) AND ($9 IS NULL OR jobs.id = $9)
     LIMIT $7
     FOR UPDATE OF jobs SKIP LOCKED
 ), unknown AS (
-    SELECT jobs.id FROM contact
+    SELECT jobs.id, idempotency_key
+    FROM contact
     JOIN apalis.jobs ON lock_by = $2 AND status IN ('Queued', 'Running') AND lock_at < known_before
-        AND jobs.id <> ALL ($3)
+        AND jobs.id <> ALL ($3) AND jobs.id <> ALL ($8) AND ($9 IS NULL OR jobs.id = $9)
     LIMIT $7
     FOR UPDATE OF jobs SKIP LOCKED
+), lost AS (
+    SELECT id, idempotency_key FROM orphaned UNION SELECT id, idempotency_key FROM unknown
 ), returned AS (
     UPDATE apalis.jobs
     SET status = CASE WHEN max_attempts > 0 AND attempts + 1 >= greatest(max_attempts, coalesce((last_result ->> 'before')::int, 0) + 3)
@@ -48,11 +54,12 @@ WITH seen AS (
             'the worker stopped before the callback ended, or the transaction of `commit_in` was not committed'
             || coalesce('; the error before: ' || substring(last_result ->> 'Err' FROM '^(?!the worker stopped).*'),
                 substring(last_result ->> 'Err' FROM '; the error before: .*'), ''))
-    FROM (SELECT id FROM orphaned UNION SELECT id FROM unknown) AS lost
-    WHERE jobs.id = lost.id
-    RETURNING status, idempotency_key
+    FROM lost
+    WHERE jobs.id = lost.id AND NOT $10
+    RETURNING status, jobs.idempotency_key
 )
 SELECT 'heartbeat', (SELECT count(*) FROM returned), continues,
     (SELECT jsonb_agg(idempotency_key)::text FROM returned WHERE status = 'Failed'),
-    (extract(epoch FROM last_seen) * 1000000)::bigint
+    (extract(epoch FROM last_seen) * 1000000)::bigint,
+    CASE WHEN $10 THEN (SELECT jsonb_agg(jsonb_build_array(id, idempotency_key))::text FROM lost) END
 FROM contact

@@ -24,7 +24,7 @@ pub(super) struct Attempt {
     pub(super) tried: Try,
     /// How many tries there were before the event was replayed.
     before: u32,
-    token: FencingToken,
+    pub(super) token: FencingToken,
     pub(super) body: Bytes,
 }
 

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use super::attempt::Attempt;
 use super::running::RunningGuard;
 use crate::dead_letters::error_text;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
+use crate::event::FencingToken;
 use crate::ledger::lease::micros;
 use crate::observe;
 use crate::queue::statement::{Statement, Value};
@@ -25,6 +26,7 @@ pub(super) struct Ended {
     id: String,
     name: String,
     number: u32,
+    token: FencingToken,
     end: End,
     result: String,
     /// The time before the next try.
@@ -38,6 +40,8 @@ pub(super) struct Ended {
 enum End {
     Done,
     Retry,
+    /// An earlier delivery of the event is under way, so no callback ran: the try does not count.
+    NotTried,
     /// The callback has failed for the last time.
     TriesUsedUp,
     Permanent,
@@ -60,6 +64,7 @@ impl Ended {
     ) -> Self {
         let end = match error {
             None => End::Done,
+            Some(error) if error.kind() == ErrorKind::InFlight => End::NotTried,
             Some(error) if error.is_permanent() || error.kind().is_undecodable() => End::Permanent,
             Some(_) if attempt.tried.is_last() => End::TriesUsedUp,
             Some(_) => End::Retry,
@@ -72,10 +77,11 @@ impl Ended {
             id: attempt.id,
             name: attempt.name,
             number: attempt.tried.number,
+            token: attempt.token,
             end,
             result: result.to_string(),
             pause: match end {
-                End::Retry => pause,
+                End::Retry | End::NotTried => pause,
                 _ => Duration::ZERO,
             },
             _running: running,
@@ -143,8 +149,11 @@ impl Ended {
 pub(super) fn settle(worker: &str, ended: &[Ended]) -> Statement {
     let ids: Vec<&str> = ended.iter().map(|ended| &*ended.id).collect();
     let numbers: Vec<i64> = ended.iter().map(|ended| ended.number.into()).collect();
+    let token = |ended: &Ended| i64::try_from(ended.token.get()).unwrap_or(i64::MAX);
+    let tokens: Vec<i64> = ended.iter().map(token).collect();
     let status = |ended: &Ended| match ended.end {
         End::Done => "Done",
+        End::NotTried => "Pending",
         End::Retry | End::TriesUsedUp => "Failed",
         End::Permanent => "Killed",
     };
@@ -158,6 +167,7 @@ pub(super) fn settle(worker: &str, ended: &[Ended]) -> Statement {
         Value::Texts(&statuses),
         Value::Texts(&results),
         Value::Numbers(&pauses),
+        Value::Numbers(&tokens),
     ];
     Statement::new("settle", include_str!("../sql/settle.sql"), &values)
 }
@@ -175,6 +185,7 @@ mod tests {
             id: "1".to_owned(),
             name: "JOB-1".to_owned(),
             number: 1,
+            token: FencingToken::new(1),
             end: End::Done,
             result: "{}".to_owned(),
             pause: Duration::ZERO,

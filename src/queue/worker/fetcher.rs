@@ -5,12 +5,16 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
 use tokio::time::{Instant, sleep_until};
 
 use super::attempt::Attempt;
+use super::left_out::{Candidate, LeftOut};
 use super::run::{INTERVAL_OF_FAILURES, Run};
 use super::running::FetchingGuard;
 use crate::callback::JobService;
+use crate::queue::connections::is_of_an_item;
 use crate::queue::statement::{Statement, Value};
 use crate::util::later::later;
 use crate::util::random::jittered;
@@ -28,6 +32,7 @@ pub(super) struct Fetcher<J> {
     run: Arc<Run<J>>,
     /// When to look for events next, if none is stored by this process before.
     look_at: Instant,
+    left_out: LeftOut,
     _fetching: FetchingGuard,
 }
 
@@ -37,6 +42,7 @@ impl<J: JobService> Fetcher<J> {
             _fetching: run.running.start_fetching(),
             run,
             look_at: Instant::now(),
+            left_out: LeftOut::default(),
         }
     }
 
@@ -88,34 +94,100 @@ impl<J: JobService> Fetcher<J> {
     }
 
     async fn fetch(&mut self, free: usize) {
-        let Run { worker, name, .. } = &*self.run;
+        let Run { worker, .. } = &*self.run;
         let wanted = free.min(BATCH);
+        match self.take(wanted, None).await {
+            Ok(taken) => {
+                let bodies: usize = taken.iter().map(|attempt| attempt.body.len()).sum();
+                if taken.len() < wanted && bodies < BODIES {
+                    self.look_at = later(Instant::now(), jittered(worker.interval));
+                } else {
+                    // More may wait than this worker can take.
+                    worker.queue.stored.notify_one();
+                }
+                self.start(taken);
+            }
+            Err(error) if is_of_an_event(&error) => self.fetch_one_by_one(wanted).await,
+            Err(_) => self.pause(),
+        }
+    }
+
+    /// Takes each of the next events by itself, because the database may refuse to change the row of one of them.
+    async fn fetch_one_by_one(&mut self, wanted: usize) {
+        let Ok(next) = self.next(wanted).await else {
+            return self.pause();
+        };
+        let mut refused = Vec::new();
+        let mut goes_on = true;
+        for event in next {
+            match self.take(1, Some(&event.id)).await {
+                Ok(taken) => self.start(taken),
+                Err(error) if is_of_an_event(&error) => refused.push((event, error)),
+                Err(_) => {
+                    goes_on = false;
+                    break;
+                }
+            }
+        }
+        goes_on &= self.left_out.add(&self.run.worker.queue.name, refused);
+        if !goes_on {
+            self.pause();
+        }
+    }
+
+    fn pause(&mut self) {
+        self.look_at = Instant::now() + jittered(INTERVAL_OF_FAILURES);
+    }
+
+    /// Takes this many events, or only the one with this id.
+    async fn take(&self, wanted: usize, only: Option<&str>) -> Result<Vec<Attempt>, sqlx::Error> {
+        let Run { worker, name, .. } = &*self.run;
         let values = [
             Value::Text(&worker.queue.name),
             Value::Text(name),
             Value::Number(i64::try_from(wanted).unwrap_or(i64::MAX)),
             Value::Number(worker.tries.min(i32::MAX.unsigned_abs() / 2).into()),
             Value::Number(i64::try_from(BODIES).unwrap_or(i64::MAX)),
+            Value::Texts(&self.left_out.ids()),
+            only.map_or(Value::Null, Value::Text),
         ];
         let fetch = Statement::new("fetch", include_str!("../sql/fetch.sql"), &values);
-        let rows = worker.queue.connections.run(&fetch).await;
-        let taken: Result<Vec<_>, _> =
-            rows.and_then(|rows| rows.iter().map(Attempt::read).collect());
-        let Ok(taken) = taken else {
-            self.look_at = Instant::now() + jittered(INTERVAL_OF_FAILURES);
-            return;
+        let rows = worker.queue.connections.run(&fetch).await?;
+        rows.iter().map(Attempt::read).collect()
+    }
+
+    /// Returns the events that would be taken next.
+    async fn next(&self, wanted: usize) -> Result<Vec<Candidate>, sqlx::Error> {
+        let queue = &self.run.worker.queue;
+        let values = [
+            Value::Text(&queue.name),
+            Value::Number(i64::try_from(wanted).unwrap_or(i64::MAX)),
+            Value::Texts(&self.left_out.ids()),
+        ];
+        let next = Statement::new("next", include_str!("../sql/next.sql"), &values);
+        let rows = queue.connections.run(&next).await?;
+        let read = |row: &PgRow| {
+            let (id, name): (_, Option<String>) = (row.try_get(1)?, row.try_get(2)?);
+            let name = name.unwrap_or_default();
+            Ok(Candidate { id, name })
         };
-        let bodies: usize = taken.iter().map(|attempt| attempt.body.len()).sum();
-        if taken.len() < wanted && bodies < BODIES {
-            self.look_at = later(Instant::now(), jittered(worker.interval));
-        } else {
-            // More may wait than this worker can take.
-            worker.queue.stored.notify_one();
-        }
+        rows.iter().map(read).collect()
+    }
+
+    fn start(&self, taken: Vec<Attempt>) {
         for attempt in taken {
             // Until the end of the try is recorded, heartbeats name the event.
             let running = self.run.running.add(&attempt.id);
             tokio::spawn(attempt.run(self.run.clone(), running));
         }
     }
+}
+
+/// Returns whether the row of an event may be the cause. If the row of this worker was deleted, no event can be taken before
+/// the next heartbeat.
+fn is_of_an_event(error: &sqlx::Error) -> bool {
+    let constraint = error
+        .as_database_error()
+        .and_then(|error| error.constraint());
+    is_of_an_item(error) && constraint != Some("fk_worker_lock_by")
 }

@@ -4,13 +4,16 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use sqlx::Row as _;
 use tokio::time::{Instant, sleep};
 
+use super::left_out::{Candidate, LeftOut};
 use super::run::{INTERVAL_OF_FAILURES, Run};
 use super::running::Running;
 use crate::ledger::lease::micros;
 use crate::observe;
+use crate::queue::connections::is_of_an_item;
 use crate::queue::statement::{Statement, Value};
 use crate::queue::{Shared, first};
 use crate::util::until::until;
@@ -21,6 +24,9 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 /// How many events a heartbeat returns at most. Triggers of the application can make each of them slow, so a heartbeat that
 /// has failed is followed by one with fewer.
 const MOST_RETURNED: i64 = 5_000;
+
+/// How many events of dead workers a heartbeat names at most, and how many unknown ones. Each has a heartbeat of its own then.
+const MOST_NAMED: i64 = 64;
 
 /// The name of a worker in the table, and what it knows of its contact with the database.
 pub(super) struct Heart {
@@ -34,6 +40,15 @@ pub(super) struct Heart {
     answered_at: i64,
     /// How many events the next heartbeat returns at most.
     most_returned: i64,
+    left_out: LeftOut,
+}
+
+/// What a heartbeat does with the events that have lost their worker.
+enum Lost<'a> {
+    Return,
+    ReturnOnly(&'a str),
+    /// Only says which they are.
+    Name,
 }
 
 impl Heart {
@@ -46,6 +61,7 @@ impl Heart {
             contact_since: None,
             answered_at: 0,
             most_returned: MOST_RETURNED,
+            left_out: LeftOut::default(),
         }
     }
 
@@ -78,9 +94,45 @@ impl Heart {
     /// had contact for as long as others may be silent. The database says whether the contact continues, because a
     /// heartbeat can wait there, or in a pooler, for longer than the outage.
     pub(super) async fn beat(&mut self) -> Result<(), sqlx::Error> {
+        match self.send(Lost::Return).await {
+            Err(error) if is_of_an_item(&error) => self.beat_one_by_one().await,
+            answer => answer.map(drop),
+        }
+    }
+
+    /// Returns each event by itself, because the database may refuse to change the row of one of them.
+    async fn beat_one_by_one(&mut self) -> Result<(), sqlx::Error> {
+        let mut refused = Vec::new();
+        let mut ended = Ok(());
+        for event in self.send(Lost::Name).await? {
+            match self.send(Lost::ReturnOnly(&event.id)).await {
+                Ok(_) => {}
+                Err(error) if is_of_an_item(&error) => refused.push((event, error)),
+                Err(error) => {
+                    ended = Err(error);
+                    break;
+                }
+            }
+        }
+        self.left_out.add(&self.queue.name, refused);
+        ended
+    }
+
+    /// Sends one heartbeat. Returns the events that it names.
+    async fn send(&mut self, lost: Lost<'_>) -> Result<Vec<Candidate>, sqlx::Error> {
         let takes_over = self
             .contact_since
             .is_some_and(|since| since.elapsed() >= self.dead_after);
+        let (only, names) = match lost {
+            Lost::Return => (Value::Null, false),
+            Lost::ReturnOnly(id) => (Value::Text(id), false),
+            Lost::Name => (Value::Null, true),
+        };
+        let most = if names {
+            MOST_NAMED
+        } else {
+            self.most_returned
+        };
         // An event that is taken while the heartbeat waits for its connection must not look unknown.
         let beat = || {
             let ids = self.running.ids();
@@ -92,7 +144,10 @@ impl Heart {
                 Value::Number(micros(self.dead_after)),
                 Value::Flag(takes_over),
                 Value::Time(self.answered_at),
-                Value::Number(self.most_returned),
+                Value::Number(most),
+                Value::Texts(&self.left_out.ids()),
+                only,
+                Value::Flag(names),
             ];
             Statement::new("heartbeat", include_str!("../sql/heartbeat.sql"), &values)
         };
@@ -103,11 +158,8 @@ impl Heart {
         if returned >= self.most_returned {
             self.most_returned = (self.most_returned * 2).min(MOST_RETURNED);
         }
-        let dead: Option<&str> = row.try_get(3)?;
         // A row that was made by hand can lack its name.
-        let dead: Vec<Option<String>> = dead
-            .and_then(|dead| serde_json::from_str(dead).ok())
-            .unwrap_or_default();
+        let dead: Vec<Option<String>> = json(row.try_get(3)?);
         for name in dead {
             observe::dead_lettered(&name.unwrap_or_default());
         }
@@ -119,8 +171,20 @@ impl Heart {
             .contact_since
             .filter(|_| continues)
             .or_else(|| Some(Instant::now()));
-        Ok(())
+        let named: Vec<(String, Option<String>)> = json(row.try_get(5)?);
+        let candidate = |(id, name): (_, Option<String>)| Candidate {
+            id,
+            name: name.unwrap_or_default(),
+        };
+        Ok(named.into_iter().map(candidate).collect())
     }
+}
+
+/// Reads an array of the answer, which is NULL if it is empty.
+fn json<T: DeserializeOwned>(array: Option<&str>) -> Vec<T> {
+    array
+        .and_then(|array| serde_json::from_str(array).ok())
+        .unwrap_or_default()
 }
 
 /// Sets the metrics of the queue now and then, on a task of its own: heartbeats must not wait for a slow count.

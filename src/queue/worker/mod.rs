@@ -4,6 +4,7 @@ mod attempt;
 mod ended;
 mod fetcher;
 mod heartbeat;
+mod left_out;
 mod recorder;
 mod run;
 mod running;

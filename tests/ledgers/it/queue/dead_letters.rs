@@ -326,6 +326,25 @@ async fn bodies_that_no_callback_took_are_kept_and_replayed() {
     assert_eq!(fixture.rows("status = 'Pending'").await, 2);
 }
 
+/// "replayed once a new version can read them", also if a worker has handled the event meanwhile.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_replay_of_a_body_whose_event_was_handled_runs_nothing_and_succeeds() {
+    let fixture = Fixture::new().await;
+    keep_undecodable(&fixture.queue, "not JSON").await;
+    fixture.store(completed("JOB-1")).await;
+    fixture
+        .execute(
+            "UPDATE mx_job_webhook_dead_letters SET body = (SELECT job FROM apalis.jobs);
+             UPDATE apalis.jobs SET status = 'Done', attempts = 1",
+        )
+        .await;
+    let replayed = fixture.queue.replay_all(&all()).await.unwrap();
+    assert_eq!((replayed.succeeded(), replayed.failed()), (1, 0));
+    assert!(fixture.letters().await.letters().is_empty());
+    assert_eq!(fixture.rows("status = 'Done'").await, 1);
+}
+
 /// Keeps a body that is no event in a queue.
 async fn keep_undecodable(queue: &JobQueue, body: &str) {
     let webhooks = JobWebhook::new(Credentials::unauthenticated(), queue.enqueue())
@@ -485,16 +504,25 @@ async fn dead_letters_are_seen_after_the_server_has_closed_the_connections() {
 async fn an_error_of_the_database_costs_no_connection_to_the_dead_letters() {
     let fixture = Fixture::new().await;
     keep_undecodable(&fixture.queue, "not JSON").await;
-    let sessions = "SELECT sum(pid) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'";
+    let sessions = "SELECT array_agg(pid) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'";
+    let sessions = async || -> Vec<i32> {
+        let pids = sqlx::query_scalar(sessions).fetch_one(&fixture.pool);
+        pids.await.unwrap()
+    };
     let rename = |from, to| format!("ALTER TABLE {from} RENAME TO {to}");
     assert_eq!(list(&fixture.queue).await.len(), 1);
-    let before = fixture.number(sessions).await;
+    let before = sessions().await;
     let (table, other) = ("mx_job_webhook_dead_letters", "renamed");
     fixture.execute(&rename(table, other)).await;
     assert!(fixture.queue.dead_letters(&all()).await.is_err());
     fixture.execute(&rename(other, table)).await;
     assert_eq!(list(&fixture.queue).await.len(), 1);
-    assert_eq!(fixture.number(sessions).await, before);
+    // The pool of this test may have more.
+    let after = sessions().await;
+    assert!(
+        before.iter().all(|pid| after.contains(pid)),
+        "{before:?} {after:?}"
+    );
 }
 
 /// The store connects as the application's pool does, also if that changes.

@@ -332,6 +332,24 @@ async fn an_earlier_try_of_the_same_worker_ends_no_later_one() {
     worker.end().await;
 }
 
+/// Also if both have the same number, because the earlier one does not count.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_earlier_try_ends_no_later_one_with_its_number() {
+    let fixture = Fixture::new().await;
+    let log = Log::default();
+    fixture.store(completed("JOB-1")).await;
+    let worker = Running::start(quick(&fixture.queue, slow(&log, Duration::from_secs(1))));
+    until_logged(&log, 1).await;
+    fixture
+        .execute("UPDATE apalis.jobs SET lock_at = lock_at + interval '1 microsecond'")
+        .await;
+    sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(fixture.rows("status = 'Running' AND attempts = 0").await, 1);
+    fixture.until(1, "status = 'Done' AND attempts = 2").await;
+    worker.end().await;
+}
+
 /// "After the shutdown, it waits for the database as long as for a silent worker", also if it was away before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]

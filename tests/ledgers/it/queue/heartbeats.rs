@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mx_job_webhook::Status;
 use sqlx::AssertSqlSafe;
+use tokio::runtime::Runtime;
 use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt as _;
 
@@ -377,4 +378,43 @@ async fn calls_that_are_not_polled_stop_no_heartbeat() {
     second.end().await;
     worker.shut_down();
     assert_eq!(ran, 0);
+}
+
+/// Guide: "If they refuse to change a stored row, its event waits, and workers try again". Others take over the other events
+/// of its worker, and count as alive.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_event_that_cannot_be_taken_over_keeps_no_other_one() {
+    let fixture = Fixture::new().await;
+    for number in 0..8 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    let log = Log::default();
+    let process = Runtime::new().unwrap();
+    for _ in 0..2 {
+        let jobs = slow(&log, Duration::from_secs(600));
+        let options = fixture.database.options();
+        process.spawn(async move {
+            let (_, queue) = super::queue(options);
+            let worker = quick(&queue, jobs).with_concurrency(4);
+            worker.run_until(std::future::pending::<()>()).await
+        });
+    }
+    until_logged(&log, 8).await;
+    process.shutdown_background();
+    fixture.refuse_changes("JOB-7 %").await;
+    let log = Log::default();
+    let worker = Running::start(quick(&fixture.other(), logging(&log)));
+    fixture.until(7, "status = 'Done' AND attempts = 2").await;
+    sleep(DEAD_AFTER).await;
+    let alive = "SELECT count(*) FROM apalis.workers WHERE last_seen > now() - interval '1 second'";
+    assert_eq!(fixture.number(alive).await, 1);
+    worker.end().await;
+    // Another worker starts after the mend.
+    fixture
+        .execute("ALTER TABLE apalis.jobs DROP CONSTRAINT refuse")
+        .await;
+    let worker = Running::start(quick(&fixture.other(), logging(&log)));
+    fixture.until(8, "status = 'Done' AND attempts = 2").await;
+    worker.end().await;
 }

@@ -36,7 +36,7 @@ impl Lines {
     }
 
     /// Returns whether there is a line with all of these parts.
-    fn has(&self, parts: &[&str]) -> bool {
+    pub(super) fn has(&self, parts: &[&str]) -> bool {
         let lines = self.0.lock().unwrap();
         lines
             .iter()
@@ -44,13 +44,13 @@ impl Lines {
     }
 
     /// Returns how many lines have all of these parts.
-    fn count(&self, parts: &[&str]) -> usize {
+    pub(super) fn count(&self, parts: &[&str]) -> usize {
         let lines = self.0.lock().unwrap();
         let matches = |line: &&String| parts.iter().all(|part| line.contains(part));
         lines.iter().filter(matches).count()
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         self.0.lock().unwrap().join("\n")
     }
 }

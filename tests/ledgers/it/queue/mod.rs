@@ -91,6 +91,14 @@ impl Fixture {
         sqlx::raw_sql(sql).execute(&self.pool).await.unwrap();
     }
 
+    /// Refuses changes of the rows of these events, as a constraint that is added later does. `names` is a pattern of `LIKE`.
+    async fn refuse_changes(&self, names: &str) {
+        let sql = format!(
+            "ALTER TABLE apalis.jobs ADD CONSTRAINT refuse CHECK (idempotency_key NOT LIKE '{names}') NOT VALID"
+        );
+        self.execute(&sql).await;
+    }
+
     /// Waits until this many rows are such.
     async fn until(&self, rows: i64, such_that: &str) {
         let start = Instant::now();

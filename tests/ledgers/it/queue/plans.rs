@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 use tokio::time::sleep;
 use tower::BoxError;
 
-use super::{Running, completed, queue, quick, store, until_logged};
+use super::{Running, completed, queue, quick, slow, store, until_logged};
 use crate::engines::postgres::{Postgres, Version};
 use crate::support::Log;
 use harness::servers::Folder;
@@ -171,10 +171,27 @@ impl Filled {
         // Long enough to take over events of the dead worker.
         sleep(Duration::from_millis(1800)).await;
         worker.end().await;
+        self.refuse_some(log).await;
         queue.counts().await.unwrap();
         self.read_and_replay().await;
         queue.prune(Duration::from_secs(49 * 3600)).await.unwrap();
         queue.prune(Duration::from_secs(40 * 3600)).await.unwrap();
+    }
+
+    /// Runs events of which a constraint refuses one in ten, if any wait.
+    async fn refuse_some(&self, log: Log) {
+        store(&self.queue, completed("NEW-refused")).await;
+        for constraint in [
+            "ADD CONSTRAINT refuse CHECK (right(id, 1) NOT IN ('4', '7') AND idempotency_key NOT LIKE 'NEW-r%') NOT VALID",
+            "DROP CONSTRAINT refuse",
+        ] {
+            let sql = AssertSqlSafe(format!("ALTER TABLE apalis.jobs {constraint}"));
+            sqlx::raw_sql(sql).execute(&self.pool).await.unwrap();
+            let jobs = slow(&log, Duration::from_millis(20));
+            let worker = Running::start(quick(&self.queue, jobs).with_concurrency(4));
+            sleep(Duration::from_millis(500)).await;
+            worker.end().await;
+        }
     }
 
     async fn read_and_replay(&self) {
@@ -359,6 +376,7 @@ async fn use_an_index(mix: &Mix, statistics: Statistics) {
         "enqueue",
         "fetch",
         "heartbeat",
+        "next",
         "prune",
         "prune_workers",
         "replay",

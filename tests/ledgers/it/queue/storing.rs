@@ -49,6 +49,43 @@ async fn a_204_says_that_the_event_is_stored_as_it_came_and_once() {
     assert!(!row.contains("charset=utf-8"), "no header is stored: {row}");
 }
 
+/// "The receipt is `Queued`, or `Duplicate` if a worker has handled the event already", also if they share a statement.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_delivery_of_a_handled_event_is_a_duplicate() {
+    let fixture = Fixture::new().await;
+    let rows = [
+        ("JOB-waiting", "'Pending', attempts = 0"),
+        ("JOB-running", "'Running', attempts = 0"),
+        ("JOB-pausing", "'Failed', attempts = 1, max_attempts = 2"),
+        ("JOB-dead", "'Killed', attempts = 1, max_attempts = 2"),
+        ("JOB-handled", "'Done', attempts = 1"),
+    ];
+    for (guid, status) in rows {
+        fixture.store(completed(guid)).await;
+        let row = format!(
+            "UPDATE apalis.jobs SET status = {status} WHERE idempotency_key LIKE '{guid} %'"
+        );
+        fixture.execute(&row).await;
+    }
+    let queue = fixture.queue.clone().with_max_connections(1);
+    let other = queue.clone().named("other");
+    let guids = rows.map(|(guid, _)| guid);
+    let deliveries = guids.into_iter().chain(["JOB-new"]).cycle().take(60);
+    let deliveries: Vec<_> = deliveries
+        .map(|guid| (guid, tokio::spawn(queue.enqueue().oneshot(completed(guid)))))
+        .collect();
+    for (guid, delivery) in deliveries {
+        let expected = match guid {
+            "JOB-handled" => Receipt::Duplicate,
+            _ => Receipt::Queued,
+        };
+        assert_eq!(delivery.await.unwrap().unwrap(), expected, "{guid}");
+    }
+    let receipt = other.enqueue().oneshot(completed("JOB-handled")).await;
+    assert_eq!(receipt.unwrap(), Receipt::Queued, "of another queue");
+}
+
 #[tokio::test]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn events_that_differ_in_anything_are_different_rows() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mx_job_webhook::callback::JobFuture;
 use mx_job_webhook::event::{FencingToken, Source};
-use mx_job_webhook::ledger::PostgresLedger;
+use mx_job_webhook::ledger::{Claim, EventName, Ledger as _, MemoryLedger, PostgresLedger};
 use mx_job_webhook::queue::Try;
 use mx_job_webhook::{DedupeLayer, Error, JobEvent, JobRouter, Permanent, Receipt, Status};
 use tokio::sync::Notify;
@@ -245,6 +245,35 @@ async fn a_ledger_within_the_worker_settles_in_the_transaction_too() {
     fixture.until(1, "status = 'Done' AND attempts = 2").await;
     worker.end().await;
     assert_eq!(fixture.number("SELECT count(*) FROM effects").await, 1);
+}
+
+/// Guide: "tries that fail with `InFlight` do not count". A process has died in its callback, so the lease of its ledger goes on.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_try_that_finds_an_earlier_delivery_under_way_does_not_count() {
+    let fixture = Fixture::new().await;
+    let ledger = MemoryLedger::new();
+    let event = completed("JOB-1");
+    let lease = Duration::from_secs(2);
+    let claim = ledger.claim(&EventName::of(&event), lease).await.unwrap();
+    assert!(matches!(claim, Claim::Granted(_)), "{claim:?}");
+    fixture.store(event).await;
+    let log = Log::default();
+    let noted = log.clone();
+    let jobs = JobRouter::new().on_completed(move |event: JobEvent| {
+        let log = noted.clone();
+        async move {
+            let it = Try::of(&event).unwrap();
+            log.push(format!("{} {}", it.number(), it.is_last()));
+        }
+    });
+    let jobs = DedupeLayer::new(ledger).layer(jobs);
+    let worker = Running::start(quick(&fixture.queue, jobs).with_tries(1));
+    let waits = "status = 'Pending' AND attempts = 0 AND last_result ->> 'Err' LIKE '%under way%'";
+    fixture.until(1, waits).await;
+    fixture.until(1, "status = 'Done' AND attempts = 1").await;
+    assert_eq!(log.entries(), ["1 true"]);
+    worker.end().await;
 }
 
 #[tokio::test]

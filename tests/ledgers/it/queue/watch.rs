@@ -88,3 +88,32 @@ async fn a_job_whose_event_waits_in_the_queue_is_given_up_once_the_limit_has_pas
     assert!(given_up.is_empty(), "{given_up:?}");
     assert!(is_heard);
 }
+
+/// "The job stays expected until a worker has handled the event": also if that was before it was expected.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn the_failsafe_hears_of_an_event_that_was_handled_before() {
+    let fixture = Fixture::new().await;
+    fixture.store(completed("JOB-1")).await;
+    let log = Log::default();
+    let worker = Running::start(quick(&fixture.queue, logging(&log)));
+    fixture.until(1, "status = 'Done'").await;
+    worker.end().await;
+
+    let watch = JobWatch::new(MemoryWatchStore::new()).with_patience(Duration::from_millis(100));
+    let expected = watch.expect(&"JOB-1".parse().unwrap()).await.unwrap();
+    let read = |job: mx_job_webhook::job::JobGuid| async move {
+        Ok::<_, BoxError>(completed(job.as_str()))
+    };
+    let failsafe = Failsafe::new(&watch, fixture.queue.enqueue(), read)
+        .with_pauses(Duration::from_millis(200), Duration::from_millis(200));
+    let stop = Notify::new();
+    let heard = async {
+        let heard = expected.within(PATIENCE).await;
+        stop.notify_one();
+        heard
+    };
+    let ((), heard) = tokio::join!(failsafe.run_until(stop.notified()), heard);
+    assert!(heard.unwrap().is_some());
+    assert_eq!(log.entries().len(), 1);
+}
