@@ -81,6 +81,10 @@ impl Trace {
             Some(name) => self.span.record("job.status", name),
             None => self.span.record("job.status", job.status.code()),
         };
+        #[cfg(feature = "queue")]
+        if let Some(it) = crate::queue::Try::of(job) {
+            self.span.record("try", it.number());
+        }
     }
 
     /// Records why the body has no job, which an error of a hook does not say.
@@ -174,6 +178,7 @@ fn span() -> Span {
         "job.status" = Empty,
         "body.problem" = Empty,
         "source" = Empty,
+        "try" = Empty,
         "outcome" = Empty,
         "error.type" = Empty,
         "error.message" = Empty,

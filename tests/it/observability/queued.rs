@@ -83,6 +83,18 @@ fn each_try_is_a_delivery_with_the_source_queue_and_the_queue_is_counted() {
         ["callback_failed", "callback_failed", "handled"]
     );
 
+    let tries = spans
+        .iter()
+        .filter_map(|span| Some((span.fields.named("outcome")?, span.fields.named("try")?)));
+    let mut tries: Vec<_> = tries.collect();
+    tries.sort_unstable();
+    let expected = [
+        ("callback_failed", "1"),
+        ("callback_failed", "2"),
+        ("handled", "1"),
+    ];
+    assert_eq!(tries, expected);
+
     let metrics = capture.metrics();
     let value = |metric: String| metrics.get(&metric).copied();
     for (state, events) in [("waiting", 0.0), ("running", 0.0), ("dead", 1.0)] {
