@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mx_job_webhook::Status;
+use mx_job_webhook::queue::JobQueue;
 use sqlx::AssertSqlSafe;
 use tokio::runtime::Runtime;
 use tokio::time::{Instant, sleep, timeout};
@@ -98,6 +99,55 @@ async fn a_stall_of_the_database_during_callbacks_repeats_nothing() {
     assert_eq!(log.entries().len(), 12);
 }
 
+/// Workers behind a proxy, each of which runs one event.
+struct Proxied {
+    fixture: Fixture,
+    proxy: Proxy,
+    log: Log,
+    workers: Vec<(JobQueue, Running)>,
+}
+
+impl Proxied {
+    /// Starts them one after the other. Their callbacks take this long.
+    async fn start(workers: usize, dead_after: Duration, time: Duration) -> Self {
+        let fixture = Fixture::new().await;
+        let proxy = Proxy::to(fixture.database.server()).await;
+        let mut this = Self {
+            fixture,
+            proxy,
+            log: Log::default(),
+            workers: Vec::new(),
+        };
+        for number in 0..workers {
+            let options = this.fixture.database.options();
+            let (_, queue) = super::queue(options.port(this.proxy.address.port()));
+            this.fixture
+                .store(completed(&format!("JOB-{number}")))
+                .await;
+            let worker = quick(&queue, slow(&this.log, time))
+                .with_concurrency(1)
+                .with_dead_after(dead_after);
+            this.workers.push((queue, Running::start(worker)));
+            until_logged(&this.log, number + 1).await;
+            sleep(Duration::from_millis(90)).await;
+        }
+        this
+    }
+
+    /// Waits until all events are done, each of which has run once.
+    async fn end(self) {
+        let events = self.workers.len();
+        let rows = i64::try_from(events).unwrap();
+        self.fixture.until(rows, "status = 'Done'").await;
+        for (_, worker) in self.workers {
+            worker.end().await;
+        }
+        let log = self.log.entries();
+        assert_eq!(self.fixture.rows("attempts = 1").await, rows, "{log:?}");
+        assert_eq!(log.len(), events);
+    }
+}
+
 /// "If the whole database was away, no worker counts as dead before it has had as long to report again."
 ///
 /// An outage is a little shorter than the silence. A worker that reported just before it does not take over the events
@@ -105,32 +155,13 @@ async fn a_stall_of_the_database_during_callbacks_repeats_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn an_outage_that_is_shorter_than_the_silence_repeats_nothing() {
-    let fixture = Fixture::new().await;
-    let proxy = Proxy::to(fixture.database.server()).await;
     let dead_after = Duration::from_secs(4);
-    let log = Log::default();
-    let mut workers = Vec::new();
-    for number in 0..8 {
-        let (_, queue) = super::queue(fixture.database.options().port(proxy.address.port()));
-        fixture.store(completed(&format!("JOB-{number}"))).await;
-        let jobs = slow(&log, Duration::from_secs(16));
-        let worker = quick(&queue, jobs)
-            .with_concurrency(1)
-            .with_dead_after(dead_after);
-        workers.push(Running::start(worker));
-        until_logged(&log, number + 1).await;
-        sleep(Duration::from_millis(90)).await;
-    }
+    let workers = Proxied::start(8, dead_after, Duration::from_secs(16)).await;
     sleep(dead_after + Duration::from_secs(1)).await;
-    proxy.set(Network::Down);
+    workers.proxy.set(Network::Down);
     sleep(Duration::from_millis(3_200)).await;
-    proxy.set(Network::Works);
-    fixture.until(8, "status = 'Done'").await;
-    for worker in workers {
-        worker.end().await;
-    }
-    assert_eq!(fixture.rows("attempts = 1").await, 8, "{:?}", log.entries());
-    assert_eq!(log.entries().len(), 8);
+    workers.proxy.set(Network::Works);
+    workers.end().await;
 }
 
 /// "If the whole database was away, no worker counts as dead before it has had as long to report again." While a network
@@ -138,42 +169,25 @@ async fn an_outage_that_is_shorter_than_the_silence_repeats_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn heartbeats_that_were_given_up_take_over_nothing() {
-    let fixture = Fixture::new().await;
-    let proxy = Proxy::to(fixture.database.server()).await;
     let dead_after = Duration::from_secs(4);
-    let log = Log::default();
-    let mut workers = Vec::new();
-    for number in 0..8 {
-        let (_, queue) = super::queue(fixture.database.options().port(proxy.address.port()));
-        fixture.store(completed(&format!("JOB-{number}"))).await;
-        let jobs = slow(&log, Duration::from_secs(30));
-        let worker = quick(&queue, jobs)
-            .with_concurrency(1)
-            .with_dead_after(dead_after);
-        workers.push(Running::start(worker));
-        until_logged(&log, number + 1).await;
+    let workers = Proxied::start(8, dead_after, Duration::from_secs(30)).await;
+    for (number, (queue, _)) in workers.workers.iter().enumerate() {
         // All of its connections are open.
         let opening = (0..16).map(|other| {
             let (queue, guid) = (queue.clone(), format!("OTHER-{number}-{other}"));
-            tokio::spawn(async move { store(&queue, super::event(&guid, "DENIED".into())).await })
+            tokio::spawn(async move { store(&queue, event(&guid, "DENIED".into())).await })
         });
         for opened in opening.collect::<Vec<_>>() {
             opened.await.unwrap();
         }
     }
-    fixture
-        .execute("DELETE FROM apalis.jobs WHERE idempotency_key LIKE 'OTHER%'")
-        .await;
+    let others = "DELETE FROM apalis.jobs WHERE idempotency_key LIKE 'OTHER%'";
+    workers.fixture.execute(others).await;
     sleep(dead_after * 3 / 2).await;
-    proxy.set(Network::Hangs);
+    workers.proxy.set(Network::Hangs);
     sleep(Duration::from_secs(13)).await;
-    proxy.set(Network::Works);
-    fixture.until(8, "status = 'Done'").await;
-    for worker in workers {
-        worker.end().await;
-    }
-    assert_eq!(log.entries().len(), 8, "{:?}", log.entries());
-    assert_eq!(fixture.rows("attempts = 1").await, 8);
+    workers.proxy.set(Network::Works);
+    workers.end().await;
 }
 
 /// "A worker sends heartbeats to the database while callbacks run": an event that it takes while a heartbeat waits for a

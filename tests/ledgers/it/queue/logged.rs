@@ -185,29 +185,6 @@ async fn a_worker_that_loses_its_database_says_so_once() {
     worker.end().await;
 }
 
-/// `observability`: "ERROR with the event's name for an event that has failed for the last time".
-#[tokio::test]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn a_dead_letter_of_a_dead_worker_is_logged() {
-    let fixture = Fixture::new().await;
-    let lines = Lines::of_all_tests();
-    fixture.store(completed("JOB-of-a-dead-worker")).await;
-    let other = Running::start(quick(&fixture.queue, JobRouter::new()));
-    other.end().await;
-    fixture
-        .execute(
-            "UPDATE apalis.workers SET last_seen = now() - interval '1 hour';
-             UPDATE apalis.jobs SET status = 'Running', attempts = 2, max_attempts = 3, lock_at = now(), done_at = NULL,
-                 lock_by = (SELECT id FROM apalis.workers LIMIT 1)",
-        )
-        .await;
-    let worker = Running::start(quick(&fixture.queue, JobRouter::new()));
-    fixture.until(1, "status = 'Failed' AND attempts = 3").await;
-    sleep(Duration::from_millis(300)).await;
-    worker.end().await;
-    assert!(lines.has(&["is a dead letter", "JOB-of-a-dead-worker COMPLETED"]));
-}
-
 /// `observability`: "ERROR with the event's name for an event that has failed for the last time", whatever its name.
 #[tokio::test]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
