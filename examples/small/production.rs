@@ -18,7 +18,12 @@
 )]
 #![allow(clippy::expect_used, reason = "the README's program has them too")]
 
-use axum::{Router, extract::State, http::StatusCode, routing::post};
+use axum::{
+    Router,
+    extract::{Path, State},
+    http::StatusCode,
+    routing::{get, post},
+};
 use mx_job_webhook::{Background, Credentials, DedupeLayer, Error, JobRouter, JobWebhook, Status};
 use mx_job_webhook::{
     job::JobGuid,
@@ -39,14 +44,22 @@ async fn read_job(job: JobGuid) -> Result<Vec<u8>, std::io::Error> {
     Ok(format!(r#"{{"job": {{"guid": "{job}", "status_name": "COMPLETED"}}}}"#).into())
 }
 
-async fn connect(State(watch): State<JobWatch>) -> Result<StatusCode, Error> {
-    let expected = watch.expect(&start_job().await).await?; // from here on the job is never forgotten
-    Ok(match expected.within(Duration::from_secs(20)).await? {
+async fn connect(watch: State<JobWatch>) -> Result<(StatusCode, String), Error> {
+    wait(watch, Path(start_job().await)).await
+}
+
+async fn wait(
+    State(watch): State<JobWatch>,
+    Path(job): Path<JobGuid>,
+) -> Result<(StatusCode, String), Error> {
+    let expected = watch.expect(&job).await?; // from here on the job is never forgotten
+    let status = match expected.within(Duration::from_secs(20)).await? {
         Some(job) if job.status == Status::Completed => StatusCode::OK, // the callback has succeeded
         Some(job) if job.status == Status::Challenged => StatusCode::CONFLICT, // ask the user, then `expect_after(job.name())`
         Some(_) => StatusCode::BAD_GATEWAY,
-        None => StatusCode::ACCEPTED, // not yet: the failsafe goes on for an hour; the client asks again, and you `expect` again
-    })
+        None => StatusCode::ACCEPTED, // not yet: the failsafe goes on for an hour, and the client asks again with the guid
+    };
+    Ok((status, job.to_string()))
 }
 
 async fn serve(
@@ -71,8 +84,8 @@ async fn serve(
         .on_error(|failure| eprintln!("not acknowledged: {:#}", failure.error()));
     let app = Router::new()
         .route("/connect", post(connect))
-        .with_state(watch)
-        .layer(webhooks.at("/admin/webhooks"));
+        .route("/connect/{job}", get(wait));
+    let app = app.with_state(watch).layer(webhooks.at("/admin/webhooks"));
     let served = async {
         axum::serve(listener, app)
             .with_graceful_shutdown(stop())
