@@ -5,6 +5,8 @@
 mod fencing_token;
 mod other_webhook;
 mod source;
+#[cfg(feature = "queue")]
+pub(crate) mod tried;
 mod undecodable;
 
 use std::fmt;

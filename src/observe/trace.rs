@@ -82,7 +82,7 @@ impl Trace {
             None => self.span.record("job.status", job.status.code()),
         };
         #[cfg(feature = "queue")]
-        if let Some(it) = crate::queue::Try::of(job) {
+        if let Some(it) = crate::event::tried::Try::of(job) {
             self.span.record("try", it.number());
         }
     }

@@ -45,7 +45,6 @@ mod enqueue;
 mod letter_rows;
 mod migrate;
 mod statement;
-mod tried;
 mod worker;
 
 use std::fmt;
@@ -57,13 +56,13 @@ use sqlx::{PgPool, Row as _};
 use tokio::sync::Notify;
 
 use crate::dead_letters::PostgresDeadLetters;
+pub use crate::event::tried::Try;
 use crate::ledger::lease::micros;
 use crate::util::postgres::UnexpectedAnswer;
 use batches::{BATCH, Batches};
 use connections::Connections;
 pub use enqueue::Enqueue;
 use statement::{Statement, Value};
-pub use tried::Try;
 pub use worker::Worker;
 
 /// The name of a queue by default.

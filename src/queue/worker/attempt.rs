@@ -12,9 +12,9 @@ use super::run::Run;
 use super::running::RunningGuard;
 use crate::callback::JobService;
 use crate::error::{Error, ErrorKind, Receipt};
+use crate::event::tried::Try;
 use crate::event::{FencingToken, JobEvent, Source};
 use crate::queue::commit_in::Hold;
-use crate::queue::tried::Try;
 use crate::util::catch_panic::{Panicked, catch};
 
 /// An event that this worker has taken from the queue.

@@ -1,6 +1,6 @@
 //! What a callback can know of its try.
 
-use crate::event::JobEvent;
+use super::JobEvent;
 
 /// The try of an event that a worker runs.
 ///
@@ -22,8 +22,8 @@ use crate::event::JobEvent;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Try {
-    pub(super) number: u32,
-    pub(super) limit: u32,
+    pub(crate) number: u32,
+    pub(crate) limit: u32,
 }
 
 impl Try {
@@ -35,7 +35,8 @@ impl Try {
 
     /// Returns the number of this try. The first is 1.
     ///
-    /// A try whose worker died counts. The number continues after a replay.
+    /// A try whose worker died counts, and one that fails with [`InFlight`](crate::ErrorKind::InFlight) does not. The number
+    /// continues after a replay.
     #[must_use]
     pub fn number(self) -> u32 {
         self.number
