@@ -91,6 +91,13 @@ impl LetterFilter {
         self
     }
 
+    /// Lists from the beginning again.
+    #[cfg(feature = "queue")]
+    pub(crate) fn without_cursor(mut self) -> Self {
+        self.after = None;
+        self
+    }
+
     pub(crate) fn kind(&self) -> Option<LetterKind> {
         self.kind
     }

@@ -146,10 +146,11 @@ impl Replayed {
     }
 
     #[cfg(feature = "queue")]
-    pub(crate) fn of_succeeded(succeeded: u64) -> Self {
+    pub(crate) fn of(succeeded: u64, failed: u64) -> Self {
         Self {
             succeeded,
-            ..Self::default()
+            failed,
+            skipped: 0,
         }
     }
 
@@ -308,7 +309,7 @@ mod tests {
             failed: 2,
             skipped: 3,
         };
-        let mut all = Replayed::of_succeeded(10);
+        let mut all = Replayed::of(10, 0);
         all.add(one);
         all.add(one);
         let counts = (all.succeeded(), all.failed(), all.skipped());

@@ -5,7 +5,7 @@ use sqlx::query::Query;
 use sqlx::{Connection as _, PgConnection, Postgres};
 
 use super::PostgresDeadLetters;
-use crate::util::postgres::{UnexpectedAnswer, check, is_unusable};
+use crate::util::postgres::{UnexpectedAnswer, check, is_unusable, redacted};
 
 /// A statement with its parameters. The first one is its name, the second one the name of the queue.
 pub(super) struct Statement<'a> {
@@ -39,14 +39,14 @@ impl PostgresDeadLetters {
     /// Runs a statement, and returns its rows, at least one.
     pub(super) async fn run(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
         if let Some(own) = &self.own {
-            return own.run(statement).await;
+            return own.run(statement).await.map_err(redacted);
         }
         let mut connection = self.pool.acquire().await?;
         let rows = in_a_transaction(&mut connection, BEGIN, statement).await;
         if rows.as_ref().is_err_and(is_unusable) {
             connection.close_on_drop();
         }
-        rows
+        rows.map_err(redacted)
     }
 
     /// Runs a statement, and returns its only row.

@@ -9,16 +9,17 @@ use tokio::time::timeout;
 
 use super::statement::Statement;
 use crate::util::postgres::own_connections::{OwnConnection, OwnConnections, Permit, TIMEOUT};
-use crate::util::postgres::{UnexpectedAnswer, has_sqlstate, is_fatal};
+use crate::util::postgres::{UnexpectedAnswer, has_sqlstate, is_fatal, redacted};
 
 /// What precedes the statements of a message. Several statements in one message are one transaction, without `BEGIN`.
 ///
 /// - If the default isolation is stricter, concurrent writes would make it fail.
-/// - The database may have another form for bytes, which cannot be read.
+/// - The database or the application may have set another form for bytes or texts, which cannot be read.
 /// - The server ends a statement that waits too long, such as for a locked table. Without a limit below our own, its session
 ///   would remain after the client has left, and one more with each attempt.
 const PREFIX: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
 SET LOCAL bytea_output = 'hex';
+SET LOCAL client_encoding = 'UTF8';
 SELECT 'settings', set_config('statement_timeout', '4500ms', true)
     WHERE current_setting('statement_timeout')::interval NOT BETWEEN '1 ms' AND '4500 ms'";
 
@@ -60,7 +61,7 @@ impl Connections {
         statements: &[Statement],
     ) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
         let permit = self.0.permit().await?;
-        self.repeat(permit, statements).await
+        self.repeat(permit, statements).await.map_err(redacted)
     }
 
     /// Runs a statement that is made when there is a connection for it. It is served although others give up waiting.
@@ -69,7 +70,8 @@ impl Connections {
         statement: impl FnOnce() -> Statement,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
         let permit = self.0.patient_permit().await?;
-        let answers = self.repeat(permit, &[statement()]).await?;
+        let answers = self.repeat(permit, &[statement()]).await;
+        let answers = answers.map_err(redacted)?;
         Ok(answers.into_iter().next().unwrap_or_default())
     }
 
@@ -121,7 +123,7 @@ impl Connections {
                     {
                         self.0.keep(connection);
                     }
-                    return Err(error);
+                    return Err(redacted(error));
                 }
                 Err(_) => {}
             }
@@ -135,7 +137,8 @@ impl Connections {
         drop(self.0.take_idle());
         let connection = self.0.open(&mut permit).await?;
         let statements = slice::from_ref(statement);
-        let answers = self.run_on(&mut permit, connection, statements).await?;
+        let answers = self.run_on(&mut permit, connection, statements).await;
+        let answers = answers.map_err(redacted)?;
         Ok(answers.into_iter().next().unwrap_or_default())
     }
 
@@ -249,13 +252,8 @@ async fn is_primary(connection: &mut PgConnection) -> bool {
     answer.is_ok_and(|row| row.is_ok_and(|row| row.try_get(0).unwrap_or(false)))
 }
 
-/// The classes of errors that concern a whole statement, whatever its items: the connection, the role, the transaction,
-/// resources, locks, the operator, and the system.
-const NOT_OF_ITEMS: [&str; 10] = ["08", "25", "26", "28", "40", "53", "55", "57", "58", "XX"];
-
-/// Returns whether one item of a statement may be the cause: its data, a constraint, a limit, or a trigger of the application,
-/// which has error codes of its own.
+/// Returns whether one item of a statement may be the cause: its data, a constraint, a limit, a lock, or a trigger of the
+/// application, which can have any error code.
 pub(super) fn is_of_an_item(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| !NOT_OF_ITEMS.iter().any(|class| code.starts_with(class)))
+    error.as_database_error().is_some() && !is_fatal(error)
 }

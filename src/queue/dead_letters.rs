@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use sqlx::Row as _;
 
+use super::connections::is_of_an_item;
 use super::letter_rows::{Choice, KeyValues, read};
 use super::statement::{Statement, Value};
 use super::{JobQueue, first};
@@ -14,6 +15,9 @@ use crate::event::{OtherWebhook, Undecodable};
 
 /// How many letters one statement replays at most.
 const BATCH: i64 = 1_000;
+
+/// How many letters are listed at a time.
+const PAGE: usize = 1_000;
 
 /// The kinds of letters that are kept beside the queue.
 const KEPT: [LetterKind; 2] = [LetterKind::Undecodable, LetterKind::OtherWebhook];
@@ -119,7 +123,8 @@ impl JobQueue {
     /// Returns all dead letters that match to the queue, in the order in which they failed.
     ///
     /// Letters that fail while this runs stay. The filter's limit and cursor are those of a page, and are ignored. The
-    /// counts are those of letters that were returned to the queue, and of bodies that cannot be decoded and stay.
+    /// counts are those of letters that were returned to the queue, and of those that stay: bodies that cannot be decoded, and
+    /// rows that the database refuses to change.
     ///
     /// # Errors
     ///
@@ -131,7 +136,7 @@ impl JobQueue {
     pub async fn replay_all(&self, filter: &LetterFilter) -> Result<Replayed, sqlx::Error> {
         let mut replayed = Replayed::default();
         if filter.kind().is_none_or(|kind| kind == LetterKind::Event) {
-            replayed = Replayed::of_succeeded(self.replay_events(filter).await?);
+            replayed = self.replay_events(filter).await?;
         }
         for kind in kept_kinds(filter) {
             let filter = filter.clone().with_kind(kind);
@@ -206,9 +211,9 @@ impl JobQueue {
         rows.iter().map(read).collect()
     }
 
-    async fn replay_events(&self, filter: &LetterFilter) -> Result<u64, sqlx::Error> {
+    async fn replay_events(&self, filter: &LetterFilter) -> Result<Replayed, sqlx::Error> {
         if filter.is_impossible() {
-            return Ok(0);
+            return Ok(Replayed::default());
         }
         let now = Statement::new("now", include_str!("sql/now.sql"), &[]);
         let rows = self.shared.connections.run(&now).await?;
@@ -218,16 +223,66 @@ impl JobQueue {
         let values = [queue, status, error, since, until, Value::Number(BATCH)];
         let replay = include_str!("sql/replay_all.sql");
         let replay = Statement::new("replay_all", replay, &values);
-        let mut total = 0;
+        let mut total = Replayed::default();
         loop {
-            let rows = self.shared.connections.run_once(&replay).await?;
+            let rows = match self.shared.connections.run_once(&replay).await {
+                Err(error) if is_of_an_item(&error) => {
+                    total.add(self.replay_one_by_one(filter, now).await?);
+                    return Ok(total);
+                }
+                rows => rows?,
+            };
             let replayed: i64 = first(&rows, "replay_all")?.try_get(1)?;
-            total += replayed.unsigned_abs();
+            total.add(Replayed::of(replayed.unsigned_abs(), 0));
             self.shared.stored.notify_one();
             if replayed < BATCH {
                 return Ok(total);
             }
         }
+    }
+
+    /// Replays each letter that failed before this time by itself, because the database may refuse to change the row of one of
+    /// them.
+    async fn replay_one_by_one(
+        &self,
+        filter: &LetterFilter,
+        now: i64,
+    ) -> Result<Replayed, sqlx::Error> {
+        let mut names = Vec::new();
+        let mut next = Some(filter.clone().without_cursor());
+        while let Some(filter) = next.take() {
+            let letters = self.dead_events(&filter, PAGE).await?;
+            let cursor = |letter: &Letter| {
+                let (micros, name) = place(letter);
+                LetterCursor::new(micros, name)
+            };
+            if letters.len() == PAGE {
+                next = letters
+                    .last()
+                    .map(|last| filter.clone().after(cursor(last)));
+            }
+            let is_before = |letter: &Letter| place(letter).0 < now;
+            names.extend(
+                letters
+                    .iter()
+                    .filter(|it| is_before(it))
+                    .map(|it| it.name().to_owned()),
+            );
+        }
+        let mut total = Replayed::default();
+        // Pages begin with the latest.
+        for name in names.iter().rev() {
+            let Some(values) = self.key_values(name) else {
+                continue;
+            };
+            let replay = Statement::new("replay", include_str!("sql/replay.sql"), &values.values());
+            match self.changed(&replay).await {
+                Ok(has_changed) => total.add(Replayed::of(has_changed.into(), 0)),
+                Err(error) if is_of_an_item(&error) => total.add(Replayed::of(0, 1)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(total)
     }
 
     /// Runs a statement that says whether it has changed a row.

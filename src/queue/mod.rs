@@ -212,7 +212,7 @@ impl JobQueue {
     ///
     /// # Errors
     ///
-    /// The database's error. Rows that were deleted before stay deleted.
+    /// The database's error, also if something of the application refers to a row. Rows that were deleted before stay deleted.
     pub async fn prune(&self, older_than: Duration) -> Result<u64, sqlx::Error> {
         const BATCH: i64 = 2_000;
         let Shared {

@@ -15,7 +15,13 @@
 -- events in $8, and returns only the one in $9 if that is not NULL. With $10, it returns none, and says which it would have
 -- returned.
 --
+-- It ends in half of $4, or in half a second. If a row makes it wait for longer, the worker says with another one that it
+-- lives.
+--
 -- The settings make the server look for the events of each dead worker by the index.
+SELECT 'settings', set_config('statement_timeout', limits.millis || 'ms', true)
+FROM (SELECT least(greatest($4 / 2000, 500), 4500) AS millis) AS limits
+WHERE current_setting('statement_timeout')::interval > limits.millis * interval '1 millisecond';
 SET LOCAL enable_hashjoin = off;
 SET LOCAL enable_mergejoin = off;
 WITH seen AS (

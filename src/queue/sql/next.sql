@@ -8,3 +8,4 @@ WHERE (status = 'Pending' OR (status = 'Failed' AND attempts < max_attempts))
     AND job_type = $1 AND run_at <= now() AND id <> ALL ($3)
 ORDER BY priority DESC, run_at
 LIMIT $2
+FOR UPDATE SKIP LOCKED

@@ -64,8 +64,8 @@ impl Ended {
     ) -> Self {
         let end = match error {
             None => End::Done,
-            Some(error) if error.kind() == ErrorKind::InFlight => End::NotTried,
             Some(error) if error.is_permanent() || error.kind().is_undecodable() => End::Permanent,
+            Some(error) if error.kind() == ErrorKind::InFlight => End::NotTried,
             Some(_) if attempt.tried.is_last() => End::TriesUsedUp,
             Some(_) => End::Retry,
         };

@@ -10,7 +10,7 @@ use sqlx::postgres::PgRow;
 use tokio::time::{Instant, sleep_until};
 
 use super::attempt::Attempt;
-use super::left_out::{Candidate, LeftOut};
+use super::left_out::{Candidate, LeftOut, SLOW};
 use super::run::{INTERVAL_OF_FAILURES, Run};
 use super::running::FetchingGuard;
 use crate::callback::JobService;
@@ -94,45 +94,85 @@ impl<J: JobService> Fetcher<J> {
     }
 
     async fn fetch(&mut self, free: usize) {
-        let Run { worker, .. } = &*self.run;
+        let free = free.saturating_sub(self.try_left_out().await);
         let wanted = free.min(BATCH);
+        if wanted == 0 {
+            return;
+        }
         match self.take(wanted, None).await {
             Ok(taken) => {
                 let bodies: usize = taken.iter().map(|attempt| attempt.body.len()).sum();
+                let queue = &self.run.worker.queue;
                 if taken.len() < wanted && bodies < BODIES {
-                    self.look_at = later(Instant::now(), jittered(worker.interval));
+                    let look_at = later(Instant::now(), jittered(self.run.worker.interval));
+                    let again_at = self.left_out.next_at();
+                    self.look_at = again_at.map_or(look_at, |again_at| look_at.min(again_at));
                 } else {
                     // More may wait than this worker can take.
-                    worker.queue.stored.notify_one();
+                    queue.stored.notify_one();
                 }
                 self.start(taken);
             }
-            Err(error) if is_of_an_event(&error) => self.fetch_one_by_one(wanted).await,
+            Err(error) if is_of_an_event(&error) => {
+                if !self.fetch_one_by_one(wanted).await {
+                    self.pause();
+                }
+            }
             Err(_) => self.pause(),
         }
     }
 
-    /// Takes each of the next events by itself, because the database may refuse to change the row of one of them.
-    async fn fetch_one_by_one(&mut self, wanted: usize) {
+    /// Takes an event that was left out, if it is time. Returns how many were taken.
+    async fn try_left_out(&mut self) -> usize {
+        let Some(event) = self.left_out.due() else {
+            return 0;
+        };
+        match self.take(1, Some(&event.id)).await {
+            Ok(taken) => {
+                self.left_out.remove(&event.id);
+                let count = taken.len();
+                self.start(taken);
+                return count;
+            }
+            Err(error) if is_of_an_event(&error) => {
+                let queue = &self.run.worker.queue.name;
+                self.left_out.add(queue, vec![(event, error)]);
+            }
+            Err(_) => {}
+        }
+        0
+    }
+
+    /// Takes each of the next events by itself, because the database may refuse to change the row of one of them. Returns
+    /// whether that has helped.
+    async fn fetch_one_by_one(&mut self, wanted: usize) -> bool {
+        // If no event is the cause, a statement that takes none fails too.
+        if self.take(0, None).await.is_err() {
+            return false;
+        }
         let Ok(next) = self.next(wanted).await else {
-            return self.pause();
+            return false;
         };
         let mut refused = Vec::new();
-        let mut goes_on = true;
+        let mut has_taken = false;
         for event in next {
+            if self.run.running.is_closed() {
+                break;
+            }
+            let start = Instant::now();
             match self.take(1, Some(&event.id)).await {
-                Ok(taken) => self.start(taken),
-                Err(error) if is_of_an_event(&error) => refused.push((event, error)),
-                Err(_) => {
-                    goes_on = false;
-                    break;
+                Ok(taken) => {
+                    has_taken |= !taken.is_empty();
+                    self.start(taken);
                 }
+                Err(error) if is_of_an_event(&error) => refused.push((event, error)),
+                Err(_) => break,
+            }
+            if start.elapsed() >= SLOW {
+                break;
             }
         }
-        goes_on &= self.left_out.add(&self.run.worker.queue.name, refused);
-        if !goes_on {
-            self.pause();
-        }
+        self.left_out.add(&self.run.worker.queue.name, refused) || has_taken
     }
 
     fn pause(&mut self) {
@@ -142,18 +182,26 @@ impl<J: JobService> Fetcher<J> {
     /// Takes this many events, or only the one with this id.
     async fn take(&self, wanted: usize, only: Option<&str>) -> Result<Vec<Attempt>, sqlx::Error> {
         let Run { worker, name, .. } = &*self.run;
+        let left_out = match only {
+            Some(_) => Vec::new(),
+            None => self.left_out.ids(),
+        };
         let values = [
             Value::Text(&worker.queue.name),
             Value::Text(name),
             Value::Number(i64::try_from(wanted).unwrap_or(i64::MAX)),
             Value::Number(worker.tries.min(i32::MAX.unsigned_abs() / 2).into()),
             Value::Number(i64::try_from(BODIES).unwrap_or(i64::MAX)),
-            Value::Texts(&self.left_out.ids()),
+            Value::Texts(&left_out),
             only.map_or(Value::Null, Value::Text),
         ];
         let fetch = Statement::new("fetch", include_str!("../sql/fetch.sql"), &values);
         let rows = worker.queue.connections.run(&fetch).await?;
-        rows.iter().map(Attempt::read).collect()
+        // A heartbeat returns an event whose row cannot be read.
+        Ok(rows
+            .iter()
+            .filter_map(|row| Attempt::read(row).ok())
+            .collect())
     }
 
     /// Returns the events that would be taken next.

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use sqlx::Row as _;
 use tokio::time::{Instant, sleep};
 
-use super::left_out::{Candidate, LeftOut};
+use super::left_out::{Candidate, LeftOut, SLOW};
 use super::run::{INTERVAL_OF_FAILURES, Run};
 use super::running::Running;
 use crate::ledger::lease::micros;
@@ -81,7 +81,6 @@ impl Heart {
                     observe::queue_failed(&self.queue.name, &error.into());
                 }
                 has_failed = true;
-                self.most_returned = (self.most_returned / 8).max(1);
                 sleep(INTERVAL_OF_FAILURES).await;
             }
             has_failed = false;
@@ -94,28 +93,48 @@ impl Heart {
     /// had contact for as long as others may be silent. The database says whether the contact continues, because a
     /// heartbeat can wait there, or in a pooler, for longer than the outage.
     pub(super) async fn beat(&mut self) -> Result<(), sqlx::Error> {
-        match self.send(Lost::Return).await {
-            Err(error) if is_of_an_item(&error) => self.beat_one_by_one().await,
-            answer => answer.map(drop),
-        }
-    }
-
-    /// Returns each event by itself, because the database may refuse to change the row of one of them.
-    async fn beat_one_by_one(&mut self) -> Result<(), sqlx::Error> {
-        let mut refused = Vec::new();
-        let mut ended = Ok(());
-        for event in self.send(Lost::Name).await? {
-            match self.send(Lost::ReturnOnly(&event.id)).await {
-                Ok(_) => {}
-                Err(error) if is_of_an_item(&error) => refused.push((event, error)),
-                Err(error) => {
-                    ended = Err(error);
-                    break;
-                }
+        let start = Instant::now();
+        while let Err(error) = self.send(Lost::Return).await {
+            self.most_returned = (self.most_returned / 8).max(1);
+            if !is_of_an_item(&error) || start.elapsed() >= self.dead_after {
+                return Err(error);
+            }
+            // This says that the worker lives, which the statement that failed did not.
+            let lost = self.send(Lost::Name).await?;
+            if !self.return_one_by_one(lost).await? {
+                return Err(error);
             }
         }
-        self.left_out.add(&self.queue.name, refused);
-        ended
+        if let Some(event) = self.left_out.due() {
+            self.return_one_by_one(vec![event]).await?;
+        }
+        Ok(())
+    }
+
+    /// Returns each event by itself, because the database may refuse to change the row of one of them. Returns whether that
+    /// has helped.
+    async fn return_one_by_one(&mut self, lost: Vec<Candidate>) -> Result<bool, sqlx::Error> {
+        let mut refused = Vec::new();
+        let mut has_returned = false;
+        for event in lost {
+            let start = Instant::now();
+            match self.send(Lost::ReturnOnly(&event.id)).await {
+                Ok(_) => {
+                    self.left_out.remove(&event.id);
+                    has_returned = true;
+                }
+                Err(error) if is_of_an_item(&error) => refused.push((event, error)),
+                Err(error) => {
+                    self.left_out.add(&self.queue.name, refused);
+                    return Err(error);
+                }
+            }
+            if start.elapsed() >= SLOW.min(self.dead_after / 8) {
+                self.send(Lost::Name).await?;
+                break;
+            }
+        }
+        Ok(self.left_out.add(&self.queue.name, refused) || has_returned)
     }
 
     /// Sends one heartbeat. Returns the events that it names.
@@ -137,6 +156,10 @@ impl Heart {
         let beat = || {
             let ids = self.running.ids();
             let ids: Vec<&str> = ids.iter().map(|id| &**id).collect();
+            let left_out = match lost {
+                Lost::ReturnOnly(_) => Vec::new(),
+                _ => self.left_out.ids(),
+            };
             let values = [
                 Value::Text(&self.queue.name),
                 Value::Text(&self.worker),
@@ -145,7 +168,7 @@ impl Heart {
                 Value::Flag(takes_over),
                 Value::Time(self.answered_at),
                 Value::Number(most),
-                Value::Texts(&self.left_out.ids()),
+                Value::Texts(&left_out),
                 only,
                 Value::Flag(names),
             ];

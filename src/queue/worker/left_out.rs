@@ -1,7 +1,6 @@
 //! Events whose rows the database refuses to change, because of a constraint or a trigger of the application.
 
 use std::collections::HashMap;
-use std::iter;
 use std::time::Duration;
 
 use sqlx::Error;
@@ -9,72 +8,126 @@ use tokio::time::Instant;
 
 use crate::observe;
 
-/// For how long such an event is left out before the worker tries again.
-const TIME: Duration = Duration::from_secs(30);
+/// After what time such an event is tried again by itself, at first and at last.
+const FIRST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15 * 60);
 
 /// How many events can be left out at the same time. A statement names each of them.
 const MOST: usize = 1000;
 
+/// A statement that takes longer for one event may have waited for another transaction. Others may wait for it too.
+pub(super) const SLOW: Duration = Duration::from_secs(1);
+
 /// An event that a statement would change.
+#[derive(Clone)]
 pub(super) struct Candidate {
     pub(super) id: String,
     pub(super) name: String,
 }
 
-/// The ids of events that statements leave out, so that one of them does not keep the others.
+/// The events that statements leave out, so that one of them does not keep the others. Each is tried again by itself.
 #[derive(Default)]
 pub(super) struct LeftOut {
-    until: HashMap<String, Instant>,
+    events: HashMap<String, Refused>,
+}
+
+struct Refused {
+    name: String,
+    pause: Duration,
+    again_at: Instant,
 }
 
 impl LeftOut {
-    /// Leaves these events out for a while, and logs the first one. Returns whether there was room for all.
+    /// Leaves these events out, or leaves them out for longer, and logs the first one. Returns whether one of them is new.
     pub(super) fn add(&mut self, queue: &str, refused: Vec<(Candidate, Error)>) -> bool {
-        let now = Instant::now();
-        self.until.retain(|_, until| now < *until);
-        let (events, room) = (refused.len(), MOST - self.until.len());
-        let mut refused = refused.into_iter();
-        let Some((first, error)) = refused.next() else {
-            return true;
-        };
-        observe::left_out(queue, events, &first.name, &error.into());
-        let ids = iter::once(first.id).chain(refused.map(|(event, _)| event.id));
-        self.until.extend(ids.take(room).map(|id| (id, now + TIME)));
-        events <= room
+        let (now, before, events) = (Instant::now(), self.events.len(), refused.len());
+        for (index, (event, error)) in refused.into_iter().enumerate() {
+            if index == 0 {
+                observe::left_out(queue, events, &event.name, &error.into());
+            }
+            let known = self.events.get(&event.id);
+            let pause = known.map_or(FIRST_PAUSE, |known| (known.pause * 2).min(LONGEST_PAUSE));
+            if known.is_none() && self.events.len() >= MOST {
+                break;
+            }
+            let refused = Refused {
+                name: event.name,
+                pause,
+                again_at: now + pause,
+            };
+            self.events.insert(event.id, refused);
+        }
+        self.events.len() > before
+    }
+
+    /// Leaves an event out no longer.
+    pub(super) fn remove(&mut self, id: &str) {
+        self.events.remove(id);
     }
 
     pub(super) fn ids(&self) -> Vec<&str> {
-        let now = Instant::now();
-        self.until
-            .iter()
-            .filter(|(_, until)| now < **until)
-            .map(|(id, _)| &**id)
-            .collect()
+        self.events.keys().map(|id| &**id).collect()
+    }
+
+    /// Returns the event that has to be tried again first, if it is time.
+    pub(super) fn due(&self) -> Option<Candidate> {
+        let first = self.events.iter().min_by_key(|(_, event)| event.again_at);
+        let (id, event) = first.filter(|(_, event)| event.again_at <= Instant::now())?;
+        Some(Candidate {
+            id: id.clone(),
+            name: event.name.clone(),
+        })
+    }
+
+    /// Returns when an event has to be tried again, if one is left out.
+    pub(super) fn next_at(&self) -> Option<Instant> {
+        self.events.values().map(|event| event.again_at).min()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
+    use tokio::time::advance;
+
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn events_are_left_out_for_a_while_and_not_without_limit() {
-        let mut left_out = LeftOut::default();
-        let mut add = |numbers: std::ops::Range<usize>| {
-            let event = |number: usize| Candidate {
-                id: number.to_string(),
-                name: "JOB-1 COMPLETED -".to_owned(),
-            };
-            let events = numbers.map(|number| (event(number), Error::RowNotFound));
-            let has_room = left_out.add("jobs", events.collect());
-            (has_room, left_out.ids().len())
+    fn refused(numbers: Range<usize>) -> Vec<(Candidate, Error)> {
+        let event = |number: usize| Candidate {
+            id: number.to_string(),
+            name: "JOB-1 COMPLETED -".to_owned(),
         };
-        assert_eq!(add(0..1), (true, 1));
-        tokio::time::advance(TIME / 2).await;
-        assert_eq!(add(1..MOST), (true, MOST));
-        assert_eq!(add(MOST..MOST + 1), (false, MOST));
-        tokio::time::advance(TIME / 2).await;
-        assert_eq!(add(0..0), (true, MOST - 1));
-        assert_eq!(add(MOST..MOST + 1), (true, MOST));
+        numbers
+            .map(|number| (event(number), Error::RowNotFound))
+            .collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_are_left_out_until_they_are_tried_again() {
+        let mut left_out = LeftOut::default();
+        assert!(left_out.next_at().is_none());
+        assert!(left_out.add("jobs", refused(0..1)));
+        let mut pause = FIRST_PAUSE;
+        for _ in 0..8 {
+            assert_eq!(left_out.next_at(), Some(Instant::now() + pause));
+            assert!(left_out.due().is_none());
+            advance(pause).await;
+            assert_eq!(left_out.due().unwrap().id, "0");
+            assert_eq!(left_out.ids(), ["0"]);
+            assert!(!left_out.add("jobs", refused(0..1)));
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        left_out.remove("0");
+        assert!(left_out.ids().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bounded_number_of_events_is_left_out() {
+        let mut left_out = LeftOut::default();
+        assert!(left_out.add("jobs", refused(0..MOST - 1)));
+        assert!(left_out.add("jobs", refused(0..MOST + 1)));
+        assert_eq!(left_out.ids().len(), MOST);
+        assert!(!left_out.add("jobs", refused(0..MOST + 1)));
     }
 }

@@ -66,10 +66,16 @@ impl<J: JobService> Recorder<J> {
     /// Gives up what could not be recorded for too long, but not sooner after the shutdown: an outage can have begun before
     /// it. Another worker takes the events over.
     fn give_up(&mut self) {
-        let closed_for = self.closed_at.get_or_insert_with(Instant::now).elapsed();
+        self.closed_at.get_or_insert_with(Instant::now);
+        let mut unrecorded = take(&mut self.unrecorded);
+        unrecorded.retain(|ended| !self.is_given_up(ended));
+        self.unrecorded = unrecorded;
+    }
+
+    fn is_given_up(&self, ended: &Ended) -> bool {
+        let closed_for = self.closed_at.map(|at| at.elapsed());
         let dead_after = self.run.worker.dead_after;
-        self.unrecorded
-            .retain(|ended| ended.failing_for().min(closed_for) < dead_after);
+        closed_for.is_some_and(|closed_for| ended.failing_for().min(closed_for) >= dead_after)
     }
 
     fn receive(&mut self) {
@@ -143,9 +149,17 @@ impl<J: JobService> Recorder<J> {
     }
 
     /// Records each try by itself, because one of them may have made the statement fail.
-    async fn record_one_by_one(&mut self, due: Vec<Ended>) {
+    async fn record_one_by_one(&mut self, mut due: Vec<Ended>) {
+        // They have failed together, which counts if they are given up.
+        due.iter_mut().for_each(Ended::try_again_later);
         let mut due = due.into_iter();
         while let Some(ended) = due.next() {
+            if self.run.running.is_closed() {
+                self.closed_at.get_or_insert_with(Instant::now);
+            }
+            if self.is_given_up(&ended) {
+                continue;
+            }
             let one = [ended];
             let rows = self.settle(&one).await;
             let one = one.into();

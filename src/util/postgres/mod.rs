@@ -4,6 +4,7 @@
 mod opener;
 #[cfg(feature = "queue")]
 pub(crate) mod own_connections;
+mod redacted;
 mod table;
 
 use sqlx::Row as _;
@@ -11,6 +12,7 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgDatabaseError, PgRow, PgSeverity};
 
 pub(crate) use opener::Opener;
+pub(crate) use redacted::redacted;
 pub(crate) use table::Table;
 
 /// The `SQLSTATE`s after which a connection is of no use: its prepared statements differ from the

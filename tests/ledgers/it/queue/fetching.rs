@@ -268,7 +268,7 @@ async fn results_that_cannot_be_recorded_are_bounded() {
     assert_eq!(log.entries().len(), 200);
 }
 
-/// Guide: "If they refuse to change a stored row, its event waits, and workers try again". Those behind it run.
+/// Guide: "If they refuse to change a stored row […], its event waits". Those behind it run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn events_that_cannot_be_taken_keep_no_other_one() {
@@ -394,4 +394,29 @@ async fn a_shutdown_while_events_are_fetched_runs_or_leaves_them() {
     worker.end().await;
     assert_eq!(log.entries(), ["JOB-1"]);
     assert_eq!(fixture.rows("status = 'Done'").await, 1);
+}
+
+/// "The settings that `after_connect` makes change nothing": with another encoding, a name could not be read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn events_run_whatever_encoding_the_application_sets() {
+    let fixture = Fixture::new().await;
+    for guid in ["JOB-1", "JOB-é", "JOB-2"] {
+        fixture.store(completed(guid)).await;
+    }
+    let pool = sqlx::postgres::PgPoolOptions::new()
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                sqlx::raw_sql("SET client_encoding = 'LATIN1'")
+                    .execute(connection)
+                    .await?;
+                Ok(())
+            })
+        })
+        .connect_lazy_with(fixture.database.options());
+    let queue = mx_job_webhook::queue::JobQueue::postgres(pool);
+    let log = Log::default();
+    let worker = Running::start(quick(&queue, logging(&log)).with_tries(1));
+    until_logged(&log, 3).await;
+    worker.end().await;
 }

@@ -394,7 +394,7 @@ async fn calls_that_are_not_polled_stop_no_heartbeat() {
     assert_eq!(ran, 0);
 }
 
-/// Guide: "If they refuse to change a stored row, its event waits, and workers try again". Others take over the other events
+/// Guide: "If they refuse to change a stored row […], its event waits". Others take over the other events
 /// of its worker, and count as alive.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]

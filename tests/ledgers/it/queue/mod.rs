@@ -8,6 +8,7 @@ mod fetching;
 mod heartbeats;
 mod logged;
 mod plans;
+mod refused;
 mod storing;
 mod storm;
 mod tables;

@@ -586,3 +586,62 @@ async fn a_row_that_is_locked_by_others_is_recorded_later() {
     worker.end().await;
     assert_eq!(log.entries().len(), 2);
 }
+
+/// Guide: "`Pending` rows have not run", "other `Failed` rows have failed and wait until `run_at`", and the query of "What has failed
+/// and runs again, with its last error". An event that has failed, and then met an earlier delivery, has failed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_event_that_has_failed_is_found_with_its_error_after_a_try_that_did_not_count() {
+    let fixture = Fixture::new().await;
+    let ledger = MemoryLedger::new();
+    let event = completed("JOB-1");
+    let name = EventName::of(&event);
+    fixture.store(event).await;
+    let jobs = JobRouter::new().on_completed(|_: JobEvent| async {
+        Err::<(), tower::BoxError>("the bank is closed".into())
+    });
+    let pause = Duration::from_millis(500);
+    let worker = quick(&fixture.queue, DedupeLayer::new(ledger.clone()).layer(jobs));
+    let worker = Running::start(worker.with_backoff(pause, pause));
+    fixture.until(1, "status = 'Failed' AND attempts = 1").await;
+    let claim = ledger.claim(&name, Duration::from_secs(600)).await.unwrap();
+    assert!(matches!(claim, Claim::Granted(_)), "{claim:?}");
+    // Two tries that do not count.
+    sleep(pause * 3).await;
+    let failed = "job_type = 'mx-jobs' AND status = 'Failed' AND attempts < max_attempts";
+    let failed = fixture.rows(failed).await;
+    let with_error = fixture
+        .rows("last_result ->> 'Err' LIKE '%the bank is closed%'")
+        .await;
+    worker.end().await;
+    assert_eq!(
+        (failed, with_error),
+        (1, 1),
+        "rows that have failed, and rows with the error"
+    );
+}
+
+/// "So it is at once after a `Permanent` error", whatever its cause.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_permanent_error_of_middleware_whose_cause_is_in_flight_makes_a_dead_letter() {
+    let fixture = Fixture::new().await;
+    let ledger = MemoryLedger::new();
+    let event = completed("JOB-1");
+    let lease = Duration::from_secs(600);
+    let claim = ledger.claim(&EventName::of(&event), lease).await.unwrap();
+    assert!(matches!(claim, Claim::Granted(_)), "{claim:?}");
+    fixture.store(event).await;
+    let log = Log::default();
+    let noted = log.clone();
+    let inner = DedupeLayer::new(ledger).layer(logging(&log));
+    let jobs = tower::service_fn(move |event: JobEvent| {
+        noted.push("runs".to_owned());
+        let inner = inner.clone();
+        async move { inner.oneshot(event).await.map_err(Permanent::new) }
+    });
+    let worker = Running::start(quick(&fixture.queue, jobs).with_tries(3));
+    fixture.until(1, "status = 'Killed'").await;
+    worker.end().await;
+    assert_eq!(log.entries(), ["runs"]);
+}
