@@ -204,7 +204,9 @@ where
     let receipts = match run(rows).await {
         Ok(receipts) => receipts,
         Err(error) => {
-            let is_for_each = calls.len() > 1 && is_of_an_item(&error);
+            // If no row is the cause, a statement without rows fails too.
+            let is_for_each =
+                calls.len() > 1 && is_of_an_item(&error) && run(Vec::new()).await.is_ok();
             let error = Arc::new(error);
             for call in calls {
                 let answer = if is_for_each {

@@ -9,7 +9,7 @@ use super::statement::{Statement, Value};
 use super::{JobQueue, Shared};
 use crate::event::JobEvent;
 use crate::ledger::CommitInError;
-use crate::util::postgres::UnexpectedAnswer;
+use crate::util::postgres::{UnexpectedAnswer, redacted};
 
 /// How long the transaction may be idle, in ms, if there is no other limit.
 const IDLE_IN_TRANSACTION: i64 = 60_000;
@@ -92,7 +92,8 @@ impl JobQueue {
         let commit_in = Statement::new("commit_in", include_str!("sql/commit_in.sql"), &values);
         let row = sqlx::raw_sql(AssertSqlSafe(commit_in.sql))
             .fetch_one(&mut **transaction)
-            .await?;
+            .await
+            .map_err(redacted)?;
         if row.try_get::<&str, _>(0)? != commit_in.name {
             return Err(sqlx::Error::from(UnexpectedAnswer(commit_in.name)).into());
         }

@@ -132,7 +132,8 @@ impl JobQueue {
     ///
     /// # Cancellation
     ///
-    /// If the future is dropped, it stops after the current thousand.
+    /// If the future is dropped, it stops after the current thousand, or after the current letter if the database refuses to
+    /// change one of them.
     pub async fn replay_all(&self, filter: &LetterFilter) -> Result<Replayed, sqlx::Error> {
         let mut replayed = Replayed::default();
         if filter.kind().is_none_or(|kind| kind == LetterKind::Event) {
@@ -227,6 +228,13 @@ impl JobQueue {
         loop {
             let rows = match self.shared.connections.run_once(&replay).await {
                 Err(error) if is_of_an_item(&error) => {
+                    // If no letter is the cause, a statement that replays none fails too.
+                    let [queue, status, error, since, until] =
+                        choice.values(&self.shared.name, Some(now));
+                    let values = [queue, status, error, since, until, Value::Number(0)];
+                    let none = include_str!("sql/replay_all.sql");
+                    let none = Statement::new("replay_all", none, &values);
+                    self.shared.connections.run(&none).await?;
                     total.add(self.replay_one_by_one(filter, now).await?);
                     return Ok(total);
                 }
@@ -276,8 +284,12 @@ impl JobQueue {
                 continue;
             };
             let replay = Statement::new("replay", include_str!("sql/replay.sql"), &values.values());
-            match self.changed(&replay).await {
-                Ok(has_changed) => total.add(Replayed::of(has_changed.into(), 0)),
+            match self.shared.connections.run(&replay).await {
+                Ok(rows) => {
+                    let has_changed: bool = first(&rows, "replay")?.try_get(1)?;
+                    total.add(Replayed::of(has_changed.into(), 0));
+                    self.shared.stored.notify_one();
+                }
                 Err(error) if is_of_an_item(&error) => total.add(Replayed::of(0, 1)),
                 Err(error) => return Err(error),
             }

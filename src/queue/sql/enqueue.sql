@@ -6,7 +6,8 @@
 --
 -- An event that exists is skipped before the insertion, which would wait for a transaction that has locked its row. The
 -- server may have lost its standby, or crashed, before it confirmed that row: then this transaction writes a message, so
--- that the server confirms both. The last column has the ids for events that were handled before. Without statistics, a join would read all of them.
+-- that the server confirms both. The last column has the ids of the events that were handled before. It has no join: without statistics of the table, the server would read
+-- all handled events for it.
 WITH settings AS (
     SELECT CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
         THEN set_config('synchronous_commit', 'on', true) END

@@ -1,8 +1,9 @@
 -- Records how tries ended. $1 the worker, $2 the ids, $3 the numbers of the tries, $4 the new statuses, $5 the
--- results, $6 the pauses before the next tries in µs, $7 the tokens of the tries.
+-- results, $6 the pauses before the next tries in µs, $7 the tokens of the tries, $8 how many tries
+-- count.
 --
--- A try with the status 'Pending' does not count. Its number can be that of the next one, but not its token. An event that has
--- failed before remains 'Failed', with the error of then.
+-- If a try does not count, its number can be that of the next one, but not its token. An event that has been tried before keeps
+-- the error of then.
 --
 -- If a row is locked, a transaction of the application ends the event, or will be rolled back. If the answer was lost and the
 -- statement is repeated, the end is recorded already.
@@ -10,9 +11,7 @@ WITH settings AS (
     SELECT CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
         THEN set_config('synchronous_commit', 'on', true) END
 ), ended AS (
-    SELECT *, CASE status WHEN 'Pending' THEN number - 1 ELSE number END AS tries,
-        CASE WHEN status = 'Pending' AND number > 1 THEN 'Failed' ELSE status END AS new_status
-    FROM unnest($2, $3, $4, $5, $6, $7) AS ended (id, number, status, result, pause, token)
+    SELECT * FROM unnest($2, $3, $4, $5, $6, $7, $8) AS ended (id, number, status, result, pause, token, tries)
 ), held AS (
     SELECT jobs.id FROM ended JOIN apalis.jobs ON jobs.id = ended.id
     WHERE lock_by = $1 AND attempts = number - 1 AND jobs.status = 'Running'
@@ -24,8 +23,8 @@ WITH settings AS (
     FOR UPDATE OF jobs SKIP LOCKED
 ), settled AS (
     UPDATE apalis.jobs
-    SET status = new_status, attempts = tries, lock_by = NULL,
-        last_result = CASE WHEN ended.status = new_status THEN result::jsonb ELSE last_result END || CASE WHEN last_result -> 'before' IS NOT NULL
+    SET status = ended.status, attempts = tries, lock_by = NULL,
+        last_result = CASE WHEN tries BETWEEN 1 AND number - 1 THEN coalesce(last_result, '{}') ELSE result::jsonb END || CASE WHEN last_result -> 'before' IS NOT NULL
             THEN jsonb_build_object('before', last_result -> 'before') ELSE '{}' END,
         done_at = clock_timestamp(), run_at = clock_timestamp() + pause * interval '1 microsecond'
     FROM ended JOIN unlocked ON unlocked.id = ended.id, settings
@@ -36,7 +35,7 @@ SELECT 'settle', id, CASE
     WHEN id IN (SELECT id FROM settled) THEN 'settled'
     WHEN id IN (SELECT id FROM held) THEN 'locked'
     WHEN EXISTS (
-        SELECT FROM apalis.jobs WHERE jobs.id = ended.id AND attempts = tries AND jobs.status = new_status
+        SELECT FROM apalis.jobs WHERE jobs.id = ended.id AND attempts = tries AND jobs.status = ended.status
     ) THEN 'settled'
     ELSE 'lost' END
 FROM ended

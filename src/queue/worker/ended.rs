@@ -21,11 +21,17 @@ use crate::util::random::jittered;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
+/// The same for an end that the database has refused by itself.
+const FIRST_REFUSED: Duration = Duration::from_secs(1);
+const LONGEST_REFUSED: Duration = Duration::from_secs(30);
+
 /// The end of a try that is not recorded yet.
 pub(super) struct Ended {
     id: String,
     name: String,
     number: u32,
+    /// How many tries the event can have.
+    limit: u32,
     token: FencingToken,
     end: End,
     result: String,
@@ -52,6 +58,8 @@ struct Failing {
     since: Instant,
     again_at: Instant,
     pause: Duration,
+    /// Whether the database has refused it by itself.
+    is_refused: bool,
 }
 
 impl Ended {
@@ -77,6 +85,7 @@ impl Ended {
             id: attempt.id,
             name: attempt.name,
             number: attempt.tried.number,
+            limit: attempt.tried.limit,
             token: attempt.token,
             end,
             result: result.to_string(),
@@ -106,15 +115,37 @@ impl Ended {
 
     pub(super) fn try_again_later(&mut self) {
         let now = Instant::now();
-        let (since, pause) = match &self.failing {
-            Some(failing) => (failing.since, (failing.pause * 2).min(LONGEST_PAUSE)),
-            None => (now, FIRST_PAUSE),
+        let (since, pause, is_refused) = match &self.failing {
+            Some(it) if it.is_refused => (it.since, (it.pause * 2).min(LONGEST_REFUSED), true),
+            Some(it) => (it.since, (it.pause * 2).min(LONGEST_PAUSE), false),
+            None => (now, FIRST_PAUSE, false),
         };
         self.failing = Some(Failing {
             since,
             again_at: now + jittered(pause),
             pause,
+            is_refused,
         });
+    }
+
+    /// Says that the database has refused to record it by itself, so that it keeps no other one. Logs that for the first time.
+    pub(super) fn is_refused_by_itself(&mut self, queue: &str, error: sqlx::Error) {
+        self.try_again_later();
+        if let Some(failing) = &mut self.failing
+            && !failing.is_refused
+        {
+            failing.is_refused = true;
+            failing.pause = FIRST_REFUSED;
+            failing.again_at = Instant::now() + jittered(FIRST_REFUSED);
+            observe::left_out(queue, 1, &self.name, &error.into());
+        }
+    }
+
+    /// Returns whether it is recorded without others.
+    pub(super) fn is_alone(&self) -> bool {
+        self.failing
+            .as_ref()
+            .is_some_and(|failing| failing.is_refused)
     }
 
     /// Reports the end, which is recorded.
@@ -153,10 +184,17 @@ pub(super) fn settle(worker: &str, ended: &[Ended]) -> Statement {
     let tokens: Vec<i64> = ended.iter().map(token).collect();
     let status = |ended: &Ended| match ended.end {
         End::Done => "Done",
-        End::NotTried => "Pending",
+        // A row that has failed as often as it may would be a dead letter.
+        End::NotTried if ended.number == 1 || ended.number > ended.limit => "Pending",
+        End::NotTried => "Failed",
         End::Retry | End::TriesUsedUp => "Failed",
         End::Permanent => "Killed",
     };
+    let tries = |ended: &Ended| match ended.end {
+        End::NotTried => i64::from(ended.number) - 1,
+        _ => ended.number.into(),
+    };
+    let tries: Vec<i64> = ended.iter().map(tries).collect();
     let statuses: Vec<&str> = ended.iter().map(status).collect();
     let results: Vec<&str> = ended.iter().map(|ended| &*ended.result).collect();
     let pauses: Vec<i64> = ended.iter().map(|ended| micros(ended.pause)).collect();
@@ -168,6 +206,7 @@ pub(super) fn settle(worker: &str, ended: &[Ended]) -> Statement {
         Value::Texts(&results),
         Value::Numbers(&pauses),
         Value::Numbers(&tokens),
+        Value::Numbers(&tries),
     ];
     Statement::new("settle", include_str!("../sql/settle.sql"), &values)
 }
@@ -185,6 +224,7 @@ mod tests {
             id: "1".to_owned(),
             name: "JOB-1".to_owned(),
             number: 1,
+            limit: 1,
             token: FencingToken::new(1),
             end: End::Done,
             result: "{}".to_owned(),

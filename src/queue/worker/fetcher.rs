@@ -33,6 +33,8 @@ pub(super) struct Fetcher<J> {
     /// When to look for events next, if none is stored by this process before.
     look_at: Instant,
     left_out: LeftOut,
+    /// When to take such an event again at the earliest.
+    left_out_at: Instant,
     _fetching: FetchingGuard,
 }
 
@@ -43,6 +45,7 @@ impl<J: JobService> Fetcher<J> {
             run,
             look_at: Instant::now(),
             left_out: LeftOut::default(),
+            left_out_at: Instant::now(),
         }
     }
 
@@ -94,24 +97,19 @@ impl<J: JobService> Fetcher<J> {
     }
 
     async fn fetch(&mut self, free: usize) {
-        let free = free.saturating_sub(self.try_left_out().await);
         let wanted = free.min(BATCH);
-        if wanted == 0 {
-            return;
-        }
         match self.take(wanted, None).await {
             Ok(taken) => {
                 let bodies: usize = taken.iter().map(|attempt| attempt.body.len()).sum();
-                let queue = &self.run.worker.queue;
-                if taken.len() < wanted && bodies < BODIES {
-                    let look_at = later(Instant::now(), jittered(self.run.worker.interval));
-                    let again_at = self.left_out.next_at();
-                    self.look_at = again_at.map_or(look_at, |again_at| look_at.min(again_at));
+                let count = taken.len();
+                self.start(taken);
+                if count < wanted && bodies < BODIES {
+                    self.look_at = later(Instant::now(), jittered(self.run.worker.interval));
+                    self.take_left_out().await;
                 } else {
                     // More may wait than this worker can take.
-                    queue.stored.notify_one();
+                    self.run.worker.queue.stored.notify_one();
                 }
-                self.start(taken);
             }
             Err(error) if is_of_an_event(&error) => {
                 if !self.fetch_one_by_one(wanted).await {
@@ -122,25 +120,30 @@ impl<J: JobService> Fetcher<J> {
         }
     }
 
-    /// Takes an event that was left out, if it is time. Returns how many were taken.
-    async fn try_left_out(&mut self) -> usize {
-        let Some(event) = self.left_out.due() else {
-            return 0;
-        };
-        match self.take(1, Some(&event.id)).await {
-            Ok(taken) => {
-                self.left_out.remove(&event.id);
-                let count = taken.len();
-                self.start(taken);
-                return count;
+    /// Takes an event that was left out, if it is time, and looks again in time for the next one.
+    async fn take_left_out(&mut self) {
+        let start = Instant::now();
+        if let Some(event) = self.left_out.due().filter(|_| self.left_out_at <= start) {
+            let queue = &self.run.worker.queue.name;
+            match self.take(1, Some(&event.id)).await {
+                Ok(taken) => {
+                    self.left_out.remove(&event.id);
+                    if !taken.is_empty() {
+                        self.left_out.try_all();
+                    }
+                    self.start(taken);
+                }
+                Err(error) if is_of_an_event(&error) => {
+                    self.left_out.add(queue, vec![(event, error)]);
+                }
+                Err(_) => return self.pause(),
             }
-            Err(error) if is_of_an_event(&error) => {
-                let queue = &self.run.worker.queue.name;
-                self.left_out.add(queue, vec![(event, error)]);
-            }
-            Err(_) => {}
+            // One that waits must not slow the others down.
+            self.left_out_at = Instant::now() + 10 * start.elapsed();
         }
-        0
+        if let Some(next_at) = self.left_out.next_at() {
+            self.look_at = self.look_at.min(next_at.max(self.left_out_at));
+        }
     }
 
     /// Takes each of the next events by itself, because the database may refuse to change the row of one of them. Returns

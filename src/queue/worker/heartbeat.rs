@@ -51,6 +51,12 @@ enum Lost<'a> {
     Name,
 }
 
+/// The answer to a heartbeat.
+struct Answer {
+    returned: i64,
+    named: Vec<Candidate>,
+}
+
 impl Heart {
     pub(super) fn new<J>(run: &Run<J>) -> Self {
         Self {
@@ -100,12 +106,14 @@ impl Heart {
                 return Err(error);
             }
             // This says that the worker lives, which the statement that failed did not.
-            let lost = self.send(Lost::Name).await?;
+            let lost = self.send(Lost::Name).await?.named;
             if !self.return_one_by_one(lost).await? {
                 return Err(error);
             }
         }
-        if let Some(event) = self.left_out.due() {
+        while start.elapsed() < self.dead_after / 4
+            && let Some(event) = self.left_out.due()
+        {
             self.return_one_by_one(vec![event]).await?;
         }
         Ok(())
@@ -116,12 +124,14 @@ impl Heart {
     async fn return_one_by_one(&mut self, lost: Vec<Candidate>) -> Result<bool, sqlx::Error> {
         let mut refused = Vec::new();
         let mut has_returned = false;
+        let mut answered_at = Instant::now();
         for event in lost {
             let start = Instant::now();
             match self.send(Lost::ReturnOnly(&event.id)).await {
-                Ok(_) => {
+                Ok(answer) => {
                     self.left_out.remove(&event.id);
-                    has_returned = true;
+                    has_returned |= answer.returned > 0;
+                    answered_at = Instant::now();
                 }
                 Err(error) if is_of_an_item(&error) => refused.push((event, error)),
                 Err(error) => {
@@ -129,16 +139,23 @@ impl Heart {
                     return Err(error);
                 }
             }
-            if start.elapsed() >= SLOW.min(self.dead_after / 8) {
+            // A statement that failed did not say that the worker lives.
+            if answered_at.elapsed() >= self.dead_after / 8 {
                 self.send(Lost::Name).await?;
+                answered_at = Instant::now();
+            }
+            if start.elapsed() >= SLOW {
                 break;
             }
+        }
+        if has_returned {
+            self.left_out.try_all();
         }
         Ok(self.left_out.add(&self.queue.name, refused) || has_returned)
     }
 
-    /// Sends one heartbeat. Returns the events that it names.
-    async fn send(&mut self, lost: Lost<'_>) -> Result<Vec<Candidate>, sqlx::Error> {
+    /// Sends one heartbeat.
+    async fn send(&mut self, lost: Lost<'_>) -> Result<Answer, sqlx::Error> {
         let takes_over = self
             .contact_since
             .is_some_and(|since| since.elapsed() >= self.dead_after);
@@ -199,7 +216,10 @@ impl Heart {
             id,
             name: name.unwrap_or_default(),
         };
-        Ok(named.into_iter().map(candidate).collect())
+        Ok(Answer {
+            returned,
+            named: named.into_iter().map(candidate).collect(),
+        })
     }
 }
 

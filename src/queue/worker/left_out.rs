@@ -1,4 +1,5 @@
-//! Events whose rows the database refuses to change, because of a constraint or a trigger of the application.
+//! Events whose rows the database refuses to change, or whose change waits, because of a constraint, a trigger or a lock of the
+//! application.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -39,17 +40,24 @@ struct Refused {
 
 impl LeftOut {
     /// Leaves these events out, or leaves them out for longer, and logs the first one. Returns whether one of them is new.
-    pub(super) fn add(&mut self, queue: &str, refused: Vec<(Candidate, Error)>) -> bool {
-        let (now, before, events) = (Instant::now(), self.events.len(), refused.len());
+    pub(super) fn add(&mut self, queue: &str, mut refused: Vec<(Candidate, Error)>) -> bool {
+        let (now, before) = (Instant::now(), self.events.len());
+        let mut room = MOST.saturating_sub(before);
+        refused.retain(|(event, _)| {
+            if self.events.contains_key(&event.id) {
+                return true;
+            }
+            let has_room = room > 0;
+            room = room.saturating_sub(1);
+            has_room
+        });
+        let events = refused.len();
         for (index, (event, error)) in refused.into_iter().enumerate() {
             if index == 0 {
                 observe::left_out(queue, events, &event.name, &error.into());
             }
             let known = self.events.get(&event.id);
             let pause = known.map_or(FIRST_PAUSE, |known| (known.pause * 2).min(LONGEST_PAUSE));
-            if known.is_none() && self.events.len() >= MOST {
-                break;
-            }
             let refused = Refused {
                 name: event.name,
                 pause,
@@ -63,6 +71,14 @@ impl LeftOut {
     /// Leaves an event out no longer.
     pub(super) fn remove(&mut self, id: &str) {
         self.events.remove(id);
+    }
+
+    /// Has all events tried again now, because the database has taken one: what refused them may be mended too.
+    pub(super) fn try_all(&mut self) {
+        let now = Instant::now();
+        for event in self.events.values_mut() {
+            event.again_at = event.again_at.min(now);
+        }
     }
 
     pub(super) fn ids(&self) -> Vec<&str> {
@@ -120,6 +136,17 @@ mod tests {
         }
         left_out.remove("0");
         assert!(left_out.ids().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_can_be_tried_before_their_pause_has_ended() {
+        let mut left_out = LeftOut::default();
+        assert!(left_out.add("jobs", refused(0..3)));
+        left_out.remove("0");
+        assert!(left_out.due().is_none());
+        left_out.try_all();
+        assert!(left_out.due().is_some());
+        assert_eq!(left_out.ids().len(), 2);
     }
 
     #[tokio::test(start_paused = true)]

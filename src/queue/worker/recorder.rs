@@ -113,8 +113,16 @@ impl<J: JobService> Recorder<J> {
     async fn record(&mut self) {
         let now = Instant::now();
         let (mut due, mut later) = (Vec::new(), Vec::new());
-        for ended in take(&mut self.unrecorded) {
-            if due.len() < BATCH && ended.is_due(now) {
+        let mut unrecorded = take(&mut self.unrecorded);
+        // One that the database has refused by itself comes when no other is due.
+        unrecorded.sort_by_key(Ended::is_alone);
+        for ended in unrecorded {
+            let has_room = if ended.is_alone() {
+                due.is_empty()
+            } else {
+                due.len() < BATCH
+            };
+            if has_room && ended.is_due(now) {
                 due.push(ended);
             } else {
                 later.push(ended);
@@ -123,7 +131,10 @@ impl<J: JobService> Recorder<J> {
         self.unrecorded = later;
         match self.settle(&due).await {
             Ok(rows) => self.recorded(due, &rows),
-            Err(error) if is_of_an_item(&error) => self.record_one_by_one(due).await,
+            // If no try is the cause, a statement that records none fails too.
+            Err(error) if is_of_an_item(&error) && self.settle(&[]).await.is_ok() => {
+                self.record_one_by_one(due).await;
+            }
             Err(_) => self.record_later(due),
         }
     }
@@ -150,7 +161,7 @@ impl<J: JobService> Recorder<J> {
 
     /// Records each try by itself, because one of them may have made the statement fail.
     async fn record_one_by_one(&mut self, mut due: Vec<Ended>) {
-        // They have failed together, which counts if they are given up.
+        // The statement with all of them was their first failure.
         due.iter_mut().for_each(Ended::try_again_later);
         let mut due = due.into_iter();
         while let Some(ended) = due.next() {
@@ -160,16 +171,17 @@ impl<J: JobService> Recorder<J> {
             if self.is_given_up(&ended) {
                 continue;
             }
-            let one = [ended];
-            let rows = self.settle(&one).await;
-            let one = one.into();
-            match rows {
-                Ok(rows) => self.recorded(one, &rows),
-                Err(error) if is_of_an_item(&error) => self.record_later(one),
+            let mut one = [ended];
+            match self.settle(&one).await {
+                Ok(rows) => self.recorded(one.into(), &rows),
+                Err(error) if is_of_an_item(&error) => {
+                    one[0].is_refused_by_itself(&self.run.worker.queue.name, error);
+                    self.unrecorded.extend(one);
+                }
                 // The others would take as long to fail.
                 Err(_) => {
-                    self.record_later(one);
-                    return self.record_later(due.collect());
+                    self.unrecorded.extend(one);
+                    return self.unrecorded.extend(due);
                 }
             }
         }

@@ -329,6 +329,8 @@ fn limit(name: &str) -> i64 {
         "prune" => 20 * 10_000,
         // Up to 1,000 rows, each with a new version in every index.
         "replay_all" => 60 * 1_000,
+        // The same with up to 64 rows.
+        "settle" => 60 * 64,
         // Up to 1,000 rows.
         "dead_letters" => 2 * 1_000,
         // A look into the index of holders for each of 500 workers.
