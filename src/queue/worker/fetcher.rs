@@ -97,19 +97,24 @@ impl<J: JobService> Fetcher<J> {
     }
 
     async fn fetch(&mut self, free: usize) {
+        let free = free.saturating_sub(self.take_left_out().await);
         let wanted = free.min(BATCH);
+        if wanted == 0 {
+            return;
+        }
         match self.take(wanted, None).await {
             Ok(taken) => {
                 let bodies: usize = taken.iter().map(|attempt| attempt.body.len()).sum();
-                let count = taken.len();
-                self.start(taken);
-                if count < wanted && bodies < BODIES {
-                    self.look_at = later(Instant::now(), jittered(self.run.worker.interval));
-                    self.take_left_out().await;
+                if taken.len() < wanted && bodies < BODIES {
+                    let look_at = later(Instant::now(), jittered(self.run.worker.interval));
+                    let next_at = self.left_out.next_at();
+                    let next_at = next_at.map(|next_at| next_at.max(self.left_out_at));
+                    self.look_at = next_at.map_or(look_at, |next_at| next_at.min(look_at));
                 } else {
                     // More may wait than this worker can take.
                     self.run.worker.queue.stored.notify_one();
                 }
+                self.start(taken);
             }
             Err(error) if is_of_an_event(&error) => {
                 if !self.fetch_one_by_one(wanted).await {
@@ -120,30 +125,32 @@ impl<J: JobService> Fetcher<J> {
         }
     }
 
-    /// Takes an event that was left out, if it is time, and looks again in time for the next one.
-    async fn take_left_out(&mut self) {
+    /// Takes an event that was left out, if it is time. Returns how many it has taken.
+    async fn take_left_out(&mut self) -> usize {
         let start = Instant::now();
-        if let Some(event) = self.left_out.due().filter(|_| self.left_out_at <= start) {
-            let queue = &self.run.worker.queue.name;
-            match self.take(1, Some(&event.id)).await {
-                Ok(taken) => {
-                    self.left_out.remove(&event.id);
-                    if !taken.is_empty() {
-                        self.left_out.try_all();
-                    }
-                    self.start(taken);
+        let Some(event) = self.left_out.due().filter(|_| self.left_out_at <= start) else {
+            return 0;
+        };
+        let taken = self.take(1, Some(&event.id)).await;
+        // One that waits must not slow the others down.
+        self.left_out_at = Instant::now() + 10 * start.elapsed();
+        match taken {
+            Ok(taken) => {
+                self.left_out.remove(&event.id);
+                let count = taken.len();
+                if count > 0 {
+                    self.left_out.try_all();
                 }
-                Err(error) if is_of_an_event(&error) => {
-                    self.left_out.add(queue, vec![(event, error)]);
-                }
-                Err(_) => return self.pause(),
+                self.start(taken);
+                return count;
             }
-            // One that waits must not slow the others down.
-            self.left_out_at = Instant::now() + 10 * start.elapsed();
+            Err(error) if is_of_an_event(&error) => {
+                let queue = &self.run.worker.queue.name;
+                self.left_out.add(queue, vec![(event, error)]);
+            }
+            Err(_) => self.left_out_at += INTERVAL_OF_FAILURES,
         }
-        if let Some(next_at) = self.left_out.next_at() {
-            self.look_at = self.look_at.min(next_at.max(self.left_out_at));
-        }
+        0
     }
 
     /// Takes each of the next events by itself, because the database may refuse to change the row of one of them. Returns

@@ -12,6 +12,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 use super::ended::{Ended, settle};
+use super::left_out::SLOW;
 use super::run::Run;
 use crate::callback::JobService;
 use crate::queue::connections::is_of_an_item;
@@ -131,12 +132,17 @@ impl<J: JobService> Recorder<J> {
         self.unrecorded = later;
         match self.settle(&due).await {
             Ok(rows) => self.recorded(due, &rows),
-            // If no try is the cause, a statement that records none fails too.
-            Err(error) if is_of_an_item(&error) && self.settle(&[]).await.is_ok() => {
+            Err(error) if is_of_an_item(&error) && self.may_be_of_an_item(now).await => {
                 self.record_one_by_one(due).await;
             }
             Err(_) => self.record_later(due),
         }
+    }
+
+    /// If no try is the cause of a failure, a statement that records none fails too. If the statement has waited, so would that
+    /// one, and the first try tells as much.
+    async fn may_be_of_an_item(&self, begun: Instant) -> bool {
+        begun.elapsed() >= SLOW || self.settle(&[]).await.is_ok()
     }
 
     async fn settle(&self, due: &[Ended]) -> Result<Vec<PgRow>, sqlx::Error> {
@@ -171,18 +177,25 @@ impl<J: JobService> Recorder<J> {
             if self.is_given_up(&ended) {
                 continue;
             }
+            let start = Instant::now();
             let mut one = [ended];
-            match self.settle(&one).await {
-                Ok(rows) => self.recorded(one.into(), &rows),
-                Err(error) if is_of_an_item(&error) => {
-                    one[0].is_refused_by_itself(&self.run.worker.queue.name, error);
-                    self.unrecorded.extend(one);
+            let is_of_others_too = match self.settle(&one).await {
+                Ok(rows) => {
+                    self.recorded(one.into(), &rows);
+                    false
                 }
-                // The others would take as long to fail.
-                Err(_) => {
+                Err(error) => {
+                    let is_of_an_item = is_of_an_item(&error);
+                    if is_of_an_item {
+                        one[0].is_refused_by_itself(&self.run.worker.queue.name, error);
+                    }
                     self.unrecorded.extend(one);
-                    return self.unrecorded.extend(due);
+                    !is_of_an_item || start.elapsed() >= SLOW
                 }
+            };
+            if is_of_others_too {
+                // They would take as long to fail. If not, they are recorded next, without this one.
+                return self.unrecorded.extend(due);
             }
         }
     }
