@@ -103,8 +103,18 @@ impl Shared {
         let answer = first(&answer, "enqueue")?;
         // An event that existed may be of an earlier statement whose answer was lost.
         self.stored.notify_one();
-        let handled: Option<Vec<String>> = answer.try_get(3)?;
-        let handled = handled.unwrap_or_default();
+        let has_found: Option<&str> = answer.try_get(2)?;
+        let mut handled = Vec::new();
+        if has_found.is_some() {
+            let look = include_str!("sql/handled.sql");
+            let look = Statement::new("handled", look, &values[..3]);
+            // If this fails, all are stored nevertheless.
+            let rows = self.connections.run(&look).await.unwrap_or_default();
+            handled = rows
+                .iter()
+                .filter_map(|row| row.try_get::<String, _>(1).ok())
+                .collect();
+        }
         let receipt = |row: &Arc<NewRow>| match handled.contains(&row.id) {
             true => Receipt::Duplicate,
             false => Receipt::Queued,

@@ -6,8 +6,7 @@
 --
 -- An event that exists is skipped before the insertion, which would wait for a transaction that has locked its row. The
 -- server may have lost its standby, or crashed, before it confirmed that row: then this transaction writes a message, so
--- that the server confirms both. The last column has the ids of the events that were handled before. It has no join: without statistics of the table, the server would read
--- all handled events for it.
+-- that the server confirms both.
 WITH settings AS (
     SELECT CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
         THEN set_config('synchronous_commit', 'on', true) END
@@ -19,13 +18,7 @@ WITH settings AS (
     WHERE NOT EXISTS (SELECT FROM apalis.jobs WHERE job_type = $1 AND idempotency_key = key)
     ON CONFLICT (job_type, idempotency_key) DO NOTHING
     RETURNING id
-), found AS (
-    SELECT (SELECT count(*) FROM stored) < cardinality($2) AS any
 )
-SELECT 'enqueue', EXISTS (SELECT FROM stored),
-    CASE WHEN found.any THEN pg_logical_emit_message(true, 'mx-job-webhook', '') END::text,
-    CASE WHEN found.any THEN (
-        SELECT array_agg(new.id) FROM unnest($2, $3) AS new (id, key)
-        WHERE (SELECT status FROM apalis.jobs WHERE job_type = $1 AND idempotency_key = key) = 'Done'
-    ) END
-FROM settings, found
+SELECT 'enqueue', EXISTS (SELECT FROM stored), CASE WHEN (SELECT count(*) FROM stored) < cardinality($2)
+    THEN pg_logical_emit_message(true, 'mx-job-webhook', '') END::text
+FROM settings

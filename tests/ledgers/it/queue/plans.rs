@@ -377,6 +377,7 @@ async fn use_an_index(mix: &Mix, statistics: Statistics) {
         "discard",
         "enqueue",
         "fetch",
+        "handled",
         "heartbeat",
         "next",
         "prune",
