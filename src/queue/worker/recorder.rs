@@ -27,6 +27,8 @@ pub(super) struct Recorder<J> {
     unrecorded: Vec<Ended>,
     /// Since when the worker takes no further events.
     closed_at: Option<Instant>,
+    /// Whether the last statement recorded a try that the database had refused by itself.
+    was_alone: bool,
 }
 
 impl<J: JobService> Recorder<J> {
@@ -36,6 +38,7 @@ impl<J: JobService> Recorder<J> {
             ended,
             unrecorded: Vec::new(),
             closed_at: None,
+            was_alone: false,
         }
     }
 
@@ -113,15 +116,15 @@ impl<J: JobService> Recorder<J> {
 
     async fn record(&mut self) {
         let now = Instant::now();
-        let (mut due, mut later) = (Vec::new(), Vec::new());
+        let (mut due, mut later) = (Vec::<Ended>::new(), Vec::new());
         let mut unrecorded = take(&mut self.unrecorded);
-        // One that the database has refused by itself comes when no other is due.
-        unrecorded.sort_by_key(Ended::is_alone);
+        // One that the database has refused by itself takes turns with the others.
+        let was_alone = self.was_alone;
+        unrecorded.sort_by_key(|ended| ended.is_alone() == was_alone);
         for ended in unrecorded {
-            let has_room = if ended.is_alone() {
-                due.is_empty()
-            } else {
-                due.len() < BATCH
+            let has_room = match due.first() {
+                Some(first) => !first.is_alone() && !ended.is_alone() && due.len() < BATCH,
+                None => true,
             };
             if has_room && ended.is_due(now) {
                 due.push(ended);
@@ -129,6 +132,7 @@ impl<J: JobService> Recorder<J> {
                 later.push(ended);
             }
         }
+        self.was_alone = due.first().is_some_and(Ended::is_alone);
         self.unrecorded = later;
         match self.settle(&due).await {
             Ok(rows) => self.recorded(due, &rows),
