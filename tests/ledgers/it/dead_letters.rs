@@ -28,7 +28,7 @@ use tower::{BoxError, Layer as _, ServiceExt as _};
 use crate::engines::pgbouncer::{self, Version::V1_18, Version::V1_24};
 use crate::engines::postgres::{Database, Postgres, Version, at, pool};
 use crate::postgres_wire::{run, text};
-use crate::support::{Log, completed, delivery};
+use crate::support::{Log, completed, delivery, notified};
 use harness::servers::Folder;
 
 const LONG: Duration = Duration::from_secs(600);
@@ -619,7 +619,7 @@ async fn of_two_processes_one_replays_the_letter() {
         let (one, jobs) = (one.clone(), jobs.clone());
         tokio::spawn(async move { one.replay("JOB-1 COMPLETED 1", jobs).await })
     };
-    started.notified().await;
+    notified(&started).await;
     for _ in 0..10 {
         let error = other.replay("JOB-1 COMPLETED 1", jobs.clone()).await;
         assert!(error.unwrap_err().is_in_progress());
@@ -756,7 +756,7 @@ async fn a_replay_whose_caller_leaves_continues() {
         let (letters, jobs) = (letters.clone(), jobs.clone());
         tokio::spawn(async move { letters.replay("JOB-2 COMPLETED 1", jobs).await })
     };
-    started.notified().await;
+    notified(&started).await;
     replay.abort();
     assert!(replay.await.unwrap_err().is_cancelled());
     go_on.notify_one();
@@ -778,7 +778,7 @@ async fn a_letter_that_is_kept_again_while_it_is_replayed_stays() {
             let (letters, jobs) = (letters.clone(), waiting(&started, &go_on, &calls));
             tokio::spawn(async move { letters.replay("JOB-1 COMPLETED 1", jobs).await })
         };
-        started.notified().await;
+        notified(&started).await;
         if discard {
             assert!(letters.discard("JOB-1 COMPLETED 1").await.unwrap());
         }

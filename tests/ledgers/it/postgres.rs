@@ -15,7 +15,8 @@ use tower::{BoxError, Layer as _, ServiceExt as _};
 
 use super::outages;
 use super::proxy::Proxy;
-use crate::support::{LEASE, completed, granted, name, unique_id};
+use crate::engines::postgres::Database;
+use crate::support::{LEASE, completed, granted, name, notified, unique_id};
 
 fn options() -> PgConnectOptions {
     let url = std::env::var("MX_TEST_POSTGRES_URL").unwrap();
@@ -208,12 +209,9 @@ async fn proxied() -> (PgConnectOptions, Proxy) {
 /// Several replicas start at once in an empty database.
 #[tokio::test]
 async fn many_replicas_create_the_table_once() {
-    let admin = pool_of(options());
-    let database = format!("mx_{}", unique_id());
-    let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {database}"));
-    sqlx::query(create).execute(&admin).await.unwrap();
+    let database = Database::create("").await;
     let ledgers: Vec<_> = (0..8)
-        .map(|_| PostgresLedger::new(pool_of(options().database(&database))))
+        .map(|_| PostgresLedger::new(pool_of(database.options())))
         .collect();
     let mut replicas = tokio::task::JoinSet::new();
     for ledger in &ledgers {
@@ -225,9 +223,6 @@ async fn many_replicas_create_the_table_once() {
     }
     ledgers[0].create_table().await.unwrap();
     granted(ledgers[0].claim(&name("JOB-1", 1), LEASE).await.unwrap());
-    drop(ledgers);
-    let drop = sqlx::AssertSqlSafe(format!("DROP DATABASE {database} WITH (FORCE)"));
-    sqlx::query(drop).execute(&admin).await.unwrap();
 }
 
 #[tokio::test]
@@ -428,12 +423,12 @@ async fn calls_do_not_wait_for_an_open_transaction() {
         .on_completed(callback)
         .build();
     let once = DedupeLayer::new(app.ledger.clone())
-        .with_lease(Duration::from_secs(2))
+        .with_lease(Duration::from_secs(5))
         .layer(jobs);
     let open = tokio::spawn(once.oneshot(event));
-    settled.notified().await;
+    notified(&settled).await;
     // While the lease holds, and after it has expired.
-    for wait in [0, 3] {
+    for wait in [0, 6] {
         tokio::time::sleep(Duration::from_secs(wait)).await;
         let claim = app.ledger.claim(&name, LEASE);
         let claim = tokio::time::timeout(Duration::from_secs(20), claim).await;

@@ -3,47 +3,18 @@
 use std::time::Duration;
 
 use mx_job_webhook::ledger::{Claim, Commit, Ledger as _, PostgresLedger};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Row as _};
 
-use crate::support::{LEASE, granted, name, unique_id};
+use crate::engines::postgres::Database;
+use crate::support::{LEASE, granted, name};
 
-/// A database for one test, on the shared server.
-struct Database {
-    name: String,
-    admin: PgPool,
-    pool: PgPool,
+fn ledger(pool: &PgPool) -> PostgresLedger {
+    PostgresLedger::new(pool.clone())
 }
 
-impl Database {
-    async fn new(settings: &str) -> Self {
-        let url = std::env::var("MX_TEST_POSTGRES_URL").unwrap();
-        let options: PgConnectOptions = url.parse().unwrap();
-        let admin = PgPoolOptions::new()
-            .acquire_timeout(Duration::from_secs(60))
-            .connect_lazy_with(options.clone());
-        let name = format!("mx_{}", unique_id());
-        execute(&admin, format!("CREATE DATABASE {name} {settings}")).await;
-        let pool = PgPoolOptions::new().connect_lazy_with(options.database(&name));
-        Self { name, admin, pool }
-    }
-
-    fn ledger(&self) -> PostgresLedger {
-        PostgresLedger::new(self.pool.clone())
-    }
-
-    async fn ask(&self, sql: &'static str) -> Option<String> {
-        let row = sqlx::raw_sql(sql).fetch_one(&self.pool).await.unwrap();
-        row.get(0)
-    }
-
-    async fn drop(self) {
-        execute(
-            &self.admin,
-            format!("DROP DATABASE {} WITH (FORCE)", self.name),
-        )
-        .await;
-    }
+async fn ask(pool: &PgPool, sql: &'static str) -> Option<String> {
+    let row = sqlx::raw_sql(sql).fetch_one(pool).await.unwrap();
+    row.get(0)
 }
 
 async fn execute(pool: &PgPool, sql: String) {
@@ -77,20 +48,21 @@ fn before_version_1(updated_at: &str) -> String {
 #[tokio::test]
 async fn a_rolling_deployment_from_before_version_1_loses_no_event() {
     for updated_at in ["bigint", "numeric"] {
-        let database = Database::new("").await;
-        execute(&database.pool, before_version_1(updated_at)).await;
+        let database = Database::create("").await;
+        let pool = database.pool();
+        execute(&pool, before_version_1(updated_at)).await;
         let old = "INSERT INTO mx_job_webhook_events VALUES \
             ('JOB-1', 'COMPLETED 10', 10, 5, now(), now()), \
             ('JOB-2', 'COMPLETED 10', 10, 5, now() + interval '1 hour', NULL)";
-        execute(&database.pool, old.to_owned()).await;
-        let ledger = database.ledger();
+        execute(&pool, old.to_owned()).await;
+        let ledger = ledger(&pool);
         for _ in 0..2 {
             ledger.create_table().await.unwrap();
             assert_eq!(
-                database.ask(COMMENT).await.unwrap(),
+                ask(&pool, COMMENT).await.unwrap(),
                 "mx-job-webhook schema 1"
             );
-            assert_eq!(database.ask(TYPE).await.unwrap(), "numeric");
+            assert_eq!(ask(&pool, TYPE).await.unwrap(), "numeric");
         }
         let claim = async |job, at| ledger.claim(&name(job, at), LEASE).await.unwrap();
         assert_eq!(claim("JOB-1", 10).await, Claim::Settled);
@@ -106,37 +78,36 @@ async fn a_rolling_deployment_from_before_version_1_loses_no_event() {
         commit
             .bind(10_i64)
             .bind(5_i64)
-            .execute(&database.pool)
+            .execute(&pool)
             .await
             .unwrap();
         assert_eq!(claim("JOB-2", 10).await, Claim::Settled);
-        database.drop().await;
     }
 }
 
 /// A role that may only read and write the table works with a table that its owner created.
 #[tokio::test]
 async fn a_role_without_rights_to_create_uses_the_table_of_its_owner() {
-    let database = Database::new("").await;
+    let database = Database::create("").await;
+    let pool = database.pool();
     let role = database.name.clone();
     execute(
-        &database.pool,
+        &pool,
         "REVOKE CREATE ON SCHEMA public FROM PUBLIC".to_owned(),
     )
     .await;
-    execute(&database.pool, format!("CREATE ROLE {role} LOGIN")).await;
-    let options = database.pool.connect_options();
-    let limited = PgPool::connect_lazy_with((*options).clone().username(&role));
+    execute(&pool, format!("CREATE ROLE {role} LOGIN")).await;
+    let limited = PgPool::connect_lazy_with(database.options().username(&role));
     let ledger = PostgresLedger::new(limited.clone());
     let refused = ledger.create_table().await.unwrap_err().to_string();
     assert!(refused.contains("permission denied"), "{refused}");
 
     // The owner runs the printed statement.
-    execute(&database.pool, PostgresLedger::TABLE.to_owned()).await;
+    execute(&pool, PostgresLedger::TABLE.to_owned()).await;
     let lacks = ledger.create_table().await.unwrap_err().to_string();
     assert!(lacks.contains("lacks a privilege"), "{lacks}");
     let grant = "GRANT SELECT, INSERT, UPDATE, DELETE ON mx_job_webhook_events TO";
-    execute(&database.pool, format!("{grant} {role}")).await;
+    execute(&pool, format!("{grant} {role}")).await;
     ledger.create_table().await.unwrap();
     let event = name("JOB-1", 1);
     let token = granted(ledger.claim(&event, LEASE).await.unwrap());
@@ -145,15 +116,14 @@ async fn a_role_without_rights_to_create_uses_the_table_of_its_owner() {
 
     // The owner's table from before version 1, with the right columns.
     execute(
-        &database.pool,
+        &pool,
         "COMMENT ON TABLE mx_job_webhook_events IS NULL".to_owned(),
     )
     .await;
     ledger.create_table().await.unwrap();
     granted(ledger.claim(&event, LEASE).await.unwrap());
-    execute(&database.pool, format!("DROP OWNED BY {role}")).await;
-    execute(&database.pool, format!("DROP ROLE {role}")).await;
-    database.drop().await;
+    execute(&pool, format!("DROP OWNED BY {role}")).await;
+    execute(&pool, format!("DROP ROLE {role}")).await;
 }
 
 /// A failed start with a reason is better than an event that is always answered 503.
@@ -173,14 +143,14 @@ async fn an_unsuitable_database_is_refused_at_the_start() {
         ("", later, "has version 2"),
     ];
     for (settings, sql, expected) in cases {
-        let database = Database::new(settings).await;
-        execute(&database.pool, sql).await;
-        let refused = database.ledger().create_table().await.unwrap_err();
+        let database = Database::create(settings).await;
+        let pool = database.pool();
+        execute(&pool, sql).await;
+        let refused = ledger(&pool).create_table().await.unwrap_err();
         assert!(
             matches!(refused, sqlx::Error::Configuration(_)),
             "{refused}"
         );
         assert!(refused.to_string().contains(expected), "{refused}");
-        database.drop().await;
     }
 }

@@ -10,6 +10,7 @@ use mx_job_webhook::event::FencingToken;
 use mx_job_webhook::job::Timestamp;
 use mx_job_webhook::ledger::{Claim, EventName};
 use mx_job_webhook::{Job, JobEvent, Status};
+use tokio::sync::Notify;
 
 pub(crate) const SAMPLE: &str = include_str!("../../fixtures/completed.json");
 
@@ -36,6 +37,12 @@ pub(crate) fn granted(claim: Claim) -> FencingToken {
         Claim::Granted(token) => token,
         other => panic!("{other:?}"),
     }
+}
+
+/// Waits for a callback's notification. A callback that fails before would otherwise stop all tests.
+pub(crate) async fn notified(by: &Notify) {
+    let notified = tokio::time::timeout(Duration::from_secs(60), by.notified());
+    notified.await.expect("a callback notifies the test");
 }
 
 /// The request that MX sends, with this body.

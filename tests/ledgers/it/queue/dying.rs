@@ -17,7 +17,7 @@ use super::{
     slow, store, tracked, until_logged,
 };
 use crate::proxy::{Network, Proxy};
-use crate::support::Log;
+use crate::support::{Log, notified};
 
 /// A worker on a runtime of its own, which can be stopped at any moment, as a process can.
 struct Process(Option<Runtime>);
@@ -133,7 +133,7 @@ async fn a_worker_that_was_cut_off_does_no_harm_when_it_returns() {
     };
     let first = Running::start(quick(&cut_off, jobs(&cut_off, true)));
     fixture.store(completed("JOB-1")).await;
-    started.notified().await;
+    notified(&started).await;
     proxy.set(Network::Down);
     let second = Running::start(quick(&fixture.queue, jobs(&fixture.queue, false)));
     fixture.until(1, "status = 'Done' AND attempts = 2").await;
@@ -150,7 +150,7 @@ async fn a_worker_that_was_cut_off_does_no_harm_when_it_returns() {
     // It works again.
     second.end().await;
     fixture.store(completed("JOB-2")).await;
-    started.notified().await;
+    notified(&started).await;
     go_on.notify_one();
     fixture.until(2, "status = 'Done'").await;
     first.end().await;
