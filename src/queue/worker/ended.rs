@@ -212,15 +212,9 @@ pub(super) fn settle(worker: &str, ended: &[Ended]) -> Statement {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::queue::worker::running::Running;
-
-    #[tokio::test(start_paused = true)]
-    async fn an_end_that_is_not_recorded_pauses_for_longer_and_longer() {
-        let mut ended = Ended {
+impl Ended {
+    pub(super) fn sample() -> Self {
+        Self {
             id: "1".to_owned(),
             name: "JOB-1".to_owned(),
             number: 1,
@@ -229,9 +223,19 @@ mod tests {
             end: End::Done,
             result: "{}".to_owned(),
             pause: Duration::ZERO,
-            _running: Arc::<Running>::default().add("1"),
+            _running: std::sync::Arc::<super::running::Running>::default().add("1"),
             failing: None,
-        };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_that_is_not_recorded_pauses_for_longer_and_longer() {
+        let mut ended = Ended::sample();
         assert!(ended.is_due(Instant::now()));
         let start = Instant::now();
         for longest in [10, 20, 40, 80, 160, 320, 500, 500] {

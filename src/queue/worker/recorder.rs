@@ -31,6 +31,29 @@ pub(super) struct Recorder<J> {
     was_alone: bool,
 }
 
+/// Returns the tries that the next statement records, and the others. One that the database has refused by itself is alone, and
+/// takes turns with the others.
+fn next_batch(
+    mut unrecorded: Vec<Ended>,
+    was_alone: bool,
+    now: Instant,
+) -> (Vec<Ended>, Vec<Ended>) {
+    let (mut due, mut later) = (Vec::<Ended>::new(), Vec::new());
+    unrecorded.sort_by_key(|ended| ended.is_alone() == was_alone);
+    for ended in unrecorded {
+        let has_room = match due.first() {
+            Some(first) => !first.is_alone() && !ended.is_alone() && due.len() < BATCH,
+            None => true,
+        };
+        if has_room && ended.is_due(now) {
+            due.push(ended);
+        } else {
+            later.push(ended);
+        }
+    }
+    (due, later)
+}
+
 impl<J: JobService> Recorder<J> {
     pub(super) fn new(run: Arc<Run<J>>, ended: UnboundedReceiver<Ended>) -> Self {
         Self {
@@ -116,22 +139,7 @@ impl<J: JobService> Recorder<J> {
 
     async fn record(&mut self) {
         let now = Instant::now();
-        let (mut due, mut later) = (Vec::<Ended>::new(), Vec::new());
-        let mut unrecorded = take(&mut self.unrecorded);
-        // One that the database has refused by itself takes turns with the others.
-        let was_alone = self.was_alone;
-        unrecorded.sort_by_key(|ended| ended.is_alone() == was_alone);
-        for ended in unrecorded {
-            let has_room = match due.first() {
-                Some(first) => !first.is_alone() && !ended.is_alone() && due.len() < BATCH,
-                None => true,
-            };
-            if has_room && ended.is_due(now) {
-                due.push(ended);
-            } else {
-                later.push(ended);
-            }
-        }
+        let (due, later) = next_batch(take(&mut self.unrecorded), self.was_alone, now);
         self.was_alone = due.first().is_some_and(Ended::is_alone);
         self.unrecorded = later;
         match self.settle(&due).await {
@@ -202,5 +210,44 @@ impl<J: JobService> Recorder<J> {
                 return self.unrecorded.extend(due);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Under steady load, a result that the database has refused once is recorded once the database takes it.
+    #[tokio::test(start_paused = true)]
+    async fn refused_tries_take_turns_with_others() {
+        let others = || std::iter::repeat_with(Ended::sample).take(BATCH);
+        let mut unrecorded: Vec<_> = others().collect();
+        for _ in 0..2 {
+            let mut refused = Ended::sample();
+            refused.is_refused_by_itself("mx-jobs", sqlx::Error::PoolTimedOut);
+            unrecorded.push(refused);
+        }
+        let now = unrecorded.iter().filter_map(Ended::again_at).max().unwrap();
+        let mut was_alone = false;
+        for expected in [1, BATCH, 1, BATCH, BATCH] {
+            let (due, later) = next_batch(unrecorded, was_alone, now);
+            assert_eq!(due.len(), expected);
+            was_alone = due[0].is_alone();
+            assert_eq!(was_alone, expected == 1);
+            unrecorded = later;
+            unrecorded.extend(others());
+        }
+    }
+
+    /// Tries that are not due, or for which there is no room, are recorded later.
+    #[tokio::test(start_paused = true)]
+    async fn a_statement_records_the_tries_that_are_due() {
+        let mut later = Ended::sample();
+        later.try_again_later();
+        let mut unrecorded = vec![later];
+        unrecorded.extend(std::iter::repeat_with(Ended::sample).take(BATCH + 1));
+        let (due, later) = next_batch(unrecorded, false, Instant::now());
+        assert_eq!((due.len(), later.len()), (BATCH, 2));
+        assert!(due.iter().all(|ended| ended.again_at().is_none()));
     }
 }
