@@ -8,6 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit, oneshot};
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connections::is_of_an_item;
@@ -141,6 +142,16 @@ impl Batches {
 
     /// Waits for the right to run a statement.
     async fn permit(&self) -> Result<SemaphorePermit<'_>, AcquireError> {
+        if let Ok(permit) = self.first.try_acquire() {
+            return Ok(permit);
+        }
+        let permit = self.next_permit().await;
+        // Senders that the statement before has answered send their next events meanwhile.
+        yield_now().await;
+        permit
+    }
+
+    async fn next_permit(&self) -> Result<SemaphorePermit<'_>, AcquireError> {
         let mut first = pin!(self.first.acquire());
         if let Ok(permit) = timeout(GATHERING, first.as_mut()).await {
             return permit;
@@ -255,7 +266,8 @@ mod tests {
         }
     }
 
-    /// "Events that are stored at the same time share statements": those that come while one runs share the next one.
+    /// "Events that are stored at the same time share statements": those that come while one runs share the next one, as do
+    /// those that senders send once they have their answers.
     #[tokio::test(start_paused = true)]
     async fn calls_gather_while_a_statement_runs() {
         let batches = Batches::new(4);
@@ -267,12 +279,21 @@ mod tests {
                 Ok(vec![Receipt::Queued; calls.len()])
             }
         };
-        let call = || batches.call(NewRow::sample(), run);
-        let (first, second, third, fourth) = tokio::join!(call(), call(), call(), call());
-        for stored in [first, second, third, fourth] {
-            assert_eq!(stored.unwrap(), Receipt::Queued);
-        }
-        assert_eq!(*rows.lock().unwrap(), [1, 3]);
+        let sender = async |pause| {
+            sleep(pause).await;
+            for _ in 0..3 {
+                let stored = batches.call(NewRow::sample(), run).await;
+                assert_eq!(stored.unwrap(), Receipt::Queued);
+            }
+        };
+        let pause = GATHERING / 4;
+        tokio::join!(
+            sender(Duration::ZERO),
+            sender(pause),
+            sender(pause),
+            sender(pause)
+        );
+        assert_eq!(*rows.lock().unwrap(), [1, 4, 4, 3]);
     }
 
     /// The rows of calls that have been dropped, or have waited too long, leave the memory.
