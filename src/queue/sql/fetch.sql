@@ -1,6 +1,6 @@
 -- Takes the next events. $1 the queue, $2 the worker, $3 how many, $4 the tries of an event that has none yet, $5 the size
 -- of bodies in bytes after which no further event is taken, $6 the ids of events to leave out, $7 the id of the only event
--- to take, if it is one.
+-- to take, if it is one, $8 whether it is.
 --
 -- It does not wait for the disk. If a crash of the server undoes it, the event runs once more, with a larger token, and one
 -- of the two runs can commit its end.
@@ -13,7 +13,7 @@
 -- Without statistics of the table, which come a minute after a burst, the server takes the waiting events for few, and
 -- would sort all of them for each call. The setting makes it read the first ones by the index.
 -- With an id, it would make the server read all of them.
-SELECT 'settings', set_config('enable_sort', CASE WHEN $7 IS NULL THEN 'off' ELSE 'on' END, true);
+SET LOCAL enable_sort = $8;
 -- What was taken is sorted nevertheless, and the cost of that would have the server compile the statement first.
 SET LOCAL jit = off;
 SET LOCAL synchronous_commit = off;

@@ -12,12 +12,8 @@ WITH settings AS (
         THEN set_config('synchronous_commit', 'on', true) END
 ), ended AS (
     SELECT * FROM unnest($2, $3, $4, $5, $6, $7, $8) AS ended (id, number, status, result, pause, token, tries)
-), held AS (
-    SELECT jobs.id FROM ended JOIN apalis.jobs ON jobs.id = ended.id
-    WHERE lock_by = $1 AND attempts = number - 1 AND jobs.status = 'Running'
-        AND (extract(epoch FROM lock_at) * 1000000)::bigint = token
 ), unlocked AS (
-    SELECT jobs.id FROM ended JOIN apalis.jobs ON jobs.id = ended.id
+    SELECT ended.* FROM ended JOIN apalis.jobs ON jobs.id = ended.id
     WHERE lock_by = $1 AND attempts = number - 1 AND jobs.status = 'Running'
         AND (extract(epoch FROM lock_at) * 1000000)::bigint = token
     FOR UPDATE OF jobs SKIP LOCKED
@@ -27,15 +23,16 @@ WITH settings AS (
         last_result = CASE WHEN tries BETWEEN 1 AND number - 1 THEN coalesce(last_result, '{}') ELSE result::jsonb END || CASE WHEN last_result -> 'before' IS NOT NULL
             THEN jsonb_build_object('before', last_result -> 'before') ELSE '{}' END,
         done_at = clock_timestamp(), run_at = clock_timestamp() + pause * interval '1 microsecond'
-    FROM ended JOIN unlocked ON unlocked.id = ended.id, settings
+    FROM unlocked AS ended, settings
     WHERE jobs.id = ended.id
     RETURNING jobs.id
 )
-SELECT 'settle', id, CASE
-    WHEN id IN (SELECT id FROM settled) THEN 'settled'
-    WHEN id IN (SELECT id FROM held) THEN 'locked'
-    WHEN EXISTS (
-        SELECT FROM apalis.jobs WHERE jobs.id = ended.id AND attempts = tries AND jobs.status = ended.status
-    ) THEN 'settled'
-    ELSE 'lost' END
+SELECT 'settle', id, CASE WHEN id IN (SELECT id FROM settled) THEN 'settled' ELSE coalesce((
+    SELECT CASE
+        WHEN lock_by = $1 AND attempts = number - 1 AND jobs.status = 'Running'
+            AND (extract(epoch FROM lock_at) * 1000000)::bigint = token THEN 'locked'
+        WHEN attempts = tries AND jobs.status = ended.status THEN 'settled'
+    END
+    FROM apalis.jobs WHERE jobs.id = ended.id
+), 'lost') END
 FROM ended

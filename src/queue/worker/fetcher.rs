@@ -204,6 +204,7 @@ impl<J: JobService> Fetcher<J> {
             Value::Number(i64::try_from(BODIES).unwrap_or(i64::MAX)),
             Value::Texts(&left_out),
             only.map_or(Value::Null, Value::Text),
+            Value::Flag(only.is_some()),
         ];
         let fetch = Statement::new("fetch", include_str!("../sql/fetch.sql"), &values);
         let rows = worker.queue.connections.run(&fetch).await?;
