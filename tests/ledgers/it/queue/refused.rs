@@ -39,6 +39,18 @@ async fn logged_within(log: &Log, entries: usize, time: Duration) -> bool {
     true
 }
 
+/// Whether a worker runs an event within the time, while a transaction of the application holds these rows.
+async fn runs_one_within(fixture: &Fixture, time: Duration, locked: &'static str) -> bool {
+    let mut lock = fixture.pool.begin().await.unwrap();
+    sqlx::query(locked).execute(&mut *lock).await.unwrap();
+    let log = Log::default();
+    let worker = Running::start(quick(&fixture.queue, logging(&log)));
+    let ran = logged_within(&log, 1, time).await;
+    lock.rollback().await.unwrap();
+    worker.end().await;
+    ran
+}
+
 /// Workers of a process that has died. They held these events.
 async fn orphans(fixture: &Fixture, guids: &[String]) {
     fixture
@@ -71,16 +83,8 @@ async fn a_refused_event_behind_locked_ones_keeps_no_other_one() {
     fixture.store(completed("JOB-refused")).await;
     fixture.store(completed("JOB-good")).await;
     fixture.refuse_changes("JOB-refused %").await;
-    let mut lock = fixture.pool.begin().await.unwrap();
-    sqlx::query("SELECT id FROM apalis.jobs WHERE idempotency_key LIKE 'LOCKED%' FOR UPDATE")
-        .execute(&mut *lock)
-        .await
-        .unwrap();
-    let log = Log::default();
-    let worker = Running::start(quick(&fixture.queue, logging(&log)));
-    let ran = logged_within(&log, 1, Duration::from_secs(12)).await;
-    lock.rollback().await.unwrap();
-    worker.end().await;
+    let locked = "SELECT FROM apalis.jobs WHERE idempotency_key LIKE 'LOCKED%' FOR UPDATE";
+    let ran = runs_one_within(&fixture, Duration::from_secs(12), locked).await;
     assert!(ran, "JOB-good did not run for 12 s");
 }
 
@@ -228,16 +232,8 @@ async fn an_event_whose_trigger_waits_keeps_no_other_one() {
         "UPDATE members SET guid = guid WHERE guid = split_part(NEW.idempotency_key, ' ', 1);",
     )
     .await;
-    let mut lock = fixture.pool.begin().await.unwrap();
-    sqlx::query("SELECT FROM members FOR UPDATE")
-        .execute(&mut *lock)
-        .await
-        .unwrap();
-    let log = Log::default();
-    let worker = Running::start(quick(&fixture.queue, logging(&log)));
-    let ran = logged_within(&log, 1, Duration::from_secs(25)).await;
-    lock.rollback().await.unwrap();
-    worker.end().await;
+    let locked = "SELECT FROM members FOR UPDATE";
+    let ran = runs_one_within(&fixture, Duration::from_secs(25), locked).await;
     assert!(ran, "JOB-good did not run for 25 s");
 }
 
