@@ -10,15 +10,14 @@ use axum::response::Html;
 use axum::routing::get;
 use fantoccini::elements::Element;
 use fantoccini::{Client, ClientBuilder, Locator};
-use harness::Process;
+use harness::{Process, repository, run};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::admin;
 use crate::database::Database;
 use crate::pages::{A, B, PASSWORD, Pages, body};
-use crate::{PATIENCE, paste};
+use crate::{PATIENCE, admin};
 
 /// A driver and its browser.
 struct Browser {
@@ -121,6 +120,24 @@ async fn serve(pages: &Pages) -> SocketAddr {
     address
 }
 
+/// Runs a command of `cargo run`, as a user who pastes it into a shell.
+fn paste(command: &str) -> String {
+    let mut shell = Command::new("sh");
+    shell.current_dir(repository()).args(["-c", command]);
+    // Cargo sets these for tests, and rebuilds crates that depend on them.
+    let of_cargo = |variable: &str| {
+        ["CARGO_PKG_", "CARGO_MANIFEST_"]
+            .iter()
+            .any(|start| variable.starts_with(start))
+    };
+    for (variable, _) in env::vars().filter(|(variable, _)| of_cargo(variable)) {
+        shell.env_remove(variable);
+    }
+    let output = run(&mut shell);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
 /// The whole story: an event fails five times, is seen, and is replayed after the fault is mended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs Chromium and PostgreSQL"]
@@ -144,7 +161,8 @@ async fn an_event_that_fails_five_times_is_seen_and_replayed() {
     let pages = admin.line();
     let pages = pages.split('/').nth(2).unwrap().parse().unwrap();
 
-    paste(printed.last().unwrap());
+    let summary = paste(printed.last().unwrap());
+    assert!(summary.contains("1  204 No Content"), "{summary}");
     database.until_ended(1).await;
     let browser = Browser::start().await;
     browser.log_in(pages).await;
