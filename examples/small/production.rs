@@ -48,6 +48,7 @@ async fn connect(watch: State<JobWatch>) -> Result<(StatusCode, String), Error> 
     wait(watch, Path(start_job().await)).await
 }
 
+// Check that the job is the user's own: each guid that is expected is read from MX.
 async fn wait(
     State(watch): State<JobWatch>,
     Path(job): Path<JobGuid>,
@@ -75,7 +76,7 @@ async fn serve(
         .service(jobs);
     let failsafe = Failsafe::new(&watch, jobs.clone(), read_job) // runs the same callbacks
         .on_given_up(|job| async move { eprintln!("a person has to look at {}", job.job()) })
-        .on_error(|job, error| eprintln!("{job} is read again later: {error}"))
+        .on_error(|job, error| eprintln!("{job} is read again later: {error:#}"))
         .with_background(background.clone());
     let failsafe = tokio::spawn(failsafe.run_until(stop()));
     let webhooks = JobWebhook::new(Credentials::basic("mx", "secret")?, jobs)

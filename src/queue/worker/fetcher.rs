@@ -7,6 +7,7 @@ use std::task::Poll;
 
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 use super::attempt::Attempt;
@@ -53,6 +54,8 @@ impl<J: JobService> Fetcher<J> {
     pub(super) async fn fetch_until_the_end(mut self) {
         let run = self.run.clone();
         loop {
+            // Callbacks that end at the same time make room for the events of one statement.
+            yield_now().await;
             // They are created before the state is read, so that no change in between is missed.
             let changed = run.running.changed();
             let stored = run.worker.queue.stored.notified();

@@ -200,11 +200,12 @@ impl Heart {
         }
         // A row that was made by hand can lack its name.
         let dead: Vec<Option<String>> = json(row.try_get(3)?);
+        let back = returned.unsigned_abs().saturating_sub(dead.len() as u64);
         for name in dead {
             observe::dead_lettered(&name.unwrap_or_default());
         }
-        if returned > 0 {
-            observe::taken_over(&self.queue.name, returned.unsigned_abs());
+        if back > 0 {
+            observe::taken_over(&self.queue.name, back);
             self.queue.stored.notify_one();
         }
         self.contact_since = self

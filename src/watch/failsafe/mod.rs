@@ -109,7 +109,11 @@ impl<J: JobService, F> Failsafe<J, ReadFn<F>> {
     /// background, and the job is given up.
     ///
     /// The closure reads the job from MX's API. It returns a [`Job`](crate::Job), or the bytes of
-    /// MX's answer to *Read job*. `jobs` is the service that the mount has too.
+    /// MX's answer to *Read job*. If MX does not know the job, it returns an error: the job is read again, and given up at
+    /// the limit.
+    ///
+    /// `jobs` is the service that the mount has too. With a [queue](crate::guide::durable_work), that is `queue.enqueue()`:
+    /// the callbacks themselves would run beside a worker that runs them too.
     #[must_use]
     pub fn new<Fut, T, E>(watch: &JobWatch, jobs: J, read: F) -> Self
     where
