@@ -9,7 +9,7 @@ use sqlx::error::{DatabaseError, ErrorKind};
 use super::is_fatal;
 
 /// An error of the server. What it says about a row is left out, because that can repeat a body, an error of a callback, or a
-/// user's id: the detail, the context, and the message of errors about data, such as "invalid input syntax".
+/// user's id: the detail, the context, and each message that can name a value.
 #[derive(Debug)]
 struct Redacted {
     code: String,
@@ -28,10 +28,10 @@ pub(crate) fn redacted(error: sqlx::Error) -> sqlx::Error {
         return error;
     };
     let code = database.code().unwrap_or_default().into_owned();
-    let message = if code.starts_with("22") {
-        format!("the server cannot use a value of the row (SQLSTATE {code})")
-    } else {
+    let message = if names_no_value(&code, database.message()) {
         database.message().to_owned()
+    } else {
+        format!("the server refuses a value or the statement (SQLSTATE {code})")
     };
     sqlx::Error::Database(Box::new(Redacted {
         code,
@@ -39,6 +39,18 @@ pub(crate) fn redacted(error: sqlx::Error) -> sqlx::Error {
         constraint: database.constraint().map(str::to_owned),
         table: database.table().map(str::to_owned),
     }))
+}
+
+/// Returns whether the message has no value of a row. A constraint or a trigger can use a value as the name of anything, such as
+/// in `body ->> 'user' :: regclass`, and the message then says that there is none of that name.
+fn names_no_value(code: &str, message: &str) -> bool {
+    // Constraints, states of transactions and of the server, locks, limits, privileges, and what a trigger raises itself.
+    const KINDS: [&str; 9] = ["23", "25", "40", "53", "55", "57", "58", "42501", "P0001"];
+    let is_of_a_missing_table = code == "42P01"
+        && ["\"apalis.", "\"mx_job_webhook_"]
+            .iter()
+            .any(|name| message.contains(name));
+    is_of_a_missing_table || KINDS.iter().any(|kind| code.starts_with(kind))
 }
 
 impl fmt::Display for Redacted {
@@ -72,6 +84,7 @@ impl DatabaseError for Redacted {
             "23503" => ErrorKind::ForeignKeyViolation,
             "23505" => ErrorKind::UniqueViolation,
             "23514" => ErrorKind::CheckViolation,
+            "23P01" => ErrorKind::ExclusionViolation,
             _ => ErrorKind::Other,
         }
     }
