@@ -103,11 +103,17 @@ impl Shared {
         let answer = first(&answer, "enqueue")?;
         // An event that existed may be of an earlier statement whose answer was lost.
         self.stored.notify_one();
-        let has_found: Option<&str> = answer.try_get(2)?;
+        let stored: Vec<String> = answer.try_get(1)?;
+        let repeated = rows.iter().filter(|row| !stored.contains(&row.id));
+        let (ids, keys): (Vec<&str>, Vec<&str>) = repeated.map(|row| (&*row.id, &*row.key)).unzip();
         let mut handled = Vec::new();
-        if has_found.is_some() {
-            let look = include_str!("sql/handled.sql");
-            let look = Statement::new("handled", look, &values[..3]);
+        if !ids.is_empty() {
+            let values = [
+                Value::Text(&self.name),
+                Value::Texts(&ids),
+                Value::Texts(&keys),
+            ];
+            let look = Statement::new("handled", include_str!("sql/handled.sql"), &values);
             // If this fails, all are stored nevertheless.
             let rows = self.connections.run(&look).await.unwrap_or_default();
             handled = rows
@@ -142,5 +148,20 @@ impl fmt::Debug for Enqueue {
         f.debug_struct("Enqueue")
             .field("queue", &self.queue.name)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_have_eighty_random_bits() {
+        let random = || Ulid::from_string(&id()).unwrap().random();
+        let ids: Vec<u128> = (0..100).map(|_| random()).collect();
+        for bit in 0..80 {
+            let set = ids.iter().filter(|id| *id >> bit & 1 == 1).count();
+            assert!(0 < set && set < ids.len(), "bit {bit}");
+        }
     }
 }

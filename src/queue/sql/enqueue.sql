@@ -19,6 +19,6 @@ WITH settings AS (
     ON CONFLICT (job_type, idempotency_key) DO NOTHING
     RETURNING id
 )
-SELECT 'enqueue', EXISTS (SELECT FROM stored), CASE WHEN (SELECT count(*) FROM stored) < cardinality($2)
+SELECT 'enqueue', ARRAY(SELECT id FROM stored), CASE WHEN (SELECT count(*) FROM stored) < cardinality($2)
     THEN pg_logical_emit_message(true, 'mx-job-webhook', '') END::text
 FROM settings
