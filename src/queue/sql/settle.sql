@@ -25,9 +25,9 @@ WITH settings AS (
         done_at = clock_timestamp(), run_at = clock_timestamp() + pause * interval '1 microsecond'
     FROM unlocked AS ended, settings
     WHERE jobs.id = ended.id
-    RETURNING jobs.id
+    RETURNING jobs.id, ended.token
 )
-SELECT 'settle', id, CASE WHEN id IN (SELECT id FROM settled) THEN 'settled' ELSE coalesce((
+SELECT 'settle', id, token, CASE WHEN (id, token) IN (SELECT id, token FROM settled) THEN 'settled' ELSE coalesce((
     SELECT CASE
         WHEN lock_by = $1 AND attempts = number - 1 AND jobs.status = 'Running'
             AND (extract(epoch FROM lock_at) * 1000000)::bigint = token THEN 'locked'

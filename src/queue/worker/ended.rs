@@ -148,6 +148,10 @@ impl Ended {
             .is_some_and(|failing| failing.is_refused)
     }
 
+    fn token(&self) -> i64 {
+        i64::try_from(self.token.get()).unwrap_or(i64::MAX)
+    }
+
     /// Reports the end, which is recorded.
     fn report(&self) {
         if let End::TriesUsedUp | End::Permanent = self.end {
@@ -158,10 +162,11 @@ impl Ended {
     /// Reads the answer for this try. Returns it again if it has to be recorded once more.
     pub(super) fn recorded(mut self, rows: &[PgRow]) -> Result<Option<Self>, sqlx::Error> {
         for row in rows {
-            if row.try_get::<&str, _>(1)? != self.id {
+            // After a take-over, a worker can have two tries of an event.
+            if row.try_get::<&str, _>(1)? != self.id || row.try_get::<i64, _>(2)? != self.token() {
                 continue;
             }
-            match row.try_get(2)? {
+            match row.try_get(3)? {
                 "settled" => self.report(),
                 // A transaction of the application has locked the row. It ends the event, or is rolled back.
                 "locked" => {
@@ -180,8 +185,7 @@ impl Ended {
 pub(super) fn settle(worker: &str, ended: &[Ended]) -> Statement {
     let ids: Vec<&str> = ended.iter().map(|ended| &*ended.id).collect();
     let numbers: Vec<i64> = ended.iter().map(|ended| ended.number.into()).collect();
-    let token = |ended: &Ended| i64::try_from(ended.token.get()).unwrap_or(i64::MAX);
-    let tokens: Vec<i64> = ended.iter().map(token).collect();
+    let tokens: Vec<i64> = ended.iter().map(Ended::token).collect();
     let status = |ended: &Ended| match ended.end {
         End::Done => "Done",
         // A row that has failed as often as it may would be a dead letter.
@@ -247,6 +251,40 @@ mod tests {
             assert!(!ended.is_due(now) && ended.is_due(again_at));
             tokio::time::advance(pause).await;
             assert_eq!(ended.failing_for(), start.elapsed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_that_is_refused_by_itself_stays_alone_and_pauses_for_longer() {
+        let mut ended = Ended::sample();
+        ended.try_again_later();
+        assert!(!ended.is_alone());
+        for longest in [1, 2, 4, 8, 16, 30, 30] {
+            ended.is_refused_by_itself("mx-jobs", sqlx::Error::PoolTimedOut);
+            assert!(ended.is_alone());
+            let pause = ended.again_at().unwrap() - Instant::now();
+            let longest = Duration::from_secs(longest);
+            assert!(longest / 2 <= pause && pause <= longest, "{pause:?}");
+            tokio::time::advance(pause).await;
+        }
+    }
+
+    /// Guide: "tries that fail with `InFlight` do not count". The event waits as before, but does not become a dead letter.
+    #[tokio::test]
+    async fn a_try_that_does_not_count_leaves_its_event_as_it_was() {
+        let tried = |(number, limit)| Ended {
+            number,
+            limit,
+            end: End::NotTried,
+            ..Ended::sample()
+        };
+        let settle = settle("worker", &[(1, 3), (2, 3), (3, 3), (4, 3)].map(tried));
+        for value in [
+            Value::Texts(&["Pending", "Failed", "Failed", "Pending"]),
+            Value::Numbers(&[0, 1, 2, 3]),
+        ] {
+            let value = Statement::new("value", "$1", &[value]).sql;
+            assert!(settle.sql.contains(value.trim()), "{}", settle.sql);
         }
     }
 }
