@@ -242,6 +242,7 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
+    use crate::util::postgres::tests::Refused;
 
     /// "Every wait ends": the application holds the future that runs the statement, and does not poll it.
     #[tokio::test(start_paused = true)]
@@ -329,6 +330,58 @@ mod tests {
             assert_eq!(most.load(Ordering::SeqCst), (number + 1).min(3));
         }
         assert_eq!(start.elapsed(), 10 * GATHERING);
+    }
+
+    /// "Whose bodies are 1 MiB at most", unless a single one is larger.
+    #[tokio::test]
+    async fn bodies_that_do_not_fit_wait_for_the_next_statement() {
+        let batches = Batches::new(1);
+        let wait = |size| {
+            let mut row = NewRow::sample();
+            row.body = vec![0; size].into();
+            batches.wait(&Arc::new(row))
+        };
+        let _receivers = [LARGEST / 2, LARGEST / 2, 1, LARGEST + 1, 1].map(wait);
+        let mut served = Vec::new();
+        while !batches.lock().is_empty() {
+            served.push(batches.next().len());
+        }
+        assert_eq!(served, [2, 1, 1, 1]);
+    }
+
+    /// A row that the database refuses fails no other one. Nothing runs again if there is no other one, or if no row is the cause.
+    #[tokio::test(start_paused = true)]
+    async fn rows_are_stored_one_by_one_if_one_of_several_may_be_refused() {
+        for (calls, is_of_a_row, expected) in [
+            (2, true, &[2, 0, 1, 1][..]),
+            (1, true, &[1]),
+            (2, false, &[2]),
+            (1, false, &[1]),
+        ] {
+            let (batches, rows) = (Batches::new(2), &Mutex::new(Vec::new()));
+            let run = move |calls: Vec<Arc<NewRow>>| {
+                rows.lock().unwrap().push(calls.len());
+                async move {
+                    match is_of_a_row {
+                        _ if calls.is_empty() => Ok(Vec::new()),
+                        true => Err(sqlx::Error::Database(Box::new(Refused("23514")))),
+                        false => Err(sqlx::Error::PoolTimedOut),
+                    }
+                }
+            };
+            let permit = batches.first.acquire().await;
+            let mut waiting = Vec::new();
+            for _ in 0..calls {
+                let mut call = Box::pin(batches.call(NewRow::sample(), run));
+                poll_once(call.as_mut()).await;
+                waiting.push(call);
+            }
+            drop(permit);
+            for call in waiting {
+                assert!(call.await.is_err());
+            }
+            assert_eq!(*rows.lock().unwrap(), expected);
+        }
     }
 
     async fn poll_once(mut future: Pin<&mut impl Future>) {

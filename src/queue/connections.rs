@@ -16,12 +16,15 @@ use crate::util::postgres::{UnexpectedAnswer, has_sqlstate, is_fatal, redacted};
 /// - If the default isolation is stricter, concurrent writes would make it fail.
 /// - The database or the application may have set another form for bytes or texts, which cannot be read.
 /// - The server ends a statement that waits too long, such as for a locked table. Without a limit below our own, its session
-///   would remain after the client has left, and one more with each attempt.
+///   would remain after the client has left, and one more with each attempt. A role's limit for transactions (Postgres 17)
+///   would end the session instead.
 const PREFIX: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
 SET LOCAL bytea_output = 'hex';
 SET LOCAL client_encoding = 'UTF8';
 SELECT 'settings', set_config('statement_timeout', '4500ms', true)
-    WHERE current_setting('statement_timeout')::interval NOT BETWEEN '1 ms' AND '4500 ms'";
+    WHERE current_setting('statement_timeout')::interval NOT BETWEEN '1 ms' AND '4500 ms'
+    UNION ALL SELECT 'settings', set_config('transaction_timeout', '0', true)
+    WHERE current_setting('transaction_timeout', true) <> '0'";
 
 /// How many connections are reserved for heartbeats, if there are several.
 const FOR_HEARTBEATS: usize = 1;

@@ -310,7 +310,12 @@ mod tests {
             let other = queue.named("other");
             assert_eq!(other.shared.connections.max(), connections);
             let worker = other.worker(());
-            for shown in [format!("{other:?}"), format!("{worker:?}")] {
+            let enqueue = other.enqueue();
+            for shown in [
+                format!("{other:?}"),
+                format!("{worker:?}"),
+                format!("{enqueue:?}"),
+            ] {
                 assert!(
                     shown.contains("other") && !shown.contains("host"),
                     "{shown}"

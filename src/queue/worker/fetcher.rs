@@ -105,7 +105,7 @@ impl<J: JobService> Fetcher<J> {
         if wanted == 0 {
             return;
         }
-        match self.take(wanted, None).await {
+        match self.take(wanted, None, false).await {
             Ok(taken) => {
                 let bodies: usize = taken.iter().map(|attempt| attempt.body.len()).sum();
                 if taken.len() < wanted && bodies < BODIES {
@@ -134,7 +134,7 @@ impl<J: JobService> Fetcher<J> {
         let Some(event) = self.left_out.due().filter(|_| self.left_out_at <= start) else {
             return 0;
         };
-        let taken = self.take(1, Some(&event.id)).await;
+        let taken = self.take(1, Some(&event.id), false).await;
         // One that waits must not slow the others down.
         self.left_out_at = Instant::now() + 10 * start.elapsed();
         match taken {
@@ -160,7 +160,7 @@ impl<J: JobService> Fetcher<J> {
     /// whether that has helped.
     async fn fetch_one_by_one(&mut self, wanted: usize) -> bool {
         // If no event is the cause, a statement that takes none fails too.
-        if self.take(0, None).await.is_err() {
+        if self.take(0, None, false).await.is_err() {
             return false;
         }
         let Ok(next) = self.next(wanted).await else {
@@ -173,7 +173,7 @@ impl<J: JobService> Fetcher<J> {
                 break;
             }
             let start = Instant::now();
-            match self.take(1, Some(&event.id)).await {
+            match self.take(1, Some(&event.id), true).await {
                 Ok(taken) => {
                     has_taken |= !taken.is_empty();
                     self.start(taken);
@@ -181,7 +181,7 @@ impl<J: JobService> Fetcher<J> {
                 Err(error) if is_of_an_event(&error) => refused.push((event, error)),
                 Err(_) => break,
             }
-            if start.elapsed() >= SLOW {
+            if start.elapsed() >= 2 * SLOW {
                 break;
             }
         }
@@ -192,8 +192,13 @@ impl<J: JobService> Fetcher<J> {
         self.look_at = Instant::now() + jittered(INTERVAL_OF_FAILURES);
     }
 
-    /// Takes this many events, or only the one with this id.
-    async fn take(&self, wanted: usize, only: Option<&str>) -> Result<Vec<Attempt>, sqlx::Error> {
+    /// Takes this many events, or only the one with this id. `searches` if one of several waits.
+    async fn take(
+        &self,
+        wanted: usize,
+        only: Option<&str>,
+        searches: bool,
+    ) -> Result<Vec<Attempt>, sqlx::Error> {
         let Run { worker, name, .. } = &*self.run;
         let left_out = match only {
             Some(_) => Vec::new(),
@@ -209,7 +214,10 @@ impl<J: JobService> Fetcher<J> {
             only.map_or(Value::Null, Value::Text),
             Value::Flag(only.is_some()),
         ];
-        let fetch = Statement::new("fetch", include_str!("../sql/fetch.sql"), &values);
+        let mut fetch = Statement::new("fetch", include_str!("../sql/fetch.sql"), &values);
+        if searches {
+            fetch = fetch.in_a_search();
+        }
         let rows = worker.queue.connections.run(&fetch).await?;
         // A heartbeat returns an event whose row cannot be read.
         Ok(rows

@@ -144,6 +144,9 @@ impl<J: JobService> Recorder<J> {
         self.unrecorded = later;
         match self.settle(&due).await {
             Ok(rows) => self.recorded(due, &rows),
+            Err(error) if self.was_alone && is_of_an_item(&error) => {
+                self.refused(due, error);
+            }
             Err(error) if is_of_an_item(&error) && self.may_be_of_an_item(now).await => {
                 self.record_one_by_one(due).await;
             }
@@ -160,6 +163,14 @@ impl<J: JobService> Recorder<J> {
     async fn settle(&self, due: &[Ended]) -> Result<Vec<PgRow>, sqlx::Error> {
         let settle = settle(&self.run.name, due);
         self.run.worker.queue.connections.run(&settle).await
+    }
+
+    /// The database refuses to record this one try.
+    fn refused(&mut self, mut one: Vec<Ended>, error: sqlx::Error) {
+        if let Some(ended) = one.first_mut() {
+            ended.is_refused_by_itself(&self.run.worker.queue.name, error);
+        }
+        self.unrecorded.extend(one);
     }
 
     fn recorded(&mut self, due: Vec<Ended>, rows: &[PgRow]) {
@@ -190,19 +201,20 @@ impl<J: JobService> Recorder<J> {
                 continue;
             }
             let start = Instant::now();
-            let mut one = [ended];
-            let is_of_others_too = match self.settle(&one).await {
+            let one = vec![ended];
+            let settle = settle(&self.run.name, &one).in_a_search();
+            let is_of_others_too = match self.run.worker.queue.connections.run(&settle).await {
                 Ok(rows) => {
-                    self.recorded(one.into(), &rows);
+                    self.recorded(one, &rows);
                     false
                 }
-                Err(error) => {
-                    let is_of_an_item = is_of_an_item(&error);
-                    if is_of_an_item {
-                        one[0].is_refused_by_itself(&self.run.worker.queue.name, error);
-                    }
+                Err(error) if is_of_an_item(&error) => {
+                    self.refused(one, error);
+                    start.elapsed() >= 2 * SLOW
+                }
+                Err(_) => {
                     self.unrecorded.extend(one);
-                    !is_of_an_item || start.elapsed() >= SLOW
+                    true
                 }
             };
             if is_of_others_too {

@@ -137,3 +137,66 @@ impl Drop for FetchingGuard {
         self.0.changed.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_has_ended_once_it_is_closed_and_nothing_is_left() {
+        for bits in 0..8 {
+            let [is_closed, is_fetching, runs] = [1, 2, 4].map(|bit| bits & bit != 0);
+            let running = Arc::<Running>::default();
+            let _fetching = is_fetching.then(|| running.start_fetching());
+            let _runs = runs.then(|| running.add("1"));
+            if is_closed {
+                running.close();
+            }
+            let has_ended = is_closed && !is_fetching && !runs;
+            assert_eq!(running.has_ended(), has_ended, "{bits}");
+            assert_eq!(running.is_closed(), is_closed, "{bits}");
+            let ended = timeout(Duration::ZERO, running.ended()).await;
+            assert_eq!(ended.is_ok(), has_ended, "{bits}");
+            let closed = timeout(Duration::ZERO, running.closed()).await;
+            assert_eq!(closed.is_ok(), is_closed, "{bits}");
+        }
+    }
+
+    /// A callback has a place until it ends, and heartbeats name its event until that is recorded.
+    #[test]
+    fn events_are_named_until_they_are_recorded() {
+        let running = Arc::<Running>::default();
+        let (mut one, two) = (running.add("1"), running.add("2"));
+        assert_eq!(running.callbacks(), (2, 0));
+        one.end();
+        assert_eq!(running.callbacks(), (1, 1));
+        assert_eq!(running.ids(), ["1", "2"]);
+        drop(one);
+        assert_eq!(running.callbacks(), (1, 0));
+        assert_eq!(running.ids(), ["2"]);
+        drop(two);
+        assert_eq!(running.callbacks(), (0, 0));
+        assert_eq!(running.ids(), [""; 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_change_is_heard_of() {
+        let running = Arc::<Running>::default();
+        let (fetching, mut event) = (running.start_fetching(), running.add("1"));
+        let changes: [Box<dyn FnOnce()>; 4] = [
+            Box::new(|| event.end()),
+            Box::new(|| drop(running.add("2"))),
+            Box::new(|| running.close()),
+            Box::new(|| drop(fetching)),
+        ];
+        for change in changes {
+            let changed = running.changed();
+            change();
+            timeout(Duration::from_secs(1), changed).await.unwrap();
+        }
+    }
+}

@@ -77,7 +77,7 @@ impl From<UnexpectedAnswer> for sqlx::Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     #[test]
@@ -91,7 +91,7 @@ mod tests {
 
     /// An error of the server with this `SQLSTATE`.
     #[derive(Debug)]
-    struct Refused(&'static str);
+    pub(crate) struct Refused(pub(crate) &'static str);
 
     impl std::fmt::Display for Refused {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

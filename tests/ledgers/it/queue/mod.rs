@@ -2,6 +2,7 @@
 
 mod connections;
 mod dead_letters;
+mod deliveries;
 mod dying;
 mod engines;
 mod fetching;
@@ -9,6 +10,8 @@ mod heartbeats;
 mod logged;
 mod plans;
 mod refused;
+mod secrets;
+mod slow_rows;
 mod storing;
 mod storm;
 mod tables;

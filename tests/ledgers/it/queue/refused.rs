@@ -11,7 +11,8 @@ use tower::ServiceExt as _;
 
 use super::logged::Lines;
 use super::{
-    DEAD_AFTER, Fixture, KILLED, Running, completed, logging, quick, slow, store, until_logged,
+    DEAD_AFTER, Fixture, KILLED, PATIENCE, Running, completed, logging, quick, slow, store,
+    until_logged,
 };
 use crate::postgres_wire::counted;
 use crate::support::Log;
@@ -564,4 +565,69 @@ async fn living_workers_do_not_count_as_dead_because_of_a_row_of_a_dead_one() {
         worker.task.abort();
     }
     assert_eq!(twice, 0, "events of living workers were taken over");
+}
+
+/// Guide: "If they refuse to change a stored row […], its event waits". 32 of 36 results that are recorded together are
+/// refused. The others are recorded, and those are tried one after the other, not with all that are left again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn results_that_are_refused_keep_no_other_one() {
+    let fixture = Fixture::new().await;
+    let lines = Lines::of_all_tests();
+    fixture.execute("CREATE SEQUENCE refusals").await;
+    trigger(
+        &fixture,
+        "BEFORE UPDATE",
+        "IF NEW.status = 'Done' AND NEW.idempotency_key LIKE 'RESULT-%' THEN
+             PERFORM nextval('refusals'); RAISE 'no';
+         END IF;",
+    )
+    .await;
+    for number in 0..36 {
+        let name = if number % 9 == 8 { "JOB" } else { "RESULT" };
+        let event = completed(&format!("{name}-{number}"));
+        fixture.store(event).await;
+    }
+    let log = Log::default();
+    let jobs = slow(&log, Duration::from_millis(500));
+    let worker = Running::start(quick(&fixture.queue, jobs).with_concurrency(36));
+    fixture.until(4, "status = 'Done' AND attempts = 1").await;
+    let start = Instant::now();
+    while lines.count(&["refuses to change their rows", "RESULT-"]) < 32 {
+        assert!(start.elapsed() < PATIENCE);
+        sleep(Duration::from_millis(5)).await;
+    }
+    let refusals = fixture.number("SELECT last_value FROM refusals").await;
+    fixture.execute("DROP TRIGGER refuse ON apalis.jobs").await;
+    fixture.until(36, "status = 'Done' AND attempts = 1").await;
+    worker.end().await;
+    assert!(refusals < 50, "{refusals} refusals");
+}
+
+/// The application refuses all changes with a trigger of the statement, so no result is the cause, and none is tried by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn results_whose_statement_is_refused_are_not_tried_one_by_one() {
+    let fixture = Fixture::new().await;
+    let lines = Lines::of_all_tests();
+    for number in 0..8 {
+        fixture.store(completed(&format!("FROZEN-{number}"))).await;
+    }
+    let log = Log::default();
+    let jobs = slow(&log, Duration::from_secs(1));
+    let worker = Running::start(quick(&fixture.queue, jobs).with_concurrency(8));
+    until_logged(&log, 8).await;
+    fixture
+        .execute(
+            "CREATE FUNCTION frozen() RETURNS trigger LANGUAGE plpgsql AS
+                 $f$ BEGIN RAISE 'maintenance'; END $f$;
+             CREATE TRIGGER frozen BEFORE UPDATE ON apalis.jobs FOR EACH STATEMENT EXECUTE FUNCTION frozen()",
+        )
+        .await;
+    sleep(Duration::from_secs(3)).await;
+    fixture.execute("DROP TRIGGER frozen ON apalis.jobs").await;
+    fixture.until(8, "status = 'Done' AND attempts = 1").await;
+    worker.end().await;
+    let refused = lines.count(&["refuses to change their rows", "FROZEN-"]);
+    assert_eq!(refused, 0);
 }
