@@ -54,9 +54,6 @@ async fn forward(client: TcpStream, server: TcpStream, types: &[u8], counter: Ar
     // The first message has no type, and neither does the TLS request before it.
     let mut has_started = false;
     while let Ok(count @ 1..) = from_client.read(&mut chunk).await {
-        if to_server.write_all(&chunk[..count]).await.is_err() {
-            return;
-        }
         unread.extend_from_slice(&chunk[..count]);
         loop {
             let head = if has_started { 5 } else { 4 };
@@ -75,6 +72,10 @@ async fn forward(client: TcpStream, server: TcpStream, types: &[u8], counter: Ar
                 has_started = length > 8;
             }
             unread.drain(..end);
+        }
+        // Its messages are counted before their answers can come.
+        if to_server.write_all(&chunk[..count]).await.is_err() {
+            return;
         }
     }
 }
