@@ -28,6 +28,17 @@ async fn trigger(fixture: &Fixture, when: &str, body: &str) {
         .await;
 }
 
+/// A trigger of the statement that refuses all changes.
+async fn freeze(fixture: &Fixture) {
+    fixture
+        .execute(
+            "CREATE FUNCTION frozen() RETURNS trigger LANGUAGE plpgsql AS
+                 $f$ BEGIN RAISE 'maintenance'; END $f$;
+             CREATE TRIGGER frozen BEFORE UPDATE ON apalis.jobs FOR EACH STATEMENT EXECUTE FUNCTION frozen()",
+        )
+        .await;
+}
+
 /// Whether this many entries are logged within the time.
 async fn logged_within(log: &Log, entries: usize, time: Duration) -> bool {
     let start = Instant::now();
@@ -102,13 +113,7 @@ async fn a_statement_that_is_refused_is_not_repeated_all_the_time() {
     fixture.store(completed("JOB-1")).await;
     until_logged(&log, 1).await;
     fixture.until(1, "status = 'Done'").await;
-    fixture
-        .execute(
-            "CREATE FUNCTION frozen() RETURNS trigger LANGUAGE plpgsql AS
-                 $f$ BEGIN RAISE 'maintenance'; END $f$;
-             CREATE TRIGGER frozen BEFORE UPDATE ON apalis.jobs FOR EACH STATEMENT EXECUTE FUNCTION frozen()",
-        )
-        .await;
+    freeze(&fixture).await;
     sleep(Duration::from_secs(1)).await;
     round_trips.store(0, Ordering::SeqCst);
     sleep(Duration::from_secs(2)).await;
@@ -617,13 +622,7 @@ async fn results_whose_statement_is_refused_are_not_tried_one_by_one() {
     let jobs = slow(&log, Duration::from_secs(1));
     let worker = Running::start(quick(&fixture.queue, jobs).with_concurrency(8));
     until_logged(&log, 8).await;
-    fixture
-        .execute(
-            "CREATE FUNCTION frozen() RETURNS trigger LANGUAGE plpgsql AS
-                 $f$ BEGIN RAISE 'maintenance'; END $f$;
-             CREATE TRIGGER frozen BEFORE UPDATE ON apalis.jobs FOR EACH STATEMENT EXECUTE FUNCTION frozen()",
-        )
-        .await;
+    freeze(&fixture).await;
     sleep(Duration::from_secs(3)).await;
     fixture.execute("DROP TRIGGER frozen ON apalis.jobs").await;
     fixture.until(8, "status = 'Done' AND attempts = 1").await;
