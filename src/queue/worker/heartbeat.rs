@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use sqlx::Row as _;
 use tokio::time::{Instant, sleep};
 
-use super::left_out::{Candidate, LeftOut, SLOW};
+use super::left_out::{Candidate, LeftOut};
 use super::run::{INTERVAL_OF_FAILURES, Run};
 use super::running::Running;
 use crate::ledger::lease::micros;
@@ -126,7 +126,6 @@ impl Heart {
         let mut has_returned = false;
         let mut answered_at = Instant::now();
         for event in lost {
-            let start = Instant::now();
             match self.send(Lost::ReturnOnly(&event.id)).await {
                 Ok(answer) => {
                     self.left_out.remove(&event.id);
@@ -143,9 +142,6 @@ impl Heart {
             if answered_at.elapsed() >= self.dead_after / 8 {
                 self.send(Lost::Name).await?;
                 answered_at = Instant::now();
-            }
-            if start.elapsed() >= SLOW {
-                break;
             }
         }
         if has_returned {
@@ -189,7 +185,12 @@ impl Heart {
                 only,
                 Value::Flag(names),
             ];
-            Statement::new("heartbeat", include_str!("../sql/heartbeat.sql"), &values)
+            let heartbeat =
+                Statement::new("heartbeat", include_str!("../sql/heartbeat.sql"), &values);
+            match lost {
+                Lost::ReturnOnly(_) => heartbeat.in_a_search(),
+                _ => heartbeat,
+            }
         };
         let rows = self.queue.connections.run_late(beat).await?;
         let row = first(&rows, "heartbeat")?;

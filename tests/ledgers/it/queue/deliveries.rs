@@ -34,7 +34,7 @@ async fn a_first_delivery_is_no_duplicate() {
         .await;
     let letter = fixture.letters().await.letters()[0].name().to_owned();
     let condition = "NEW.idempotency_key SIMILAR TO 'JOB-(first|new) %'";
-    sleeping_trigger(&fixture, "INSERT", condition, 1.5).await;
+    sleeping_trigger(&fixture.pool, "INSERT", condition, 1.5).await;
     let mut lock = fixture.pool.begin().await.unwrap();
     sqlx::query("SELECT FROM apalis.jobs WHERE idempotency_key LIKE 'JOB-dead %' FOR UPDATE")
         .execute(&mut *lock)
@@ -143,7 +143,7 @@ async fn an_event_that_has_succeeded_is_not_logged_as_a_dead_letter() {
     let fixture = Fixture::new().await;
     let lines = Lines::of_all_tests();
     sleeping_trigger(
-        &fixture,
+        &fixture.pool,
         "UPDATE",
         "NEW.status = 'Done' AND NEW.idempotency_key LIKE 'JOB-slow %'",
         2.0,

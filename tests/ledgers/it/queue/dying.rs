@@ -294,7 +294,7 @@ async fn a_worker_starts_before_its_database_and_ends_without_it() {
 async fn an_event_whose_process_dies_while_it_is_taken_runs_at_least_once() {
     let fixture = Fixture::new().await;
     fixture.store(completed("JOB-1")).await;
-    sleeping_trigger(&fixture, "UPDATE", "NEW.status = 'Running'", 1.0).await;
+    sleeping_trigger(&fixture.pool, "UPDATE", "NEW.status = 'Running'", 1.0).await;
     let log = Log::default();
     let process = tokio::runtime::Runtime::new().unwrap();
     let (options, jobs) = (fixture.database.options(), logging(&log));
@@ -472,7 +472,7 @@ async fn many_events_are_taken_over_although_a_trigger_takes_a_millisecond() {
                      FROM generate_series(1, {events}) AS n"
             ))
             .await;
-        sleeping_trigger(&fixture, "UPDATE", "true", 0.001).await;
+        sleeping_trigger(&fixture.pool, "UPDATE", "true", 0.001).await;
         let log = Log::default();
         let worker = Running::start(quick(&fixture.queue, logging(&log)));
         let start = Instant::now();

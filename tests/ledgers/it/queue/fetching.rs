@@ -387,7 +387,7 @@ async fn a_worker_whose_statements_fail_does_not_repeat_them_all_the_time() {
 async fn a_shutdown_while_events_are_fetched_runs_or_leaves_them() {
     let fixture = Fixture::new().await;
     let log = Log::default();
-    sleeping_trigger(&fixture, "UPDATE", "NEW.status = 'Running'", 1.0).await;
+    sleeping_trigger(&fixture.pool, "UPDATE", "NEW.status = 'Running'", 1.0).await;
     fixture.store(completed("JOB-1")).await;
     let worker = Running::start(quick(&fixture.queue, logging(&log)));
     sleep(Duration::from_millis(600)).await;

@@ -240,7 +240,7 @@ async fn a_flood_of_stored_events_lets_no_worker_count_as_dead() {
             .with_dead_after(dead_after),
     );
     // Twenty milliseconds a statement, as with a synchronous standby far away, and 4 connections.
-    sleeping_trigger(&fixture, "INSERT", "true", 0.02).await;
+    sleeping_trigger(&fixture.pool, "INSERT", "true", 0.02).await;
     let flood: Vec<_> = (0..3_000)
         .map(|task| {
             let queue = fixture.queue.clone();
@@ -332,7 +332,7 @@ async fn a_worker_does_not_run_its_own_events_twice() {
             .with_dead_after(Duration::from_secs(1)),
     );
     sleep(Duration::from_millis(300)).await;
-    sleeping_trigger(&fixture, "INSERT", "true", 0.15).await;
+    sleeping_trigger(&fixture.pool, "INSERT", "true", 0.15).await;
     // Fourteen deliveries at a time share the only connection with the worker.
     let stores: Vec<_> = (0..14)
         .map(|task| {

@@ -89,7 +89,7 @@ fn hex(bytes: &[u8]) -> String {
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn a_slow_statement_puts_no_body_into_the_log() {
     let fixture = Fixture::new().await;
-    sleeping_trigger(&fixture, "INSERT", "true", 1.2).await;
+    sleeping_trigger(&fixture.pool, "INSERT", "true", 1.2).await;
     // As an application connects: the other tests disable sqlx' log.
     let url = std::env::var("MX_TEST_POSTGRES_URL").unwrap();
     let options: sqlx::postgres::PgConnectOptions = url.parse().unwrap();

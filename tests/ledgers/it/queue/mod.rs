@@ -207,14 +207,15 @@ fn slow(log: &Log, time: Duration) -> JobRouter {
     })
 }
 
-async fn sleeping_trigger(fixture: &Fixture, when: &str, condition: &str, seconds: f64) {
-    fixture
-        .execute(&format!(
-            "CREATE OR REPLACE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
-                 $f$ BEGIN IF {condition} THEN PERFORM pg_sleep({seconds}); END IF; RETURN NEW; END $f$;
-             CREATE TRIGGER slow BEFORE {when} ON apalis.jobs FOR EACH ROW EXECUTE FUNCTION slow()"
-        ))
-        .await;
+/// A trigger that makes changes wait if this condition holds.
+async fn sleeping_trigger(pool: &PgPool, when: &str, condition: &str, seconds: f64) {
+    let sql = format!(
+        "CREATE OR REPLACE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+             $f$ BEGIN IF {condition} THEN PERFORM pg_sleep({seconds}); END IF; RETURN NEW; END $f$;
+         CREATE TRIGGER slow BEFORE {when} ON apalis.jobs FOR EACH ROW EXECUTE FUNCTION slow()"
+    );
+    let execution = sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await;
+    execution.unwrap();
 }
 
 /// A router whose callbacks take this long, and log their guid when they start and when they end.

@@ -64,7 +64,7 @@ async fn runs_one_within(fixture: &Fixture, time: Duration, locked: &'static str
 }
 
 /// Workers of a process that has died. They held these events.
-async fn orphans(fixture: &Fixture, guids: &[String]) {
+pub(super) async fn orphans(fixture: &Fixture, guids: &[String]) {
     fixture
         .execute(
             "INSERT INTO apalis.workers (id, worker_type, storage_name, layers, last_seen, started_at)

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tower::ServiceExt as _;
 
+use super::refused::orphans;
 use super::{
     Fixture, PATIENCE, Running, completed, logging, quick, sleeping_trigger, store, until_logged,
 };
@@ -34,14 +35,8 @@ async fn an_event_that_waits_keeps_no_other_one_with_a_transaction_timeout() {
     queue.migrate().await.unwrap();
     let options = server.options().options([("transaction_timeout", "3s")]);
     let (_pool, queue) = super::queue(options);
-    sqlx::raw_sql(
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
-             $f$ BEGIN IF NEW.idempotency_key LIKE 'JOB-slow %' THEN PERFORM pg_sleep(10); END IF; RETURN NEW; END $f$;
-         CREATE TRIGGER slow BEFORE UPDATE ON apalis.jobs FOR EACH ROW EXECUTE FUNCTION slow()",
-    )
-    .execute(&pool)
-    .await
-    .unwrap();
+    let condition = "NEW.idempotency_key LIKE 'JOB-slow %'";
+    sleeping_trigger(&pool, "UPDATE", condition, 10.0).await;
     store(&queue, completed("JOB-slow")).await;
     store(&queue, completed("JOB-good")).await;
     let log = Log::default();
@@ -68,14 +63,13 @@ async fn an_event_that_cannot_be_taken_over_keeps_no_other_one_with_a_transactio
     sqlx::raw_sql(
         "INSERT INTO apalis.workers (id, worker_type, storage_name, layers, last_seen, started_at)
          VALUES ('dead', 'mx-jobs', 'mx-job-webhook', '', now() - interval '1 hour', now() - interval '1 hour');
-         UPDATE apalis.jobs SET status = 'Running', lock_by = 'dead', lock_at = now() - interval '1 hour', max_attempts = 12;
-         CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
-             $f$ BEGIN IF NEW.idempotency_key LIKE 'JOB-slow %' THEN PERFORM pg_sleep(10); END IF; RETURN NEW; END $f$;
-         CREATE TRIGGER slow BEFORE UPDATE ON apalis.jobs FOR EACH ROW EXECUTE FUNCTION slow()",
+         UPDATE apalis.jobs SET status = 'Running', lock_by = 'dead', lock_at = now() - interval '1 hour', max_attempts = 12",
     )
     .execute(&pool)
     .await
     .unwrap();
+    let condition = "NEW.idempotency_key LIKE 'JOB-slow %'";
+    sleeping_trigger(&pool, "UPDATE", condition, 10.0).await;
     let log = Log::default();
     let dead_after = Duration::from_secs(24);
     let worker = Running::start(quick(&queue, logging(&log)).with_dead_after(dead_after));
@@ -97,14 +91,8 @@ async fn an_event_that_cannot_be_stored_fails_no_other_one_with_a_transaction_ti
     let options = server.options().options([("transaction_timeout", "2s")]);
     let (_pool, queue) = super::queue(options);
     let queue = queue.with_max_connections(1);
-    sqlx::raw_sql(
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
-             $f$ BEGIN IF NEW.idempotency_key LIKE 'JOB-7 %' THEN PERFORM pg_sleep(10); END IF; RETURN NEW; END $f$;
-         CREATE TRIGGER slow BEFORE INSERT ON apalis.jobs FOR EACH ROW EXECUTE FUNCTION slow()",
-    )
-    .execute(&pool)
-    .await
-    .unwrap();
+    let condition = "NEW.idempotency_key LIKE 'JOB-7 %'";
+    sleeping_trigger(&pool, "INSERT", condition, 10.0).await;
     let store = |number| {
         let event = completed(&format!("JOB-{number}"));
         tokio::spawn(queue.enqueue().oneshot(event))
@@ -124,7 +112,7 @@ async fn an_event_that_cannot_be_stored_fails_no_other_one_with_a_transaction_ti
 async fn a_result_beside_those_that_wait(waiting: usize) {
     let fixture = Fixture::new().await;
     let condition = "NEW.status = 'Done' AND NEW.idempotency_key LIKE 'JOB-bad%'";
-    sleeping_trigger(&fixture, "UPDATE", condition, 10.0).await;
+    sleeping_trigger(&fixture.pool, "UPDATE", condition, 10.0).await;
     let log = Log::default();
     let worker = Running::start(quick(&fixture.queue, logging(&log)).with_concurrency(waiting));
     for number in 0..waiting {
@@ -160,7 +148,7 @@ async fn a_result_beside_twelve_that_wait_is_recorded() {
 async fn an_event_behind_twelve_that_wait_runs() {
     let fixture = Fixture::new().await;
     let condition = "NEW.status = 'Running' AND NEW.idempotency_key LIKE 'JOB-bad%'";
-    sleeping_trigger(&fixture, "UPDATE", condition, 10.0).await;
+    sleeping_trigger(&fixture.pool, "UPDATE", condition, 10.0).await;
     for number in 0..12 {
         fixture.store(completed(&format!("JOB-bad-{number}"))).await;
     }
@@ -174,4 +162,27 @@ async fn an_event_behind_twelve_that_wait_runs() {
     worker.task.abort();
     let after = start.elapsed();
     assert!(after < 2 * PATIENCE, "it ran after {after:?}");
+}
+
+/// The same for events of a dead worker.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn events_beside_twelve_that_cannot_be_taken_over_run() {
+    const DEAD_AFTER: Duration = Duration::from_secs(12);
+    let fixture = Fixture::new().await;
+    let guids = |kind| (0..12).map(move |number| format!("JOB-{kind}-{number}"));
+    let guids: Vec<_> = guids("bad").chain(guids("good")).collect();
+    orphans(&fixture, &guids).await;
+    let condition = "NEW.status = 'Pending' AND NEW.idempotency_key LIKE 'JOB-bad%'";
+    sleeping_trigger(&fixture.pool, "UPDATE", condition, 10.0).await;
+    let log = Log::default();
+    let worker = quick(&fixture.queue, logging(&log)).with_concurrency(12);
+    let worker = Running::start(worker.with_dead_after(DEAD_AFTER));
+    let start = Instant::now();
+    while log.entries().len() < 12 && start.elapsed() < 10 * DEAD_AFTER {
+        sleep(Duration::from_millis(50)).await;
+    }
+    worker.task.abort();
+    let after = start.elapsed();
+    assert!(after < 10 * DEAD_AFTER / 3, "they ran after {after:?}");
 }
