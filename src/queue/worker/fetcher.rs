@@ -4,11 +4,12 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::attempt::Attempt;
 use super::left_out::{Candidate, LeftOut, SLOW};
@@ -28,6 +29,9 @@ const BODIES: usize = 1 << 20;
 
 /// How many tries may have ended without being recorded before the worker takes no further events.
 const UNRECORDED: usize = 64;
+
+/// How long the places of callbacks that have ended wait for others, until half of all are free.
+const GATHERING: Duration = Duration::from_millis(1);
 
 pub(super) struct Fetcher<J> {
     run: Arc<Run<J>>,
@@ -54,8 +58,6 @@ impl<J: JobService> Fetcher<J> {
     pub(super) async fn fetch_until_the_end(mut self) {
         let run = self.run.clone();
         loop {
-            // Callbacks that end at the same time make room for the events of one statement.
-            yield_now().await;
             // They are created before the state is read, so that no change in between is missed.
             let changed = run.running.changed();
             let stored = run.worker.queue.stored.notified();
@@ -64,7 +66,11 @@ impl<J: JobService> Fetcher<J> {
             }
             let free = self.free();
             if free > 0 && self.look_at <= Instant::now() {
-                self.fetch(free).await;
+                self.gather().await;
+                if run.running.is_closed() {
+                    return;
+                }
+                self.fetch(self.free()).await;
             } else if self.wait(free > 0, changed, stored).await {
                 self.look_at = Instant::now();
             }
@@ -78,6 +84,23 @@ impl<J: JobService> Fetcher<J> {
             return 0;
         }
         self.run.worker.concurrency.saturating_sub(callbacks)
+    }
+
+    /// Waits a moment for more places: one statement takes several events in little more time than one.
+    async fn gather(&self) {
+        let running = &self.run.running;
+        let many = self.run.worker.concurrency.div_ceil(2).min(BATCH);
+        let gathered = async {
+            loop {
+                let changed = running.changed();
+                if self.free() >= many || running.is_closed() {
+                    // Callbacks that end at the same time share the statement.
+                    return yield_now().await;
+                }
+                changed.await;
+            }
+        };
+        let _ = timeout(GATHERING, gathered).await;
     }
 
     /// Waits until something changes. Returns whether an event was stored that can be taken.
@@ -260,4 +283,72 @@ fn is_of_an_event(error: &sqlx::Error) -> bool {
         .as_database_error()
         .and_then(|error| error.constraint());
     is_of_an_item(error) && constraint != Some("fk_worker_lock_by")
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+    use super::*;
+    use crate::JobRouter;
+    use crate::background::Background;
+    use crate::queue::JobQueue;
+    use crate::queue::worker::running::RunningGuard;
+
+    /// A fetcher of a worker that runs this many callbacks, with as many places.
+    fn busy(callbacks: usize) -> (Fetcher<JobRouter>, Vec<RunningGuard>) {
+        let pool = PgPoolOptions::new().connect_lazy_with(PgConnectOptions::new());
+        let worker = JobQueue::postgres(pool).worker(JobRouter::new());
+        let (ended, _) = tokio::sync::mpsc::unbounded_channel();
+        let run = Run {
+            worker: worker.with_concurrency(callbacks),
+            name: "worker".into(),
+            running: Arc::default(),
+            background: Background::new(),
+            ended,
+        };
+        let running = (0..callbacks).map(|id| run.running.add(&id.to_string()));
+        let running = running.collect();
+        (Fetcher::new(Arc::new(run)), running)
+    }
+
+    /// Places that become free within a moment are taken with one statement, once they are half of all.
+    #[tokio::test(start_paused = true)]
+    async fn places_wait_for_others_for_a_moment() {
+        for (callbacks, before, meanwhile, waits) in [
+            (1, 1, 0, false),
+            (4, 2, 0, false),
+            (4, 1, 1, false),
+            (4, 1, 0, true),
+            (5, 2, 0, true),
+            (5, 2, 1, false),
+            (1000, BATCH - 1, 0, true),
+            (1000, BATCH - 1, 1, false),
+        ] {
+            let (fetcher, mut running) = busy(callbacks);
+            let mut end = |count| running.drain(..count).for_each(drop);
+            end(before);
+            let start = Instant::now();
+            let gathered = async {
+                fetcher.gather().await;
+                start.elapsed()
+            };
+            let ends = async {
+                yield_now().await;
+                end(meanwhile);
+            };
+            let (waited, ()) = tokio::join!(gathered, ends);
+            assert_eq!(waited > Duration::ZERO, waits, "{before} of {callbacks}");
+            assert!(waited <= 2 * GATHERING);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_is_closed_gathers_no_places() {
+        let (fetcher, _running) = busy(4);
+        let start = Instant::now();
+        let close = async { fetcher.run.running.close() };
+        tokio::join!(fetcher.gather(), close);
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
 }
