@@ -14,8 +14,11 @@ use crate::util::postgres::own_connections::{self, OwnConnection, TIMEOUT};
 /// remain after the client has left.
 const BEGIN: &str =
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '5s';
+    SET LOCAL client_min_messages = 'error';
     SELECT set_config('statement_timeout', '4500ms', true)
-    WHERE current_setting('statement_timeout')::interval NOT BETWEEN '1 ms' AND '4500 ms'";
+    WHERE current_setting('statement_timeout')::interval NOT BETWEEN '1 ms' AND '4500 ms'
+    UNION ALL SELECT set_config('transaction_timeout', '0', true)
+    WHERE current_setting('transaction_timeout', true) <> '0'";
 
 /// How many connections there are at most.
 const CONNECTIONS: u32 = 2;

@@ -15,16 +15,21 @@ use crate::util::postgres::{UnexpectedAnswer, has_sqlstate, is_fatal, redacted};
 ///
 /// - If the default isolation is stricter, concurrent writes would make it fail.
 /// - The database or the application may have set another form for bytes or texts, which cannot be read.
+/// - sqlx logs what the server notices, such as the name of a table that a trigger wants to create.
 /// - The server ends a statement that waits too long, such as for a locked table. Without a limit below our own, its session
 ///   would remain after the client has left, and one more with each attempt. A role's limit for transactions (Postgres 17)
 ///   would end the session instead.
 const PREFIX: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
 SET LOCAL bytea_output = 'hex';
 SET LOCAL client_encoding = 'UTF8';
+SET LOCAL client_min_messages = 'error';
 SELECT 'settings', set_config('statement_timeout', '4500ms', true)
     WHERE current_setting('statement_timeout')::interval NOT BETWEEN '1 ms' AND '4500 ms'
     UNION ALL SELECT 'settings', set_config('transaction_timeout', '0', true)
     WHERE current_setting('transaction_timeout', true) <> '0'";
+
+/// What follows them. The server's time-outs do not apply to a commit, in which it would check deferred constraints.
+const SUFFIX: &str = "SET CONSTRAINTS ALL IMMEDIATE";
 
 /// How many connections are reserved for heartbeats, if there are several.
 const FOR_HEARTBEATS: usize = 1;
@@ -95,7 +100,10 @@ impl Connections {
             let query = sqlx::query(AssertSqlSafe(statement.text()));
             let query = query.persistent(false).bind(bodies);
             let rows = query.fetch_all(&mut *connection).await?;
-            sqlx::raw_sql("COMMIT").execute(&mut *connection).await?;
+            let commit = format!("{SUFFIX}; COMMIT");
+            sqlx::raw_sql(AssertSqlSafe(commit))
+                .execute(&mut *connection)
+                .await?;
             Ok(rows)
         };
         let mut permit = self.0.permit().await?;
@@ -173,6 +181,8 @@ impl Connections {
             sql += ";\n";
             sql += &statement.text();
         }
+        sql += ";\n";
+        sql += SUFFIX;
         let connection = permit.use_connection(connection);
         let run = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection);
         let answers = match timeout(TIMEOUT, run).await {
