@@ -8,6 +8,9 @@ use sqlx::error::{DatabaseError, ErrorKind};
 
 use super::is_fatal;
 
+/// The tables of the crate, without schema.
+const TABLES: [&str; 3] = ["jobs", "workers", "mx_job_webhook_dead_letters"];
+
 /// An error of the server. What it says about a row is left out, because that can repeat a body, an error of a callback, or a
 /// user's id: the detail, the context, and each message that can name a value.
 #[derive(Debug)]
@@ -28,29 +31,53 @@ pub(crate) fn redacted(error: sqlx::Error) -> sqlx::Error {
         return error;
     };
     let code = database.code().unwrap_or_default().into_owned();
-    let message = if names_no_value(&code, database.message()) {
-        database.message().to_owned()
-    } else {
-        format!("the server refuses a value or the statement (SQLSTATE {code})")
-    };
+    let own = own_constraint(database);
+    let message = message(&code, own, database.message());
     sqlx::Error::Database(Box::new(Redacted {
         code,
         message,
-        constraint: database.constraint().map(str::to_owned),
-        table: database.table().map(str::to_owned),
+        constraint: own.map(|(_, constraint)| constraint.to_owned()),
+        table: own.map(|(table, _)| table.to_owned()),
     }))
 }
 
-/// Returns whether the message has no value of a row. A constraint or a trigger can use a value as the name of anything, such as
-/// in `body ->> 'user' :: regclass`, and the message then says that there is none of that name.
-fn names_no_value(code: &str, message: &str) -> bool {
-    // Constraints, states of transactions and of the server, locks, limits, privileges, and what a trigger raises itself.
-    const KINDS: [&str; 9] = ["23", "25", "40", "53", "55", "57", "58", "42501", "P0001"];
-    let is_of_a_missing_table = code == "42P01"
-        && ["\"apalis.", "\"mx_job_webhook_"]
-            .iter()
-            .any(|name| message.contains(name));
-    is_of_a_missing_table || KINDS.iter().any(|kind| code.starts_with(kind))
+/// Returns the table and the constraint that refuses a row, if the table is one of the crate. Others can be named after a user.
+fn own_constraint(error: &dyn DatabaseError) -> Option<(&str, &str)> {
+    error
+        .table()
+        .filter(|table| TABLES.contains(table))
+        .zip(error.constraint())
+}
+
+/// Returns what can be said about an error. A constraint or a trigger can use a value of a row as the name of anything, such as
+/// in `body ->> 'user' :: regclass`, and the server then says that there is none of that name. A trigger can also raise any code
+/// with any message.
+fn message(code: &str, own: Option<(&str, &str)>, message: &str) -> String {
+    let is_of_own = || TABLES.iter().any(|table| message.ends_with(table));
+    let text = match (code, own) {
+        // What a trigger raises without a code of its own is the application's.
+        ("P0001", _) => message,
+        ("42501", _) if is_of_own() => message,
+        ("42P01", _) if message.contains("\"apalis.") || message.contains("\"mx_job_webhook_") => {
+            message
+        }
+        ("25006", _) => "the server is read-only",
+        ("25P02", _) => "the transaction has failed before",
+        ("40001", _) => "the access could not be serialised",
+        ("40P01", _) => "deadlock detected",
+        ("42501", _) => "permission denied",
+        ("53100", _) => "the server's disk is full",
+        ("53200", _) => "the server is out of memory",
+        ("55P03", _) => "a lock was not available in time",
+        ("57014", _) => "the statement took too long, or was cancelled",
+        (_, Some((table, constraint))) => {
+            return format!(
+                "a row of the table \"{table}\" violates the constraint \"{constraint}\""
+            );
+        }
+        _ => return format!("the server refuses a value or the statement (SQLSTATE {code})"),
+    };
+    text.to_owned()
 }
 
 impl fmt::Display for Redacted {

@@ -293,7 +293,7 @@ async fn events_that_cannot_be_taken_keep_no_other_one() {
         "queue=\"refused\"",
         "refuses to change their rows",
         "JOB-held-",
-        "violates check constraint",
+        "violates the constraint",
     ];
     assert!(lines.count(&refused) < 40, "a worker repeats itself");
     assert!(lines.has(&refused), "{}", lines.text());

@@ -1,6 +1,8 @@
 //! What the log and errors show of events.
 
-use mx_job_webhook::JobEvent;
+use std::error::Error as _;
+
+use mx_job_webhook::{Job, JobEvent, Status};
 use sqlx::AssertSqlSafe;
 use tower::ServiceExt as _;
 
@@ -106,4 +108,96 @@ async fn a_body_that_cannot_be_decoded_is_not_shown() {
         );
     }
     assert!(!lines.text().contains("USR-UNDECODABLE"));
+}
+
+/// An event of this user.
+fn of_user(user: &str) -> JobEvent {
+    let mut job = Job::new("JOB-1".parse().unwrap(), Status::Completed);
+    job.user_guid = Some(user.parse().unwrap());
+    job.into()
+}
+
+/// Guide: "Errors of the queue have the server's code, and its message if that cannot repeat a value of the row, which could
+/// name a user. What your triggers raise (with the code `P0001`) is in that message".
+async fn an_error_names_no_user(body: &str) {
+    let fixture = Fixture::new().await;
+    fixture
+        .execute(&format!(
+            "CREATE FUNCTION names_the_user() RETURNS trigger LANGUAGE plpgsql AS $f$
+             DECLARE uid text := convert_from(NEW.job, 'UTF8')::jsonb #>> '{{job,user_guid}}';
+             BEGIN {body} RETURN NEW; END $f$;
+             CREATE TRIGGER attack BEFORE INSERT ON apalis.jobs FOR EACH ROW EXECUTE FUNCTION names_the_user()"
+        ))
+        .await;
+    let error = fixture.queue.enqueue().oneshot(of_user("USR-secret")).await;
+    let error = error.unwrap_err();
+    let mut text = format!("{error} {error:?}");
+    let mut source = error.source();
+    while let Some(error) = source {
+        text += &format!(" {error} {error:?}");
+        source = error.source();
+    }
+    assert!(!text.contains("USR-secret"), "{text}");
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_error_about_a_file_names_no_user() {
+    an_error_names_no_user("PERFORM pg_read_file('/nonexistent/' || uid);").await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_error_that_a_trigger_raises_as_a_constraint_names_no_user() {
+    an_error_names_no_user(
+        "RAISE check_violation USING MESSAGE = 'the user ' || uid || ' is blocked';",
+    )
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_error_about_a_privilege_names_no_user() {
+    an_error_names_no_user(
+        "EXECUTE format('CREATE TABLE %I ()', uid);
+         EXECUTE format('CREATE ROLE %I', 'reader ' || pg_backend_pid());
+         EXECUTE format('SET LOCAL ROLE %I', 'reader ' || pg_backend_pid());
+         EXECUTE format('SELECT FROM %I', uid);",
+    )
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_error_about_a_state_names_no_user() {
+    an_error_names_no_user(
+        "EXECUTE format('CREATE SEQUENCE %I', uid); PERFORM currval(quote_ident(uid)::regclass);",
+    )
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_error_about_a_constraint_of_another_table_names_no_user() {
+    an_error_names_no_user("EXECUTE format('CREATE TABLE t (x int CONSTRAINT %I CHECK (x > 1))', uid); INSERT INTO t VALUES (0);").await;
+}
+
+/// Guide: "Errors of the queue have the server's code, and its message if that cannot repeat a value of the row, which could
+/// name a user." So have its notices, which reach the log too. A trigger creates what a user needs.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_notice_names_no_user() {
+    let fixture = Fixture::new().await;
+    fixture
+        .execute(
+            "CREATE TABLE \"USR-noticed\" ();
+             CREATE FUNCTION names_the_user() RETURNS trigger LANGUAGE plpgsql AS $f$
+             DECLARE uid text := convert_from(NEW.job, 'UTF8')::jsonb #>> '{job,user_guid}';
+             BEGIN EXECUTE format('CREATE TABLE IF NOT EXISTS %I ()', uid); RETURN NEW; END $f$;
+             CREATE TRIGGER attack BEFORE INSERT ON apalis.jobs FOR EACH ROW EXECUTE FUNCTION names_the_user()",
+        )
+        .await;
+    let lines = Lines::of_all_tests();
+    fixture.store(of_user("USR-noticed")).await;
+    assert_eq!(lines.count(&["USR-noticed"]), 0, "{}", lines.text());
 }
