@@ -15,12 +15,12 @@
 -- events in $8, and returns only the one in $9 if that is not NULL. With $10, it returns none, and says which it would have
 -- returned.
 --
--- It ends in a sixth of $4, within 0.25 to 4.5 s. If a row makes it wait for longer, the worker says with another one that it
+-- It ends in a sixth of $4, within 0.15 to 4.5 s. If a row makes it wait for longer, the worker says with another one that it
 -- lives. A sixth and the pause between heartbeats, a quarter, are less than the half above.
 --
 -- The settings make the server look for the events of each dead worker by the index.
 SELECT 'settings', set_config('statement_timeout', limits.millis || 'ms', true)
-FROM (SELECT least(greatest($4 / 6000, 250), 4500) AS millis) AS limits
+FROM (SELECT least(greatest($4 / 6000, 150), 4500) AS millis) AS limits
 WHERE current_setting('statement_timeout')::interval > limits.millis * interval '1 millisecond';
 SET LOCAL enable_hashjoin = off;
 SET LOCAL enable_mergejoin = off;

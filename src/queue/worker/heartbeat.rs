@@ -47,6 +47,8 @@ pub(super) struct Heart {
 enum Lost<'a> {
     Return,
     ReturnOnly(&'a str),
+    /// Returns only this one of several, each of which may wait.
+    ReturnOneOf(&'a str),
     /// Only says which they are.
     Name,
 }
@@ -54,6 +56,8 @@ enum Lost<'a> {
 /// The answer to a heartbeat.
 struct Answer {
     returned: i64,
+    /// Whether it would have returned events of dead workers.
+    takes_over: bool,
     named: Vec<Candidate>,
 }
 
@@ -101,10 +105,10 @@ impl Heart {
     pub(super) async fn beat(&mut self) -> Result<(), sqlx::Error> {
         let start = Instant::now();
         while let Err(error) = self.send(Lost::Return).await {
-            self.most_returned = (self.most_returned / 8).max(1);
             if !is_of_an_item(&error) || start.elapsed() >= self.dead_after {
                 return Err(error);
             }
+            self.most_returned = (self.most_returned / 8).max(1);
             // This says that the worker lives, which the statement that failed did not.
             let lost = self.send(Lost::Name).await?.named;
             if !self.return_one_by_one(lost).await? {
@@ -114,7 +118,9 @@ impl Heart {
         while start.elapsed() < self.dead_after / 4
             && let Some(event) = self.left_out.due()
         {
-            self.return_one_by_one(vec![event]).await?;
+            if !self.return_left_out(event).await? {
+                break;
+            }
         }
         Ok(())
     }
@@ -125,10 +131,12 @@ impl Heart {
         let mut refused = Vec::new();
         let mut has_returned = false;
         let mut answered_at = Instant::now();
+        let mut has_failed = false;
         for event in lost {
-            match self.send(Lost::ReturnOnly(&event.id)).await {
+            let outcome = self.send(Lost::ReturnOneOf(&event.id)).await;
+            has_failed = outcome.is_err();
+            match outcome {
                 Ok(answer) => {
-                    self.left_out.remove(&event.id);
                     has_returned |= answer.returned > 0;
                     answered_at = Instant::now();
                 }
@@ -144,10 +152,32 @@ impl Heart {
                 answered_at = Instant::now();
             }
         }
+        if has_failed {
+            self.send(Lost::Name).await?;
+        }
         if has_returned {
             self.left_out.try_all();
         }
         Ok(self.left_out.add(&self.queue.name, refused) || has_returned)
+    }
+
+    /// Returns an event that was left out. Returns false if this worker may not take over any.
+    async fn return_left_out(&mut self, event: Candidate) -> Result<bool, sqlx::Error> {
+        match self.send(Lost::ReturnOnly(&event.id)).await {
+            Ok(answer) if answer.returned == 0 && !answer.takes_over => return Ok(false),
+            Ok(answer) => {
+                self.left_out.remove(&event.id);
+                if answer.returned > 0 {
+                    self.left_out.try_all();
+                }
+            }
+            Err(error) if is_of_an_item(&error) => {
+                self.left_out.add(&self.queue.name, vec![(event, error)]);
+                self.send(Lost::Name).await?;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(true)
     }
 
     /// Sends one heartbeat.
@@ -157,7 +187,7 @@ impl Heart {
             .is_some_and(|since| since.elapsed() >= self.dead_after);
         let (only, names) = match lost {
             Lost::Return => (Value::Null, false),
-            Lost::ReturnOnly(id) => (Value::Text(id), false),
+            Lost::ReturnOnly(id) | Lost::ReturnOneOf(id) => (Value::Text(id), false),
             Lost::Name => (Value::Null, true),
         };
         let most = if names {
@@ -170,7 +200,7 @@ impl Heart {
             let ids = self.running.ids();
             let ids: Vec<&str> = ids.iter().map(|id| &**id).collect();
             let left_out = match lost {
-                Lost::ReturnOnly(_) => Vec::new(),
+                Lost::ReturnOnly(_) | Lost::ReturnOneOf(_) => Vec::new(),
                 _ => self.left_out.ids(),
             };
             let values = [
@@ -188,7 +218,7 @@ impl Heart {
             let heartbeat =
                 Statement::new("heartbeat", include_str!("../sql/heartbeat.sql"), &values);
             match lost {
-                Lost::ReturnOnly(_) => heartbeat.in_a_search(),
+                Lost::ReturnOneOf(_) => heartbeat.in_a_search(),
                 _ => heartbeat,
             }
         };
@@ -220,6 +250,7 @@ impl Heart {
         };
         Ok(Answer {
             returned,
+            takes_over: takes_over && continues,
             named: named.into_iter().map(candidate).collect(),
         })
     }

@@ -432,3 +432,62 @@ async fn an_event_that_cannot_be_taken_over_keeps_no_other_one() {
     fixture.until(8, "status = 'Done' AND attempts = 2").await;
     worker.end().await;
 }
+
+/// Guide: "After 30 s of silence (`with_dead_after`), others take its events over. They look every 7.5 s, so its events run
+/// again 30 to 40 s after its death." With 64 callbacks, after an outage of the database. Scaled: 12 to 15 s.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_outage_slows_no_later_take_over() {
+    const DEAD_AFTER: Duration = Duration::from_secs(12);
+    let fixture = Fixture::new().await;
+    let proxy = Proxy::to(fixture.database.server()).await;
+    let (_, queue) = super::queue(fixture.database.options().port(proxy.address.port()));
+    let log = Log::default();
+    let worker = quick(&queue, logging(&log))
+        .with_concurrency(64)
+        .with_dead_after(DEAD_AFTER);
+    let worker = Running::start(worker);
+    sleep(Duration::from_secs(4)).await;
+    proxy.set(Network::Down);
+    sleep(Duration::from_secs(8)).await;
+    proxy.set(Network::Works);
+    // Long enough to have the right to take over again.
+    sleep(DEAD_AFTER * 3 / 2).await;
+    let guids: Vec<_> = (0..64).map(|number| format!("JOB-{number}")).collect();
+    let mut transaction = fixture.pool.begin().await.unwrap();
+    sqlx::raw_sql(
+        "INSERT INTO apalis.workers (id, worker_type, storage_name, layers, last_seen, started_at)
+         VALUES ('dead', 'mx-jobs', 'mx-job-webhook', '', now() - interval '1 hour', now() - interval '1 hour')",
+    )
+    .execute(&mut *transaction)
+    .await
+    .unwrap();
+    for (number, guid) in guids.iter().enumerate() {
+        let body = format!(
+            r#"{{"job": {{"guid": "{guid}", "job_guid": "{guid}", "status": "COMPLETED"}}}}"#
+        );
+        sqlx::query(
+            "INSERT INTO apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority, idempotency_key, lock_by, lock_at)
+             VALUES ($1, 'mx-jobs', $2, 'Running', 0, 12, now(), 0, $3, 'dead', now() - interval '1 hour')",
+        )
+        .bind(format!("id-{number}"))
+        .bind(body.as_bytes())
+        .bind(format!("{guid} COMPLETED -"))
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    }
+    transaction.commit().await.unwrap();
+    let start = Instant::now();
+    let mut seen = Vec::new();
+    while fixture.rows("lock_by = 'dead'").await > 0 && start.elapsed() < 2 * PATIENCE {
+        sleep(Duration::from_millis(500)).await;
+        seen.push(fixture.rows("lock_by = 'dead'").await);
+    }
+    let after = start.elapsed();
+    worker.task.abort();
+    assert!(
+        after < DEAD_AFTER * 3 / 4,
+        "they were taken over after {after:?}: {seen:?}"
+    );
+}
