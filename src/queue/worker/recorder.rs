@@ -193,6 +193,7 @@ impl<J: JobService> Recorder<J> {
         // The statement with all of them was their first failure.
         due.iter_mut().for_each(Ended::try_again_later);
         let mut due = due.into_iter();
+        let mut is_of_one = false;
         while let Some(ended) = due.next() {
             if self.run.running.is_closed() {
                 self.closed_at.get_or_insert_with(Instant::now);
@@ -200,7 +201,6 @@ impl<J: JobService> Recorder<J> {
             if self.is_given_up(&ended) {
                 continue;
             }
-            let start = Instant::now();
             let one = vec![ended];
             let settle = settle(&self.run.name, &one).in_a_search();
             let is_of_others_too = match self.run.worker.queue.connections.run(&settle).await {
@@ -209,8 +209,14 @@ impl<J: JobService> Recorder<J> {
                     false
                 }
                 Err(error) if is_of_an_item(&error) => {
-                    self.refused(one, error);
-                    start.elapsed() >= 2 * SLOW
+                    // The first of them shows whether a statement that records none fails too.
+                    is_of_one = is_of_one || self.settle(&[]).await.is_ok();
+                    if is_of_one {
+                        self.refused(one, error);
+                    } else {
+                        self.unrecorded.extend(one);
+                    }
+                    !is_of_one
                 }
                 Err(_) => {
                     self.unrecorded.extend(one);
