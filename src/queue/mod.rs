@@ -58,7 +58,7 @@ use tokio::sync::Notify;
 use crate::dead_letters::PostgresDeadLetters;
 pub use crate::event::tried::Try;
 use crate::ledger::lease::micros;
-use crate::util::postgres::UnexpectedAnswer;
+use crate::util::postgres::{QUERY_CANCELED, UnexpectedAnswer, has_sqlstate};
 use batches::{BATCH, Batches};
 use connections::Connections;
 pub use enqueue::Enqueue;
@@ -218,19 +218,24 @@ impl JobQueue {
         let Shared {
             name, connections, ..
         } = &*self.shared;
-        let values = [
-            Value::Text(name),
-            Value::Number(micros(older_than)),
-            Value::Number(BATCH),
-        ];
-        let prune = Statement::new("prune", include_str!("sql/prune.sql"), &values);
-        let mut total = 0;
+        let (mut total, mut batch) = (0, BATCH);
         loop {
-            let rows = connections.run_once(&prune).await?;
-            let deleted: i64 = first(&rows, "prune")?.try_get(1)?;
-            total += deleted.unsigned_abs();
-            if deleted < BATCH {
-                break;
+            let values = [
+                Value::Text(name),
+                Value::Number(micros(older_than)),
+                Value::Number(batch),
+            ];
+            let prune = Statement::new("prune", include_str!("sql/prune.sql"), &values);
+            match connections.run_once(&prune).await {
+                // Triggers of the application can make each row slow.
+                Err(error) if batch > 1 && has_sqlstate(&error, &[QUERY_CANCELED]) => batch /= 8,
+                rows => {
+                    let deleted: i64 = first(&rows?, "prune")?.try_get(1)?;
+                    total += deleted.unsigned_abs();
+                    if deleted < batch {
+                        break;
+                    }
+                }
             }
         }
         let workers = include_str!("sql/prune_workers.sql");

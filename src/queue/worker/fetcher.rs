@@ -12,13 +12,14 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::attempt::Attempt;
-use super::left_out::{Candidate, LeftOut, SLOW};
+use super::left_out::{Candidate, LeftOut};
 use super::run::{INTERVAL_OF_FAILURES, Run};
 use super::running::FetchingGuard;
 use crate::callback::JobService;
 use crate::queue::connections::is_of_an_item;
 use crate::queue::statement::{Statement, Value};
 use crate::util::later::later;
+use crate::util::postgres::{QUERY_CANCELED, has_sqlstate};
 use crate::util::random::jittered;
 
 /// How many events one statement takes at most.
@@ -33,14 +34,30 @@ const UNRECORDED: usize = 64;
 /// How long the places of callbacks that have ended wait for others, until half of all are free.
 const GATHERING: Duration = Duration::from_millis(1);
 
+/// How often the search for slow events lets the others pass.
+const PASSING_INTERVAL: Duration = Duration::from_secs(5);
+
 pub(super) struct Fetcher<J> {
     run: Arc<Run<J>>,
     /// When to look for events next, if none is stored by this process before.
     look_at: Instant,
+    /// How many events the next statement takes at most. Triggers of the application can make each of them slow.
+    most_taken: usize,
     left_out: LeftOut,
     /// When to take such an event again at the earliest.
     left_out_at: Instant,
     _fetching: FetchingGuard,
+}
+
+/// Which events a statement takes.
+enum Choice<'a> {
+    /// The next ones that are not left out.
+    Next,
+    /// The same without these, which may wait.
+    Behind(&'a [&'a str]),
+    Only(&'a str),
+    /// Only this one of several, each of which may wait.
+    OneOf(&'a str),
 }
 
 impl<J: JobService> Fetcher<J> {
@@ -49,6 +66,7 @@ impl<J: JobService> Fetcher<J> {
             _fetching: run.running.start_fetching(),
             run,
             look_at: Instant::now(),
+            most_taken: BATCH,
             left_out: LeftOut::default(),
             left_out_at: Instant::now(),
         }
@@ -123,13 +141,14 @@ impl<J: JobService> Fetcher<J> {
     }
 
     async fn fetch(&mut self, free: usize) {
-        let free = free.saturating_sub(self.take_left_out().await);
-        let wanted = free.min(BATCH);
+        let free = free.saturating_sub(self.take_left_out(free).await);
+        let wanted = free.min(self.most_taken);
         if wanted == 0 {
             return;
         }
-        match self.take(wanted, None, false).await {
+        match self.take(wanted, Choice::Next).await {
             Ok(taken) => {
+                self.most_taken = (self.most_taken * 2).min(BATCH);
                 let bodies: usize = taken.iter().map(|attempt| attempt.body.len()).sum();
                 if taken.len() < wanted && bodies < BODIES {
                     let look_at = later(Instant::now(), jittered(self.run.worker.interval));
@@ -142,8 +161,12 @@ impl<J: JobService> Fetcher<J> {
                 }
                 self.start(taken);
             }
+            // Several of them may be too slow for one statement.
+            Err(error) if wanted > 1 && has_sqlstate(&error, &[QUERY_CANCELED]) => {
+                self.most_taken = 1;
+            }
             Err(error) if is_of_an_event(&error) => {
-                if !self.fetch_one_by_one(wanted).await {
+                if !self.fetch_one_by_one(free.min(BATCH)).await {
                     self.pause();
                 }
             }
@@ -152,12 +175,13 @@ impl<J: JobService> Fetcher<J> {
     }
 
     /// Takes an event that was left out, if it is time. Returns how many it has taken.
-    async fn take_left_out(&mut self) -> usize {
+    async fn take_left_out(&mut self, free: usize) -> usize {
         let start = Instant::now();
-        let Some(event) = self.left_out.due().filter(|_| self.left_out_at <= start) else {
+        let is_time = free > 0 && self.left_out_at <= start;
+        let Some(event) = self.left_out.due().filter(|_| is_time) else {
             return 0;
         };
-        let taken = self.take(1, Some(&event.id), false).await;
+        let taken = self.take(1, Choice::Only(&event.id)).await;
         // One that waits must not slow the others down.
         self.left_out_at = Instant::now() + 10 * start.elapsed();
         match taken {
@@ -183,20 +207,27 @@ impl<J: JobService> Fetcher<J> {
     /// whether that has helped.
     async fn fetch_one_by_one(&mut self, wanted: usize) -> bool {
         // If no event is the cause, a statement that takes none fails too.
-        if self.take(0, None, false).await.is_err() {
+        if self.take(0, Choice::Next).await.is_err() {
             return false;
         }
         let Ok(next) = self.next(wanted).await else {
             return false;
         };
+        let ids: Vec<_> = next.iter().map(|event| event.id.clone()).collect();
+        let ids: Vec<&str> = ids.iter().map(|id| &**id).collect();
         let mut refused = Vec::new();
         let mut has_taken = false;
+        let mut passed_at = None;
         for event in next {
-            if self.run.running.is_closed() {
+            // The events behind these do not wait for the search.
+            if passed_at.is_none_or(|at: Instant| at.elapsed() >= PASSING_INTERVAL) {
+                has_taken |= self.take_behind(&ids).await;
+                passed_at = Some(Instant::now());
+            }
+            if self.run.running.is_closed() || self.free() == 0 {
                 break;
             }
-            let start = Instant::now();
-            match self.take(1, Some(&event.id), true).await {
+            match self.take(1, Choice::OneOf(&event.id)).await {
                 Ok(taken) => {
                     has_taken |= !taken.is_empty();
                     self.start(taken);
@@ -204,28 +235,34 @@ impl<J: JobService> Fetcher<J> {
                 Err(error) if is_of_an_event(&error) => refused.push((event, error)),
                 Err(_) => break,
             }
-            if start.elapsed() >= 2 * SLOW {
-                break;
-            }
         }
         self.left_out.add(&self.run.worker.queue.name, refused) || has_taken
+    }
+
+    /// Takes the next events other than these. Returns whether there were any.
+    async fn take_behind(&self, others: &[&str]) -> bool {
+        let free = self.free().min(BATCH);
+        let taken = match free {
+            0 => return false,
+            _ => self.take(free, Choice::Behind(others)).await,
+        };
+        let taken = taken.unwrap_or_default();
+        let has_taken = !taken.is_empty();
+        self.start(taken);
+        has_taken
     }
 
     fn pause(&mut self) {
         self.look_at = Instant::now() + jittered(INTERVAL_OF_FAILURES);
     }
 
-    /// Takes this many events, or only the one with this id. `searches` if one of several waits.
-    async fn take(
-        &self,
-        wanted: usize,
-        only: Option<&str>,
-        searches: bool,
-    ) -> Result<Vec<Attempt>, sqlx::Error> {
+    /// Takes at most this many events.
+    async fn take(&self, wanted: usize, choice: Choice<'_>) -> Result<Vec<Attempt>, sqlx::Error> {
         let Run { worker, name, .. } = &*self.run;
-        let left_out = match only {
-            Some(_) => Vec::new(),
-            None => self.left_out.ids(),
+        let (left_out, only) = match choice {
+            Choice::Next => (self.left_out.ids(), None),
+            Choice::Behind(others) => ([&self.left_out.ids(), others].concat(), None),
+            Choice::Only(id) | Choice::OneOf(id) => (Vec::new(), Some(id)),
         };
         let values = [
             Value::Text(&worker.queue.name),
@@ -238,7 +275,7 @@ impl<J: JobService> Fetcher<J> {
             Value::Flag(only.is_some()),
         ];
         let mut fetch = Statement::new("fetch", include_str!("../sql/fetch.sql"), &values);
-        if searches {
+        if let Choice::OneOf(_) | Choice::Behind(_) = choice {
             fetch = fetch.in_a_search();
         }
         let rows = worker.queue.connections.run(&fetch).await?;

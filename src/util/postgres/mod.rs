@@ -49,6 +49,10 @@ pub(crate) fn is_fatal(error: &sqlx::Error) -> bool {
     matches!(severity, Some(PgSeverity::Fatal | PgSeverity::Panic))
 }
 
+/// The `SQLSTATE` of a statement that took too long.
+#[cfg(feature = "queue")]
+pub(crate) const QUERY_CANCELED: &str = "57014";
+
 pub(crate) fn has_sqlstate(error: &sqlx::Error, codes: &[&str]) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     code.is_some_and(|code| codes.contains(&&*code))

@@ -40,7 +40,7 @@ async fn freeze(fixture: &Fixture) {
 }
 
 /// Whether this many entries are logged within the time.
-async fn logged_within(log: &Log, entries: usize, time: Duration) -> bool {
+pub(super) async fn logged_within(log: &Log, entries: usize, time: Duration) -> bool {
     let start = Instant::now();
     while log.entries().len() < entries {
         if start.elapsed() > time {
@@ -318,6 +318,33 @@ async fn a_letter_that_is_refused_keeps_no_other_one_from_a_replay() {
     let replayed = fixture.queue.replay_all(&LetterFilter::new()).await;
     let waiting = fixture.rows("status = 'Pending'").await;
     assert_eq!(waiting, 7, "{replayed:?}");
+}
+
+/// The same for more letters than a page has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_letter_that_is_refused_keeps_none_of_1100_from_a_replay() {
+    let fixture = Fixture::new().await;
+    fixture.store(completed("JOB-refused")).await;
+    fixture
+        .execute(
+            "INSERT INTO apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority, idempotency_key)
+             SELECT 'x' || n, job_type, job, status, 0, 0, now(), 0, 'JOB-' || n || ' COMPLETED -'
+             FROM apalis.jobs, generate_series(1, 1100) n",
+        )
+        .await;
+    fixture.execute(KILLED).await;
+    // The statement that begins with the oldest letters is refused.
+    fixture
+        .execute(
+            "UPDATE apalis.jobs SET done_at = done_at - interval '1 minute'
+             WHERE idempotency_key LIKE 'JOB-refused %'",
+        )
+        .await;
+    fixture.refuse_changes("JOB-refused %").await;
+    let replayed = fixture.queue.replay_all(&LetterFilter::new()).await;
+    let waiting = fixture.rows("status = 'Pending'").await;
+    assert_eq!(waiting, 1100, "{replayed:?}");
 }
 
 /// "Secrets, user ids and bodies never reach a log, an error or a response": `Error`'s `Debug` says that "Their own `Debug` can
