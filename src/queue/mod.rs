@@ -58,7 +58,7 @@ use tokio::sync::Notify;
 use crate::dead_letters::PostgresDeadLetters;
 pub use crate::event::tried::Try;
 use crate::ledger::lease::micros;
-use crate::util::postgres::{QUERY_CANCELED, UnexpectedAnswer, has_sqlstate};
+use crate::util::postgres::{TOOK_TOO_LONG, UnexpectedAnswer, has_sqlstate};
 use batches::{BATCH, Batches};
 use connections::Connections;
 pub use enqueue::Enqueue;
@@ -228,7 +228,7 @@ impl JobQueue {
             let prune = Statement::new("prune", include_str!("sql/prune.sql"), &values);
             match connections.run_once(&prune).await {
                 // Triggers of the application can make each row slow.
-                Err(error) if batch > 1 && has_sqlstate(&error, &[QUERY_CANCELED]) => batch /= 8,
+                Err(error) if batch > 1 && has_sqlstate(&error, &[TOOK_TOO_LONG]) => batch /= 8,
                 rows => {
                     let deleted: i64 = first(&rows?, "prune")?.try_get(1)?;
                     total += deleted.unsigned_abs();

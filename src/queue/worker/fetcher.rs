@@ -19,7 +19,7 @@ use crate::callback::JobService;
 use crate::queue::connections::is_of_an_item;
 use crate::queue::statement::{Statement, Value};
 use crate::util::later::later;
-use crate::util::postgres::{QUERY_CANCELED, has_sqlstate};
+use crate::util::postgres::{TOOK_TOO_LONG, has_sqlstate};
 use crate::util::random::jittered;
 
 /// How many events one statement takes at most.
@@ -162,7 +162,7 @@ impl<J: JobService> Fetcher<J> {
                 self.start(taken);
             }
             // Several of them may be too slow for one statement.
-            Err(error) if wanted > 1 && has_sqlstate(&error, &[QUERY_CANCELED]) => {
+            Err(error) if wanted > 1 && has_sqlstate(&error, &[TOOK_TOO_LONG]) => {
                 self.most_taken = 1;
             }
             Err(error) if is_of_an_event(&error) => {

@@ -51,7 +51,7 @@ pub(crate) fn is_fatal(error: &sqlx::Error) -> bool {
 
 /// The `SQLSTATE` of a statement that took too long.
 #[cfg(feature = "queue")]
-pub(crate) const QUERY_CANCELED: &str = "57014";
+pub(crate) const TOOK_TOO_LONG: &str = "57014";
 
 pub(crate) fn has_sqlstate(error: &sqlx::Error, codes: &[&str]) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
