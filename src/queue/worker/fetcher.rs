@@ -327,15 +327,15 @@ mod tests {
     use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
     use super::*;
-    use crate::JobRouter;
     use crate::background::Background;
-    use crate::queue::JobQueue;
     use crate::queue::worker::running::RunningGuard;
+    use crate::queue::{Enqueue, JobQueue};
 
     /// A fetcher of a worker that runs this many callbacks, with as many places.
-    fn busy(callbacks: usize) -> (Fetcher<JobRouter>, Vec<RunningGuard>) {
+    fn busy(callbacks: usize) -> (Fetcher<Enqueue>, Vec<RunningGuard>) {
         let pool = PgPoolOptions::new().connect_lazy_with(PgConnectOptions::new());
-        let worker = JobQueue::postgres(pool).worker(JobRouter::new());
+        let queue = JobQueue::postgres(pool);
+        let worker = queue.worker(queue.enqueue());
         let (ended, _) = tokio::sync::mpsc::unbounded_channel();
         let run = Run {
             worker: worker.with_concurrency(callbacks),
