@@ -28,8 +28,12 @@ SELECT 'settings', set_config('statement_timeout', '4500ms', true)
     UNION ALL SELECT 'settings', set_config('transaction_timeout', '0', true)
     WHERE current_setting('transaction_timeout', true) <> '0'";
 
-/// What follows them. The server's time-outs do not apply to a commit, in which it would check deferred constraints.
-const SUFFIX: &str = "SET CONSTRAINTS ALL IMMEDIATE";
+/// What follows them. The server's time-outs do not apply to a commit, in which it would check deferred constraints. They have
+/// what the statements have left of the time.
+const SUFFIX: &str = "SELECT 'settings', set_config('statement_timeout', rest.millis || 'ms', true)
+    FROM (SELECT greatest(4500 - extract(epoch FROM clock_timestamp() - now()) * 1000, 100)::int AS millis) AS rest
+    WHERE current_setting('statement_timeout')::interval > rest.millis * interval '1 millisecond';
+SET CONSTRAINTS ALL IMMEDIATE";
 
 /// How many connections are reserved for heartbeats, if there are several.
 const FOR_HEARTBEATS: usize = 1;

@@ -228,7 +228,9 @@ impl JobQueue {
             let prune = Statement::new("prune", include_str!("sql/prune.sql"), &values);
             match connections.run_once(&prune).await {
                 // Triggers of the application can make each row slow.
-                Err(error) if batch > 1 && has_sqlstate(&error, &[TOOK_TOO_LONG]) => batch /= 8,
+                Err(error) if batch > 1 && has_sqlstate(&error, &[TOOK_TOO_LONG]) => {
+                    batch = (batch / 8).max(1);
+                }
                 rows => {
                     let deleted: i64 = first(&rows?, "prune")?.try_get(1)?;
                     total += deleted.unsigned_abs();

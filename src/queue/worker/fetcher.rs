@@ -219,11 +219,6 @@ impl<J: JobService> Fetcher<J> {
         let mut has_taken = false;
         let mut passed_at = None;
         for event in next {
-            // The events behind these do not wait for the search.
-            if passed_at.is_none_or(|at: Instant| at.elapsed() >= PASSING_INTERVAL) {
-                has_taken |= self.take_behind(&ids).await;
-                passed_at = Some(Instant::now());
-            }
             if self.run.running.is_closed() || self.free() == 0 {
                 break;
             }
@@ -234,6 +229,12 @@ impl<J: JobService> Fetcher<J> {
                 }
                 Err(error) if is_of_an_event(&error) => refused.push((event, error)),
                 Err(_) => break,
+            }
+            // Others do not wait for the search once it has found one.
+            let is_time = |at: Instant| at.elapsed() >= PASSING_INTERVAL;
+            if !refused.is_empty() && passed_at.is_none_or(is_time) {
+                has_taken |= self.take_behind(&ids).await;
+                passed_at = Some(Instant::now());
             }
         }
         self.left_out.add(&self.run.worker.queue.name, refused) || has_taken
@@ -259,6 +260,9 @@ impl<J: JobService> Fetcher<J> {
     /// Takes at most this many events.
     async fn take(&self, wanted: usize, choice: Choice<'_>) -> Result<Vec<Attempt>, sqlx::Error> {
         let Run { worker, name, .. } = &*self.run;
+        if self.run.running.is_closed() {
+            return Ok(Vec::new());
+        }
         let (left_out, only) = match choice {
             Choice::Next => (self.left_out.ids(), None),
             Choice::Behind(others) => ([&self.left_out.ids(), others].concat(), None),

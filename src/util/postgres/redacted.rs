@@ -5,11 +5,20 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use sqlx::error::{DatabaseError, ErrorKind};
+use sqlx::postgres::PgDatabaseError;
 
 use super::is_fatal;
 
-/// The tables of the crate, without schema.
-const TABLES: [&str; 3] = ["jobs", "workers", "mx_job_webhook_dead_letters"];
+/// What the server says if the crate's tables are missing, or closed to the role.
+const OWN: [&str; 7] = [
+    "permission denied for schema apalis",
+    "permission denied for table jobs",
+    "permission denied for table workers",
+    "permission denied for table mx_job_webhook_dead_letters",
+    "relation \"apalis.jobs\" does not exist",
+    "relation \"apalis.workers\" does not exist",
+    "relation \"mx_job_webhook_dead_letters\" does not exist",
+];
 
 /// An error of the server. What it says about a row is left out, because that can repeat a body, an error of a callback, or a
 /// user's id: the detail, the context, and each message that can name a value.
@@ -43,24 +52,23 @@ pub(crate) fn redacted(error: sqlx::Error) -> sqlx::Error {
 
 /// Returns the table and the constraint that refuses a row, if the table is one of the crate. Others can be named after a user.
 fn own_constraint(error: &dyn DatabaseError) -> Option<(&str, &str)> {
-    error
-        .table()
-        .filter(|table| TABLES.contains(table))
-        .zip(error.constraint())
+    let schema = error.try_downcast_ref::<PgDatabaseError>()?.schema();
+    let is_own = |table: &&str| match *table {
+        "jobs" | "workers" => schema == Some("apalis"),
+        table => table == "mx_job_webhook_dead_letters",
+    };
+    error.table().filter(is_own).zip(error.constraint())
 }
 
 /// Returns what can be said about an error. A constraint or a trigger can use a value of a row as the name of anything, such as
 /// in `body ->> 'user' :: regclass`, and the server then says that there is none of that name. A trigger can also raise any code
 /// with any message.
 fn message(code: &str, own: Option<(&str, &str)>, message: &str) -> String {
-    let is_of_own = || TABLES.iter().any(|table| message.ends_with(table));
+    let is_own = || OWN.contains(&message);
     let text = match (code, own) {
         // What a trigger raises without a code of its own is the application's.
         ("P0001", _) => message,
-        ("42501", _) if is_of_own() => message,
-        ("42P01", _) if message.contains("\"apalis.") || message.contains("\"mx_job_webhook_") => {
-            message
-        }
+        ("42501" | "42P01", _) if is_own() => message,
         ("25006", _) => "the server is read-only",
         ("25P02", _) => "the transaction has failed before",
         ("40001", _) => "the access could not be serialised",

@@ -17,6 +17,7 @@ mod storm;
 mod tables;
 mod traffic;
 mod trying;
+mod waits;
 mod watch;
 
 use std::sync::Arc;

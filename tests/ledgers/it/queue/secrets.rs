@@ -201,3 +201,55 @@ async fn a_notice_names_no_user() {
     fixture.store(of_user("USR-noticed")).await;
     assert_eq!(lines.count(&["USR-noticed"]), 0, "{}", lines.text());
 }
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_error_about_a_table_of_a_user_in_the_schema_names_no_user() {
+    an_error_names_no_user("EXECUTE format('INSERT INTO apalis.%I VALUES (1)', uid);").await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_error_about_a_table_that_is_named_without_schema_names_no_user() {
+    an_error_names_no_user("PERFORM (quote_ident('apalis.' || uid))::regclass;").await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_error_that_a_trigger_raises_as_a_privilege_names_no_user() {
+    an_error_names_no_user(
+        "RAISE insufficient_privilege USING MESSAGE = 'the user ' || uid || ' may not have jobs';",
+    )
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_error_about_a_privilege_on_a_table_of_a_user_names_no_user() {
+    an_error_names_no_user(
+        "EXECUTE format('CREATE TABLE %I ()', uid || '_jobs');
+         EXECUTE format('CREATE ROLE %I', 'reader ' || pg_backend_pid());
+         EXECUTE format('SET LOCAL ROLE %I', 'reader ' || pg_backend_pid());
+         EXECUTE format('SELECT FROM %I', uid || '_jobs');",
+    )
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_error_about_a_constraint_of_a_table_of_the_same_name_names_no_user() {
+    an_error_names_no_user(
+        "EXECUTE format('CREATE TEMP TABLE jobs (x int CONSTRAINT %I CHECK (x > 1))', uid);
+         INSERT INTO pg_temp.jobs VALUES (0);",
+    )
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_error_that_a_trigger_raises_with_a_constraint_names_no_user() {
+    an_error_names_no_user(
+        "RAISE check_violation USING TABLE = TG_TABLE_NAME, CONSTRAINT = 'blocked ' || uid, MESSAGE = 'no';",
+    )
+    .await;
+}

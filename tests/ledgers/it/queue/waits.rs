@@ -1,0 +1,268 @@
+//! Rows that wait in a statement and at its end, and locks of the table.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tower::ServiceExt as _;
+
+use super::refused::{logged_within, orphans};
+use super::{
+    Fixture, PATIENCE, Running, completed, logging, quick, sleeping_trigger, slow, store,
+    until_logged,
+};
+use crate::support::Log;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A trigger that takes a while at once, and one that takes a while at the end of the transaction.
+async fn slow_twice(fixture: &Fixture, when: &str, condition: &str, before: f64, deferred: f64) {
+    sleeping_trigger(&fixture.pool, when, condition, before).await;
+    fixture
+        .execute(&format!(
+            "CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS
+                 $f$ BEGIN IF {condition} THEN PERFORM pg_sleep({deferred}); END IF; RETURN NULL; END $f$;
+             CREATE CONSTRAINT TRIGGER late AFTER {when} ON apalis.jobs DEFERRABLE INITIALLY DEFERRED
+                 FOR EACH ROW EXECUTE FUNCTION late()"
+        ))
+        .await;
+}
+
+/// Guide: "Statements of the queue end after 4.5 s […]. Deferred constraints are checked before the commit, within that time", and
+/// "If they refuse to change a stored row, or let the change wait, its event waits. Workers […] go on with the other events".
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_row_that_waits_in_the_statement_and_at_its_end_keeps_no_other_one() {
+    let fixture = Fixture::new().await;
+    fixture.store(completed("JOB-bad")).await;
+    fixture.store(completed("JOB-good")).await;
+    let condition = "NEW.status = 'Running' AND NEW.idempotency_key LIKE 'JOB-bad%'";
+    slow_twice(&fixture, "UPDATE", condition, 1.0, 10.0).await;
+    let log = Log::default();
+    let worker = Running::start(quick(&fixture.queue, logging(&log)));
+    let ran = logged_within(&log, 1, 2 * PATIENCE).await;
+    worker.task.abort();
+    assert!(ran, "JOB-good did not run for a minute");
+}
+
+/// The same, with a change that ends: "[A try counts, so that an event which kills its process becomes a dead letter]". No event
+/// whose callback never ran becomes a dead letter while its worker lives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_event_beside_one_that_is_slow_twice_is_no_dead_letter() {
+    let fixture = Fixture::new().await;
+    fixture.store(completed("JOB-bad")).await;
+    fixture.store(completed("JOB-good")).await;
+    let condition = "NEW.status = 'Running' AND NEW.idempotency_key LIKE 'JOB-bad%'";
+    slow_twice(&fixture, "UPDATE", condition, 3.0, 3.0).await;
+    let log = Log::default();
+    let worker = Running::start(quick(&fixture.queue, logging(&log)).with_tries(3));
+    let ran = logged_within(&log, 1, 2 * PATIENCE).await;
+    worker.task.abort();
+    let dead = fixture
+        .rows("status = 'Failed' AND attempts >= max_attempts")
+        .await;
+    assert!(ran, "nothing ran for a minute; dead letters: {dead}");
+}
+
+/// The same for events of a dead worker, and `Worker`: "A worker sends heartbeats to the database while callbacks run."
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_row_of_a_dead_worker_that_is_slow_twice_silences_no_living_one() {
+    let fixture = Fixture::new().await;
+    orphans(&fixture, &["JOB-bad".to_owned(), "JOB-good".to_owned()]).await;
+    let condition = "NEW.status = 'Pending' AND NEW.idempotency_key LIKE 'JOB-bad%'";
+    slow_twice(&fixture, "UPDATE", condition, 1.0, 10.0).await;
+    let log = Log::default();
+    let worker = quick(&fixture.queue, logging(&log)).with_dead_after(Duration::from_secs(30));
+    let worker = Running::start(worker);
+    let ran = logged_within(&log, 1, Duration::from_secs(150)).await;
+    let silence = fixture
+        .number("SELECT extract(epoch FROM now() - max(last_seen))::bigint FROM apalis.workers WHERE id <> 'dead'")
+        .await;
+    worker.task.abort();
+    assert!(
+        ran && silence < 15,
+        "ran: {ran}; the living worker is silent for {silence} s"
+    );
+}
+
+/// The same for events that are stored together: "only that one is answered 503".
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_event_that_is_slow_twice_fails_no_other_one() {
+    let fixture = Fixture::new().await;
+    let queue = fixture.other().with_max_connections(1);
+    slow_twice(
+        &fixture,
+        "INSERT",
+        "NEW.idempotency_key LIKE 'JOB-7 %'",
+        1.0,
+        10.0,
+    )
+    .await;
+    let deliveries: Vec<_> = (0..16)
+        .map(|number| tokio::spawn(queue.enqueue().oneshot(completed(&format!("JOB-{number}")))))
+        .collect();
+    let mut refused = Vec::new();
+    for (number, delivery) in deliveries.into_iter().enumerate() {
+        if delivery.await.unwrap().is_err() {
+            refused.push(number);
+        }
+    }
+    assert_eq!(refused, [7]);
+}
+
+/// "Every wait ends". `prune`: "# Errors: The database's error". The deletion of one row waits, as for a row that the application
+/// has locked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_prune_of_a_row_whose_deletion_waits_ends() {
+    let fixture = Fixture::new().await;
+    fixture.store(completed("JOB-1")).await;
+    fixture
+        .execute(
+            "UPDATE apalis.jobs SET status = 'Done', done_at = now() - interval '9 days';
+             CREATE FUNCTION archive() RETURNS trigger LANGUAGE plpgsql AS
+                 $f$ BEGIN PERFORM pg_sleep(10); RETURN OLD; END $f$;
+             CREATE TRIGGER archive BEFORE DELETE ON apalis.jobs FOR EACH ROW EXECUTE FUNCTION archive()",
+        )
+        .await;
+    let pruned = timeout(Duration::from_secs(90), fixture.queue.prune(2 * DAY)).await;
+    println!("prune: {pruned:?}, rows: {}", fixture.rows("true").await);
+    assert!(pruned.is_ok(), "it did not end for 90 s");
+}
+
+/// The same without any trigger: an index is built for 20 s.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_prune_during_a_lock_of_the_table_ends_after_it() {
+    let fixture = Fixture::new().await;
+    let mut lock = fixture.pool.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE apalis.jobs IN SHARE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let queue = fixture.queue.clone();
+    let mut prune = tokio::spawn(async move { queue.prune(2 * DAY).await });
+    let early = timeout(Duration::from_secs(20), &mut prune).await;
+    lock.rollback().await.unwrap();
+    if early.is_err() {
+        let ended = timeout(PATIENCE, &mut prune).await;
+        prune.abort();
+        assert!(ended.is_ok(), "it runs for 30 s after the end of the lock");
+    }
+}
+
+async fn during_a_lock(shuts_down: bool) -> Vec<String> {
+    let fixture = Fixture::new().await;
+    for number in 0..3 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    fixture
+        .execute("UPDATE apalis.jobs SET run_at = run_at + interval '4 s'")
+        .await;
+    let log = Log::default();
+    let worker = quick(&fixture.queue, slow(&log, Duration::from_millis(100)));
+    let worker = worker.with_concurrency(1).with_dead_after(PATIENCE);
+    let worker = Running::start(worker);
+    sleep(Duration::from_millis(500)).await;
+    let mut lock = fixture.pool.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE apalis.jobs IN SHARE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    sleep(Duration::from_millis(6_500)).await;
+    if shuts_down {
+        worker.shut_down();
+        sleep(Duration::from_millis(300)).await;
+    }
+    lock.rollback().await.unwrap();
+    if !shuts_down {
+        until_logged(&log, 3).await;
+    }
+    worker.end().await;
+    log.entries()
+}
+
+/// Guide: "**Order**: events start in the order in which they were stored". Without any trigger: an index is built for 7 s.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_lock_of_the_table_changes_no_order() {
+    assert_eq!(during_a_lock(false).await, ["JOB-0", "JOB-1", "JOB-2"]);
+}
+
+/// Guide: "**At shutdown**, a worker takes no further events". The shutdown comes while the table is locked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_that_is_shut_down_during_a_lock_of_the_table_takes_nothing_after_it() {
+    assert_eq!(during_a_lock(true).await, [""; 0]);
+}
+
+/// Guide: "**At shutdown**, a worker takes no further events". It tries an event that it has left out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_that_is_shut_down_while_it_tries_a_left_out_event_takes_no_other_one() {
+    let fixture = Fixture::new().await;
+    let condition = "NEW.status = 'Running' AND NEW.idempotency_key LIKE 'JOB-bad%'";
+    sleeping_trigger(&fixture.pool, "UPDATE", condition, 10.0).await;
+    fixture.store(completed("JOB-bad")).await;
+    let log = Log::default();
+    let worker = Running::start(quick(&fixture.queue, logging(&log)));
+    sleep(Duration::from_secs(20)).await;
+    let start = Instant::now();
+    let tries = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+        AND query LIKE '%mx-job-webhook fetch%' AND state = 'active' AND wait_event = 'PgSleep'";
+    while fixture.number(tries).await == 0 {
+        assert!(start.elapsed() < 2 * PATIENCE);
+        sleep(Duration::from_millis(50)).await;
+    }
+    worker.shut_down();
+    sleep(Duration::from_millis(100)).await;
+    fixture.store(completed("JOB-late")).await;
+    worker.end().await;
+    assert_eq!(log.entries(), [""; 0]);
+}
+
+/// Guide: "If constraints or triggers of yours on `apalis.jobs` refuse […] to change a stored row, its event waits", and "**Order**:
+/// events start in the order in which they were stored". The role has a `lock_timeout`, and an index is built for a moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn short_locks_of_the_table_change_no_order_with_a_lock_timeout() {
+    let fixture = Fixture::new().await;
+    let mut orders = Vec::new();
+    for round in 0..10 {
+        let name = format!("round-{round}");
+        let options = fixture.database.options().options([("lock_timeout", "1s")]);
+        let (_pool, queue) = super::queue(options);
+        let queue = queue.named(&name);
+        for number in 0..8 {
+            store(&queue, completed(&format!("JOB-{number}"))).await;
+        }
+        fixture
+            .execute(
+                "UPDATE apalis.jobs SET run_at = run_at + interval '1 s' WHERE status = 'Pending'",
+            )
+            .await;
+        let log = Log::default();
+        let jobs = slow(&log, Duration::from_millis(100));
+        let worker = quick(&queue, jobs)
+            .with_concurrency(1)
+            .with_dead_after(PATIENCE);
+        let worker = Running::start(worker);
+        sleep(Duration::from_millis(300)).await;
+        let mut lock = fixture.pool.begin().await.unwrap();
+        sqlx::raw_sql("LOCK TABLE apalis.jobs IN SHARE MODE")
+            .execute(&mut *lock)
+            .await
+            .unwrap();
+        sleep(Duration::from_millis(1_600)).await;
+        lock.rollback().await.unwrap();
+        until_logged(&log, 8).await;
+        worker.end().await;
+        let log = log.entries();
+        if !log.is_sorted() {
+            orders.push((round, log));
+        }
+    }
+    assert!(orders.is_empty(), "{orders:?}");
+}
