@@ -7,8 +7,9 @@ use sqlx::{Connection as _, PgPool};
 use tokio::time::timeout;
 
 use super::run::{Statement, in_a_transaction};
-use crate::util::postgres::is_unusable;
+
 use crate::util::postgres::own_connections::{self, OwnConnection, TIMEOUT};
+use crate::util::postgres::{BEFORE_COMMIT, is_unusable};
 
 /// As for the application's connections, and the server ends a statement that waits too long, whose session would otherwise
 /// remain after the client has left.
@@ -38,7 +39,12 @@ impl OwnConnections {
             Some(connection) => connection,
             None => self.0.open(&mut permit).await?,
         };
-        let run = in_a_transaction(permit.use_connection(connection), BEGIN, statement);
+        let run = in_a_transaction(
+            permit.use_connection(connection),
+            BEGIN,
+            statement,
+            Some(BEFORE_COMMIT),
+        );
         let rows = timeout(TIMEOUT, run).await;
         let rows = rows.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()));
         let is_usable = match &rows {

@@ -42,7 +42,7 @@ impl PostgresDeadLetters {
             return own.run(statement).await.map_err(redacted);
         }
         let mut connection = self.pool.acquire().await?;
-        let rows = in_a_transaction(&mut connection, BEGIN, statement).await;
+        let rows = in_a_transaction(&mut connection, BEGIN, statement, None).await;
         if rows.as_ref().is_err_and(is_unusable) {
             connection.close_on_drop();
         }
@@ -67,10 +67,14 @@ pub(super) async fn in_a_transaction(
     connection: &mut PgConnection,
     begin: &'static str,
     statement: Statement<'_>,
+    before_commit: Option<&'static str>,
 ) -> Result<Vec<PgRow>, sqlx::Error> {
     let mut transaction = connection.begin_with(begin).await?;
     let rows = statement.query.fetch_all(&mut *transaction).await?;
     let rows = check(rows, &[statement.name])?;
+    if let Some(sql) = before_commit {
+        sqlx::raw_sql(sql).execute(&mut *transaction).await?;
+    }
     transaction.commit().await?;
     Ok(rows)
 }

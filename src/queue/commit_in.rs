@@ -47,9 +47,10 @@ impl JobQueue {
     ///
     /// # Settings
     ///
-    /// The method changes two settings for this transaction. It raises `synchronous_commit` to `on` if it is `off` or
+    /// The method changes three settings for this transaction. It raises `synchronous_commit` to `on` if it is `off` or
     /// `local`. It sets `idle_in_transaction_session_timeout` to 60 s if there is no timeout, so that the server releases
-    /// the event if this process disappears.
+    /// the event if this process disappears. It sets `client_min_messages` to `error`, because sqlx logs the notices of your
+    /// triggers, which could name a user.
     ///
     /// # Example
     ///

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::statement::Statement;
 use crate::util::postgres::own_connections::{OwnConnection, OwnConnections, Permit, TIMEOUT};
-use crate::util::postgres::{UnexpectedAnswer, has_sqlstate, is_fatal, redacted};
+use crate::util::postgres::{BEFORE_COMMIT, UnexpectedAnswer, has_sqlstate, is_fatal, redacted};
 
 /// What precedes the statements of a message. Several statements in one message are one transaction, without `BEGIN`.
 ///
@@ -27,13 +27,6 @@ SELECT 'settings', set_config('statement_timeout', '4500ms', true)
     WHERE current_setting('statement_timeout')::interval NOT BETWEEN '1 ms' AND '4500 ms'
     UNION ALL SELECT 'settings', set_config('transaction_timeout', '0', true)
     WHERE current_setting('transaction_timeout', true) <> '0'";
-
-/// What follows them. The server's time-outs do not apply to a commit, in which it would check deferred constraints. They have
-/// what the statements have left of the time.
-const SUFFIX: &str = "SELECT 'settings', set_config('statement_timeout', rest.millis || 'ms', true)
-    FROM (SELECT greatest(4500 - extract(epoch FROM clock_timestamp() - now()) * 1000, 100)::int AS millis) AS rest
-    WHERE current_setting('statement_timeout')::interval > rest.millis * interval '1 millisecond';
-SET CONSTRAINTS ALL IMMEDIATE";
 
 /// How many connections are reserved for heartbeats, if there are several.
 const FOR_HEARTBEATS: usize = 1;
@@ -81,7 +74,24 @@ impl Connections {
         &self,
         statement: impl FnOnce() -> Statement,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
-        let permit = self.0.patient_permit().await?;
+        self.run_with(self.0.patient_permit().await?, statement)
+            .await
+    }
+
+    /// The same on the connection that is reserved for heartbeats.
+    pub(super) async fn run_reserved(
+        &self,
+        statement: impl FnOnce() -> Statement,
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
+        self.run_with(self.0.reserved_permit().await?, statement)
+            .await
+    }
+
+    async fn run_with(
+        &self,
+        permit: Permit,
+        statement: impl FnOnce() -> Statement,
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
         let answers = self.repeat(permit, &[statement()]).await;
         let answers = answers.map_err(redacted)?;
         Ok(answers.into_iter().next().unwrap_or_default())
@@ -104,7 +114,7 @@ impl Connections {
             let query = sqlx::query(AssertSqlSafe(statement.text()));
             let query = query.persistent(false).bind(bodies);
             let rows = query.fetch_all(&mut *connection).await?;
-            let commit = format!("{SUFFIX}; COMMIT");
+            let commit = format!("{BEFORE_COMMIT}; COMMIT");
             sqlx::raw_sql(AssertSqlSafe(commit))
                 .execute(&mut *connection)
                 .await?;
@@ -186,7 +196,7 @@ impl Connections {
             sql += &statement.text();
         }
         sql += ";\n";
-        sql += SUFFIX;
+        sql += BEFORE_COMMIT;
         let connection = permit.use_connection(connection);
         let run = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection);
         let answers = match timeout(TIMEOUT, run).await {

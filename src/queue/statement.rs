@@ -5,6 +5,7 @@
 //! mode it works.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 /// A statement, and the name with which its answer begins.
 pub(super) struct Statement {
@@ -37,12 +38,15 @@ impl Statement {
 }
 
 impl Statement {
-    /// Ends the statement after 1.5 s: one of several rows waits, and this finds out which. Without it, it ends after the time that
-    /// is set for all.
-    pub(super) fn in_a_search(mut self) -> Self {
-        const LIMIT: &str = "SELECT 'settings', set_config('statement_timeout', '1500ms', true)
-            WHERE current_setting('statement_timeout')::interval > '1500 ms';\n";
-        self.sql.insert_str(0, LIMIT);
+    /// Ends the statement after this time, if that is shorter than the one that is set for all.
+    pub(super) fn within(mut self, limit: Option<Duration>) -> Self {
+        if let Some(limit) = limit.map(|limit| limit.as_millis()) {
+            let limit = format!(
+                "SELECT 'settings', set_config('statement_timeout', '{limit}ms', true)
+                WHERE current_setting('statement_timeout')::interval > '{limit} ms';\n"
+            );
+            self.sql.insert_str(0, &limit);
+        }
         self
     }
 

@@ -8,6 +8,7 @@ use sqlx::postgres::PgRow;
 use tokio::time::Instant;
 
 use super::attempt::Attempt;
+use super::left_out::Trial;
 use super::running::RunningGuard;
 use crate::dead_letters::error_text;
 use crate::error::{Error, ErrorKind};
@@ -58,8 +59,8 @@ struct Failing {
     since: Instant,
     again_at: Instant,
     pause: Duration,
-    /// Whether the database has refused it by itself.
-    is_refused: bool,
+    /// Set if it is recorded by itself, because it may be the cause.
+    alone: Option<Trial>,
 }
 
 impl Ended {
@@ -113,39 +114,49 @@ impl Ended {
         failing.map_or(Duration::ZERO, |failing| failing.since.elapsed())
     }
 
+    /// Says that it could not be recorded, for a reason that concerns all.
     pub(super) fn try_again_later(&mut self) {
-        let now = Instant::now();
-        let (since, pause, is_refused) = match &self.failing {
-            Some(it) if it.is_refused => (it.since, (it.pause * 2).min(LONGEST_REFUSED), true),
-            Some(it) => (it.since, (it.pause * 2).min(LONGEST_PAUSE), false),
-            None => (now, FIRST_PAUSE, false),
-        };
-        self.failing = Some(Failing {
-            since,
-            again_at: now + jittered(pause),
-            pause,
-            is_refused,
-        });
+        let failing = self.failing();
+        if let Some(Trial::First | Trial::Second) = failing.alone {
+            failing.alone = None;
+        }
+        failing.pause = (failing.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        failing.again_at = Instant::now() + jittered(failing.pause);
+    }
+
+    /// Says that it may be the reason why a statement has failed.
+    pub(super) fn suspect(&mut self) {
+        self.failing().alone.get_or_insert(Trial::First);
     }
 
     /// Says that the database has refused to record it by itself, so that it keeps no other one. Logs that for the first time.
-    pub(super) fn is_refused_by_itself(&mut self, queue: &str, error: sqlx::Error) {
-        self.try_again_later();
-        if let Some(failing) = &mut self.failing
-            && !failing.is_refused
-        {
-            failing.is_refused = true;
-            failing.pause = FIRST_REFUSED;
-            failing.again_at = Instant::now() + jittered(FIRST_REFUSED);
-            observe::left_out(queue, 1, &self.name, &error.into());
+    pub(super) fn refused(&mut self, queue: &str, error: sqlx::Error) {
+        let failing = self.failing();
+        let before = failing.alone.unwrap_or(Trial::First);
+        let after = before.after(&error, FIRST_REFUSED, LONGEST_REFUSED);
+        failing.alone = Some(after);
+        failing.again_at = Instant::now();
+        if let Trial::Again(pause) = after {
+            failing.again_at += jittered(pause);
+            if !matches!(before, Trial::Again(_)) {
+                observe::left_out(queue, 1, &self.name, &error.into());
+            }
         }
     }
 
-    /// Returns whether it is recorded without others.
-    pub(super) fn is_alone(&self) -> bool {
-        self.failing
-            .as_ref()
-            .is_some_and(|failing| failing.is_refused)
+    fn failing(&mut self) -> &mut Failing {
+        let now = Instant::now();
+        self.failing.get_or_insert(Failing {
+            since: now,
+            again_at: now,
+            pause: Duration::ZERO,
+            alone: None,
+        })
+    }
+
+    /// Returns how it is recorded by itself, if it is.
+    pub(super) fn alone(&self) -> Option<Trial> {
+        self.failing.as_ref().and_then(|failing| failing.alone)
     }
 
     fn token(&self) -> i64 {
@@ -258,15 +269,31 @@ mod tests {
     async fn an_end_that_is_refused_by_itself_stays_alone_and_pauses_for_longer() {
         let mut ended = Ended::sample();
         ended.try_again_later();
-        assert!(!ended.is_alone());
+        assert_eq!(ended.alone(), None);
         for longest in [1, 2, 4, 8, 16, 30, 30] {
-            ended.is_refused_by_itself("mx-jobs", sqlx::Error::PoolTimedOut);
-            assert!(ended.is_alone());
+            ended.refused("mx-jobs", sqlx::Error::PoolTimedOut);
+            assert!(matches!(ended.alone(), Some(Trial::Again(_))));
             let pause = ended.again_at().unwrap() - Instant::now();
             let longest = Duration::from_secs(longest);
             assert!(longest / 2 <= pause && pause <= longest, "{pause:?}");
             tokio::time::advance(pause).await;
         }
+    }
+
+    /// It is tried by itself at once. If nothing can be recorded, it is with the others again, unless it was refused before.
+    #[tokio::test(start_paused = true)]
+    async fn an_end_is_suspected_until_nothing_can_be_recorded() {
+        let mut ended = Ended::sample();
+        ended.suspect();
+        assert_eq!(ended.alone(), Some(Trial::First));
+        assert!(ended.is_due(Instant::now()));
+        ended.try_again_later();
+        assert_eq!(ended.alone(), None);
+        ended.refused("mx-jobs", sqlx::Error::PoolTimedOut);
+        let refused = ended.alone();
+        ended.suspect();
+        ended.try_again_later();
+        assert!(refused.is_some() && ended.alone() == refused);
     }
 
     /// Guide: "tries that fail with `InFlight` do not count". The event waits as before, but does not become a dead letter.

@@ -12,7 +12,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::attempt::Attempt;
-use super::left_out::{Candidate, LeftOut};
+use super::left_out::{Candidate, LeftOut, SLOW, SUSPECTS, Trial};
 use super::run::{INTERVAL_OF_FAILURES, Run};
 use super::running::FetchingGuard;
 use crate::callback::JobService;
@@ -34,9 +34,6 @@ const UNRECORDED: usize = 64;
 /// How long the places of callbacks that have ended wait for others, until half of all are free.
 const GATHERING: Duration = Duration::from_millis(1);
 
-/// How often the search for slow events lets the others pass.
-const PASSING_INTERVAL: Duration = Duration::from_secs(5);
-
 pub(super) struct Fetcher<J> {
     run: Arc<Run<J>>,
     /// When to look for events next, if none is stored by this process before.
@@ -44,20 +41,7 @@ pub(super) struct Fetcher<J> {
     /// How many events the next statement takes at most. Triggers of the application can make each of them slow.
     most_taken: usize,
     left_out: LeftOut,
-    /// When to take such an event again at the earliest.
-    left_out_at: Instant,
     _fetching: FetchingGuard,
-}
-
-/// Which events a statement takes.
-enum Choice<'a> {
-    /// The next ones that are not left out.
-    Next,
-    /// The same without these, which may wait.
-    Behind(&'a [&'a str]),
-    Only(&'a str),
-    /// Only this one of several, each of which may wait.
-    OneOf(&'a str),
 }
 
 impl<J: JobService> Fetcher<J> {
@@ -68,7 +52,6 @@ impl<J: JobService> Fetcher<J> {
             look_at: Instant::now(),
             most_taken: BATCH,
             left_out: LeftOut::default(),
-            left_out_at: Instant::now(),
         }
     }
 
@@ -88,7 +71,7 @@ impl<J: JobService> Fetcher<J> {
                 if run.running.is_closed() {
                     return;
                 }
-                self.fetch(self.free()).await;
+                self.fetch().await;
             } else if self.wait(free > 0, changed, stored).await {
                 self.look_at = Instant::now();
             }
@@ -140,20 +123,24 @@ impl<J: JobService> Fetcher<J> {
         .await
     }
 
-    async fn fetch(&mut self, free: usize) {
-        let free = free.saturating_sub(self.take_left_out(free).await);
-        let wanted = free.min(self.most_taken);
+    async fn fetch(&mut self) {
+        if !self.try_left_out().await {
+            return self.pause();
+        }
+        let wanted = self.free().min(self.most_taken);
         if wanted == 0 {
             return;
         }
-        match self.take(wanted, Choice::Next).await {
+        let start = Instant::now();
+        match self.take(wanted, None).await {
             Ok(taken) => {
-                self.most_taken = (self.most_taken * 2).min(BATCH);
+                if start.elapsed() < SLOW {
+                    self.most_taken = (self.most_taken * 2).min(BATCH);
+                }
                 let bodies: usize = taken.iter().map(|attempt| attempt.body.len()).sum();
                 if taken.len() < wanted && bodies < BODIES {
                     let look_at = later(Instant::now(), jittered(self.run.worker.interval));
                     let next_at = self.left_out.next_at();
-                    let next_at = next_at.map(|next_at| next_at.max(self.left_out_at));
                     self.look_at = next_at.map_or(look_at, |next_at| next_at.min(look_at));
                 } else {
                     // More may wait than this worker can take.
@@ -165,108 +152,74 @@ impl<J: JobService> Fetcher<J> {
             Err(error) if wanted > 1 && has_sqlstate(&error, &[TOOK_TOO_LONG]) => {
                 self.most_taken = 1;
             }
-            Err(error) if is_of_an_event(&error) => {
-                if !self.fetch_one_by_one(free.min(BATCH)).await {
-                    self.pause();
-                }
-            }
+            Err(error) if is_of_an_event(&error) && self.suspect_next().await => {}
             Err(_) => self.pause(),
         }
     }
 
-    /// Takes an event that was left out, if it is time. Returns how many it has taken.
-    async fn take_left_out(&mut self, free: usize) -> usize {
-        let start = Instant::now();
-        let is_time = free > 0 && self.left_out_at <= start;
-        let Some(event) = self.left_out.due().filter(|_| is_time) else {
-            return 0;
-        };
-        let taken = self.take(1, Choice::Only(&event.id)).await;
-        // One that waits must not slow the others down.
-        self.left_out_at = Instant::now() + 10 * start.elapsed();
-        match taken {
-            Ok(taken) => {
-                self.left_out.remove(&event.id);
-                let count = taken.len();
-                if count > 0 {
-                    self.left_out.try_all();
-                }
-                self.start(taken);
-                return count;
-            }
-            Err(error) if is_of_an_event(&error) => {
-                let queue = &self.run.worker.queue.name;
-                self.left_out.add(queue, vec![(event, error)]);
-            }
-            Err(_) => self.left_out_at += INTERVAL_OF_FAILURES,
-        }
-        0
+    /// Takes events that are left out, each by itself, until it is the turn of the others. Returns false if the database fails.
+    async fn try_left_out(&mut self) -> bool {
+        let is_working = self.take_left_out().await;
+        self.left_out.end_turn(&self.run.worker.queue.name);
+        is_working
     }
 
-    /// Takes each of the next events by itself, because the database may refuse to change the row of one of them. Returns
-    /// whether that has helped.
-    async fn fetch_one_by_one(&mut self, wanted: usize) -> bool {
-        // If no event is the cause, a statement that takes none fails too.
-        if self.take(0, Choice::Next).await.is_err() {
-            return false;
-        }
-        let Ok(next) = self.next(wanted).await else {
-            return false;
-        };
-        let ids: Vec<_> = next.iter().map(|event| event.id.clone()).collect();
-        let ids: Vec<&str> = ids.iter().map(|id| &**id).collect();
-        let mut refused = Vec::new();
-        let mut has_taken = false;
-        let mut passed_at = None;
-        for event in next {
-            if self.run.running.is_closed() || self.free() == 0 {
-                break;
-            }
-            match self.take(1, Choice::OneOf(&event.id)).await {
+    async fn take_left_out(&mut self) -> bool {
+        while self.free() > 0
+            && let Some((id, trial)) = self.left_out.due()
+        {
+            let start = Instant::now();
+            match self.take(1, Some((&id, trial))).await {
                 Ok(taken) => {
-                    has_taken |= !taken.is_empty();
+                    self.left_out.accepted(&id, !taken.is_empty());
                     self.start(taken);
                 }
-                Err(error) if is_of_an_event(&error) => refused.push((event, error)),
-                Err(_) => break,
-            }
-            // Others do not wait for the search once it has found one.
-            let is_time = |at: Instant| at.elapsed() >= PASSING_INTERVAL;
-            if !refused.is_empty() && passed_at.is_none_or(is_time) {
-                has_taken |= self.take_behind(&ids).await;
-                passed_at = Some(Instant::now());
+                Err(error) if is_of_an_event(&error) && self.takes_none().await => {
+                    self.left_out.refused(&id, error, start.elapsed());
+                }
+                Err(_) => {
+                    self.left_out.acquit();
+                    return false;
+                }
             }
         }
-        self.left_out.add(&self.run.worker.queue.name, refused) || has_taken
+        true
     }
 
-    /// Takes the next events other than these. Returns whether there were any.
-    async fn take_behind(&self, others: &[&str]) -> bool {
-        let free = self.free().min(BATCH);
-        let taken = match free {
-            0 => return false,
-            _ => self.take(free, Choice::Behind(others)).await,
-        };
-        let taken = taken.unwrap_or_default();
-        let has_taken = !taken.is_empty();
-        self.start(taken);
-        has_taken
+    /// Leaves the next events out until each has been taken by itself, because one of them has made a statement fail. Returns
+    /// whether that helps.
+    async fn suspect_next(&mut self) -> bool {
+        if !self.takes_none().await {
+            return false;
+        }
+        let next = self.next().await;
+        next.is_ok_and(|next| self.left_out.suspect(next))
+    }
+
+    /// Returns whether a statement succeeds that takes no event, and does not wait. Otherwise no event is the cause of a
+    /// failure.
+    async fn takes_none(&self) -> bool {
+        let start = Instant::now();
+        self.take(0, None).await.is_ok() && start.elapsed() < SLOW
     }
 
     fn pause(&mut self) {
         self.look_at = Instant::now() + jittered(INTERVAL_OF_FAILURES);
     }
 
-    /// Takes at most this many events.
-    async fn take(&self, wanted: usize, choice: Choice<'_>) -> Result<Vec<Attempt>, sqlx::Error> {
+    /// Takes at most this many events, or only one that is left out.
+    async fn take(
+        &self,
+        wanted: usize,
+        only: Option<(&str, Trial)>,
+    ) -> Result<Vec<Attempt>, sqlx::Error> {
         let Run { worker, name, .. } = &*self.run;
         if self.run.running.is_closed() {
             return Ok(Vec::new());
         }
-        let (left_out, only) = match choice {
-            Choice::Next => (self.left_out.ids(), None),
-            Choice::Behind(others) => ([&self.left_out.ids(), others].concat(), None),
-            Choice::Only(id) | Choice::OneOf(id) => (Vec::new(), Some(id)),
+        let left_out = match only {
+            None => self.left_out.ids(),
+            Some(_) => Vec::new(),
         };
         let values = [
             Value::Text(&worker.queue.name),
@@ -275,13 +228,11 @@ impl<J: JobService> Fetcher<J> {
             Value::Number(worker.tries.min(i32::MAX.unsigned_abs() / 2).into()),
             Value::Number(i64::try_from(BODIES).unwrap_or(i64::MAX)),
             Value::Texts(&left_out),
-            only.map_or(Value::Null, Value::Text),
+            only.map_or(Value::Null, |(id, _)| Value::Text(id)),
             Value::Flag(only.is_some()),
         ];
-        let mut fetch = Statement::new("fetch", include_str!("../sql/fetch.sql"), &values);
-        if let Choice::OneOf(_) | Choice::Behind(_) = choice {
-            fetch = fetch.in_a_search();
-        }
+        let fetch = Statement::new("fetch", include_str!("../sql/fetch.sql"), &values);
+        let fetch = fetch.within(only.and_then(|(_, trial)| trial.limit()));
         let rows = worker.queue.connections.run(&fetch).await?;
         // A heartbeat returns an event whose row cannot be read.
         Ok(rows
@@ -291,11 +242,11 @@ impl<J: JobService> Fetcher<J> {
     }
 
     /// Returns the events that would be taken next.
-    async fn next(&self, wanted: usize) -> Result<Vec<Candidate>, sqlx::Error> {
+    async fn next(&self) -> Result<Vec<Candidate>, sqlx::Error> {
         let queue = &self.run.worker.queue;
         let values = [
             Value::Text(&queue.name),
-            Value::Number(i64::try_from(wanted).unwrap_or(i64::MAX)),
+            Value::Number(i64::try_from(SUSPECTS).unwrap_or(i64::MAX)),
             Value::Texts(&self.left_out.ids()),
         ];
         let next = Statement::new("next", include_str!("../sql/next.sql"), &values);
@@ -331,7 +282,6 @@ mod tests {
     use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
     use super::*;
-    use crate::background::Background;
     use crate::queue::worker::running::RunningGuard;
     use crate::queue::{Enqueue, JobQueue};
 
@@ -340,17 +290,10 @@ mod tests {
         let pool = PgPoolOptions::new().connect_lazy_with(PgConnectOptions::new());
         let queue = JobQueue::postgres(pool);
         let worker = queue.worker(queue.enqueue());
-        let (ended, _) = tokio::sync::mpsc::unbounded_channel();
-        let run = Run {
-            worker: worker.with_concurrency(callbacks),
-            name: "worker".into(),
-            running: Arc::default(),
-            background: Background::new(),
-            ended,
-        };
+        let (run, _ended) = Run::new(worker.with_concurrency(callbacks));
         let running = (0..callbacks).map(|id| run.running.add(&id.to_string()));
         let running = running.collect();
-        (Fetcher::new(Arc::new(run)), running)
+        (Fetcher::new(run), running)
     }
 
     /// Places that become free within a moment are taken with one statement, once they are half of all.

@@ -1,22 +1,33 @@
-//! Events whose rows the database refuses to change, or whose change waits, because of a constraint, a trigger or a lock of the
-//! application.
+//! Events that are tried by themselves, because the database may refuse to change their rows, or let the change wait: there is a
+//! constraint, a trigger or a lock of the application.
 
-use std::collections::HashMap;
+use std::mem::take;
 use std::time::Duration;
 
 use sqlx::Error;
 use tokio::time::Instant;
 
 use crate::observe;
+use crate::util::postgres::{TOOK_TOO_LONG, has_sqlstate};
 
-/// After what time such an event is tried again by itself, at first and at last.
+/// How long the first statement with such an event may take, and the second one. Later ones have the whole time.
+const FIRST_LIMIT: Duration = Duration::from_millis(150);
+const SECOND_LIMIT: Duration = Duration::from_millis(1500);
+
+/// After what time an event that was refused is tried again, at first and at last.
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15 * 60);
 
 /// How many events can be left out at the same time. A statement names each of them.
 const MOST: usize = 1000;
 
-/// A statement that takes longer for one event may have waited for another transaction. Others may wait for it too.
+/// After how much time with events that are refused the others have a turn.
+const TURN: Duration = FIRST_LIMIT;
+
+/// How many events one failure makes suspicious.
+pub(super) const SUSPECTS: usize = 64;
+
+/// A statement that takes longer for few events may have waited for another transaction. Others may wait for it too.
 pub(super) const SLOW: Duration = Duration::from_secs(1);
 
 /// An event that a statement would change.
@@ -26,78 +37,138 @@ pub(super) struct Candidate {
     pub(super) name: String,
 }
 
-/// The events that statements leave out, so that one of them does not keep the others. Each is tried again by itself.
-#[derive(Default)]
-pub(super) struct LeftOut {
-    events: HashMap<String, Refused>,
+/// How often an event, or the end of a try, was refused by itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Trial {
+    First,
+    /// The first one did not end in its time.
+    Second,
+    /// It was refused, and is tried again after this time.
+    Again(Duration),
 }
 
-struct Refused {
-    name: String,
-    pause: Duration,
+impl Trial {
+    /// Returns how long the statement may take, if not as long as any.
+    pub(super) fn limit(self) -> Option<Duration> {
+        match self {
+            Self::First => Some(FIRST_LIMIT),
+            Self::Second => Some(SECOND_LIMIT),
+            Self::Again(_) => None,
+        }
+    }
+
+    /// Returns what follows after this error. Those that are only slow do not keep the quick ones.
+    pub(super) fn after(self, error: &Error, first: Duration, longest: Duration) -> Self {
+        match self {
+            Self::First if has_sqlstate(error, &[TOOK_TOO_LONG]) => Self::Second,
+            Self::First | Self::Second => Self::Again(first),
+            Self::Again(pause) => Self::Again((pause * 2).min(longest)),
+        }
+    }
+}
+
+/// The events that statements leave out, so that none of them keeps the others. Each is tried by itself, the first ones of a
+/// failure in their order.
+#[derive(Default)]
+pub(super) struct LeftOut {
+    events: Vec<Event>,
+    /// When one of them is tried next at the earliest.
+    next_at: Option<Instant>,
+    /// How much time those that were refused have taken in this turn.
+    spent: Duration,
+    /// How many of them have not been logged, and the first one.
+    refused: usize,
+    first_refused: Option<(String, Error)>,
+}
+
+struct Event {
+    candidate: Candidate,
+    trial: Trial,
     again_at: Instant,
 }
 
 impl LeftOut {
-    /// Leaves these events out, or leaves them out for longer, and logs the first one. Returns whether one of them is new.
-    pub(super) fn add(&mut self, queue: &str, mut refused: Vec<(Candidate, Error)>) -> bool {
-        let (now, before) = (Instant::now(), self.events.len());
-        let mut room = MOST.saturating_sub(before);
-        refused.retain(|(event, _)| {
-            if self.events.contains_key(&event.id) {
-                return true;
+    /// Leaves events out, one of which may have made a statement fail. Returns whether one of them is new.
+    pub(super) fn suspect(&mut self, suspects: Vec<Candidate>) -> bool {
+        let (again_at, before) = (Instant::now(), self.events.len());
+        for candidate in suspects {
+            let is_known = self.events.iter().any(|it| it.candidate.id == candidate.id);
+            if !is_known && self.events.len() < MOST {
+                self.events.push(Event {
+                    candidate,
+                    trial: Trial::First,
+                    again_at,
+                });
             }
-            let has_room = room > 0;
-            room = room.saturating_sub(1);
-            has_room
-        });
-        let events = refused.len();
-        for (index, (event, error)) in refused.into_iter().enumerate() {
-            if index == 0 {
-                observe::left_out(queue, events, &event.name, &error.into());
-            }
-            let known = self.events.get(&event.id);
-            let pause = known.map_or(FIRST_PAUSE, |known| (known.pause * 2).min(LONGEST_PAUSE));
-            let refused = Refused {
-                name: event.name,
-                pause,
-                again_at: now + pause,
-            };
-            self.events.insert(event.id, refused);
         }
         self.events.len() > before
     }
 
-    /// Leaves an event out no longer.
-    pub(super) fn remove(&mut self, id: &str) {
-        self.events.remove(id);
+    /// Suspects none any longer, because all statements fail.
+    pub(super) fn acquit(&mut self) {
+        self.events
+            .retain(|event| matches!(event.trial, Trial::Again(_)));
     }
 
-    /// Has all events tried again now, because the database has taken one: what refused them may be mended too.
-    pub(super) fn try_all(&mut self) {
-        let now = Instant::now();
-        for event in self.events.values_mut() {
-            event.again_at = event.again_at.min(now);
+    /// The database has answered for this event. If it has changed the row of one that was refused, all are tried again now:
+    /// the cause may be mended for the others too.
+    pub(super) fn accepted(&mut self, id: &str, is_changed: bool) {
+        let Some(index) = self.events.iter().position(|it| it.candidate.id == id) else {
+            return;
+        };
+        let accepted = self.events.remove(index);
+        if let (Trial::Again(_), true) = (accepted.trial, is_changed) {
+            let now = Instant::now();
+            for event in &mut self.events {
+                event.again_at = event.again_at.min(now);
+            }
+        }
+    }
+
+    /// The database has refused this event by itself, after this time.
+    pub(super) fn refused(&mut self, id: &str, error: Error, took: Duration) {
+        self.spent += took;
+        let Some(event) = self.events.iter_mut().find(|it| it.candidate.id == id) else {
+            return;
+        };
+        event.trial = event.trial.after(&error, FIRST_PAUSE, LONGEST_PAUSE);
+        event.again_at = Instant::now();
+        if let Trial::Again(pause) = event.trial {
+            event.again_at += pause;
+            self.refused += 1;
+            let name = || (event.candidate.name.clone(), error);
+            self.first_refused.get_or_insert_with(name);
+        }
+    }
+
+    /// Gives the others as much time as those that were refused have taken, and logs the first of these.
+    pub(super) fn end_turn(&mut self, queue: &str) {
+        let (spent, refused) = (take(&mut self.spent), take(&mut self.refused));
+        if !spent.is_zero() {
+            self.next_at = Some(Instant::now() + spent);
+        }
+        if let Some((name, error)) = self.first_refused.take() {
+            observe::left_out(queue, refused, &name, &error.into());
         }
     }
 
     pub(super) fn ids(&self) -> Vec<&str> {
-        self.events.keys().map(|id| &**id).collect()
+        self.events.iter().map(|it| &*it.candidate.id).collect()
     }
 
-    /// Returns the event that has to be tried again first, if it is time.
-    pub(super) fn due(&self) -> Option<Candidate> {
-        let first = self.events.iter().min_by_key(|(_, event)| event.again_at);
-        let (id, event) = first.filter(|(_, event)| event.again_at <= Instant::now())?;
-        Some(Candidate {
-            id: id.clone(),
-            name: event.name.clone(),
-        })
+    /// Returns the event that has to be tried first, if it is time, and the turn has not ended.
+    pub(super) fn due(&self) -> Option<(String, Trial)> {
+        let now = Instant::now();
+        let first = self.events.iter().min_by_key(|event| event.again_at)?;
+        let is_time = self.next_at.is_none_or(|next_at| next_at <= now) && self.spent < TURN;
+        let is_due = first.again_at <= now && is_time;
+        is_due.then(|| (first.candidate.id.clone(), first.trial))
     }
 
-    /// Returns when an event has to be tried again, if one is left out.
+    /// Returns when an event has to be tried, if one is left out.
     pub(super) fn next_at(&self) -> Option<Instant> {
-        self.events.values().map(|event| event.again_at).min()
+        let first = self.events.iter().map(|event| event.again_at).min()?;
+        Some(self.next_at.map_or(first, |next_at| next_at.max(first)))
     }
 }
 
@@ -109,52 +180,105 @@ mod tests {
 
     use super::*;
 
-    fn refused(numbers: Range<usize>) -> Vec<(Candidate, Error)> {
-        let event = |number: usize| Candidate {
+    const ONE: Duration = Duration::from_millis(1);
+
+    fn candidates(numbers: Range<usize>) -> Vec<Candidate> {
+        let candidate = |number: usize| Candidate {
             id: number.to_string(),
             name: "JOB-1 COMPLETED -".to_owned(),
         };
-        numbers
-            .map(|number| (event(number), Error::RowNotFound))
-            .collect()
+        numbers.map(candidate).collect()
+    }
+
+    fn refuse(left_out: &mut LeftOut, id: &str) {
+        left_out.refused(id, Error::RowNotFound, Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
     async fn events_are_left_out_until_they_are_tried_again() {
         let mut left_out = LeftOut::default();
         assert!(left_out.next_at().is_none());
-        assert!(left_out.add("jobs", refused(0..1)));
+        assert!(left_out.suspect(candidates(0..1)));
+        assert_eq!(left_out.due(), Some(("0".to_owned(), Trial::First)));
         let mut pause = FIRST_PAUSE;
         for _ in 0..8 {
+            refuse(&mut left_out, "0");
             assert_eq!(left_out.next_at(), Some(Instant::now() + pause));
             assert!(left_out.due().is_none());
             advance(pause).await;
-            assert_eq!(left_out.due().unwrap().id, "0");
+            assert_eq!(left_out.due(), Some(("0".to_owned(), Trial::Again(pause))));
             assert_eq!(left_out.ids(), ["0"]);
-            assert!(!left_out.add("jobs", refused(0..1)));
+            assert!(!left_out.suspect(candidates(0..1)));
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        left_out.remove("0");
+        left_out.accepted("0", true);
         assert!(left_out.ids().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn events_can_be_tried_before_their_pause_has_ended() {
+    async fn suspects_are_tried_in_their_order() {
         let mut left_out = LeftOut::default();
-        assert!(left_out.add("jobs", refused(0..3)));
-        left_out.remove("0");
+        assert!(left_out.suspect(candidates(0..12)));
+        for id in 0..12 {
+            let (due, _) = left_out.due().unwrap();
+            assert_eq!(due, id.to_string());
+            left_out.accepted(&due, true);
+        }
         assert!(left_out.due().is_none());
-        left_out.try_all();
-        assert!(left_out.due().is_some());
-        assert_eq!(left_out.ids().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn others_have_as_much_time_as_those_that_are_refused() {
+        let mut left_out = LeftOut::default();
+        assert!(left_out.suspect(candidates(0..4)));
+        for id in 0..3 {
+            assert_eq!(left_out.due().unwrap().0, id.to_string());
+            left_out.refused(
+                &id.to_string(),
+                Error::RowNotFound,
+                TURN / 2 - ONE + id * ONE,
+            );
+        }
+        assert!(left_out.due().is_none(), "its time is used up");
+        left_out.end_turn("jobs");
+        assert!(left_out.due().is_none(), "the others have a turn");
+        advance(TURN * 3 / 2 - ONE).await;
+        assert!(left_out.due().is_none());
+        assert_eq!(left_out.next_at(), Some(Instant::now() + ONE));
+        advance(ONE).await;
+        assert_eq!(left_out.due().unwrap().0, "3");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_that_is_accepted_has_those_tried_that_were_refused() {
+        let mut left_out = LeftOut::default();
+        assert!(left_out.suspect(candidates(0..4)));
+        for id in ["0", "1", "2"] {
+            refuse(&mut left_out, id);
+        }
+        left_out.accepted("3", true);
+        assert!(left_out.due().is_none(), "it was only suspected");
+        left_out.accepted("0", false);
+        assert!(left_out.due().is_none(), "its row was not changed");
+        left_out.accepted("1", true);
+        assert_eq!(left_out.due().unwrap().0, "2");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_those_that_were_refused_stay_left_out_if_all_fails() {
+        let mut left_out = LeftOut::default();
+        assert!(left_out.suspect(candidates(0..3)));
+        refuse(&mut left_out, "1");
+        left_out.acquit();
+        assert_eq!(left_out.ids(), ["1"]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_bounded_number_of_events_is_left_out() {
         let mut left_out = LeftOut::default();
-        assert!(left_out.add("jobs", refused(0..MOST - 1)));
-        assert!(left_out.add("jobs", refused(0..MOST + 1)));
+        assert!(left_out.suspect(candidates(0..MOST - 1)));
+        assert!(left_out.suspect(candidates(0..MOST + 1)));
         assert_eq!(left_out.ids().len(), MOST);
-        assert!(!left_out.add("jobs", refused(0..MOST + 1)));
+        assert!(!left_out.suspect(candidates(0..MOST + 1)));
     }
 }

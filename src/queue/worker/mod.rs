@@ -5,9 +5,11 @@ mod ended;
 mod fetcher;
 mod heartbeat;
 mod left_out;
+mod metrics;
 mod recorder;
 mod run;
 mod running;
+mod take_over;
 
 use std::fmt;
 use std::sync::Arc;

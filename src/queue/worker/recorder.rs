@@ -5,6 +5,7 @@ use std::mem::take;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use sqlx::postgres::PgRow;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -12,7 +13,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 use super::ended::{Ended, settle};
-use super::left_out::SLOW;
+use super::left_out::{SLOW, Trial};
 use super::run::Run;
 use crate::callback::JobService;
 use crate::queue::connections::is_of_an_item;
@@ -27,22 +28,22 @@ pub(super) struct Recorder<J> {
     unrecorded: Vec<Ended>,
     /// Since when the worker takes no further events.
     closed_at: Option<Instant>,
-    /// Whether the last statement recorded a try that the database had refused by itself.
+    /// Whether the last statement recorded a try by itself.
     was_alone: bool,
 }
 
-/// Returns the tries that the next statement records, and the others. One that the database has refused by itself is alone, and
-/// takes turns with the others.
+/// Returns the tries that the next statement records, and the others. One that is recorded by itself, because the database may
+/// refuse it, takes turns with the others.
 fn next_batch(
     mut unrecorded: Vec<Ended>,
     was_alone: bool,
     now: Instant,
 ) -> (Vec<Ended>, Vec<Ended>) {
     let (mut due, mut later) = (Vec::<Ended>::new(), Vec::new());
-    unrecorded.sort_by_key(|ended| ended.is_alone() == was_alone);
+    unrecorded.sort_by_key(|ended| ended.alone().is_some() == was_alone);
     for ended in unrecorded {
         let has_room = match due.first() {
-            Some(first) => !first.is_alone() && !ended.is_alone() && due.len() < BATCH,
+            Some(first) => first.alone().is_none() && ended.alone().is_none() && due.len() < BATCH,
             None => true,
         };
         if has_room && ended.is_due(now) {
@@ -138,95 +139,64 @@ impl<J: JobService> Recorder<J> {
     }
 
     async fn record(&mut self) {
-        let now = Instant::now();
-        let (due, later) = next_batch(take(&mut self.unrecorded), self.was_alone, now);
-        self.was_alone = due.first().is_some_and(Ended::is_alone);
+        let (due, later) = next_batch(take(&mut self.unrecorded), self.was_alone, Instant::now());
+        let alone = due.first().and_then(Ended::alone);
+        self.was_alone = alone.is_some();
         self.unrecorded = later;
-        match self.settle(&due).await {
+        let limit = alone.and_then(Trial::limit);
+        match self.settle(&due, limit).await {
             Ok(rows) => self.recorded(due, &rows),
-            Err(error) if self.was_alone && is_of_an_item(&error) => {
+            Err(error) if is_of_an_item(&error) && self.records_none().await => {
                 self.refused(due, error);
-            }
-            Err(error) if is_of_an_item(&error) && self.may_be_of_an_item(now).await => {
-                self.record_one_by_one(due).await;
             }
             Err(_) => self.record_later(due),
         }
     }
 
-    /// If no try is the cause of a failure, a statement that records none fails too. If the statement has waited, so would that
-    /// one, and the first try tells as much.
-    async fn may_be_of_an_item(&self, begun: Instant) -> bool {
-        begun.elapsed() >= SLOW || self.settle(&[]).await.is_ok()
+    /// Returns whether a statement succeeds that records no try, and does not wait. Otherwise no try is the cause of a failure.
+    async fn records_none(&self) -> bool {
+        let start = Instant::now();
+        self.settle(&[], None).await.is_ok() && start.elapsed() < SLOW
     }
 
-    async fn settle(&self, due: &[Ended]) -> Result<Vec<PgRow>, sqlx::Error> {
-        let settle = settle(&self.run.name, due);
+    async fn settle(
+        &self,
+        due: &[Ended],
+        limit: Option<Duration>,
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
+        let settle = settle(&self.run.name, due).within(limit);
         self.run.worker.queue.connections.run(&settle).await
     }
 
-    /// The database refuses to record this one try.
-    fn refused(&mut self, mut one: Vec<Ended>, error: sqlx::Error) {
-        if let Some(ended) = one.first_mut() {
-            ended.is_refused_by_itself(&self.run.worker.queue.name, error);
-        }
-        self.unrecorded.extend(one);
-    }
-
     fn recorded(&mut self, due: Vec<Ended>, rows: &[PgRow]) {
-        // An event whose answer cannot be read returns to the queue with a later heartbeat.
+        // An event whose answer cannot be read returns to the queue when this worker does not know it any more.
         let again = due
             .into_iter()
             .filter_map(|ended| ended.recorded(rows).unwrap_or_default());
         self.unrecorded.extend(again);
     }
 
-    fn record_later(&mut self, due: Vec<Ended>) {
-        for mut ended in due {
-            ended.try_again_later();
-            self.unrecorded.push(ended);
+    /// The database refuses to record one of these.
+    fn refused(&mut self, mut due: Vec<Ended>, error: sqlx::Error) {
+        match &mut *due {
+            [ended] if ended.alone().is_some() => {
+                ended.refused(&self.run.worker.queue.name, error);
+            }
+            due => due.iter_mut().for_each(Ended::suspect),
         }
+        self.unrecorded.extend(due);
     }
 
-    /// Records each try by itself, because one of them may have made the statement fail.
-    async fn record_one_by_one(&mut self, mut due: Vec<Ended>) {
-        // The statement with all of them was their first failure.
-        due.iter_mut().for_each(Ended::try_again_later);
-        let mut due = due.into_iter();
-        let mut is_of_one = false;
-        while let Some(ended) = due.next() {
-            if self.run.running.is_closed() {
-                self.closed_at.get_or_insert_with(Instant::now);
-            }
-            if self.is_given_up(&ended) {
-                continue;
-            }
-            let one = vec![ended];
-            let settle = settle(&self.run.name, &one).in_a_search();
-            let is_of_others_too = match self.run.worker.queue.connections.run(&settle).await {
-                Ok(rows) => {
-                    self.recorded(one, &rows);
-                    false
-                }
-                Err(error) if is_of_an_item(&error) => {
-                    // The first of them shows whether a statement that records none fails too.
-                    is_of_one = is_of_one || self.settle(&[]).await.is_ok();
-                    if is_of_one {
-                        self.refused(one, error);
-                    } else {
-                        self.unrecorded.extend(one);
-                    }
-                    !is_of_one
-                }
-                Err(_) => {
-                    self.unrecorded.extend(one);
-                    true
-                }
-            };
-            if is_of_others_too {
-                // They would take as long to fail. If not, they are recorded next, without this one.
-                return self.unrecorded.extend(due);
-            }
+    /// The database records none at present, so none of them is the cause.
+    fn record_later(&mut self, due: Vec<Ended>) {
+        let suspects = take(&mut self.unrecorded);
+        let (suspects, others): (Vec<_>, Vec<_>) = suspects
+            .into_iter()
+            .partition(|ended| ended.alone().is_some_and(|it| it.limit().is_some()));
+        self.unrecorded = others;
+        for mut ended in due.into_iter().chain(suspects) {
+            ended.try_again_later();
+            self.unrecorded.push(ended);
         }
     }
 }
@@ -242,7 +212,7 @@ mod tests {
         let mut unrecorded: Vec<_> = others().collect();
         for _ in 0..2 {
             let mut refused = Ended::sample();
-            refused.is_refused_by_itself("mx-jobs", sqlx::Error::PoolTimedOut);
+            refused.refused("mx-jobs", sqlx::Error::PoolTimedOut);
             unrecorded.push(refused);
         }
         let now = unrecorded.iter().filter_map(Ended::again_at).max().unwrap();
@@ -250,7 +220,7 @@ mod tests {
         for expected in [1, BATCH, 1, BATCH, BATCH] {
             let (due, later) = next_batch(unrecorded, was_alone, now);
             assert_eq!(due.len(), expected);
-            was_alone = due[0].is_alone();
+            was_alone = due[0].alone().is_some();
             assert_eq!(was_alone, expected == 1);
             unrecorded = later;
             unrecorded.extend(others());

@@ -1,20 +1,25 @@
 //! Running a worker from its start to its end.
 
 use std::future::pending;
+use std::mem::replace;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::Worker;
 use super::ended::Ended;
 use super::fetcher::Fetcher;
-use super::heartbeat::{Heart, count_until_the_end};
+use super::heartbeat::{Contact, beat, beat_until_the_end};
+use super::metrics::count_until_the_end;
 use super::recorder::Recorder;
 use super::running::Running;
+use super::take_over::TakeOver;
 use crate::background::Background;
 use crate::callback::JobService;
 use crate::observe;
@@ -31,8 +36,52 @@ pub(super) struct Run<J> {
     /// would count as running, and would never run.
     pub(super) name: Arc<str>,
     pub(super) running: Arc<Running>,
+    contact: Mutex<Contact>,
+    /// How many parts of the worker fail at present.
+    failing: AtomicUsize,
     pub(super) background: Background,
     pub(super) ended: UnboundedSender<Ended>,
+}
+
+impl<J> Run<J> {
+    /// Returns it with the receiver of tries that have ended.
+    pub(super) fn new(worker: Worker<J>) -> (Arc<Self>, UnboundedReceiver<Ended>) {
+        let capacity = worker.concurrency.saturating_mul(2).max(4096);
+        let (sender, ended) = unbounded_channel();
+        let run = Self {
+            name: format!("{}-{:016x}{:016x}", worker.queue.name, random(), random()).into(),
+            running: Arc::default(),
+            contact: Mutex::default(),
+            failing: AtomicUsize::new(0),
+            background: Background::new().with_capacity(capacity),
+            ended: sender,
+            worker,
+        };
+        (Arc::new(run), ended)
+    }
+
+    pub(super) fn contact(&self) -> Contact {
+        *self.contact.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_contact(&self, contact: Contact) {
+        *self.contact.lock().unwrap_or_else(PoisonError::into_inner) = contact;
+    }
+
+    /// Says that a part of the worker fails. Logs that if it is the first one.
+    pub(super) fn fails(&self, is_failing: &mut bool, error: sqlx::Error) {
+        let is_first = !replace(is_failing, true) && self.failing.fetch_add(1, Relaxed) == 0;
+        if is_first {
+            observe::queue_failed(&self.worker.queue.name, &error.into());
+        }
+    }
+
+    /// Says that this part works again.
+    pub(super) fn works(&self, is_failing: &mut bool) {
+        if replace(is_failing, false) {
+            self.failing.fetch_sub(1, Relaxed);
+        }
+    }
 }
 
 /// Ends a worker, also if its future is dropped, or one of its tasks panics.
@@ -49,36 +98,32 @@ pub(super) async fn run<J: JobService>(
     shutdown: impl Future,
 ) -> Result<(), sqlx::Error> {
     let mut shutdown = pin!(shutdown);
-    let capacity = worker.concurrency.saturating_mul(2).max(4096);
-    let (sender, ended) = unbounded_channel();
-    let run = Arc::new(Run {
-        name: format!("{}-{:016x}{:016x}", worker.queue.name, random(), random()).into(),
-        running: Arc::default(),
-        background: Background::new().with_capacity(capacity),
-        ended: sender,
-        worker,
-    });
+    let (run, ended) = Run::new(worker);
     let open = CloseOnDrop(run.running.clone());
-    let mut heart = Heart::new(&run);
+    let mut take_over = TakeOver::new(run.clone());
     // The table has to know the worker before it can hold events.
-    let mut has_failed = false;
-    while let Err(error) = heart.beat().await {
+    let mut is_failing = false;
+    while let Err(error) = async {
+        beat(&run).await?;
+        take_over.look().await
+    }
+    .await
+    {
         if is_of_tables(&error) {
             return Err(error);
         }
-        if !has_failed {
-            observe::queue_failed(&run.worker.queue.name, &error.into());
-        }
-        has_failed = true;
+        run.fails(&mut is_failing, error);
         let pause = sleep(jittered(INTERVAL_OF_FAILURES));
         if until(shutdown.as_mut(), pause).await.is_none() {
             return Ok(());
         }
     }
+    run.works(&mut is_failing);
     // On tasks of their own: if the future of the worker is dropped, callbacks that are running end as they would
     // otherwise. Heartbeats do not wait for anything else.
     let tasks = [
-        spawn(&run.running, heart.beat_until_the_end()),
+        spawn(&run.running, beat_until_the_end(run.clone())),
+        spawn(&run.running, take_over.look_until_the_end()),
         spawn(
             &run.running,
             Fetcher::new(run.clone()).fetch_until_the_end(),

@@ -24,7 +24,7 @@ const IDLE: Duration = Duration::from_secs(60);
 pub(crate) struct OwnConnections {
     opener: Opener,
     permits: Arc<Semaphore>,
-    /// The permits of patient callers, if there are any.
+    /// Those that only `reserved_permit` gives, if there are any.
     reserved: Arc<Semaphore>,
     has_reserved: bool,
     lingering: Arc<Lingering>,
@@ -111,7 +111,7 @@ impl Drop for Permit {
 }
 
 impl OwnConnections {
-    /// At most this many, of which some are reserved for patient callers. At least one is for the others.
+    /// At most this many, of which some are reserved. At least one is for all callers.
     pub(crate) fn like(application: &PgPool, max: u32, reserved: usize) -> Self {
         let permits = usize::try_from(max).unwrap_or(usize::MAX);
         let permits = permits.min(Semaphore::MAX_PERMITS);
@@ -141,9 +141,14 @@ impl OwnConnections {
         self.permit_within(TIMEOUT, &self.permits).await
     }
 
-    /// The same for a caller that others must not keep waiting, however many they are. It has a permit of its own, or if
-    /// there is only one, those that came before it have it or have given up sooner.
+    /// The same for a caller that others must not keep waiting, however many they are: those that came before it have a permit or
+    /// have given up sooner.
     pub(crate) async fn patient_permit(&self) -> Result<Permit, sqlx::Error> {
+        self.permit_within(2 * TIMEOUT, &self.permits).await
+    }
+
+    /// The same with a permit that is reserved, if there is one.
+    pub(crate) async fn reserved_permit(&self) -> Result<Permit, sqlx::Error> {
         let permits = if self.has_reserved {
             &self.reserved
         } else {

@@ -10,6 +10,7 @@ mod heartbeats;
 mod logged;
 mod plans;
 mod refused;
+mod searches;
 mod secrets;
 mod slow_rows;
 mod storing;

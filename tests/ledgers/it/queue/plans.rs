@@ -334,7 +334,7 @@ fn limit(name: &str) -> i64 {
         // Up to 1,000 rows.
         "dead_letters" => 2 * 1_000,
         // A look into the index of holders for each of 500 workers.
-        "heartbeat" | "prune_workers" => 500 * 6,
+        "take_over" | "prune_workers" => 500 * 6,
         _ => FEW,
     }
 }
@@ -385,6 +385,7 @@ async fn use_an_index(mix: &Mix, statistics: Statistics) {
         "replay",
         "replay_all",
         "settle",
+        "take_over",
     ] {
         assert!(found.contains_key(name), "{name} was not explained");
     }

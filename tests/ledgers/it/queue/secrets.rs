@@ -253,3 +253,38 @@ async fn an_error_that_a_trigger_raises_with_a_constraint_names_no_user() {
     )
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_notice_of_commit_in_names_no_user() {
+    let fixture = Fixture::new().await;
+    fixture
+        .execute(
+            "CREATE TABLE \"USR-in-commit-in\" ();
+             CREATE FUNCTION names_the_user() RETURNS trigger LANGUAGE plpgsql AS $f$
+             DECLARE uid text := convert_from(NEW.job, 'UTF8')::jsonb #>> '{job,user_guid}';
+             BEGIN EXECUTE format('CREATE TABLE IF NOT EXISTS %I ()', uid); RETURN NEW; END $f$;
+             CREATE TRIGGER attack BEFORE UPDATE ON apalis.jobs FOR EACH ROW WHEN (NEW.status = 'Done')
+                 EXECUTE FUNCTION names_the_user()",
+        )
+        .await;
+    let lines = Lines::of_all_tests();
+    let mut job = Job::new("JOB-1".parse().unwrap(), Status::Completed);
+    job.user_guid = Some("USR-in-commit-in".parse().unwrap());
+    fixture.store(job.into()).await;
+    let (pool, queue) = (fixture.pool.clone(), fixture.queue.clone());
+    let jobs =
+        mx_job_webhook::JobRouter::new().on_completed(move |event: mx_job_webhook::JobEvent| {
+            let (pool, queue) = (pool.clone(), queue.clone());
+            async move {
+                let mut transaction = pool.begin().await?;
+                queue.commit_in(&mut transaction, &event).await?;
+                transaction.commit().await?;
+                Ok::<(), tower::BoxError>(())
+            }
+        });
+    let worker = Running::start(quick(&fixture.queue, jobs));
+    fixture.until(1, "status = 'Done'").await;
+    worker.end().await;
+    assert_eq!(lines.count(&["USR-in-commit-in"]), 0, "{}", lines.text());
+}

@@ -266,3 +266,37 @@ async fn short_locks_of_the_table_change_no_order_with_a_lock_timeout() {
     }
     assert!(orders.is_empty(), "{orders:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn bodies_whose_commit_waits_leave_no_session() {
+    use crate::support::delivery;
+    use mx_job_webhook::{Credentials, JobWebhook};
+    let fixture = Fixture::new().await;
+    fixture
+        .execute(
+            "CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS
+                 $f$ BEGIN PERFORM pg_sleep(30); RETURN NULL; END $f$;
+             CREATE CONSTRAINT TRIGGER late AFTER INSERT ON mx_job_webhook_dead_letters DEFERRABLE INITIALLY DEFERRED
+                 FOR EACH ROW EXECUTE FUNCTION late()",
+        )
+        .await;
+    let queue = fixture.queue.clone();
+    let webhooks = JobWebhook::new(Credentials::unauthenticated(), queue.enqueue())
+        .on_undecodable(queue.keep_undecodable());
+    let mut deliveries = Vec::new();
+    for number in 0..6 {
+        let body = format!("not JSON {number}");
+        deliveries.push(tokio::spawn(webhooks.clone().oneshot(delivery(body))));
+        if number % 2 == 1 {
+            sleep(Duration::from_millis(6_000)).await;
+        }
+    }
+    let sessions = fixture
+        .number(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'
+                 AND wait_event = 'PgSleep'",
+        )
+        .await;
+    assert!(sessions <= 2, "{sessions} sessions, and no call runs");
+}

@@ -1,0 +1,218 @@
+//! Taking over the events of workers that are dead.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use sqlx::Row as _;
+use tokio::time::{Instant, sleep_until};
+
+use super::heartbeat::Contact;
+use super::left_out::{Candidate, LeftOut, SLOW, SUSPECTS, Trial};
+use super::run::{INTERVAL_OF_FAILURES, Run};
+use crate::ledger::lease::micros;
+use crate::observe;
+use crate::queue::connections::is_of_an_item;
+use crate::queue::first;
+use crate::queue::statement::{Statement, Value};
+use crate::util::later::later;
+use crate::util::postgres::{TOOK_TOO_LONG, has_sqlstate};
+use crate::util::until::until;
+
+/// How many events one statement returns at most.
+const BATCH: usize = 5_000;
+
+/// Returns the events that have lost their worker to the queue.
+pub(super) struct TakeOver<J> {
+    run: Arc<Run<J>>,
+    /// How many events the next statement returns at most. Triggers of the application can make each of them slow.
+    most_returned: usize,
+    left_out: LeftOut,
+}
+
+/// Which events a statement returns.
+enum Lost<'a> {
+    All,
+    Only(&'a str, Trial),
+    /// None of them: it only says which they are.
+    Name,
+}
+
+struct Answer {
+    returned: usize,
+    /// Whether it would have returned events of dead workers.
+    takes_over: bool,
+    named: Vec<Candidate>,
+}
+
+impl<J> TakeOver<J> {
+    pub(super) fn new(run: Arc<Run<J>>) -> Self {
+        Self {
+            run,
+            most_returned: BATCH,
+            left_out: LeftOut::default(),
+        }
+    }
+
+    /// Looks for such events until the worker has ended, and the last of its callbacks.
+    pub(super) async fn look_until_the_end(self) {
+        let running = self.run.running.clone();
+        let ended = pin!(running.ended());
+        until(ended, self.look_forever()).await;
+    }
+
+    async fn look_forever(mut self) {
+        let mut is_failing = false;
+        let mut look_at = later(Instant::now(), self.run.worker.dead_after / 4);
+        loop {
+            sleep_until(look_at).await;
+            look_at = match self.look().await {
+                Ok(look_at) => {
+                    self.run.works(&mut is_failing);
+                    look_at
+                }
+                Err(error) => {
+                    self.run.fails(&mut is_failing, error);
+                    Instant::now() + INTERVAL_OF_FAILURES
+                }
+            };
+        }
+    }
+
+    /// Returns events to the queue, and when to look next.
+    pub(super) async fn look(&mut self) -> Result<Instant, sqlx::Error> {
+        let look_at = later(Instant::now(), self.run.worker.dead_after / 4);
+        let takes_over = self.try_left_out().await?;
+        loop {
+            let start = Instant::now();
+            match self.send(Lost::All).await {
+                Ok(answer) => {
+                    let is_full = answer.returned >= self.most_returned;
+                    if is_full && start.elapsed() < SLOW {
+                        self.most_returned = (self.most_returned * 2).min(BATCH);
+                    }
+                    if !is_full {
+                        break;
+                    }
+                }
+                // Several of them may be too slow for one statement.
+                Err(error) if self.most_returned > 1 && has_sqlstate(&error, &[TOOK_TOO_LONG]) => {
+                    self.most_returned = 1;
+                }
+                Err(error) if is_of_an_item(&error) => {
+                    // If no event is the cause, this fails too.
+                    let lost = self.send(Lost::Name).await?.named;
+                    if !self.left_out.suspect(lost) {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let next_at = self.left_out.next_at().filter(|_| takes_over);
+        Ok(next_at.map_or(look_at, |next_at| next_at.min(look_at)))
+    }
+
+    /// Returns events that are left out, each by itself, until it is the turn of the others. Returns whether this worker may
+    /// take over events.
+    async fn try_left_out(&mut self) -> Result<bool, sqlx::Error> {
+        let tried = self.return_left_out().await;
+        self.left_out.end_turn(&self.run.worker.queue.name);
+        tried
+    }
+
+    async fn return_left_out(&mut self) -> Result<bool, sqlx::Error> {
+        if !self.has_contact(self.run.contact()) {
+            return Ok(false);
+        }
+        while let Some((id, trial)) = self.left_out.due() {
+            let start = Instant::now();
+            match self.send(Lost::Only(&id, trial)).await {
+                Ok(answer) if answer.returned == 0 && !answer.takes_over => return Ok(false),
+                Ok(answer) => self.left_out.accepted(&id, answer.returned > 0),
+                Err(error) if is_of_an_item(&error) => {
+                    let named_in = Instant::now();
+                    let named = self.send(Lost::Name).await;
+                    if named.is_err() || named_in.elapsed() >= SLOW {
+                        self.left_out.acquit();
+                        return Err(error);
+                    }
+                    self.left_out.refused(&id, error, start.elapsed());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// After an outage of the database, all workers look dead. A worker therefore takes over nothing before it has had contact
+    /// for as long as others may be silent.
+    fn has_contact(&self, contact: Contact) -> bool {
+        contact.is_as_long_as(self.run.worker.dead_after)
+    }
+
+    async fn send(&self, lost: Lost<'_>) -> Result<Answer, sqlx::Error> {
+        let Run { worker, name, .. } = &*self.run;
+        let (only, trial) = match lost {
+            Lost::Only(id, trial) => (Some(id), Some(trial)),
+            Lost::All | Lost::Name => (None, None),
+        };
+        let names = matches!(lost, Lost::Name);
+        let most = if names { SUSPECTS } else { self.most_returned };
+        let contact = self.run.contact();
+        let takes_over = self.has_contact(contact);
+        // An event that is taken while this waits for its connection must not look unknown.
+        let take_over = || {
+            let ids = self.run.running.ids();
+            let ids: Vec<&str> = ids.iter().map(|id| &**id).collect();
+            let left_out = match only {
+                None => self.left_out.ids(),
+                Some(_) => Vec::new(),
+            };
+            let values = [
+                Value::Text(&worker.queue.name),
+                Value::Text(name),
+                Value::Texts(&ids),
+                Value::Number(micros(worker.dead_after)),
+                Value::Flag(takes_over),
+                Value::Time(contact.answered_at),
+                Value::Number(i64::try_from(most).unwrap_or(i64::MAX)),
+                Value::Texts(&left_out),
+                only.map_or(Value::Null, Value::Text),
+                Value::Flag(names),
+            ];
+            let sql = include_str!("../sql/take_over.sql");
+            Statement::new("take_over", sql, &values).within(trial.and_then(Trial::limit))
+        };
+        let rows = worker.queue.connections.run_late(take_over).await?;
+        let row = first(&rows, "take_over")?;
+        let (returned, continues): (i64, bool) = (row.try_get(1)?, row.try_get(2)?);
+        // A row that was made by hand can lack its name.
+        let dead: Vec<Option<String>> = json(row.try_get(3)?);
+        let back = returned.unsigned_abs().saturating_sub(dead.len() as u64);
+        for name in dead {
+            observe::dead_lettered(&name.unwrap_or_default());
+        }
+        if back > 0 {
+            observe::taken_over(&worker.queue.name, back);
+            worker.queue.stored.notify_one();
+        }
+        let named: Vec<(String, Option<String>)> = json(row.try_get(4)?);
+        let candidate = |(id, name): (_, Option<String>)| Candidate {
+            id,
+            name: name.unwrap_or_default(),
+        };
+        Ok(Answer {
+            returned: usize::try_from(returned).unwrap_or_default(),
+            takes_over: takes_over && continues,
+            named: named.into_iter().map(candidate).collect(),
+        })
+    }
+}
+
+/// Reads an array of the answer, which is NULL if it is empty.
+fn json<T: DeserializeOwned>(array: Option<&str>) -> Vec<T> {
+    array
+        .and_then(|array| serde_json::from_str(array).ok())
+        .unwrap_or_default()
+}

@@ -1,0 +1,220 @@
+//! Searches for the rows that wait, beside which others go on.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::logged::Lines;
+use super::refused::{logged_within, orphans};
+use super::{
+    Fixture, PATIENCE, Running, completed, logging, quick, sleeping_trigger, slow, store,
+    until_logged,
+};
+use crate::support::Log;
+
+/// (`with_dead_after`), others take its events over. They look every 7.5 s". A hundred events wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_event_behind_a_hundred_that_cannot_be_taken_over_runs() {
+    let fixture = Fixture::new().await;
+    let mut guids: Vec<_> = (0..100)
+        .map(|number| format!("JOB-bad-{number:03}"))
+        .collect();
+    guids.push("JOB-good".to_owned());
+    orphans(&fixture, &guids).await;
+    fixture.execute("VACUUM FULL apalis.jobs").await;
+    let condition = "NEW.status = 'Pending' AND NEW.idempotency_key LIKE 'JOB-bad%'";
+    sleeping_trigger(&fixture.pool, "UPDATE", condition, 10.0).await;
+    let log = Log::default();
+    let worker = quick(&fixture.queue, logging(&log)).with_dead_after(Duration::from_secs(8));
+    let worker = Running::start(worker);
+    let ran = logged_within(&log, 1, Duration::from_secs(90)).await;
+    worker.task.abort();
+    assert!(ran, "JOB-good did not run for 90 s");
+}
+
+/// Guide: "Workers […] go on with the other events". The worker has the default number of places.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_event_behind_sixty_that_wait_runs_on_a_worker_with_four_places() {
+    let fixture = Fixture::new().await;
+    let condition = "NEW.status = 'Running' AND NEW.idempotency_key LIKE 'JOB-bad%'";
+    sleeping_trigger(&fixture.pool, "UPDATE", condition, 10.0).await;
+    for number in 0..60 {
+        fixture.store(completed(&format!("JOB-bad-{number}"))).await;
+    }
+    fixture.store(completed("JOB-good")).await;
+    let log = Log::default();
+    let worker = Running::start(quick(&fixture.queue, logging(&log)));
+    let ran = logged_within(&log, 1, Duration::from_secs(90)).await;
+    worker.task.abort();
+    assert!(ran, "JOB-good did not run for 90 s");
+}
+
+/// events over", and "Statements of the queue end after 4.5 s". The change of the row takes 1.5 s.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_event_whose_change_takes_less_than_a_statement_may_is_taken_over() {
+    let fixture = Fixture::new().await;
+    orphans(&fixture, &["JOB-1".to_owned()]).await;
+    sleeping_trigger(&fixture.pool, "UPDATE", "NEW.status = 'Pending'", 1.5).await;
+    let log = Log::default();
+    let worker = quick(&fixture.queue, logging(&log)).with_dead_after(Duration::from_secs(6));
+    let worker = Running::start(worker);
+    let ran = logged_within(&log, 1, Duration::from_secs(90)).await;
+    worker.task.abort();
+    assert!(ran, "JOB-1 did not run for 90 s");
+}
+
+/// takes no further events." Sixty results wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_with_sixty_results_that_wait_runs_others() {
+    let fixture = Fixture::new().await;
+    let condition = "NEW.status = 'Done' AND NEW.idempotency_key LIKE 'JOB-bad%'";
+    sleeping_trigger(&fixture.pool, "UPDATE", condition, 10.0).await;
+    for number in 0..60 {
+        fixture.store(completed(&format!("JOB-bad-{number}"))).await;
+    }
+    let log = Log::default();
+    let jobs = slow(&log, Duration::from_millis(500));
+    let worker = quick(&fixture.queue, jobs).with_concurrency(60);
+    let worker = Running::start(worker.with_dead_after(PATIENCE));
+    until_logged(&log, 60).await;
+    sleep(Duration::from_secs(8)).await;
+    for number in 0..8 {
+        store(&fixture.other(), completed(&format!("JOB-good-{number}"))).await;
+    }
+    until_logged(&log, 68).await;
+    sleep(Duration::from_secs(2)).await;
+    for number in 8..16 {
+        store(&fixture.other(), completed(&format!("JOB-good-{number}"))).await;
+    }
+    let ran = logged_within(&log, 76, Duration::from_secs(50)).await;
+    worker.task.abort();
+    assert!(ran, "{} of 8 ran within 50 s", log.entries().len() - 68);
+}
+
+/// Guide: "Workers […] go on with the other events". The change of each of the others takes 60 ms. There are sixty places.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn events_that_take_a_moment_behind_those_that_wait_run() {
+    let fixture = Fixture::new().await;
+    let condition = "NEW.status = 'Running' AND NEW.idempotency_key LIKE 'JOB-bad%'";
+    sleeping_trigger(&fixture.pool, "UPDATE", condition, 10.0).await;
+    fixture
+        .execute(
+            "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS
+                 $f$ BEGIN IF NEW.status = 'Running' THEN PERFORM pg_sleep(0.06); END IF; RETURN NEW; END $f$;
+             CREATE TRIGGER audit BEFORE UPDATE ON apalis.jobs FOR EACH ROW EXECUTE FUNCTION audit()",
+        )
+        .await;
+    for number in 0..60 {
+        fixture.store(completed(&format!("JOB-bad-{number}"))).await;
+    }
+    for number in 0..60 {
+        fixture
+            .store(completed(&format!("JOB-good-{number}")))
+            .await;
+    }
+    let log = Log::default();
+    let worker = quick(&fixture.queue, logging(&log)).with_concurrency(60);
+    let worker = Running::start(worker);
+    let ran = logged_within(&log, 1, Duration::from_secs(70)).await;
+    worker.task.abort();
+    assert!(ran, "no other event ran for 70 s");
+}
+
+/// because of one that is refused are not left out because the table is locked for a while meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_lock_of_the_table_during_a_search_is_blamed_on_no_event() {
+    let fixture = Fixture::new().await;
+    let condition = "NEW.status = 'Running' AND NEW.idempotency_key LIKE 'JOB-bad%'";
+    sleeping_trigger(&fixture.pool, "UPDATE", condition, 10.0).await;
+    for number in 0..3 {
+        fixture.store(completed(&format!("JOB-bad-{number}"))).await;
+    }
+    fixture.store(completed("JOB-good")).await;
+    let lines = Lines::of_all_tests();
+    let log = Log::default();
+    let queue = fixture.queue.clone().named("searched");
+    fixture
+        .execute("UPDATE apalis.jobs SET job_type = 'searched'")
+        .await;
+    let worker = quick(&queue, logging(&log)).with_dead_after(PATIENCE);
+    let worker = Running::start(worker);
+    // The search has begun: its statements end after 1.5 s.
+    let start = Instant::now();
+    sleep(Duration::from_millis(9_600)).await;
+    let mut lock = fixture.pool.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE apalis.jobs IN SHARE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let locked_at = start.elapsed();
+    sleep(Duration::from_secs(8)).await;
+    lock.rollback().await.unwrap();
+    let unlocked = Instant::now();
+    let ran = logged_within(&log, 1, Duration::from_secs(20)).await;
+    let after = unlocked.elapsed();
+    worker.task.abort();
+    assert!(
+        ran,
+        "locked after {locked_at:?}; JOB-good did not run for {after:?} after the lock: {}",
+        lines.text()
+    );
+}
+
+/// 15 minutes". Six events wait. Each of them has been tried again a minute after that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn events_that_wait_are_tried_again_after_30_s() {
+    let fixture = Fixture::new().await;
+    let condition = "NEW.status = 'Running' AND NEW.idempotency_key LIKE 'JOB-bad%'";
+    sleeping_trigger(&fixture.pool, "UPDATE", condition, 10.0).await;
+    for number in 0..6 {
+        fixture.store(completed(&format!("JOB-bad-{number}"))).await;
+    }
+    let log = Log::default();
+    let worker = quick(&fixture.queue, logging(&log)).with_concurrency(8);
+    let worker = Running::start(worker);
+    // Two statements of 4.5 s, and a search of 9 s.
+    sleep(Duration::from_secs(25)).await;
+    let start = Instant::now();
+    let mut tried = HashSet::new();
+    while start.elapsed() < Duration::from_secs(90) {
+        let queries: Vec<String> = sqlx::query_scalar(
+            "SELECT md5(query) FROM pg_stat_activity WHERE datname = current_database()
+                 AND query LIKE '%mx-job-webhook fetch%' AND query NOT LIKE '%''150ms''%' AND query NOT LIKE '%''1500ms''%'
+                 AND state = 'active' AND wait_event = 'PgSleep'",
+        )
+        .fetch_all(&fixture.pool)
+        .await
+        .unwrap();
+        tried.extend(queries);
+        sleep(Duration::from_millis(250)).await;
+    }
+    worker.task.abort();
+    assert_eq!(tried.len(), 6, "so many were tried again within 105 s");
+}
+
+/// `an_event_behind_twelve_that_wait_runs`, with one place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_event_behind_twelve_that_wait_runs_on_a_worker_with_one_place() {
+    let fixture = Fixture::new().await;
+    let condition = "NEW.status = 'Running' AND NEW.idempotency_key LIKE 'JOB-bad%'";
+    sleeping_trigger(&fixture.pool, "UPDATE", condition, 10.0).await;
+    for number in 0..12 {
+        fixture.store(completed(&format!("JOB-bad-{number}"))).await;
+    }
+    fixture.store(completed("JOB-good")).await;
+    let log = Log::default();
+    let worker = quick(&fixture.queue, logging(&log)).with_concurrency(1);
+    let worker = Running::start(worker);
+    let ran = logged_within(&log, 1, 2 * PATIENCE).await;
+    worker.task.abort();
+    assert!(ran, "JOB-good did not run for a minute");
+}
