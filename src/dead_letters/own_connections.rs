@@ -7,19 +7,13 @@ use sqlx::{Connection as _, PgPool};
 use tokio::time::timeout;
 
 use super::run::{Statement, in_a_transaction};
-
+use crate::util::postgres::is_unusable;
 use crate::util::postgres::own_connections::{self, OwnConnection, TIMEOUT};
-use crate::util::postgres::{BEFORE_COMMIT, is_unusable};
 
-/// As for the application's connections, and the server ends a statement that waits too long, whose session would otherwise
-/// remain after the client has left.
+/// As for the application's connections.
 const BEGIN: &str =
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '5s';
-    SET LOCAL client_min_messages = 'error';
-    SELECT set_config('statement_timeout', '4500ms', true)
-    WHERE current_setting('statement_timeout')::interval NOT BETWEEN '1 ms' AND '4500 ms'
-    UNION ALL SELECT set_config('transaction_timeout', '0', true)
-    WHERE current_setting('transaction_timeout', true) <> '0'";
+    SET LOCAL client_min_messages = 'error'";
 
 /// How many connections there are at most.
 const CONNECTIONS: u32 = 2;
@@ -39,12 +33,11 @@ impl OwnConnections {
             Some(connection) => connection,
             None => self.0.open(&mut permit).await?,
         };
-        let run = in_a_transaction(
-            permit.use_connection(connection),
-            BEGIN,
-            statement,
-            Some(BEFORE_COMMIT),
-        );
+        let connection = permit.use_connection(connection);
+        let begin = format!("{BEGIN};\n{}", connection.limits.of_statements(None));
+        let constraints = connection.limits.of_constraints(None);
+        let inner = &mut connection.inner;
+        let run = in_a_transaction(inner, begin, statement, Some(constraints));
         let rows = timeout(TIMEOUT, run).await;
         let rows = rows.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()));
         let is_usable = match &rows {

@@ -2,7 +2,7 @@
 
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{Connection as _, PgConnection, Postgres};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres};
 
 use super::PostgresDeadLetters;
 use crate::util::postgres::{UnexpectedAnswer, check, is_unusable, redacted};
@@ -42,7 +42,7 @@ impl PostgresDeadLetters {
             return own.run(statement).await.map_err(redacted);
         }
         let mut connection = self.pool.acquire().await?;
-        let rows = in_a_transaction(&mut connection, BEGIN, statement, None).await;
+        let rows = in_a_transaction(&mut connection, BEGIN.to_owned(), statement, None).await;
         if rows.as_ref().is_err_and(is_unusable) {
             connection.close_on_drop();
         }
@@ -65,15 +65,17 @@ const BEGIN: &str =
 /// Runs a statement in a transaction, in which a pooler keeps the server's connection.
 pub(super) async fn in_a_transaction(
     connection: &mut PgConnection,
-    begin: &'static str,
+    begin: String,
     statement: Statement<'_>,
-    before_commit: Option<&'static str>,
+    before_commit: Option<String>,
 ) -> Result<Vec<PgRow>, sqlx::Error> {
-    let mut transaction = connection.begin_with(begin).await?;
+    let mut transaction = connection.begin_with(AssertSqlSafe(begin)).await?;
     let rows = statement.query.fetch_all(&mut *transaction).await?;
     let rows = check(rows, &[statement.name])?;
     if let Some(sql) = before_commit {
-        sqlx::raw_sql(sql).execute(&mut *transaction).await?;
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(&mut *transaction)
+            .await?;
     }
     transaction.commit().await?;
     Ok(rows)

@@ -9,24 +9,17 @@ use tokio::time::timeout;
 
 use super::statement::Statement;
 use crate::util::postgres::own_connections::{OwnConnection, OwnConnections, Permit, TIMEOUT};
-use crate::util::postgres::{BEFORE_COMMIT, UnexpectedAnswer, has_sqlstate, is_fatal, redacted};
+use crate::util::postgres::{UnexpectedAnswer, has_sqlstate, is_fatal, redacted};
 
 /// What precedes the statements of a message. Several statements in one message are one transaction, without `BEGIN`.
 ///
 /// - If the default isolation is stricter, concurrent writes would make it fail.
 /// - The database or the application may have set another form for bytes or texts, which cannot be read.
 /// - sqlx logs what the server notices, such as the name of a table that a trigger wants to create.
-/// - The server ends a statement that waits too long, such as for a locked table. Without a limit below our own, its session
-///   would remain after the client has left, and one more with each attempt. A role's limit for transactions (Postgres 17)
-///   would end the session instead.
 const PREFIX: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
 SET LOCAL bytea_output = 'hex';
 SET LOCAL client_encoding = 'UTF8';
-SET LOCAL client_min_messages = 'error';
-SELECT 'settings', set_config('statement_timeout', '4500ms', true)
-    WHERE current_setting('statement_timeout')::interval NOT BETWEEN '1 ms' AND '4500 ms'
-    UNION ALL SELECT 'settings', set_config('transaction_timeout', '0', true)
-    WHERE current_setting('transaction_timeout', true) <> '0'";
+SET LOCAL client_min_messages = 'error'";
 
 /// How many connections are reserved for heartbeats, if there are several.
 const FOR_HEARTBEATS: usize = 1;
@@ -106,15 +99,18 @@ impl Connections {
         bodies: &[&[u8]],
     ) -> Result<Vec<PgRow>, sqlx::Error> {
         const BEGIN: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '5s'";
-        let begin = format!("{BEGIN}; {PREFIX}");
-        let run = async |connection: &mut PgConnection| {
-            sqlx::raw_sql(AssertSqlSafe(begin.clone()))
+        let run = async |connection: &mut OwnConnection| {
+            let limit = connection.limits.of_statements(statement.limit);
+            let begin = format!("{BEGIN};\n{PREFIX};\n{limit}");
+            let constraints = connection.limits.of_constraints(statement.limit);
+            let commit = format!("{constraints};\nCOMMIT");
+            let connection = &mut connection.inner;
+            sqlx::raw_sql(AssertSqlSafe(begin))
                 .execute(&mut *connection)
                 .await?;
             let query = sqlx::query(AssertSqlSafe(statement.text()));
             let query = query.persistent(false).bind(bodies);
             let rows = query.fetch_all(&mut *connection).await?;
-            let commit = format!("{BEFORE_COMMIT}; COMMIT");
             sqlx::raw_sql(AssertSqlSafe(commit))
                 .execute(&mut *connection)
                 .await?;
@@ -190,14 +186,15 @@ impl Connections {
         connection: OwnConnection,
         statements: &[Statement],
     ) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
-        let mut sql = PREFIX.to_owned();
+        let limit = statements.iter().filter_map(|it| it.limit).min();
+        let mut sql = format!("{PREFIX};\n{}", connection.limits.of_statements(limit));
         for statement in statements {
             sql += ";\n";
             sql += &statement.text();
         }
         sql += ";\n";
-        sql += BEFORE_COMMIT;
-        let connection = permit.use_connection(connection);
+        sql += &connection.limits.of_constraints(limit);
+        let connection = &mut permit.use_connection(connection).inner;
         let run = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection);
         let answers = match timeout(TIMEOUT, run).await {
             Ok(rows) => rows.and_then(|rows| by_statement(rows, statements)),
@@ -239,9 +236,6 @@ fn by_statement(
     let mut answers: Vec<Vec<PgRow>> = statements.iter().map(|_| Vec::new()).collect();
     for row in rows {
         let name: &str = row.try_get(0)?;
-        if name == "settings" {
-            continue;
-        }
         let statement = statements
             .iter()
             .position(|statement| statement.name == name);

@@ -11,6 +11,7 @@ use std::time::Duration;
 pub(super) struct Statement {
     pub(super) name: &'static str,
     pub(super) sql: String,
+    pub(super) limit: Option<Duration>,
 }
 
 impl Statement {
@@ -33,20 +34,15 @@ impl Statement {
                 sql.push_str(rest);
             }
         }
-        Self { name, sql }
+        let limit = None;
+        Self { name, sql, limit }
     }
 }
 
 impl Statement {
-    /// Ends the statement after this time, if that is shorter than the one that is set for all.
+    /// Ends the statement after this time, if that is shorter than the one that applies to all.
     pub(super) fn within(mut self, limit: Option<Duration>) -> Self {
-        if let Some(limit) = limit.map(|limit| limit.as_millis()) {
-            let limit = format!(
-                "SELECT 'settings', set_config('statement_timeout', '{limit}ms', true)
-                WHERE current_setting('statement_timeout')::interval > '{limit} ms';\n"
-            );
-            self.sql.insert_str(0, &limit);
-        }
+        self.limit = limit;
         self
     }
 

@@ -1,6 +1,8 @@
 //! What the stores in Postgres share: how a table is created, how answers are checked, and connections beside the
 //! application's pool.
 
+#[cfg(feature = "queue")]
+mod limits;
 mod opener;
 #[cfg(feature = "queue")]
 pub(crate) mod own_connections;
@@ -18,14 +20,6 @@ pub(crate) use table::Table;
 /// The `SQLSTATE`s after which a connection is of no use: its prepared statements differ from the
 /// server's, or the server has become a standby.
 const UNUSABLE: [&str; 4] = ["08P01", "26000", "42P05", "25006"];
-
-/// What precedes a commit, in which the server would check deferred constraints without a time-out. They have what the
-/// statements have left of the time.
-#[cfg(feature = "queue")]
-pub(crate) const BEFORE_COMMIT: &str = "SELECT 'settings', set_config('statement_timeout', rest.millis || 'ms', true)
-    FROM (SELECT greatest(4500 - extract(epoch FROM clock_timestamp() - now()) * 1000, 100)::int AS millis) AS rest
-    WHERE current_setting('statement_timeout')::interval > rest.millis * interval '1 millisecond';
-SET CONSTRAINTS ALL IMMEDIATE";
 
 /// Checks that each row begins with the name of its statement, and that each statement has one.
 pub(crate) fn check(rows: Vec<PgRow>, names: &[&'static str]) -> Result<Vec<PgRow>, sqlx::Error> {

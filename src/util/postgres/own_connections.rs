@@ -1,5 +1,6 @@
 //! Connections beside those of the application's pool.
 
+use std::io;
 use std::mem::take;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::limits::Limits;
 use super::opener::Opener;
 
 /// How long waiting for a permit may take, and what runs on a connection.
@@ -35,6 +37,7 @@ pub(crate) struct OwnConnections {
 /// A connection outside of all pools. If it is dropped, it is closed.
 pub(crate) struct OwnConnection {
     pub(crate) inner: PgConnection,
+    pub(crate) limits: Limits,
     opened: Instant,
     used: Instant,
 }
@@ -82,8 +85,8 @@ impl Lingering {
 
 impl Permit {
     /// Uses a connection, until it is taken back.
-    pub(crate) fn use_connection(&mut self, connection: OwnConnection) -> &mut PgConnection {
-        &mut self.in_use.insert(connection).inner
+    pub(crate) fn use_connection(&mut self, connection: OwnConnection) -> &mut OwnConnection {
+        self.in_use.insert(connection)
     }
 
     pub(crate) fn take_back(&mut self) -> Option<OwnConnection> {
@@ -187,13 +190,22 @@ impl OwnConnections {
         }
         let now = Instant::now();
         permit.is_connecting = true;
-        let opened = self.opener.open().await;
+        let opened = self.connect().await;
         permit.is_connecting = false;
+        let (inner, limits) = opened?;
         Ok(OwnConnection {
-            inner: opened?,
+            inner,
+            limits,
             opened: now,
             used: now,
         })
+    }
+
+    async fn connect(&self) -> Result<(PgConnection, Limits), sqlx::Error> {
+        let mut connection = self.opener.open().await?;
+        let limits = timeout(TIMEOUT, Limits::read(&mut connection)).await;
+        let limits = limits.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        Ok((connection, limits))
     }
 
     /// Keeps a connection, which nothing runs on.

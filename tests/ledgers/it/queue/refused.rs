@@ -222,7 +222,7 @@ async fn an_event_that_is_refused_with_any_sqlstate_keeps_no_other_one() {
 }
 
 /// The same for a trigger that waits for a row which a transaction of the application holds. "Statements of the queue end
-/// after 4.5 s".
+/// after 3 s".
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn an_event_whose_trigger_waits_keeps_no_other_one() {

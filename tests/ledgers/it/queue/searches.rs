@@ -52,7 +52,7 @@ async fn an_event_behind_sixty_that_wait_runs_on_a_worker_with_four_places() {
     assert!(ran, "JOB-good did not run for 90 s");
 }
 
-/// events over", and "Statements of the queue end after 4.5 s". The change of the row takes 1.5 s.
+/// events over", and "Statements of the queue end after 3 s". The change of the row takes 1.5 s.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn an_event_whose_change_takes_less_than_a_statement_may_is_taken_over() {
@@ -180,7 +180,7 @@ async fn events_that_wait_are_tried_again_after_30_s() {
     let log = Log::default();
     let worker = quick(&fixture.queue, logging(&log)).with_concurrency(8);
     let worker = Running::start(worker);
-    // Two statements of 4.5 s, and a search of 9 s.
+    // Two statements of 3 s, and a search of 20 s.
     sleep(Duration::from_secs(25)).await;
     let start = Instant::now();
     let mut tried = HashSet::new();

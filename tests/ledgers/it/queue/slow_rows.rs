@@ -208,7 +208,7 @@ async fn a_slow_row_of_a_dead_worker_keeps_no_other_one_with_the_shortest_silenc
     assert!(ran, "JOB-good did not run for a minute");
 }
 
-/// Guide: "Statements of the queue end after 4.5 s" and "[Workers] try it again after 30 s": a change that takes less than the
+/// Guide: "Statements of the queue end after 3 s" and "[Workers] try it again after 30 s": a change that takes less than the
 /// limit succeeds in the end. Each change takes 1.8 s here, and a heartbeat of this worker may take 2.5 s.
 async fn slow_rows_that_end_in_time(rows: usize) {
     let fixture = Fixture::new().await;
@@ -276,7 +276,7 @@ async fn six_slow_rows_stop_no_take_over() {
     assert!(longest < DEAD_AFTER, "{longest:?} {times:?}");
 }
 
-/// Guide: "Statements of the queue end after 4.5 s": a change that takes 2 s succeeds, and events whose changes do run.
+/// Guide: "Statements of the queue end after 3 s": a change that takes 2 s succeeds, and events whose changes do run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn events_whose_changes_take_two_seconds_run() {
@@ -349,7 +349,7 @@ async fn rows_whose_deletion_takes_a_while_are_pruned() {
     assert_eq!(left, 0, "{errors:?}");
 }
 
-/// Guide: "Statements of the queue end after 4.5 s", and "If they refuse to change a stored row, or let the change wait, its event
+/// Guide: "Statements of the queue end after 3 s", and "If they refuse to change a stored row, or let the change wait, its event
 /// waits. Workers […] go on with the other events". The trigger is deferred to the commit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
@@ -437,7 +437,7 @@ async fn a_lock_of_the_table_is_blamed_on_no_event() {
     assert_eq!(blamed, 0);
 }
 
-/// Guide: "Statements of the queue end after 4.5 s […]. A `transaction_timeout` does not apply to them", and "The queue has
+/// Guide: "Statements of the queue end after 3 s […]. A `transaction_timeout` does not apply to them", and "The queue has
 /// connections of its own, at most four by default and two for bodies that are no event".
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]

@@ -27,7 +27,7 @@ async fn slow_twice(fixture: &Fixture, when: &str, condition: &str, before: f64,
         .await;
 }
 
-/// Guide: "Statements of the queue end after 4.5 s […]. Deferred constraints are checked before the commit, within that time", and
+/// Guide: "Statements of the queue end after 3 s […]. Deferred constraints are checked before the commit, within 1.5 s", and
 /// "If they refuse to change a stored row, or let the change wait, its event waits. Workers […] go on with the other events".
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
@@ -159,7 +159,7 @@ async fn during_a_lock(shuts_down: bool) -> Vec<String> {
         fixture.store(completed(&format!("JOB-{number}"))).await;
     }
     fixture
-        .execute("UPDATE apalis.jobs SET run_at = run_at + interval '4 s'")
+        .execute("UPDATE apalis.jobs SET run_at = run_at + interval '2 s'")
         .await;
     let log = Log::default();
     let worker = quick(&fixture.queue, slow(&log, Duration::from_millis(100)));
@@ -171,7 +171,8 @@ async fn during_a_lock(shuts_down: bool) -> Vec<String> {
         .execute(&mut *lock)
         .await
         .unwrap();
-    sleep(Duration::from_millis(6_500)).await;
+    // A fetch takes 3 s to fail, and what follows it has waited for half a second. It can begin to search.
+    sleep(Duration::from_millis(if shuts_down { 3_500 } else { 6_500 })).await;
     if shuts_down {
         worker.shut_down();
         sleep(Duration::from_millis(300)).await;
