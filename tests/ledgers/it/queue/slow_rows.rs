@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mx_job_webhook::queue::JobQueue;
 use mx_job_webhook::{Credentials, JobWebhook};
 use sqlx::AssertSqlSafe;
 use tokio::time::{Instant, sleep};
@@ -85,6 +86,22 @@ async fn an_event_that_cannot_be_taken_over_keeps_no_other_one_with_a_transactio
     assert_eq!(log.entries(), ["JOB-good"]);
 }
 
+/// Stores sixteen events, which arrive together, and returns which of them are refused.
+pub(super) async fn refused_of_sixteen(queue: &JobQueue) -> Vec<usize> {
+    let store = |number| {
+        let event = completed(&format!("JOB-{number}"));
+        tokio::spawn(queue.enqueue().oneshot(event))
+    };
+    let deliveries: Vec<_> = (0..16).map(store).collect();
+    let mut refused = Vec::new();
+    for (number, delivery) in deliveries.into_iter().enumerate() {
+        if delivery.await.unwrap().is_err() {
+            refused.push(number);
+        }
+    }
+    refused
+}
+
 /// The same for events that are stored together: "only that one is answered 503".
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
@@ -97,18 +114,7 @@ async fn an_event_that_cannot_be_stored_fails_no_other_one_with_a_transaction_ti
     let queue = queue.with_max_connections(1);
     let condition = "NEW.idempotency_key LIKE 'JOB-7 %'";
     sleeping_trigger(&pool, "INSERT", condition, 10.0).await;
-    let store = |number| {
-        let event = completed(&format!("JOB-{number}"));
-        tokio::spawn(queue.enqueue().oneshot(event))
-    };
-    let deliveries: Vec<_> = (0..16).map(store).collect();
-    let mut refused = Vec::new();
-    for (number, delivery) in deliveries.into_iter().enumerate() {
-        if delivery.await.unwrap().is_err() {
-            refused.push(number);
-        }
-    }
-    assert_eq!(refused, [7]);
+    assert_eq!(refused_of_sixteen(&queue).await, [7]);
 }
 
 /// Guide: "If they refuse to change a stored row, or let the change wait, its event waits. Workers log an error, go on with the other
@@ -398,16 +404,7 @@ async fn an_event_whose_commit_waits_fails_no_other_one() {
                  FOR EACH ROW EXECUTE FUNCTION late()",
         )
         .await;
-    let deliveries: Vec<_> = (0..16)
-        .map(|number| tokio::spawn(queue.enqueue().oneshot(completed(&format!("JOB-{number}")))))
-        .collect();
-    let mut refused = Vec::new();
-    for (number, delivery) in deliveries.into_iter().enumerate() {
-        if delivery.await.unwrap().is_err() {
-            refused.push(number);
-        }
-    }
-    assert_eq!(refused, [7]);
+    assert_eq!(refused_of_sixteen(&queue).await, [7]);
 }
 
 /// `left_out` is for an event whose row is the cause. Here an index is built for 15 s, which no event is the cause of.

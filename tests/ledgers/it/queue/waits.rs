@@ -6,6 +6,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt as _;
 
 use super::refused::{logged_within, orphans};
+use super::slow_rows::refused_of_sixteen;
 use super::{
     Fixture, PATIENCE, Running, completed, logging, quick, sleeping_trigger, slow, store,
     until_logged,
@@ -100,16 +101,7 @@ async fn an_event_that_is_slow_twice_fails_no_other_one() {
         10.0,
     )
     .await;
-    let deliveries: Vec<_> = (0..16)
-        .map(|number| tokio::spawn(queue.enqueue().oneshot(completed(&format!("JOB-{number}")))))
-        .collect();
-    let mut refused = Vec::new();
-    for (number, delivery) in deliveries.into_iter().enumerate() {
-        if delivery.await.unwrap().is_err() {
-            refused.push(number);
-        }
-    }
-    assert_eq!(refused, [7]);
+    assert_eq!(refused_of_sixteen(&queue).await, [7]);
 }
 
 /// "Every wait ends". `prune`: "# Errors: The database's error". The deletion of one row waits, as for a row that the application
@@ -172,7 +164,12 @@ async fn during_a_lock(shuts_down: bool) -> Vec<String> {
         .await
         .unwrap();
     // A fetch takes 3 s to fail, and what follows it has waited for half a second. It can begin to search.
-    sleep(Duration::from_millis(if shuts_down { 3_500 } else { 6_500 })).await;
+    sleep(Duration::from_millis(if shuts_down {
+        3_500
+    } else {
+        6_500
+    }))
+    .await;
     if shuts_down {
         worker.shut_down();
         sleep(Duration::from_millis(300)).await;
