@@ -38,7 +38,7 @@ pub(super) struct Ended {
     result: String,
     /// The time before the next try.
     pause: Duration,
-    /// Until the end is recorded, heartbeats name the event.
+    /// Until the end is recorded, the worker knows the event.
     _running: RunningGuard,
     failing: Option<Failing>,
 }

@@ -171,7 +171,8 @@ impl<J: JobService> Fetcher<J> {
             let start = Instant::now();
             match self.take(1, Some((&id, trial))).await {
                 Ok(taken) => {
-                    self.left_out.accepted(&id, !taken.is_empty());
+                    let took = start.elapsed();
+                    self.left_out.accepted(&id, !taken.is_empty(), took);
                     self.start(taken);
                 }
                 Err(error) if is_of_an_event(&error) && self.takes_none().await => {
@@ -234,7 +235,7 @@ impl<J: JobService> Fetcher<J> {
         let fetch = Statement::new("fetch", include_str!("../sql/fetch.sql"), &values);
         let fetch = fetch.within(only.and_then(|(_, trial)| trial.limit()));
         let rows = worker.queue.connections.run(&fetch).await?;
-        // A heartbeat returns an event whose row cannot be read.
+        // An event whose row cannot be read is unknown to this worker, which returns it later.
         Ok(rows
             .iter()
             .filter_map(|row| Attempt::read(row).ok())
@@ -261,7 +262,7 @@ impl<J: JobService> Fetcher<J> {
 
     fn start(&self, taken: Vec<Attempt>) {
         for attempt in taken {
-            // Until the end of the try is recorded, heartbeats name the event.
+            // Until the end of the try is recorded, the worker knows the event.
             let running = self.run.running.add(&attempt.id);
             tokio::spawn(attempt.run(self.run.clone(), running));
         }

@@ -21,7 +21,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15 * 60);
 /// How many events can be left out at the same time. A statement names each of them.
 const MOST: usize = 1000;
 
-/// After how much time with events that are refused the others have a turn.
+/// After how much time with events that are refused or slow the others have a turn.
 const TURN: Duration = FIRST_LIMIT;
 
 /// How many events one failure makes suspicious.
@@ -74,7 +74,7 @@ pub(super) struct LeftOut {
     events: Vec<Event>,
     /// When one of them is tried next at the earliest.
     next_at: Option<Instant>,
-    /// How much time those that were refused have taken in this turn.
+    /// How much time those that were refused or slow have taken in this turn.
     spent: Duration,
     /// How many of them have not been logged, and the first one.
     refused: usize,
@@ -110,9 +110,12 @@ impl LeftOut {
             .retain(|event| matches!(event.trial, Trial::Again(_)));
     }
 
-    /// The database has answered for this event. If it has changed the row of one that was refused, all are tried again now:
-    /// the cause may be mended for the others too.
-    pub(super) fn accepted(&mut self, id: &str, is_changed: bool) {
+    /// The database has answered for this event, after this time. If it has changed the row of one that was refused, all are
+    /// tried again now: the cause may be mended for the others too.
+    pub(super) fn accepted(&mut self, id: &str, is_changed: bool, took: Duration) {
+        if took >= TURN {
+            self.spent += took;
+        }
         let Some(index) = self.events.iter().position(|it| it.candidate.id == id) else {
             return;
         };
@@ -141,7 +144,7 @@ impl LeftOut {
         }
     }
 
-    /// Gives the others as much time as those that were refused have taken, and logs the first of these.
+    /// Gives the others as much time as these have taken, and logs the first one that was refused.
     pub(super) fn end_turn(&mut self, queue: &str) {
         let (spent, refused) = (take(&mut self.spent), take(&mut self.refused));
         if !spent.is_zero() {
@@ -211,7 +214,7 @@ mod tests {
             assert!(!left_out.suspect(candidates(0..1)));
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        left_out.accepted("0", true);
+        left_out.accepted("0", true, ONE);
         assert!(left_out.ids().is_empty());
     }
 
@@ -222,7 +225,7 @@ mod tests {
         for id in 0..12 {
             let (due, _) = left_out.due().unwrap();
             assert_eq!(due, id.to_string());
-            left_out.accepted(&due, true);
+            left_out.accepted(&due, true, ONE);
         }
         assert!(left_out.due().is_none());
     }
@@ -247,6 +250,11 @@ mod tests {
         assert_eq!(left_out.next_at(), Some(Instant::now() + ONE));
         advance(ONE).await;
         assert_eq!(left_out.due().unwrap().0, "3");
+        left_out.accepted("3", true, SLOW);
+        assert!(left_out.suspect(candidates(4..5)));
+        assert!(left_out.due().is_none(), "a slow one has used it up");
+        left_out.end_turn("jobs");
+        assert_eq!(left_out.next_at(), Some(Instant::now() + SLOW));
     }
 
     #[tokio::test(start_paused = true)]
@@ -256,11 +264,11 @@ mod tests {
         for id in ["0", "1", "2"] {
             refuse(&mut left_out, id);
         }
-        left_out.accepted("3", true);
+        left_out.accepted("3", true, ONE);
         assert!(left_out.due().is_none(), "it was only suspected");
-        left_out.accepted("0", false);
+        left_out.accepted("0", false, ONE);
         assert!(left_out.due().is_none(), "its row was not changed");
-        left_out.accepted("1", true);
+        left_out.accepted("1", true, ONE);
         assert_eq!(left_out.due().unwrap().0, "2");
     }
 

@@ -166,9 +166,9 @@ mod tests {
         }
     }
 
-    /// A callback has a place until it ends, and heartbeats name its event until that is recorded.
+    /// A callback has a place until it ends, and the worker knows its event until that is recorded.
     #[test]
-    fn events_are_named_until_they_are_recorded() {
+    fn events_are_known_until_they_are_recorded() {
         let running = Arc::<Running>::default();
         let (mut one, two) = (running.add("1"), running.add("2"));
         assert_eq!(running.callbacks(), (2, 0));

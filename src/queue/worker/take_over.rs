@@ -129,7 +129,10 @@ impl<J> TakeOver<J> {
             let start = Instant::now();
             match self.send(Lost::Only(&id, trial)).await {
                 Ok(answer) if answer.returned == 0 && !answer.takes_over => return Ok(false),
-                Ok(answer) => self.left_out.accepted(&id, answer.returned > 0),
+                Ok(answer) => {
+                    let took = start.elapsed();
+                    self.left_out.accepted(&id, answer.returned > 0, took);
+                }
                 Err(error) if is_of_an_item(&error) => {
                     let named_in = Instant::now();
                     let named = self.send(Lost::Name).await;
