@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::run::{Statement, in_a_transaction};
 use crate::util::postgres::is_unusable;
-use crate::util::postgres::own_connections::{self, OwnConnection, TIMEOUT};
+use crate::util::postgres::own_connections::{self, OwnConnection, Permit, TIMEOUT};
 
 /// As for the application's connections.
 const BEGIN: &str =
@@ -29,7 +29,7 @@ impl OwnConnections {
     /// Runs a statement in a transaction, and returns its rows.
     pub(super) async fn run(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
         let mut permit = self.0.permit().await?;
-        let connection = match self.take_working().await {
+        let connection = match self.take_working(&permit).await {
             Some(connection) => connection,
             None => self.0.open(&mut permit).await?,
         };
@@ -46,16 +46,23 @@ impl OwnConnections {
             Ok(_) => true,
         };
         let connection = permit.take_back();
-        if let (true, Some(connection)) = (is_usable, connection) {
-            self.0.keep(connection);
+        if let (true, Some(mut connection)) = (is_usable, connection) {
+            // sqlx ends a transaction that has failed when the connection is used next.
+            let mut has_ended = async || {
+                let ended = timeout(TIMEOUT, connection.inner.ping()).await;
+                matches!(ended, Ok(Ok(())))
+            };
+            if rows.is_ok() || has_ended().await {
+                self.0.keep(connection);
+            }
         }
         rows
     }
 
     /// Takes an idle connection that still works, and closes those that do not.
-    async fn take_working(&self) -> Option<OwnConnection> {
+    async fn take_working(&self, permit: &Permit) -> Option<OwnConnection> {
         loop {
-            let mut connection = self.0.take_idle()?;
+            let mut connection = self.0.take_idle(permit)?;
             match timeout(TIMEOUT, connection.inner.ping()).await {
                 Ok(Ok(())) => return Some(connection),
                 Ok(Err(_)) => {}

@@ -118,7 +118,7 @@ impl Connections {
         };
         let mut permit = self.0.permit().await?;
         loop {
-            let idle = self.0.take_idle();
+            let idle = self.0.take_idle(&permit);
             let is_new = idle.is_none();
             let connection = match idle {
                 Some(connection) => connection,
@@ -155,7 +155,7 @@ impl Connections {
     pub(super) async fn run_once(&self, statement: &Statement) -> Result<Vec<PgRow>, sqlx::Error> {
         let mut permit = self.0.permit().await?;
         // An idle connection may be broken. It makes room for the new one.
-        drop(self.0.take_idle());
+        drop(self.0.take_idle(&permit));
         let connection = self.0.open(&mut permit).await?;
         let statements = slice::from_ref(statement);
         let answers = self.run_on(&mut permit, connection, statements).await;
@@ -169,7 +169,7 @@ impl Connections {
         statements: &[Statement],
     ) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
         // The server or a pooler may have closed each of the idle connections.
-        while let Some(connection) = self.0.take_idle() {
+        while let Some(connection) = self.0.take_idle(&permit) {
             match self.run_on(&mut permit, connection, statements).await {
                 Err(error) if is_of_connection(&error) => {}
                 answers => return answers,

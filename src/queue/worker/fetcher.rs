@@ -41,6 +41,7 @@ pub(super) struct Fetcher<J> {
     /// How many events the next statement takes at most. Triggers of the application can make each of them slow.
     most_taken: usize,
     left_out: LeftOut,
+    is_failing: bool,
     _fetching: FetchingGuard,
 }
 
@@ -52,6 +53,7 @@ impl<J: JobService> Fetcher<J> {
             look_at: Instant::now(),
             most_taken: BATCH,
             left_out: LeftOut::default(),
+            is_failing: false,
         }
     }
 
@@ -124,8 +126,8 @@ impl<J: JobService> Fetcher<J> {
     }
 
     async fn fetch(&mut self) {
-        if !self.try_left_out().await {
-            return self.pause();
+        if let Err(error) = self.try_left_out().await {
+            return self.pause(error);
         }
         let wanted = self.free().min(self.most_taken);
         if wanted == 0 {
@@ -134,6 +136,7 @@ impl<J: JobService> Fetcher<J> {
         let start = Instant::now();
         match self.take(wanted, None).await {
             Ok(taken) => {
+                self.run.works(&mut self.is_failing);
                 if start.elapsed() < SLOW {
                     self.most_taken = (self.most_taken * 2).min(BATCH);
                 }
@@ -153,38 +156,38 @@ impl<J: JobService> Fetcher<J> {
                 self.most_taken = 1;
             }
             Err(error) if is_of_an_event(&error) && self.suspect_next().await => {}
-            Err(_) => self.pause(),
+            Err(error) => self.pause(error),
         }
     }
 
-    /// Takes events that are left out, each by itself, until it is the turn of the others. Returns false if the database fails.
-    async fn try_left_out(&mut self) -> bool {
-        let is_working = self.take_left_out().await;
+    /// Takes events that are left out, each by itself, until it is the turn of the others.
+    async fn try_left_out(&mut self) -> Result<(), sqlx::Error> {
+        let tried = self.take_left_out().await;
         self.left_out.end_turn(&self.run.worker.queue.name);
-        is_working
+        tried
     }
 
-    async fn take_left_out(&mut self) -> bool {
+    async fn take_left_out(&mut self) -> Result<(), sqlx::Error> {
         while self.free() > 0
             && let Some((id, trial)) = self.left_out.due()
         {
             let start = Instant::now();
             match self.take(1, Some((&id, trial))).await {
+                Ok(taken) if taken.is_empty() => self.left_out.missing(&id),
                 Ok(taken) => {
-                    let took = start.elapsed();
-                    self.left_out.accepted(&id, !taken.is_empty(), took);
+                    self.left_out.accepted(&id, start.elapsed());
                     self.start(taken);
                 }
                 Err(error) if is_of_an_event(&error) && self.takes_none().await => {
                     self.left_out.refused(&id, error, start.elapsed());
                 }
-                Err(_) => {
+                Err(error) => {
                     self.left_out.acquit();
-                    return false;
+                    return Err(error);
                 }
             }
         }
-        true
+        Ok(())
     }
 
     /// Leaves the next events out until each has been taken by itself, because one of them has made a statement fail. Returns
@@ -197,14 +200,24 @@ impl<J: JobService> Fetcher<J> {
         next.is_ok_and(|next| self.left_out.suspect(next))
     }
 
-    /// Returns whether a statement succeeds that takes no event, and does not wait. Otherwise no event is the cause of a
-    /// failure.
+    /// Returns whether a statement succeeds at once that takes no event, but needs the same tables. Otherwise no event is the cause of
+    /// a failure.
     async fn takes_none(&self) -> bool {
-        let start = Instant::now();
-        self.take(0, None).await.is_ok() && start.elapsed() < SLOW
+        let worker = [Value::Text(&self.run.name)];
+        let worker = Statement::new("worker", include_str!("../sql/worker.sql"), &worker);
+        let none = self.statement(0, None);
+        self.send(worker.within(Some(SLOW))).await.is_ok()
+            && self.send(none.within(Some(SLOW))).await.is_ok()
     }
 
-    fn pause(&mut self) {
+    /// Runs a statement. While many other calls wait for connections, the worker waits for longer than these.
+    async fn send(&self, statement: Statement) -> Result<Vec<PgRow>, sqlx::Error> {
+        let connections = &self.run.worker.queue.connections;
+        connections.run_late(|| statement).await
+    }
+
+    fn pause(&mut self, error: sqlx::Error) {
+        self.run.fails(&mut self.is_failing, error);
         self.look_at = Instant::now() + jittered(INTERVAL_OF_FAILURES);
     }
 
@@ -214,10 +227,19 @@ impl<J: JobService> Fetcher<J> {
         wanted: usize,
         only: Option<(&str, Trial)>,
     ) -> Result<Vec<Attempt>, sqlx::Error> {
-        let Run { worker, name, .. } = &*self.run;
         if self.run.running.is_closed() {
             return Ok(Vec::new());
         }
+        let rows = self.send(self.statement(wanted, only)).await?;
+        // An event whose row cannot be read is unknown to this worker, which returns it later.
+        Ok(rows
+            .iter()
+            .filter_map(|row| Attempt::read(row).ok())
+            .collect())
+    }
+
+    fn statement(&self, wanted: usize, only: Option<(&str, Trial)>) -> Statement {
+        let Run { worker, name, .. } = &*self.run;
         let left_out = match only {
             None => self.left_out.ids(),
             Some(_) => Vec::new(),
@@ -233,13 +255,7 @@ impl<J: JobService> Fetcher<J> {
             Value::Flag(only.is_some()),
         ];
         let fetch = Statement::new("fetch", include_str!("../sql/fetch.sql"), &values);
-        let fetch = fetch.within(only.and_then(|(_, trial)| trial.limit()));
-        let rows = worker.queue.connections.run(&fetch).await?;
-        // An event whose row cannot be read is unknown to this worker, which returns it later.
-        Ok(rows
-            .iter()
-            .filter_map(|row| Attempt::read(row).ok())
-            .collect())
+        fetch.within(only.and_then(|(_, trial)| trial.limit()))
     }
 
     /// Returns the events that would be taken next.
@@ -251,7 +267,7 @@ impl<J: JobService> Fetcher<J> {
             Value::Texts(&self.left_out.ids()),
         ];
         let next = Statement::new("next", include_str!("../sql/next.sql"), &values);
-        let rows = queue.connections.run(&next).await?;
+        let rows = self.send(next).await?;
         let read = |row: &PgRow| {
             let (id, name): (_, Option<String>) = (row.try_get(1)?, row.try_get(2)?);
             let name = name.unwrap_or_default();

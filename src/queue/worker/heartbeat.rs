@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::Row as _;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::run::{INTERVAL_OF_FAILURES, Run};
 use crate::ledger::lease::micros;
 use crate::queue::first;
 use crate::queue::statement::{Statement, Value};
+use crate::util::later::later;
 use crate::util::until::until;
 
 /// What a worker knows of its contact with the database.
@@ -36,8 +37,11 @@ pub(super) async fn beat_until_the_end<J>(run: Arc<Run<J>>) {
 
 async fn beat_forever<J>(run: &Run<J>) {
     let mut is_failing = false;
+    let mut begun = Instant::now();
     loop {
-        sleep(run.worker.dead_after / 4).await;
+        // A heartbeat that takes long does not delay the next one.
+        sleep_until(later(begun, run.worker.dead_after / 4)).await;
+        begun = Instant::now();
         while let Err(error) = beat(run).await {
             run.fails(&mut is_failing, error);
             sleep(INTERVAL_OF_FAILURES).await;

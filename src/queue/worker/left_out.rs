@@ -1,7 +1,7 @@
 //! Events that are tried by themselves, because the database may refuse to change their rows, or let the change wait: there is a
 //! constraint, a trigger or a lock of the application.
 
-use std::mem::take;
+use std::mem::{replace, take};
 use std::time::Duration;
 
 use sqlx::Error;
@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::observe;
 use crate::util::postgres::{TOOK_TOO_LONG, has_sqlstate};
+use crate::util::random::jittered;
 
 /// How long the first statement with such an event may take, and the second one. Later ones have the whole time.
 const FIRST_LIMIT: Duration = Duration::from_millis(150);
@@ -57,6 +58,14 @@ impl Trial {
         }
     }
 
+    fn round(self) -> u8 {
+        match self {
+            Self::First => 1,
+            Self::Second => 2,
+            Self::Again(_) => 3,
+        }
+    }
+
     /// Returns what follows after this error. Those that are only slow do not keep the quick ones.
     pub(super) fn after(self, error: &Error, first: Duration, longest: Duration) -> Self {
         match self {
@@ -85,6 +94,8 @@ struct Event {
     candidate: Candidate,
     trial: Trial,
     again_at: Instant,
+    /// Whether it was not found when it was last tried: another worker tried it, or has it.
+    is_missing: bool,
 }
 
 impl LeftOut {
@@ -98,6 +109,7 @@ impl LeftOut {
                     candidate,
                     trial: Trial::First,
                     again_at,
+                    is_missing: false,
                 });
             }
         }
@@ -110,22 +122,39 @@ impl LeftOut {
             .retain(|event| matches!(event.trial, Trial::Again(_)));
     }
 
-    /// The database has answered for this event, after this time. If it has changed the row of one that was refused, all are
-    /// tried again now: the cause may be mended for the others too.
-    pub(super) fn accepted(&mut self, id: &str, is_changed: bool, took: Duration) {
+    /// The database has changed the row of this event, after this time. If it had refused that before, all are tried again now:
+    /// the cause may be mended for the others too.
+    pub(super) fn accepted(&mut self, id: &str, took: Duration) {
         if took >= TURN {
             self.spent += took;
         }
         let Some(index) = self.events.iter().position(|it| it.candidate.id == id) else {
             return;
         };
-        let accepted = self.events.remove(index);
-        if let (Trial::Again(_), true) = (accepted.trial, is_changed) {
+        if let Trial::Again(_) = self.events.remove(index).trial {
             let now = Instant::now();
             for event in &mut self.events {
                 event.again_at = event.again_at.min(now);
             }
         }
+    }
+
+    /// The database has not found this event. It is left out for as long as before, because another worker may be trying it, but
+    /// no longer if it is not found then either.
+    pub(super) fn missing(&mut self, id: &str) {
+        let Some(index) = self.events.iter().position(|it| it.candidate.id == id) else {
+            return;
+        };
+        let event = &mut self.events[index];
+        if replace(&mut event.is_missing, true) {
+            self.events.remove(index);
+            return;
+        }
+        let pause = match event.trial {
+            Trial::Again(pause) => pause,
+            _ => SECOND_LIMIT,
+        };
+        event.again_at = Instant::now() + jittered(pause);
     }
 
     /// The database has refused this event by itself, after this time.
@@ -136,8 +165,10 @@ impl LeftOut {
         };
         event.trial = event.trial.after(&error, FIRST_PAUSE, LONGEST_PAUSE);
         event.again_at = Instant::now();
+        event.is_missing = false;
         if let Trial::Again(pause) = event.trial {
-            event.again_at += pause;
+            // Several workers leave it out, and would wait for each other.
+            event.again_at += jittered(pause);
             self.refused += 1;
             let name = || (event.candidate.name.clone(), error);
             self.first_refused.get_or_insert_with(name);
@@ -159,13 +190,15 @@ impl LeftOut {
         self.events.iter().map(|it| &*it.candidate.id).collect()
     }
 
-    /// Returns the event that has to be tried first, if it is time, and the turn has not ended.
+    /// Returns the event that has to be tried first, if it is time, and the turn has not ended. One that may be refused for the first
+    /// time does not wait for those that were.
     pub(super) fn due(&self) -> Option<(String, Trial)> {
         let now = Instant::now();
-        let first = self.events.iter().min_by_key(|event| event.again_at)?;
         let is_time = self.next_at.is_none_or(|next_at| next_at <= now) && self.spent < TURN;
-        let is_due = first.again_at <= now && is_time;
-        is_due.then(|| (first.candidate.id.clone(), first.trial))
+        let due = self.events.iter().filter(|event| event.again_at <= now);
+        let first = due.min_by_key(|event| (event.trial.round(), event.again_at));
+        let first = first.filter(|_| is_time)?;
+        Some((first.candidate.id.clone(), first.trial))
     }
 
     /// Returns when an event has to be tried, if one is left out.
@@ -203,19 +236,54 @@ mod tests {
         assert!(left_out.next_at().is_none());
         assert!(left_out.suspect(candidates(0..1)));
         assert_eq!(left_out.due(), Some(("0".to_owned(), Trial::First)));
-        let mut pause = FIRST_PAUSE;
+        let mut longest = FIRST_PAUSE;
         for _ in 0..8 {
             refuse(&mut left_out, "0");
-            assert_eq!(left_out.next_at(), Some(Instant::now() + pause));
+            let pause = left_out.next_at().unwrap() - Instant::now();
+            assert!(longest / 2 <= pause && pause <= longest, "{pause:?}");
             assert!(left_out.due().is_none());
             advance(pause).await;
-            assert_eq!(left_out.due(), Some(("0".to_owned(), Trial::Again(pause))));
+            let due = left_out.due();
+            assert_eq!(due, Some(("0".to_owned(), Trial::Again(longest))));
             assert_eq!(left_out.ids(), ["0"]);
             assert!(!left_out.suspect(candidates(0..1)));
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            longest = (longest * 2).min(LONGEST_PAUSE);
         }
-        left_out.accepted("0", true, ONE);
+        left_out.accepted("0", ONE);
         assert!(left_out.ids().is_empty());
+    }
+
+    /// Another worker may be trying it.
+    #[tokio::test(start_paused = true)]
+    async fn an_event_that_is_not_found_is_left_out_until_it_is_not_found_again() {
+        let mut left_out = LeftOut::default();
+        assert!(left_out.suspect(candidates(0..2)));
+        refuse(&mut left_out, "1");
+        for (id, longest) in [("0", SECOND_LIMIT), ("1", FIRST_PAUSE)] {
+            left_out.missing(id);
+            assert!(left_out.due().is_none());
+            let pause = left_out.next_at().unwrap() - Instant::now();
+            assert!(longest / 2 <= pause && pause <= longest, "{pause:?}");
+            advance(pause).await;
+            assert_eq!(left_out.due().unwrap().0, id);
+            refuse(&mut left_out, id);
+            left_out.missing(id);
+            assert!(left_out.ids().contains(&id), "it was found in between");
+            left_out.missing(id);
+            assert!(!left_out.ids().contains(&id));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn suspects_do_not_wait_for_those_that_were_refused() {
+        let mut left_out = LeftOut::default();
+        assert!(left_out.suspect(candidates(0..3)));
+        for id in ["0", "1", "2"] {
+            refuse(&mut left_out, id);
+        }
+        advance(FIRST_PAUSE).await;
+        assert!(left_out.suspect(candidates(3..4)));
+        assert_eq!(left_out.due(), Some(("3".to_owned(), Trial::First)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -225,7 +293,7 @@ mod tests {
         for id in 0..12 {
             let (due, _) = left_out.due().unwrap();
             assert_eq!(due, id.to_string());
-            left_out.accepted(&due, true, ONE);
+            left_out.accepted(&due, ONE);
         }
         assert!(left_out.due().is_none());
     }
@@ -250,7 +318,7 @@ mod tests {
         assert_eq!(left_out.next_at(), Some(Instant::now() + ONE));
         advance(ONE).await;
         assert_eq!(left_out.due().unwrap().0, "3");
-        left_out.accepted("3", true, SLOW);
+        left_out.accepted("3", SLOW);
         assert!(left_out.suspect(candidates(4..5)));
         assert!(left_out.due().is_none(), "a slow one has used it up");
         left_out.end_turn("jobs");
@@ -264,12 +332,12 @@ mod tests {
         for id in ["0", "1", "2"] {
             refuse(&mut left_out, id);
         }
-        left_out.accepted("3", true, ONE);
+        left_out.accepted("3", ONE);
         assert!(left_out.due().is_none(), "it was only suspected");
-        left_out.accepted("0", false, ONE);
+        left_out.missing("0");
         assert!(left_out.due().is_none(), "its row was not changed");
-        left_out.accepted("1", true, ONE);
-        assert_eq!(left_out.due().unwrap().0, "2");
+        left_out.accepted("1", ONE);
+        assert!(["0", "2"].contains(&&*left_out.due().unwrap().0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -30,6 +30,7 @@ pub(super) struct Recorder<J> {
     closed_at: Option<Instant>,
     /// Whether the last statement recorded a try by itself.
     was_alone: bool,
+    is_failing: bool,
 }
 
 /// Returns the tries that the next statement records, and the others. One that is recorded by itself, because the database may
@@ -63,6 +64,7 @@ impl<J: JobService> Recorder<J> {
             unrecorded: Vec::new(),
             closed_at: None,
             was_alone: false,
+            is_failing: false,
         }
     }
 
@@ -145,18 +147,23 @@ impl<J: JobService> Recorder<J> {
         self.unrecorded = later;
         let limit = alone.and_then(Trial::limit);
         match self.settle(&due, limit).await {
-            Ok(rows) => self.recorded(due, &rows),
+            Ok(rows) => {
+                self.run.works(&mut self.is_failing);
+                self.recorded(due, &rows);
+            }
             Err(error) if is_of_an_item(&error) && self.records_none().await => {
                 self.refused(due, error);
             }
-            Err(_) => self.record_later(due),
+            Err(error) => {
+                self.run.fails(&mut self.is_failing, error);
+                self.record_later(due);
+            }
         }
     }
 
-    /// Returns whether a statement succeeds that records no try, and does not wait. Otherwise no try is the cause of a failure.
+    /// Returns whether a statement succeeds at once that records no try. Otherwise no try is the cause of a failure.
     async fn records_none(&self) -> bool {
-        let start = Instant::now();
-        self.settle(&[], None).await.is_ok() && start.elapsed() < SLOW
+        self.settle(&[], Some(SLOW)).await.is_ok()
     }
 
     async fn settle(
@@ -164,8 +171,9 @@ impl<J: JobService> Recorder<J> {
         due: &[Ended],
         limit: Option<Duration>,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
-        let settle = settle(&self.run.name, due).within(limit);
-        self.run.worker.queue.connections.run(&settle).await
+        // While many other calls wait for connections, the worker waits for longer than these.
+        let settle = || settle(&self.run.name, due).within(limit);
+        self.run.worker.queue.connections.run_late(settle).await
     }
 
     fn recorded(&mut self, due: Vec<Ended>, rows: &[PgRow]) {

@@ -34,7 +34,7 @@ pub(super) struct TakeOver<J> {
 enum Lost<'a> {
     All,
     Only(&'a str, Trial),
-    /// None of them: it only says which they are.
+    /// None of them: it only says which they are. That succeeds at once, unless no event is the cause of a failure.
     Name,
 }
 
@@ -128,15 +128,11 @@ impl<J> TakeOver<J> {
         while let Some((id, trial)) = self.left_out.due() {
             let start = Instant::now();
             match self.send(Lost::Only(&id, trial)).await {
-                Ok(answer) if answer.returned == 0 && !answer.takes_over => return Ok(false),
-                Ok(answer) => {
-                    let took = start.elapsed();
-                    self.left_out.accepted(&id, answer.returned > 0, took);
-                }
+                Ok(answer) if answer.returned > 0 => self.left_out.accepted(&id, start.elapsed()),
+                Ok(answer) if answer.takes_over => self.left_out.missing(&id),
+                Ok(_) => return Ok(false),
                 Err(error) if is_of_an_item(&error) => {
-                    let named_in = Instant::now();
-                    let named = self.send(Lost::Name).await;
-                    if named.is_err() || named_in.elapsed() >= SLOW {
+                    if self.send(Lost::Name).await.is_err() {
                         self.left_out.acquit();
                         return Err(error);
                     }
@@ -156,9 +152,10 @@ impl<J> TakeOver<J> {
 
     async fn send(&self, lost: Lost<'_>) -> Result<Answer, sqlx::Error> {
         let Run { worker, name, .. } = &*self.run;
-        let (only, trial) = match lost {
-            Lost::Only(id, trial) => (Some(id), Some(trial)),
-            Lost::All | Lost::Name => (None, None),
+        let (only, limit) = match lost {
+            Lost::All => (None, None),
+            Lost::Only(id, trial) => (Some(id), trial.limit()),
+            Lost::Name => (None, Some(SLOW)),
         };
         let names = matches!(lost, Lost::Name);
         let most = if names { SUSPECTS } else { self.most_returned };
@@ -185,7 +182,7 @@ impl<J> TakeOver<J> {
                 Value::Flag(names),
             ];
             let sql = include_str!("../sql/take_over.sql");
-            Statement::new("take_over", sql, &values).within(trial.and_then(Trial::limit))
+            Statement::new("take_over", sql, &values).within(limit)
         };
         let rows = worker.queue.connections.run_late(take_over).await?;
         let row = first(&rows, "take_over")?;

@@ -38,6 +38,8 @@ pub(crate) struct OwnConnections {
 pub(crate) struct OwnConnection {
     pub(crate) inner: PgConnection,
     pub(crate) limits: Limits,
+    /// Whether it is for callers with a reserved permit.
+    is_reserved: bool,
     opened: Instant,
     used: Instant,
 }
@@ -50,6 +52,7 @@ pub(crate) struct Permit {
     permit: Option<OwnedSemaphorePermit>,
     in_use: Option<OwnConnection>,
     is_connecting: bool,
+    is_reserved: bool,
     lingering: Arc<Lingering>,
 }
 
@@ -141,30 +144,31 @@ impl OwnConnections {
 
     /// Waits for the right to have a connection.
     pub(crate) async fn permit(&self) -> Result<Permit, sqlx::Error> {
-        self.permit_within(TIMEOUT, &self.permits).await
+        self.permit_within(TIMEOUT, false).await
     }
 
     /// The same for a caller that others must not keep waiting, however many they are: those that came before it have a permit or
     /// have given up sooner.
     pub(crate) async fn patient_permit(&self) -> Result<Permit, sqlx::Error> {
-        self.permit_within(2 * TIMEOUT, &self.permits).await
+        self.permit_within(2 * TIMEOUT, false).await
     }
 
-    /// The same with a permit that is reserved, if there is one.
+    /// The same with a permit that is reserved, if there is one. It keeps a connection of its own, because the server may not
+    /// have another one while others have theirs.
     pub(crate) async fn reserved_permit(&self) -> Result<Permit, sqlx::Error> {
-        let permits = if self.has_reserved {
-            &self.reserved
-        } else {
-            &self.permits
-        };
-        self.permit_within(2 * TIMEOUT, permits).await
+        self.permit_within(2 * TIMEOUT, self.has_reserved).await
     }
 
     async fn permit_within(
         &self,
         limit: Duration,
-        permits: &Arc<Semaphore>,
+        is_reserved: bool,
     ) -> Result<Permit, sqlx::Error> {
+        let permits = if is_reserved {
+            &self.reserved
+        } else {
+            &self.permits
+        };
         let last = Instant::now() + limit;
         let mut permit = pin!(permits.clone().acquire_owned());
         loop {
@@ -175,6 +179,7 @@ impl OwnConnections {
                         permit: Some(permit),
                         in_use: None,
                         is_connecting: false,
+                        is_reserved,
                         lingering: self.lingering.clone(),
                     });
                 }
@@ -196,6 +201,7 @@ impl OwnConnections {
         Ok(OwnConnection {
             inner,
             limits,
+            is_reserved: permit.is_reserved,
             opened: now,
             used: now,
         })
@@ -216,7 +222,7 @@ impl OwnConnections {
 
     /// Takes the connection that was used last, and closes those that are too old. The server or a pooler may have
     /// closed it.
-    pub(crate) fn take_idle(&self) -> Option<OwnConnection> {
+    pub(crate) fn take_idle(&self, permit: &Permit) -> Option<OwnConnection> {
         let is_closed = self.application().is_closed();
         let lifetime = self.opener.lifetime();
         let mut idle = self.idle();
@@ -224,7 +230,14 @@ impl OwnConnections {
             let is_young = lifetime.is_none_or(|lifetime| connection.opened.elapsed() < lifetime);
             !is_closed && is_young && connection.used.elapsed() < IDLE
         });
-        idle.pop()
+        let is_for = |connection: &OwnConnection| connection.is_reserved == permit.is_reserved;
+        let index = match idle.iter().rposition(is_for) {
+            None if permit.is_reserved => idle.len().checked_sub(1),
+            index => index,
+        };
+        let mut connection = idle.remove(index?);
+        connection.is_reserved = permit.is_reserved;
+        Some(connection)
     }
 
     /// Closes the idle connections. If one did not answer in time, the network may have forgotten all of them, and each

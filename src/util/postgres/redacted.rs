@@ -52,7 +52,12 @@ pub(crate) fn redacted(error: sqlx::Error) -> sqlx::Error {
 
 /// Returns the table and the constraint that refuses a row, if the table is one of the crate. Others can be named after a user.
 fn own_constraint(error: &dyn DatabaseError) -> Option<(&str, &str)> {
-    let schema = error.try_downcast_ref::<PgDatabaseError>()?.schema();
+    let error = error.try_downcast_ref::<PgDatabaseError>()?;
+    // A trigger can raise an error about any constraint, or about none that exists.
+    if error.routine() == Some("exec_stmt_raise") {
+        return None;
+    }
+    let schema = error.schema();
     let is_own = |table: &&str| match *table {
         "jobs" | "workers" => schema == Some("apalis"),
         table => table == "mx_job_webhook_dead_letters",

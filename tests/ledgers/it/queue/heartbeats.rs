@@ -6,9 +6,11 @@ use mx_job_webhook::Status;
 use mx_job_webhook::queue::JobQueue;
 use sqlx::AssertSqlSafe;
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt as _;
 
+use super::refused::{logged_within, orphans};
 use super::{
     DEAD_AFTER, Fixture, PATIENCE, Running, completed, event, logging, quick, sleeping_trigger,
     slow, store, tracked, until_logged,
@@ -489,5 +491,96 @@ async fn an_outage_slows_no_later_take_over() {
     assert!(
         after < DEAD_AFTER * 3 / 4,
         "they were taken over after {after:?}: {seen:?}"
+    );
+}
+
+/// Guide: "After 30 s of silence (`with_dead_after`), others take its events over." The least is a second. A heartbeat takes 0.3 s, as with
+/// a distant synchronous standby.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn events_of_a_dead_worker_run_with_the_shortest_silence_and_slow_heartbeats() {
+    let fixture = Fixture::new().await;
+    orphans(&fixture, &["JOB-1".to_owned()]).await;
+    fixture
+        .execute(
+            "CREATE FUNCTION slow_beat() RETURNS trigger LANGUAGE plpgsql AS
+                 $f$ BEGIN PERFORM pg_sleep(0.3); RETURN NEW; END $f$;
+             CREATE TRIGGER slow_beat BEFORE UPDATE ON apalis.workers FOR EACH ROW EXECUTE FUNCTION slow_beat()",
+        )
+        .await;
+    let log = Log::default();
+    let worker = quick(&fixture.queue, logging(&log)).with_dead_after(Duration::from_secs(1));
+    let worker = Running::start(worker);
+    let ran = logged_within(&log, 1, PATIENCE).await;
+    worker.task.abort();
+    assert!(ran, "JOB-1 did not run for 30 s");
+}
+
+/// Senders that keep connections of the queue busy: storing one of their events takes this long.
+async fn senders(
+    fixture: &Fixture,
+    queue: &JobQueue,
+    senders: usize,
+    seconds: f64,
+) -> Vec<JoinHandle<()>> {
+    let condition = "NEW.idempotency_key LIKE 'BUSY%'";
+    sleeping_trigger(&fixture.pool, "INSERT", condition, seconds).await;
+    let sender = |sender: usize| {
+        let queue = queue.clone();
+        tokio::spawn(async move {
+            for number in 0.. {
+                let guid = format!("BUSY-{sender}-{number}");
+                let _ = queue.enqueue().oneshot(event(&guid, "DENIED".into())).await;
+            }
+        })
+    };
+    (0..senders).map(sender).collect()
+}
+
+/// Docs: one connection "is reserved for the heartbeats of workers", so a worker that lives does not count as dead while its queue is busy.
+/// The server has no further connection for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_busy_worker_lives_while_the_server_is_full() {
+    let fixture = Fixture::new().await;
+    let role = format!("app_{}", fixture.database.name);
+    fixture
+        .execute(&format!(
+            "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA apalis TO {role};
+             GRANT SELECT, INSERT, UPDATE, DELETE ON apalis.jobs, apalis.workers TO {role}"
+        ))
+        .await;
+    let (_pool, queue) = super::queue(fixture.database.options().username(&role));
+    let log = Log::default();
+    let jobs = || slow(&log, 2 * PATIENCE);
+    let dead_after = Duration::from_secs(8);
+    let one = quick(&queue, jobs())
+        .with_concurrency(1)
+        .with_dead_after(dead_after);
+    let one = Running::start(one);
+    store(&queue, completed("JOB-1")).await;
+    until_logged(&log, 1).await;
+    let other = quick(&fixture.other(), jobs()).with_dead_after(dead_after);
+    let other = Running::start(other);
+    // It has two connections or three now.
+    fixture
+        .execute(&format!("ALTER ROLE {role} CONNECTION LIMIT 3"))
+        .await;
+    let busy = senders(&fixture, &queue, 3, 2.0).await;
+    sleep(Duration::from_secs(45)).await;
+    let attempts = fixture
+        .rows("idempotency_key LIKE 'JOB-1 %' AND attempts > 0")
+        .await;
+    one.task.abort();
+    other.task.abort();
+    busy.iter().for_each(JoinHandle::abort);
+    sleep(Duration::from_millis(500)).await;
+    let _ = sqlx::raw_sql(AssertSqlSafe(format!("DROP OWNED BY {role} CASCADE")))
+        .execute(&fixture.pool)
+        .await;
+    assert_eq!(
+        (log.entries().len(), attempts),
+        (1, 0),
+        "JOB-1 was taken over from a worker that lives"
     );
 }

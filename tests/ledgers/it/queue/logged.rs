@@ -10,9 +10,12 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
-use super::{Fixture, PATIENCE, Running, completed, quick, sleeping_trigger, store};
+use super::{
+    Fixture, PATIENCE, Running, completed, logging, quick, sleeping_trigger, store, until_logged,
+};
 use crate::engines::postgres::{Postgres, Version};
 use crate::proxy::{Network, Proxy};
+use crate::support::Log;
 use harness::servers::Folder;
 
 /// The subscriber panics at a line that contains this.
@@ -238,4 +241,49 @@ async fn a_dead_letter_is_logged_although_the_answer_was_lost() {
     sleep(Duration::from_secs(1)).await;
     worker.end().await;
     assert!(lines.has(&["is a dead letter", "JOB-whose-answer-is-lost"]));
+}
+
+/// Guide: "If they refuse to change a stored row […], its event waits. Workers log an error". A trigger of the statement refuses that
+/// events are taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_that_can_take_no_event_logs_why() {
+    let fixture = Fixture::new().await;
+    fixture
+        .execute(
+            "CREATE FUNCTION frozen() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN RAISE 'maintenance'; END $f$;
+             CREATE TRIGGER frozen BEFORE UPDATE OF lock_at ON apalis.jobs FOR EACH STATEMENT EXECUTE FUNCTION frozen()",
+        )
+        .await;
+    let queue = fixture.queue.clone().named("takes-none");
+    store(&queue, completed("JOB-1")).await;
+    let lines = Lines::of_all_tests();
+    let log = Log::default();
+    let worker = Running::start(quick(&queue, logging(&log)));
+    sleep(Duration::from_secs(10)).await;
+    worker.task.abort();
+    assert!(log.entries().is_empty());
+    assert!(lines.has(&["takes-none"]), "no line for 10 s");
+}
+
+/// The same for results.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_that_can_record_nothing_logs_why() {
+    let fixture = Fixture::new().await;
+    fixture
+        .execute(
+            "CREATE FUNCTION frozen() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN RAISE 'maintenance'; END $f$;
+             CREATE TRIGGER frozen BEFORE UPDATE OF run_at ON apalis.jobs FOR EACH STATEMENT EXECUTE FUNCTION frozen()",
+        )
+        .await;
+    let queue = fixture.queue.clone().named("records-none");
+    store(&queue, completed("JOB-1")).await;
+    let lines = Lines::of_all_tests();
+    let log = Log::default();
+    let worker = Running::start(quick(&queue, logging(&log)));
+    until_logged(&log, 1).await;
+    sleep(Duration::from_secs(10)).await;
+    worker.task.abort();
+    assert!(lines.has(&["records-none"]), "no line for 10 s");
 }

@@ -467,7 +467,7 @@ async fn an_event_behind_400_that_cannot_be_taken_over_runs() {
     assert!(ran, "JOB-good did not run for 150 s");
 }
 
-/// Guide: "try it again after 30 s", also if they look for events rarely.
+/// Guide: "try it again after 15 to 30 s", also if they look for events rarely.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn a_refused_event_is_tried_again_although_the_worker_looks_rarely() {

@@ -3,6 +3,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use mx_job_webhook::dead_letters::LetterFilter;
+use mx_job_webhook::queue::JobQueue;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::logged::Lines;
@@ -216,5 +219,115 @@ async fn an_event_behind_twelve_that_wait_runs_on_a_worker_with_one_place() {
     let worker = Running::start(worker);
     let ran = logged_within(&log, 1, 2 * PATIENCE).await;
     worker.task.abort();
+    assert!(ran, "JOB-good did not run for a minute");
+}
+
+/// Guide: "Workers log an error, go on with the other events, and try it again […]. These tries take at most half of a worker's time".
+/// One event waits for ever; eight take 1.2 s each, and succeed. The ninth is stored once the first of these has run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn tries_that_succeed_slowly_take_half_of_the_time() {
+    let fixture = Fixture::new().await;
+    fixture
+        .execute(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN
+                 IF NEW.idempotency_key LIKE 'JOB-bad %' THEN PERFORM pg_sleep(10); END IF;
+                 IF NEW.idempotency_key LIKE 'JOB-slow%' THEN PERFORM pg_sleep(1.2); END IF;
+                 RETURN NEW; END $f$;
+             CREATE TRIGGER slow BEFORE UPDATE ON apalis.jobs FOR EACH ROW
+                 WHEN (NEW.status = 'Running') EXECUTE FUNCTION slow()",
+        )
+        .await;
+    fixture.store(completed("JOB-bad")).await;
+    for number in 0..8 {
+        fixture
+            .store(completed(&format!("JOB-slow-{number}")))
+            .await;
+    }
+    let log = Log::default();
+    let worker = Running::start(quick(&fixture.queue, logging(&log)).with_dead_after(PATIENCE));
+    let start = Instant::now();
+    while log.entries().is_empty() && start.elapsed() < 3 * PATIENCE {
+        sleep(Duration::from_millis(20)).await;
+    }
+    fixture.store(completed("JOB-fast")).await;
+    logged_within(&log, 9, PATIENCE).await;
+    worker.task.abort();
+    let entries = log.entries();
+    let place = entries.iter().position(|entry| entry == "JOB-fast");
+    assert!(place.is_some_and(|place| place <= 4), "{entries:?}");
+}
+
+/// Guide: "Workers […] go on with the other events […]. These tries take at most half of a worker's time". Twelve events wait, and are due again.
+/// Then one more is stored, and behind it one that can be taken at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_good_event_does_not_wait_for_the_further_tries_of_others() {
+    let fixture = Fixture::new().await;
+    let condition = "NEW.status = 'Running' AND NEW.idempotency_key LIKE 'JOB-bad%'";
+    sleeping_trigger(&fixture.pool, "UPDATE", condition, 10.0).await;
+    for number in 0..12 {
+        fixture.store(completed(&format!("JOB-bad-{number}"))).await;
+    }
+    let log = Log::default();
+    let worker = Running::start(quick(&fixture.queue, logging(&log)).with_dead_after(PATIENCE));
+    sleep(Duration::from_secs(70)).await;
+    fixture.store(completed("JOB-bad-late")).await;
+    fixture.store(completed("JOB-good")).await;
+    let start = Instant::now();
+    let ran = logged_within(&log, 1, Duration::from_secs(60)).await;
+    let after = start.elapsed();
+    worker.task.abort();
+    println!("after {after:?}");
+    assert!(
+        ran && after < Duration::from_secs(25),
+        "it ran after {after:?}: {ran}"
+    );
+}
+
+/// Operators that keep the connections of the queue busy: each replay takes 1.5 s, and is refused.
+async fn busy(fixture: &Fixture, queue: &JobQueue, operators: usize) -> Vec<JoinHandle<()>> {
+    for number in 0..operators {
+        store(queue, completed(&format!("DEAD-{number}"))).await;
+    }
+    fixture
+        .execute(
+            "UPDATE apalis.jobs SET status = 'Killed', done_at = now() WHERE idempotency_key LIKE 'DEAD%';
+             CREATE FUNCTION busy() RETURNS trigger LANGUAGE plpgsql AS
+                 $f$ BEGIN PERFORM pg_sleep(1.5); RAISE 'not now'; END $f$;
+             CREATE TRIGGER busy BEFORE UPDATE ON apalis.jobs FOR EACH ROW
+                 WHEN (NEW.idempotency_key LIKE 'DEAD%') EXECUTE FUNCTION busy()",
+        )
+        .await;
+    let page = queue.dead_letters(&LetterFilter::new()).await.unwrap();
+    let letters = page.letters().iter().map(|letter| letter.name().to_owned());
+    let operator = |name: String| {
+        let queue = queue.clone();
+        tokio::spawn(async move {
+            loop {
+                let _ = queue.replay(&name).await;
+            }
+        })
+    };
+    letters.map(operator).collect()
+}
+
+/// Guide: "If they refuse to change a stored row, or let the change wait, its event waits. Workers log an error, go on with the other
+/// events". Meanwhile operators replay letters, which takes 1.5 s each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_refused_event_keeps_no_other_one_while_the_connections_are_busy() {
+    let fixture = Fixture::new().await;
+    let queue = fixture.queue.clone();
+    store(&queue, completed("JOB-bad")).await;
+    store(&queue, completed("JOB-good")).await;
+    fixture.refuse_changes("JOB-bad %").await;
+    let busy = busy(&fixture, &queue, 8).await;
+    sleep(Duration::from_secs(1)).await;
+    let log = Log::default();
+    let worker = Running::start(quick(&queue, logging(&log)).with_dead_after(PATIENCE));
+    let ran = logged_within(&log, 1, 2 * PATIENCE).await;
+    worker.task.abort();
+    busy.iter().for_each(JoinHandle::abort);
     assert!(ran, "JOB-good did not run for a minute");
 }

@@ -288,3 +288,13 @@ async fn a_notice_of_commit_in_names_no_user() {
     worker.end().await;
     assert_eq!(lines.count(&["USR-in-commit-in"]), 0, "{}", lines.text());
 }
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_error_with_a_constraint_of_a_trigger_names_no_user() {
+    an_error_names_no_user(
+        "RAISE EXCEPTION USING ERRCODE = 'check_violation', SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME,
+             CONSTRAINT = 'limit of ' || uid;",
+    )
+    .await;
+}

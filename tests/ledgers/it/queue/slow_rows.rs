@@ -214,7 +214,7 @@ async fn a_slow_row_of_a_dead_worker_keeps_no_other_one_with_the_shortest_silenc
     assert!(ran, "JOB-good did not run for a minute");
 }
 
-/// Guide: "Statements of the queue end after 3 s" and "[Workers] try it again after 30 s": a change that takes less than the
+/// Guide: "Statements of the queue end after 3 s" and "[Workers] try it again after 15 to 30 s": a change that takes less than the
 /// limit succeeds in the end. Each change takes 1.8 s here, and a heartbeat of this worker may take 2.5 s.
 async fn slow_rows_that_end_in_time(rows: usize) {
     let fixture = Fixture::new().await;
@@ -236,7 +236,7 @@ async fn two_rows_whose_take_over_ends_in_time_are_taken_over() {
 }
 
 /// Guide: "After 30 s of silence (`with_dead_after`), others take its events over. They look every 7.5 s", and "Workers log an
-/// error, go on with the other events, and try it again after 30 s, and then less and less often". Six rows of a dead worker
+/// error, go on with the other events, and try it again after 15 to 30 s, and then less and less often". Six rows of a dead worker
 /// cannot be changed. Others die meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]

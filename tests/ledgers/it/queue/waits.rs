@@ -1,17 +1,23 @@
 //! Rows that wait in a statement and at its end, and locks of the table.
 
+use std::error::Error as _;
 use std::time::Duration;
 
+use mx_job_webhook::{Credentials, JobWebhook};
 use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt as _;
 
+use super::logged::Lines;
 use super::refused::{logged_within, orphans};
 use super::slow_rows::refused_of_sixteen;
 use super::{
     Fixture, PATIENCE, Running, completed, logging, quick, sleeping_trigger, slow, store,
     until_logged,
 };
-use crate::support::Log;
+use crate::engines::pgbouncer;
+use crate::engines::postgres::at;
+use crate::support::{Log, delivery};
+use harness::servers::Folder;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -268,8 +274,6 @@ async fn short_locks_of_the_table_change_no_order_with_a_lock_timeout() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn bodies_whose_commit_waits_leave_no_session() {
-    use crate::support::delivery;
-    use mx_job_webhook::{Credentials, JobWebhook};
     let fixture = Fixture::new().await;
     fixture
         .execute(
@@ -297,4 +301,114 @@ async fn bodies_whose_commit_waits_leave_no_session() {
         )
         .await;
     assert!(sessions <= 2, "{sessions} sessions, and no call runs");
+}
+
+/// Guide: "**Order**: events start in the order in which they were stored". There is no trigger. The application locks the table of
+/// the workers for a while, as `VACUUM FULL` and `ALTER TABLE` do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_lock_of_the_table_of_workers_is_blamed_on_no_event() {
+    let fixture = Fixture::new().await;
+    let queue = fixture.queue.clone().named("workers-locked");
+    let lines = Lines::of_all_tests();
+    let log = Log::default();
+    // The first callback runs while the table is locked.
+    for number in 0..4 {
+        store(&queue, completed(&format!("JOB-{number}"))).await;
+    }
+    let worker = quick(&queue, slow(&log, Duration::from_secs(1)))
+        .with_concurrency(1)
+        .with_dead_after(PATIENCE);
+    let worker = Running::start(worker);
+    until_logged(&log, 1).await;
+    let mut lock = fixture.pool.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE apalis.workers IN EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    sleep(Duration::from_secs(18)).await;
+    lock.rollback().await.unwrap();
+    let unlocked = Instant::now();
+    store(&queue, completed("JOB-4")).await;
+    logged_within(&log, 5, 2 * PATIENCE).await;
+    let after = unlocked.elapsed();
+    worker.task.abort();
+    let blamed = lines.count(&["workers-locked", "refuses to change their rows"]);
+    assert_eq!(
+        log.entries(),
+        ["JOB-0", "JOB-1", "JOB-2", "JOB-3", "JOB-4"],
+        "all ran {after:?} after the lock; {blamed} lines blame events"
+    );
+    assert_eq!(blamed, 0);
+}
+
+/// Brief: "a transaction or session that stays open". `Statements of the queue end after 3 s`, and the dead letters' transactions have an
+/// `idle_in_transaction_session_timeout` of 5 s. A trigger refuses to keep a body.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_body_that_is_not_kept_leaves_no_transaction_open() {
+    let fixture = Fixture::new().await;
+    fixture
+        .execute("ALTER TABLE mx_job_webhook_dead_letters ADD CONSTRAINT no CHECK (body IS NULL) NOT VALID")
+        .await;
+    let webhooks = JobWebhook::new(Credentials::unauthenticated(), fixture.queue.enqueue())
+        .on_undecodable(fixture.queue.keep_undecodable());
+    let response = webhooks.oneshot(delivery("not JSON".to_owned())).await;
+    assert_eq!(response.unwrap().status(), 500);
+    let open = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND state LIKE 'idle in transaction%'";
+    let start = Instant::now();
+    while fixture.number(open).await > 0 {
+        let after = start.elapsed();
+        assert!(
+            after < Duration::from_secs(15),
+            "a transaction is open after {after:?}"
+        );
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Guide: "It works through `PgBouncer` in session and transaction mode." The same body, behind a pooler.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_body_that_is_not_kept_takes_no_connection_of_a_pooler() {
+    let fixture = Fixture::new().await;
+    fixture
+        .execute("ALTER TABLE mx_job_webhook_dead_letters ADD CONSTRAINT no CHECK (body IS NULL) NOT VALID")
+        .await;
+    let folder = Folder::new();
+    let settings = [
+        ("pool_mode", "transaction"),
+        ("default_pool_size", "2"),
+        ("ignore_startup_parameters", "extra_float_digits"),
+    ];
+    let pooler = pgbouncer::start(
+        &folder,
+        pgbouncer::Version::V1_24,
+        fixture.database.server(),
+        &settings,
+    );
+    let (_pool, queue) = super::queue(at(pooler.address).database(&fixture.database.name));
+    let webhooks = JobWebhook::new(Credentials::unauthenticated(), queue.enqueue())
+        .on_undecodable(queue.keep_undecodable());
+    let keep = |number: usize| {
+        let webhooks = webhooks.clone();
+        async move {
+            let response = webhooks
+                .oneshot(delivery(format!("not JSON {number}")))
+                .await;
+            assert_eq!(response.unwrap().status(), 500);
+        }
+    };
+    tokio::join!(keep(1), keep(2));
+    sleep(Duration::from_secs(10)).await;
+    let stored = timeout(PATIENCE, queue.enqueue().oneshot(completed("JOB-1"))).await;
+    let open = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND state LIKE 'idle in transaction%'";
+    let open = fixture.number(open).await;
+    let stored = stored.map(|stored| stored.map_err(|error| format!("{:?}", error.source())));
+    assert!(
+        matches!(stored, Ok(Ok(_))),
+        "{stored:?}, {open} sessions idle in transactions"
+    );
 }
