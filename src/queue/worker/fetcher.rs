@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::attempt::Attempt;
 use super::left_out::{Candidate, LeftOut, SLOW, SUSPECTS, Trial};
-use super::run::{INTERVAL_OF_FAILURES, Run};
+use super::run::{Failing, INTERVAL_OF_FAILURES, Run};
 use super::running::FetchingGuard;
 use crate::callback::JobService;
 use crate::queue::connections::is_of_an_item;
@@ -41,7 +41,7 @@ pub(super) struct Fetcher<J> {
     /// How many events the next statement takes at most. Triggers of the application can make each of them slow.
     most_taken: usize,
     left_out: LeftOut,
-    is_failing: bool,
+    failing: Option<Failing>,
     _fetching: FetchingGuard,
 }
 
@@ -53,7 +53,7 @@ impl<J: JobService> Fetcher<J> {
             look_at: Instant::now(),
             most_taken: BATCH,
             left_out: LeftOut::default(),
-            is_failing: false,
+            failing: None,
         }
     }
 
@@ -136,7 +136,7 @@ impl<J: JobService> Fetcher<J> {
         let start = Instant::now();
         match self.take(wanted, None).await {
             Ok(taken) => {
-                self.run.works(&mut self.is_failing);
+                self.failing = None;
                 if start.elapsed() < SLOW {
                     self.most_taken = (self.most_taken * 2).min(BATCH);
                 }
@@ -217,7 +217,7 @@ impl<J: JobService> Fetcher<J> {
     }
 
     fn pause(&mut self, error: sqlx::Error) {
-        self.run.fails(&mut self.is_failing, error);
+        self.run.fails(&mut self.failing, error);
         self.look_at = Instant::now() + jittered(INTERVAL_OF_FAILURES);
     }
 

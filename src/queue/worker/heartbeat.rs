@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::run::{INTERVAL_OF_FAILURES, Run};
 use crate::ledger::lease::micros;
+use crate::observe;
 use crate::queue::first;
 use crate::queue::statement::{Statement, Value};
 use crate::util::later::later;
@@ -19,11 +20,17 @@ use crate::util::until::until;
 pub(super) struct Contact {
     /// Since when there has been no longer gap between heartbeats.
     since: Option<Instant>,
-    /// The server's time of the last heartbeat that was answered, in µs.
+    /// When the last heartbeat was answered.
+    answered: Option<Instant>,
+    /// The server's time of it, in µs.
     pub(super) answered_at: i64,
 }
 
 impl Contact {
+    pub(super) fn answered(self) -> Option<Instant> {
+        self.answered
+    }
+
     pub(super) fn is_as_long_as(self, time: Duration) -> bool {
         self.since.is_some_and(|since| since.elapsed() >= time)
     }
@@ -36,17 +43,20 @@ pub(super) async fn beat_until_the_end<J>(run: Arc<Run<J>>) {
 }
 
 async fn beat_forever<J>(run: &Run<J>) {
-    let mut is_failing = false;
+    let mut has_failed = false;
     let mut begun = Instant::now();
     loop {
         // A heartbeat that takes long does not delay the next one.
         sleep_until(later(begun, run.worker.dead_after / 4)).await;
         begun = Instant::now();
         while let Err(error) = beat(run).await {
-            run.fails(&mut is_failing, error);
+            if !has_failed {
+                observe::queue_failed(&run.worker.queue.name, &error.into());
+            }
+            has_failed = true;
             sleep(INTERVAL_OF_FAILURES).await;
         }
-        run.works(&mut is_failing);
+        has_failed = false;
     }
 }
 
@@ -72,6 +82,7 @@ pub(super) async fn beat<J>(run: &Run<J>) -> Result<(), sqlx::Error> {
     let since = before.since.filter(|_| continues);
     run.set_contact(Contact {
         since: since.or_else(|| Some(Instant::now())),
+        answered: Some(Instant::now()),
         answered_at,
     });
     Ok(())

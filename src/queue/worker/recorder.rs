@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::ended::{Ended, settle};
 use super::left_out::{SLOW, Trial};
-use super::run::Run;
+use super::run::{Failing, Run};
 use crate::callback::JobService;
 use crate::queue::connections::is_of_an_item;
 
@@ -30,7 +30,7 @@ pub(super) struct Recorder<J> {
     closed_at: Option<Instant>,
     /// Whether the last statement recorded a try by itself.
     was_alone: bool,
-    is_failing: bool,
+    failing: Option<Failing>,
 }
 
 /// Returns the tries that the next statement records, and the others. One that is recorded by itself, because the database may
@@ -64,7 +64,7 @@ impl<J: JobService> Recorder<J> {
             unrecorded: Vec::new(),
             closed_at: None,
             was_alone: false,
-            is_failing: false,
+            failing: None,
         }
     }
 
@@ -148,14 +148,14 @@ impl<J: JobService> Recorder<J> {
         let limit = alone.and_then(Trial::limit);
         match self.settle(&due, limit).await {
             Ok(rows) => {
-                self.run.works(&mut self.is_failing);
+                self.failing = None;
                 self.recorded(due, &rows);
             }
             Err(error) if is_of_an_item(&error) && self.records_none().await => {
                 self.refused(due, error);
             }
             Err(error) => {
-                self.run.fails(&mut self.is_failing, error);
+                self.run.fails(&mut self.failing, error);
                 self.record_later(due);
             }
         }

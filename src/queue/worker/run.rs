@@ -3,14 +3,12 @@
 use std::future::pending;
 use std::mem::replace;
 use std::pin::pin;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::Worker;
 use super::ended::Ended;
@@ -37,8 +35,6 @@ pub(super) struct Run<J> {
     pub(super) name: Arc<str>,
     pub(super) running: Arc<Running>,
     contact: Mutex<Contact>,
-    /// How many parts of the worker fail at present.
-    failing: AtomicUsize,
     pub(super) background: Background,
     pub(super) ended: UnboundedSender<Ended>,
 }
@@ -52,7 +48,6 @@ impl<J> Run<J> {
             name: format!("{}-{:016x}{:016x}", worker.queue.name, random(), random()).into(),
             running: Arc::default(),
             contact: Mutex::default(),
-            failing: AtomicUsize::new(0),
             background: Background::new().with_capacity(capacity),
             ended: sender,
             worker,
@@ -68,20 +63,29 @@ impl<J> Run<J> {
         *self.contact.lock().unwrap_or_else(PoisonError::into_inner) = contact;
     }
 
-    /// Says that a part of the worker fails. Logs that if it is the first one.
-    pub(super) fn fails(&self, is_failing: &mut bool, error: sqlx::Error) {
-        let is_first = !replace(is_failing, true) && self.failing.fetch_add(1, Relaxed) == 0;
-        if is_first {
+    /// Logs that a part of the worker fails, once. During an outage, heartbeats fail too, and that is logged: the database must have
+    /// answered one since, and the part must have failed again after that.
+    pub(super) fn fails(&self, part: &mut Option<Failing>, error: sqlx::Error) {
+        let now = Instant::now();
+        let failing = part.get_or_insert(Failing {
+            since: now,
+            last: now,
+            is_logged: false,
+        });
+        let answered = self.contact().answered();
+        let is_alone = answered.is_some_and(|at| failing.since < at && at < failing.last);
+        failing.last = now;
+        if is_alone && !replace(&mut failing.is_logged, true) {
             observe::queue_failed(&self.worker.queue.name, &error.into());
         }
     }
+}
 
-    /// Says that this part works again.
-    pub(super) fn works(&self, is_failing: &mut bool) {
-        if replace(is_failing, false) {
-            self.failing.fetch_sub(1, Relaxed);
-        }
-    }
+/// A part of a worker that fails.
+pub(super) struct Failing {
+    since: Instant,
+    last: Instant,
+    is_logged: bool,
 }
 
 /// Ends a worker, also if its future is dropped, or one of its tasks panics.
@@ -102,7 +106,7 @@ pub(super) async fn run<J: JobService>(
     let open = CloseOnDrop(run.running.clone());
     let mut take_over = TakeOver::new(run.clone());
     // The table has to know the worker before it can hold events.
-    let mut is_failing = false;
+    let mut has_failed = false;
     while let Err(error) = async {
         beat(&run).await?;
         take_over.look().await
@@ -112,13 +116,15 @@ pub(super) async fn run<J: JobService>(
         if is_of_tables(&error) {
             return Err(error);
         }
-        run.fails(&mut is_failing, error);
+        if !has_failed {
+            observe::queue_failed(&run.worker.queue.name, &error.into());
+        }
+        has_failed = true;
         let pause = sleep(jittered(INTERVAL_OF_FAILURES));
         if until(shutdown.as_mut(), pause).await.is_none() {
             return Ok(());
         }
     }
-    run.works(&mut is_failing);
     // On tasks of their own: if the future of the worker is dropped, callbacks that are running end as they would
     // otherwise. Heartbeats do not wait for anything else.
     let tasks = [

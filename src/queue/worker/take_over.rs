@@ -62,17 +62,17 @@ impl<J> TakeOver<J> {
     }
 
     async fn look_forever(mut self) {
-        let mut is_failing = false;
+        let mut failing = None;
         let mut look_at = later(Instant::now(), self.run.worker.dead_after / 4);
         loop {
             sleep_until(look_at).await;
             look_at = match self.look().await {
                 Ok(look_at) => {
-                    self.run.works(&mut is_failing);
+                    failing = None;
                     look_at
                 }
                 Err(error) => {
-                    self.run.fails(&mut is_failing, error);
+                    self.run.fails(&mut failing, error);
                     Instant::now() + INTERVAL_OF_FAILURES
                 }
             };

@@ -285,6 +285,22 @@ async fn a_good_event_does_not_wait_for_the_further_tries_of_others() {
     );
 }
 
+/// Guide: "After 30 s of silence (`with_dead_after`), others take its events over." Each change takes 0.1 s, and all together longer than
+/// a statement may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn all_events_of_a_dead_worker_run_although_one_statement_cannot_return_them() {
+    let fixture = Fixture::new().await;
+    let guids: Vec<_> = (0..40).map(|number| format!("JOB-{number}")).collect();
+    orphans(&fixture, &guids).await;
+    sleeping_trigger(&fixture.pool, "UPDATE", "NEW.status = 'Pending'", 0.1).await;
+    let log = Log::default();
+    let worker = quick(&fixture.queue, logging(&log)).with_dead_after(Duration::from_secs(2));
+    let worker = Running::start(worker);
+    until_logged(&log, 40).await;
+    worker.end().await;
+}
+
 /// Operators that keep the connections of the queue busy: each replay takes 1.5 s, and is refused.
 async fn busy(fixture: &Fixture, queue: &JobQueue, operators: usize) -> Vec<JoinHandle<()>> {
     for number in 0..operators {
