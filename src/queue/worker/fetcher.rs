@@ -296,6 +296,8 @@ fn is_of_an_event(error: &sqlx::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
     use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
     use super::*;
@@ -351,5 +353,40 @@ mod tests {
         let close = async { fetcher.run.running.close() };
         tokio::join!(fetcher.gather(), close);
         assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    /// Events and the time of the next look wake a worker that has a place. A change wakes each.
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_without_a_place_is_woken_by_changes_alone() {
+        const SECOND: Duration = Duration::from_secs(1);
+        async fn ready_if(is_ready: bool) {
+            if !is_ready {
+                pending::<()>().await;
+            }
+        }
+        let (mut fetcher, _running) = busy(1);
+        for (takes, changed, stored, woken) in [
+            (true, false, false, Some((SECOND, false))),
+            (true, false, true, Some((Duration::ZERO, true))),
+            (true, true, false, Some((Duration::ZERO, false))),
+            (false, false, false, None),
+            (false, false, true, None),
+            (false, true, false, Some((Duration::ZERO, false))),
+        ] {
+            let start = Instant::now();
+            fetcher.look_at = start + SECOND;
+            let wait = fetcher.wait(takes, ready_if(changed), ready_if(stored));
+            let waited = timeout(2 * SECOND, wait).await.ok();
+            let waited = waited.map(|is_stored| (start.elapsed(), is_stored));
+            assert_eq!(waited, woken, "{takes}, {changed}, {stored}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_whose_statement_has_failed_pauses() {
+        let (mut fetcher, _running) = busy(1);
+        fetcher.pause(sqlx::Error::PoolTimedOut);
+        let pause = fetcher.look_at - Instant::now();
+        assert!(INTERVAL_OF_FAILURES / 2 <= pause && pause <= INTERVAL_OF_FAILURES);
     }
 }

@@ -287,6 +287,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn all_that_are_refused_in_a_turn_are_counted_for_its_log_line() {
+        let mut left_out = LeftOut::default();
+        assert!(left_out.suspect(candidates(0..4)));
+        for id in ["0", "1", "2"] {
+            refuse(&mut left_out, id);
+        }
+        left_out.accepted("3", ONE);
+        assert_eq!(left_out.refused, 3);
+        left_out.end_turn("jobs");
+        assert_eq!(left_out.refused, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn suspects_are_tried_in_their_order() {
         let mut left_out = LeftOut::default();
         assert!(left_out.suspect(candidates(0..12)));
@@ -323,6 +336,16 @@ mod tests {
         assert!(left_out.due().is_none(), "a slow one has used it up");
         left_out.end_turn("jobs");
         assert_eq!(left_out.next_at(), Some(Instant::now() + SLOW));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_ends_once_its_time_is_used_up() {
+        let mut left_out = LeftOut::default();
+        assert!(left_out.suspect(candidates(0..3)));
+        left_out.refused("0", Error::RowNotFound, TURN - ONE);
+        assert_eq!(left_out.due().unwrap().0, "1");
+        left_out.refused("1", Error::RowNotFound, ONE);
+        assert!(left_out.due().is_none());
     }
 
     #[tokio::test(start_paused = true)]

@@ -211,7 +211,19 @@ impl<J: JobService> Recorder<J> {
 
 #[cfg(test)]
 mod tests {
+    use sqlx::Error::PoolTimedOut;
+    use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+    use tokio::time::advance;
+
     use super::*;
+    use crate::queue::{Enqueue, JobQueue};
+
+    fn recorder() -> Recorder<Enqueue> {
+        let pool = PgPoolOptions::new().connect_lazy_with(PgConnectOptions::new());
+        let queue = JobQueue::postgres(pool);
+        let (run, ended) = Run::new(queue.worker(queue.enqueue()));
+        Recorder::new(run, ended)
+    }
 
     /// Under steady load, a result that the database has refused once is recorded once the database takes it.
     #[tokio::test(start_paused = true)]
@@ -245,5 +257,69 @@ mod tests {
         let (due, later) = next_batch(unrecorded, false, Instant::now());
         assert_eq!((due.len(), later.len()), (BATCH, 2));
         assert!(due.iter().all(|ended| ended.again_at().is_none()));
+    }
+
+    /// One that is refused among others may not be the cause. One that is refused by itself is.
+    #[tokio::test(start_paused = true)]
+    async fn ends_that_are_refused_together_are_recorded_by_themselves_before_one_waits() {
+        for count in [1, 2] {
+            let mut recorder = recorder();
+            let due = std::iter::repeat_with(Ended::sample).take(count);
+            recorder.refused(due.collect(), PoolTimedOut);
+            assert_eq!(recorder.unrecorded.len(), count);
+            for ended in &recorder.unrecorded {
+                assert_eq!(ended.alone(), Some(Trial::First));
+            }
+            let first = recorder.unrecorded.remove(0);
+            recorder.refused(vec![first], PoolTimedOut);
+            assert_eq!(recorder.unrecorded.len(), count);
+            let refused = recorder.unrecorded.last().and_then(Ended::alone);
+            assert!(matches!(refused, Some(Trial::Again(_))));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_end_is_suspected_while_nothing_can_be_recorded() {
+        let mut recorder = recorder();
+        let [mut due, mut suspect, mut refused] = [(); 3].map(|()| Ended::sample());
+        due.suspect();
+        suspect.suspect();
+        refused.refused("mx-jobs", PoolTimedOut);
+        recorder.unrecorded = vec![suspect, refused, Ended::sample()];
+        recorder.record_later(vec![due]);
+        let now = Instant::now();
+        let states = recorder.unrecorded.iter();
+        let mut states: Vec<_> = states
+            .map(|it| (it.alone().is_some(), it.is_due(now)))
+            .collect();
+        states.sort_unstable();
+        assert_eq!(
+            states,
+            [(false, false), (false, false), (false, true), (true, false)]
+        );
+    }
+
+    /// An outage can have begun before the shutdown.
+    #[tokio::test(start_paused = true)]
+    async fn an_end_is_given_up_if_it_fails_for_too_long_after_the_shutdown() {
+        const ONE: Duration = Duration::from_millis(1);
+        let mut recorder = recorder();
+        let dead_after = recorder.run.worker.dead_after;
+        let [mut before, mut after] = [(); 2].map(|()| Ended::sample());
+        before.try_again_later();
+        recorder.unrecorded = vec![Ended::sample(), before];
+        advance(2 * dead_after).await;
+        recorder.give_up();
+        assert_eq!(recorder.unrecorded.len(), 2, "the shutdown has only begun");
+        advance(ONE).await;
+        after.try_again_later();
+        recorder.unrecorded.push(after);
+        advance(dead_after - 3 * ONE).await;
+        for left in [3, 2, 1] {
+            advance(ONE).await;
+            recorder.give_up();
+            assert_eq!(recorder.unrecorded.len(), left);
+        }
+        assert!(recorder.unrecorded[0].again_at().is_none());
     }
 }

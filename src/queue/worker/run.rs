@@ -174,3 +174,25 @@ fn is_of_tables(error: &sqlx::Error) -> bool {
         Some("42P01" | "3F000" | "42501" | "42703" | "42883")
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::util::postgres::tests::Refused;
+
+    /// A worker that starts waits for a database that is down, but not for one that a person has to prepare.
+    #[test]
+    fn a_worker_ends_if_its_tables_are_missing_or_not_usable() {
+        let refused = |code| sqlx::Error::Database(Box::new(Refused(code)));
+        for code in ["42P01", "3F000", "42501", "42703", "42883"] {
+            assert!(is_of_tables(&refused(code)), "{code}");
+        }
+        for error in [
+            refused("57P03"),
+            refused("53300"),
+            sqlx::Error::PoolTimedOut,
+        ] {
+            assert!(!is_of_tables(&error), "{error}");
+        }
+    }
+}

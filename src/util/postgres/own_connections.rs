@@ -259,7 +259,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use sqlx::postgres::PgPoolOptions;
-    use tokio::time::sleep;
+    use tokio::time::{advance, sleep};
 
     use super::*;
 
@@ -278,5 +278,46 @@ mod tests {
         });
         assert!(matches!(impatient, Err(sqlx::Error::PoolTimedOut)));
         assert!(patient.is_ok());
+    }
+
+    /// The runtime on which a task waits for the server may be one that is not driven any more.
+    #[tokio::test(start_paused = true)]
+    async fn the_permit_of_a_dropped_call_ends_once_the_server_has_had_the_time_to_answer() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let (lingering, permits) = (Lingering::default(), Arc::new(Semaphore::new(2)));
+        let start = Instant::now();
+        lingering.add(permits.clone().try_acquire_owned().ok());
+        advance(SECOND).await;
+        lingering.add(permits.clone().try_acquire_owned().ok());
+        assert_eq!(lingering.end_due(), Some(start + TIMEOUT));
+        advance(TIMEOUT - SECOND - Duration::from_millis(1)).await;
+        assert_eq!(lingering.end_due(), Some(start + TIMEOUT));
+        assert_eq!(permits.available_permits(), 0);
+        advance(Duration::from_millis(1)).await;
+        assert_eq!(lingering.end_due(), Some(start + SECOND + TIMEOUT));
+        assert_eq!(permits.available_permits(), 1);
+        advance(SECOND).await;
+        assert_eq!(lingering.end_due(), None);
+        assert_eq!(permits.available_permits(), 2);
+    }
+
+    /// There are never more than the most, and those that are reserved are not for other callers.
+    #[tokio::test(start_paused = true)]
+    async fn some_of_several_connections_are_reserved() {
+        for (max, reserved, for_all) in [(1, 0, 1), (1, 1, 1), (2, 1, 1), (4, 1, 3), (4, 0, 4)] {
+            let pool = PgPoolOptions::new().connect_lazy("postgres://127.0.0.1:1/app");
+            let connections = OwnConnections::like(&pool.unwrap(), max, reserved);
+            let mut held = Vec::new();
+            while let Ok(permit) = connections.permit().await {
+                held.push(permit);
+            }
+            assert_eq!(held.len(), for_all, "{max}, {reserved}");
+            while let Ok(permit) = connections.reserved_permit().await {
+                held.push(permit);
+            }
+            assert_eq!(held.len(), usize::try_from(max).unwrap());
+            held.clear();
+            assert!(connections.reserved_permit().await.is_ok());
+        }
     }
 }
