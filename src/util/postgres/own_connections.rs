@@ -301,6 +301,22 @@ mod tests {
         assert_eq!(permits.available_permits(), 2);
     }
 
+    /// A caller that waits for it has it at that moment.
+    #[tokio::test(start_paused = true)]
+    async fn a_permit_that_ends_is_given_to_a_caller_who_waits() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let pool = PgPoolOptions::new().connect_lazy("postgres://127.0.0.1:1/app");
+        let connections = OwnConnections::like(&pool.unwrap(), 1, 0);
+        let mut dropped = connections.permit().await.unwrap();
+        dropped.is_connecting = true;
+        drop(dropped);
+        advance(SECOND).await;
+        let start = Instant::now();
+        assert!(connections.permit().await.is_ok());
+        let waited = start.elapsed();
+        assert!(TIMEOUT - SECOND <= waited && waited < TIMEOUT);
+    }
+
     /// There are never more than the most, and those that are reserved are not for other callers.
     #[tokio::test(start_paused = true)]
     async fn some_of_several_connections_are_reserved() {
