@@ -301,6 +301,43 @@ async fn all_events_of_a_dead_worker_run_although_one_statement_cannot_return_th
     worker.end().await;
 }
 
+/// Guide: "Once one of them can be taken, the others are tried at once." Their pauses differ by up to 15 s.
+async fn others_follow_the_first_one_that_is_mended(fixture: &Fixture, dead_after: Duration) {
+    fixture.refuse_changes("JOB-%").await;
+    let log = Log::default();
+    let worker = quick(&fixture.queue, logging(&log)).with_concurrency(8);
+    let worker = Running::start(worker.with_dead_after(dead_after));
+    sleep(2 * dead_after + Duration::from_secs(2)).await;
+    fixture
+        .execute("ALTER TABLE apalis.jobs DROP CONSTRAINT refuse")
+        .await;
+    until_logged(&log, 1).await;
+    let start = Instant::now();
+    until_logged(&log, 8).await;
+    let after = start.elapsed();
+    worker.end().await;
+    assert!(after < Duration::from_secs(5), "{after:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn events_that_were_refused_run_at_once_when_one_of_them_can_be_taken() {
+    let fixture = Fixture::new().await;
+    for number in 0..8 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    others_follow_the_first_one_that_is_mended(&fixture, Duration::from_secs(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn events_of_a_dead_worker_run_at_once_when_one_of_them_can_be_taken_over() {
+    let fixture = Fixture::new().await;
+    let guids: Vec<_> = (0..8).map(|number| format!("JOB-{number}")).collect();
+    orphans(&fixture, &guids).await;
+    others_follow_the_first_one_that_is_mended(&fixture, Duration::from_secs(2)).await;
+}
+
 /// Operators that keep the connections of the queue busy: each replay takes 1.5 s, and is refused.
 async fn busy(fixture: &Fixture, queue: &JobQueue, operators: usize) -> Vec<JoinHandle<()>> {
     for number in 0..operators {
