@@ -1,7 +1,6 @@
 //! The queue's own connections.
 
 use std::io;
-use std::slice;
 
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row as _};
@@ -44,22 +43,13 @@ impl Connections {
         self.0.application()
     }
 
-    /// Runs a statement in a transaction of its own, in one round trip, and returns its rows.
-    pub(super) async fn run(&self, statement: &Statement) -> Result<Vec<PgRow>, sqlx::Error> {
-        let answers = self.run_all(slice::from_ref(statement)).await?;
-        Ok(answers.into_iter().next().unwrap_or_default())
-    }
-
-    /// Runs statements of different names in one transaction and one round trip, and returns the rows of each.
+    /// Runs a statement in a transaction of its own, in one round trip, and returns its rows. Each begins with the name of the
+    /// statement.
     ///
-    /// If the connection turns out to be broken before the server has answered, the statements are repeated, although
-    /// they may have taken effect.
-    pub(super) async fn run_all(
-        &self,
-        statements: &[Statement],
-    ) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
-        let permit = self.0.permit().await?;
-        self.repeat(permit, statements).await.map_err(redacted)
+    /// If the connection turns out to be broken before the server has answered, the statement is repeated, although it may have
+    /// taken effect.
+    pub(super) async fn run(&self, statement: &Statement) -> Result<Vec<PgRow>, sqlx::Error> {
+        self.repeat(self.0.permit().await?, statement).await
     }
 
     /// Runs a statement that is made when there is a connection for it. It is served although others give up waiting.
@@ -67,8 +57,8 @@ impl Connections {
         &self,
         statement: impl FnOnce() -> Statement,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
-        self.run_with(self.0.patient_permit().await?, statement)
-            .await
+        let permit = self.0.patient_permit().await?;
+        self.repeat(permit, &statement()).await
     }
 
     /// The same on the connection that is reserved for heartbeats.
@@ -76,18 +66,8 @@ impl Connections {
         &self,
         statement: impl FnOnce() -> Statement,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
-        self.run_with(self.0.reserved_permit().await?, statement)
-            .await
-    }
-
-    async fn run_with(
-        &self,
-        permit: Permit,
-        statement: impl FnOnce() -> Statement,
-    ) -> Result<Vec<PgRow>, sqlx::Error> {
-        let answers = self.repeat(permit, &[statement()]).await;
-        let answers = answers.map_err(redacted)?;
-        Ok(answers.into_iter().next().unwrap_or_default())
+        let permit = self.0.reserved_permit().await?;
+        self.repeat(permit, &statement()).await
     }
 
     /// Runs a statement with bodies as its parameter.
@@ -157,51 +137,45 @@ impl Connections {
         // An idle connection may be broken. It makes room for the new one.
         drop(self.0.take_idle(&permit));
         let connection = self.0.open(&mut permit).await?;
-        let statements = slice::from_ref(statement);
-        let answers = self.run_on(&mut permit, connection, statements).await;
-        let answers = answers.map_err(redacted)?;
-        Ok(answers.into_iter().next().unwrap_or_default())
+        let rows = self.run_on(&mut permit, connection, statement).await;
+        rows.map_err(redacted)
     }
 
     async fn repeat(
         &self,
         mut permit: Permit,
-        statements: &[Statement],
-    ) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
+        statement: &Statement,
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
         // The server or a pooler may have closed each of the idle connections.
         while let Some(connection) = self.0.take_idle(&permit) {
-            match self.run_on(&mut permit, connection, statements).await {
+            match self.run_on(&mut permit, connection, statement).await {
                 Err(error) if is_of_connection(&error) => {}
-                answers => return answers,
+                rows => return rows.map_err(redacted),
             }
         }
-        let connection = self.0.open(&mut permit).await?;
-        self.run_on(&mut permit, connection, statements).await
+        let connection = self.0.open(&mut permit).await.map_err(redacted)?;
+        let rows = self.run_on(&mut permit, connection, statement).await;
+        rows.map_err(redacted)
     }
 
-    /// Runs the statements, and keeps the connection if it can be used again.
+    /// Runs the statement, and keeps the connection if it can be used again.
     async fn run_on(
         &self,
         permit: &mut Permit,
         connection: OwnConnection,
-        statements: &[Statement],
-    ) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
-        let limit = statements.iter().filter_map(|it| it.limit).min();
-        let mut sql = format!("{PREFIX};\n{}", connection.limits.of_statements(limit));
-        for statement in statements {
-            sql += ";\n";
-            sql += &statement.text();
-        }
-        sql += ";\n";
-        sql += &connection.limits.of_constraints(limit);
+        statement: &Statement,
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
+        let limit = connection.limits.of_statements(statement.limit);
+        let constraints = connection.limits.of_constraints(statement.limit);
+        let sql = format!("{PREFIX};\n{limit};\n{};\n{constraints}", statement.text());
         let connection = &mut permit.use_connection(connection).inner;
         let run = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection);
-        let answers = match timeout(TIMEOUT, run).await {
-            Ok(rows) => rows.and_then(|rows| by_statement(rows, statements)),
+        let rows = match timeout(TIMEOUT, run).await {
+            Ok(rows) => rows.and_then(|rows| of_statement(statement.name, rows)),
             Err(_) => Err(self.timed_out()),
         };
         if let Some(mut connection) = permit.take_back() {
-            let is_usable = match &answers {
+            let is_usable = match &rows {
                 Err(error) => self.is_usable_after(error, &mut connection).await,
                 Ok(_) => true,
             };
@@ -209,7 +183,7 @@ impl Connections {
                 self.0.keep(connection);
             }
         }
-        answers
+        rows
     }
 
     fn timed_out(&self) -> sqlx::Error {
@@ -228,21 +202,14 @@ impl Connections {
     }
 }
 
-/// Returns the rows of each statement. Each row begins with the name of its statement.
-fn by_statement(
-    rows: Vec<PgRow>,
-    statements: &[Statement],
-) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
-    let mut answers: Vec<Vec<PgRow>> = statements.iter().map(|_| Vec::new()).collect();
-    for row in rows {
-        let name: &str = row.try_get(0)?;
-        let statement = statements
-            .iter()
-            .position(|statement| statement.name == name);
-        let statement = statement.ok_or(UnexpectedAnswer(statements[0].name))?;
-        answers[statement].push(row);
+/// Checks that each row begins with the name of its statement.
+fn of_statement(name: &'static str, rows: Vec<PgRow>) -> Result<Vec<PgRow>, sqlx::Error> {
+    // The first column of another statement can have another type.
+    let is_its_own = |row: &PgRow| row.try_get::<&str, _>(0).is_ok_and(|found| found == name);
+    if rows.iter().all(is_its_own) {
+        return Ok(rows);
     }
-    Ok(answers)
+    Err(UnexpectedAnswer(name).into())
 }
 
 /// Returns whether the connection was broken, so that another one may work.
