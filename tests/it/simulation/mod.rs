@@ -20,7 +20,7 @@ use broken::Broken;
 use plan::Plan;
 use world::World;
 
-/// The number of seeds unless `MX_SIMULATION_SEEDS` sets it: `.ci/run` tries 1,000.
+/// The number of seeds unless `MX_SIMULATION_SEEDS` sets it.
 const SEEDS: u64 = 1_000;
 
 /// A run with a ledger that outlives the process takes longer, so only one of so many seeds is tried.
