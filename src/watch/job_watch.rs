@@ -132,6 +132,9 @@ impl JobWatch {
     /// Put it outside of a [`DedupeLayer`](crate::DedupeLayer), so that duplicates are heard too, and inside of an
     /// `AcknowledgeFirstLayer`. If the store cannot record an event, the delivery is answered 503,
     /// and MX delivers it again.
+    ///
+    /// In a worker of a `JobQueue`, the store is asked again for half a minute. Then the try has failed, although the callback has
+    /// succeeded: the event runs again.
     #[must_use]
     pub fn layer(&self) -> WatchLayer {
         WatchLayer::new(self.clone())

@@ -3,15 +3,22 @@
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use pin_project_lite::pin_project;
+use tokio::time::sleep;
 use tower::{BoxError, Layer, Service};
 
 use super::heard::SettledEvent;
 use super::job_watch::{JobWatch, unavailable};
 use crate::callback::{JobFuture, poll_ready};
 use crate::error::{Error, Receipt};
-use crate::event::JobEvent;
+use crate::event::{JobEvent, Source};
+
+/// How often a worker of a queue records an event again that its store could not record, and after what pause, which doubles. The
+/// callback would run again otherwise, and no sender waits for it.
+const REPEATS: u32 = 5;
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A layer that hears of every event that is settled: see [`JobWatch::layer`].
 #[derive(Clone, Debug)]
@@ -61,10 +68,15 @@ where
 
     fn call(&mut self, event: JobEvent) -> Self::Future {
         let settled = SettledEvent::of(&event).map(|settled| (self.watch.clone(), settled));
+        let repeats = match event.source() {
+            Source::Queue => REPEATS,
+            _ => 0,
+        };
         WatchFuture {
             step: Step::Calling {
                 calling: self.inner.call(event),
                 settled,
+                repeats,
             },
         }
     }
@@ -90,6 +102,7 @@ pin_project! {
             calling: F,
             // `None` if an application cannot wait for this status.
             settled: Option<(JobWatch, SettledEvent)>,
+            repeats: u32,
         },
         // Boxed, because most events are of jobs that are not expected.
         Hearing { hearing: JobFuture },
@@ -108,7 +121,11 @@ where
         let mut step = self.project().step;
         let hearing = match step.as_mut().project() {
             StepProjection::Hearing { hearing } => return Pin::new(hearing).poll(context),
-            StepProjection::Calling { calling, settled } => {
+            StepProjection::Calling {
+                calling,
+                settled,
+                repeats,
+            } => {
                 let outcome = ready!(calling.poll(context));
                 let receipt = outcome.map_err(|error| Error::from(error.into()))?.into();
                 let settled = settled.take().filter(|_| is_settled(receipt));
@@ -118,7 +135,7 @@ where
                 let Some(settled) = watch.record_unexpected(settled)? else {
                     return Poll::Ready(Ok(receipt));
                 };
-                JobFuture::new(hear(watch, settled, receipt))
+                JobFuture::new(hear(watch, settled, *repeats, receipt))
             }
         };
         step.set(Step::Hearing { hearing });
@@ -129,9 +146,22 @@ where
     }
 }
 
-async fn hear(watch: JobWatch, settled: SettledEvent, receipt: Receipt) -> Result<Receipt, Error> {
+async fn hear(
+    watch: JobWatch,
+    settled: SettledEvent,
+    repeats: u32,
+    receipt: Receipt,
+) -> Result<Receipt, Error> {
     let heard = settled.heard();
     let heard = heard.ok_or_else(|| unavailable("the body cannot be decoded again"))?;
+    let mut pause = FIRST_PAUSE;
+    for _ in 0..repeats {
+        if watch.hear(&heard).await.is_ok() {
+            return Ok(receipt);
+        }
+        sleep(pause).await;
+        pause *= 2;
+    }
     watch.hear(&heard).await?;
     Ok(receipt)
 }

@@ -117,3 +117,35 @@ async fn the_failsafe_hears_of_an_event_that_was_handled_before() {
     assert!(heard.unwrap().is_some());
     assert_eq!(log.entries().len(), 1);
 }
+
+/// `JobWatch::layer`: "In a worker of a `JobQueue`, the store is asked again for half a minute." Its table is away when the callback
+/// succeeds, which must not run again because of that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_callback_does_not_run_again_because_the_watch_was_away() {
+    let fixture = Fixture::new().await;
+    let store = PostgresWatchStore::new(fixture.pool.clone());
+    store.create_table().await.unwrap();
+    let watch = JobWatch::new(store);
+    let expected = watch.expect(&"JOB-1".parse().unwrap()).await.unwrap();
+    let rename = async |from: &str, to: &str| {
+        let sql = format!("ALTER TABLE {from} RENAME TO {to}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+            .execute(&fixture.pool)
+            .await
+            .unwrap();
+    };
+    let table = "mx_job_webhook_watch";
+    rename(table, "away").await;
+    fixture.store(completed("JOB-1")).await;
+    let log = Log::default();
+    let worker = Running::start(quick(&fixture.queue, watch.layer().layer(logging(&log))));
+    sleep(Duration::from_secs(4)).await;
+    assert_eq!(fixture.rows("status = 'Running'").await, 1);
+    rename("away", table).await;
+    let heard = timeout(PATIENCE, expected.within(PATIENCE)).await.unwrap();
+    assert!(matches!(heard, Ok(Some(_))), "{heard:?}");
+    fixture.until(1, "status = 'Done'").await;
+    assert_eq!(log.entries(), ["JOB-1"]);
+    worker.end().await;
+}
