@@ -7,8 +7,8 @@ use super::{Error, MAX_CAUSES};
 use crate::util::catch_panic::catch;
 use crate::util::one_line::OneLine;
 
-/// Writes `: ` and the text of each cause, on one line. A cause that says the same as the one before is
-/// left out, because some errors print their cause too.
+/// Writes `: ` and the text of each cause, on one line. A cause with which the one before ends is left out, because some
+/// errors print their cause too.
 ///
 /// The causes are the application's. If one panics or cannot be printed, the chain ends before it.
 ///
@@ -28,7 +28,8 @@ pub(super) fn write_causes(
         if !matches!(printed, Ok(Ok(()))) {
             break;
         }
-        if text != last {
+        let before = last.strip_suffix(&*text);
+        if !before.is_some_and(|before| before.is_empty() || before.ends_with(": ")) {
             write!(f, ": {text}")?;
         }
         // What a body or a check of credentials says could repeat them.
@@ -95,6 +96,14 @@ mod tests {
             Some(Cause("the same", Some("other".into())).into()),
         );
         assert_eq!(of(twice.into()), "the callback failed: the same: other");
+        let with_its_cause = Cause(
+            "of the database: no table",
+            Some(Cause("no table", Some("table".into())).into()),
+        );
+        assert_eq!(
+            of(with_its_cause.into()),
+            "the callback failed: of the database: no table: table"
+        );
         for last in ["panics", "fails"] {
             let chain = Cause("first", Some(Cause(last, None).into()));
             assert_eq!(of(chain.into()), "the callback failed: first");
