@@ -27,6 +27,8 @@ pub use iso_8601::ParseTimestampError;
 /// The features `jiff`, `chrono` and `time` add conversions from and to the types of those crates.
 /// [`to_system_time`](Self::to_system_time) needs no feature.
 ///
+/// `Display` prints ISO 8601 in UTC, which `FromStr` reads back. Outside of the years 0 to 9999 it prints a decimal number of seconds.
+///
 /// `FromStr` reads dates such as `2016-08-15T17:13:35+00:00`, with an offset and with at most nine
 /// digits after a point.
 ///
@@ -47,6 +49,7 @@ pub use iso_8601::ParseTimestampError;
 ///
 /// let finished = Timestamp::from_unix_seconds(1_471_281_215);
 /// assert_eq!(finished, "2016-08-15T17:13:35Z".parse()?);
+/// assert_eq!(finished.to_string(), "2016-08-15T17:13:35Z");
 /// assert_eq!(finished.to_system_time(), Some(UNIX_EPOCH + Duration::from_secs(1_471_281_215)));
 /// # Ok::<(), mx_job_webhook::job::ParseTimestampError>(())
 /// ```
@@ -130,6 +133,15 @@ impl Timestamp {
     }
 }
 
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match iso_8601::to_utc(*self) {
+            Some(moment) => write!(f, "{moment}Z"),
+            None => write!(f, "{}", self.decimal()),
+        }
+    }
+}
+
 /// Prints a decimal number of seconds.
 impl fmt::Debug for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -183,6 +195,30 @@ mod tests {
         }
         for seconds in [i64::MIN, i64::MAX] {
             let _ = Timestamp::new(seconds, 999_999_999).to_system_time();
+        }
+    }
+
+    #[test]
+    fn is_printed_as_a_date_that_is_read_back() {
+        for (seconds, nanos, printed) in [
+            (0, 0, "1970-01-01T00:00:00Z"),
+            (1_471_281_215, 999_000_000, "2016-08-15T17:13:35.999Z"),
+            (-2, 500_000_000, "1969-12-31T23:59:58.5Z"),
+            (
+                253_402_300_799,
+                999_999_999,
+                "9999-12-31T23:59:59.999999999Z",
+            ),
+        ] {
+            let moment = Timestamp::new(seconds, nanos);
+            assert_eq!(moment.to_string(), printed);
+            assert_eq!(printed.parse(), Ok(moment));
+        }
+        for (seconds, printed) in [
+            (253_402_300_800, "253402300800"),
+            (i64::MIN, "-9223372036854775808"),
+        ] {
+            assert_eq!(Timestamp::from_unix_seconds(seconds).to_string(), printed);
         }
     }
 
