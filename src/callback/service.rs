@@ -22,7 +22,8 @@ use crate::util::catch_panic::{CatchDrop, CatchPanic, Panicked, catch};
     note = "required: `Service<JobEvent>`, with a response of `Receipt` or `()`, an error that is \
             `Into<Box<dyn Error + Send + Sync>>`, and a future that is `Send + 'static`",
     note = "a layer is not a service, apply it to the router: `ServiceBuilder::new().layer(DedupeLayer::new(ledger)).service(jobs)`",
-    note = "a `JobRouterBuilder` has to be finished: `JobRouter::with_state(app).on_completed(completed).build()`"
+    note = "a `JobRouterBuilder` has to be finished: `JobRouter::with_state(app).on_completed(completed).build()`",
+    note = "a `JobQueue` stores events with `queue.enqueue()`"
 )]
 pub trait EventService:
     Service<JobEvent, Response: Into<Receipt>, Error: Into<BoxError>, Future: Send + 'static>
@@ -53,6 +54,7 @@ impl<S> EventService for S where
             that is `Into<Box<dyn Error + Send + Sync>>`, and a future that is `Send + 'static`",
     note = "a layer is not a service, apply it to the router: `ServiceBuilder::new().layer(DedupeLayer::new(ledger)).service(jobs)`",
     note = "a `JobRouterBuilder` has to be finished: `JobRouter::with_state(app).on_completed(completed).build()`",
+    note = "a `JobQueue` stores events with `queue.enqueue()`",
     note = "`RateLimit` is not `Clone`: write `ServiceBuilder::new().buffer(n).rate_limit(…).service(jobs)`",
     note = "`BoxCloneService` is not `Sync`: use `BoxJobService`"
 )]

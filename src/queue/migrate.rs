@@ -165,6 +165,9 @@ async fn apply(
                 .into(),
         ));
     }
+    // They create only what is missing, and sqlx logs what the server notices about the rest.
+    const QUIETLY: &str = "SET LOCAL client_min_messages = 'warning'";
+    execute(QUIETLY.to_owned(), transaction).await?;
     execute(history_table(), transaction).await?;
     let missing = PostgresStorage::migrations();
     let missing = missing
