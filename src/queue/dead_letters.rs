@@ -94,7 +94,8 @@ impl JobQueue {
         Ok(body.transpose()?.map(Bytes::from))
     }
 
-    /// Returns a dead letter to the queue, with as many tries as a new event. Returns whether there was one.
+    /// Returns a dead letter to the queue, with as many tries as a new event. Returns whether there was one of this
+    /// [`Letter::name`](crate::dead_letters::Letter::name), which is not the job's guid.
     ///
     /// The number of the [`Try`](super::Try) continues. A worker runs the event as soon as it can, and if it succeeds, the
     /// letter is gone. A second call changes nothing, and returns `false`.

@@ -1,7 +1,7 @@
 //! Durable work: events are stored in a queue in Postgres, and workers run their callbacks.
 //!
-//! Use it if callbacks take longer than a sender waits, which is about a minute for MX, or if failed events have to be
-//! seen and run again. A delivery is answered 204 once its event is stored. Workers then run the same
+//! Use it if callbacks take longer than a sender waits, or if failed events have to be seen and run again. MX does not publish
+//! how long it waits; many proxies wait for a minute. A delivery is answered 204 once its event is stored. Workers then run the same
 //! `Service<JobEvent>` that would otherwise be mounted, in the same process or in others. The guide
 //! [`durable_work`](crate::guide::durable_work) says how to run, watch and repair a queue.
 //!
@@ -84,8 +84,8 @@ const CONNECTIONS: u32 = 4;
 ///
 /// The queue has **connections of its own**, at most four by default, in addition to those of the pool. It therefore
 /// works even if callbacks hold all connections of the pool. It opens them as the pool does, with the same options and
-/// `after_connect`. It works through `PgBouncer` in session and transaction mode. Each statement is one round trip and may take
-/// five seconds.
+/// `after_connect`. It works through `PgBouncer` in session and transaction mode. Each statement is one round trip. The server
+/// ends it after 3 s, and a call that has no answer after 5 s fails.
 ///
 /// Dead letters that are no event have two more connections. Only [`migrate`](Self::migrate) uses the pool.
 ///
