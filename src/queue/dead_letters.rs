@@ -121,6 +121,23 @@ impl JobQueue {
         replayed.map_err(ReplayError::database)
     }
 
+    /// Ends the pause of an event that has failed and has tries left, so that a worker runs it as soon as it can. Returns whether it
+    /// paused.
+    ///
+    /// Its name is the text of its [`EventName`](crate::ledger::EventName), as in the guide's
+    /// [SQL](crate::guide::durable_work#how-to-look).
+    ///
+    /// # Errors
+    ///
+    /// The database's error.
+    pub async fn run_now(&self, name: &str) -> Result<bool, sqlx::Error> {
+        let Some(values) = self.key_values(name) else {
+            return Ok(false);
+        };
+        let run_now = Statement::new("run_now", include_str!("sql/run_now.sql"), &values.values());
+        self.changed(&run_now).await
+    }
+
     /// Returns all dead letters that match to the queue, in the order in which they failed.
     ///
     /// Letters that fail while this runs stay. The filter's limit and cursor are those of a page, and are ignored. The

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 
 use mx_job_webhook::dead_letters::{LetterFilter, LetterKind, PostgresDeadLetters};
+use mx_job_webhook::ledger::EventName;
 use mx_job_webhook::queue::{JobQueue, Try};
 use mx_job_webhook::{
     Background, Credentials, JobEvent, JobRouter, JobWebhook, Permanent, Receipt, Status,
@@ -148,6 +149,32 @@ async fn a_replayed_event_has_fresh_tries() {
         (4, &*name)
     );
     assert_eq!(log.entries(), ["JOB-1 1", "JOB-1 2", "JOB-1 3", "JOB-1 4"]);
+    worker.end().await;
+}
+
+/// `JobQueue::run_now`: "Ends the pause of an event that has failed and has tries left […]. Returns whether it paused."
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_event_that_pauses_can_be_run_at_once() {
+    let fixture = Fixture::new().await;
+    let (log, is_mended) = (Log::default(), Arc::default());
+    let an_hour = Duration::from_secs(60 * 60);
+    let worker = quick(&fixture.queue, faulty(&log, &is_mended)).with_backoff(an_hour, an_hour);
+    let worker = Running::start(worker.with_tries(2));
+    fixture.store(completed("JOB-1")).await;
+    fixture.until(1, "status = 'Failed' AND attempts = 1").await;
+    let name = EventName::of(&completed("JOB-1")).to_string();
+    assert!(!fixture.queue.run_now("JOB-2 COMPLETED -").await.unwrap());
+    assert!(!fixture.queue.replay(&name).await.unwrap());
+    assert!(fixture.queue.run_now(&name).await.unwrap());
+    fixture.until(1, "status = 'Failed' AND attempts = 2").await;
+    // A dead letter does not pause, nor does an event that is handled.
+    assert!(!fixture.queue.run_now(&name).await.unwrap());
+    is_mended.store(true, Ordering::Relaxed);
+    assert!(fixture.queue.replay(&name).await.unwrap());
+    fixture.until(1, "status = 'Done'").await;
+    assert!(!fixture.queue.run_now(&name).await.unwrap());
+    assert_eq!(log.entries(), ["JOB-1 1", "JOB-1 2", "JOB-1 3"]);
     worker.end().await;
 }
 

@@ -230,6 +230,7 @@ impl Filled {
         }
         queue.discard("NEW-0 COMPLETED 1").await.unwrap();
         queue.replay("NEW-0 COMPLETED 1").await.unwrap();
+        queue.run_now("NEW-0 COMPLETED 1").await.unwrap();
         let some = all().failed_since(ago(41)).failed_until(ago(40));
         queue.replay_all(&some).await.unwrap();
     }
@@ -386,6 +387,7 @@ async fn use_an_index(mix: &Mix, statistics: Statistics) {
         "prune_workers",
         "replay",
         "replay_all",
+        "run_now",
         "settle",
         "take_over",
     ] {
