@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::statement::Statement;
 use crate::util::postgres::own_connections::{OwnConnection, OwnConnections, Permit, TIMEOUT};
-use crate::util::postgres::{UnexpectedAnswer, has_sqlstate, is_fatal, redacted};
+use crate::util::postgres::{TOOK_TOO_LONG, UnexpectedAnswer, has_sqlstate, is_fatal, redacted};
 
 /// What precedes the statements of a message. Several statements in one message are one transaction, without `BEGIN`.
 ///
@@ -238,6 +238,21 @@ async fn is_primary(connection: &mut PgConnection) -> bool {
     let ask = sqlx::raw_sql("SELECT NOT pg_is_in_recovery()").fetch_one(connection);
     let answer = timeout(TIMEOUT, ask).await;
     answer.is_ok_and(|row| row.is_ok_and(|row| row.try_get(0).unwrap_or(false)))
+}
+
+/// Returns whether the server has ended the statement after its time, or has not answered.
+pub(super) fn took_too_long(error: &sqlx::Error) -> bool {
+    has_sqlstate(error, &[TOOK_TOO_LONG]) || is_unanswered(error)
+}
+
+/// Returns whether one row may be the cause that a worker's statement has failed. Some triggers cannot be interrupted, so that the
+/// server does not answer.
+pub(super) fn is_of_a_row(error: &sqlx::Error) -> bool {
+    is_of_an_item(error) || is_unanswered(error)
+}
+
+fn is_unanswered(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut)
 }
 
 /// Returns whether one item of a statement may be the cause: its data, a constraint, a limit, a lock, or a trigger of the

@@ -33,8 +33,8 @@ WITH next AS (
         max_attempts = CASE max_attempts WHEN 0 THEN attempts + $4 ELSE max_attempts END
     FROM sized WHERE jobs.id = sized.id AND before < $5
     RETURNING jobs.id, jobs.idempotency_key, jobs.attempts, jobs.max_attempts, jobs.job, jobs.lock_at,
-        jobs.last_result, place
+        jobs.lock_by, jobs.last_result, place
 )
 SELECT 'fetch', id, idempotency_key, attempts, max_attempts, job,
-    (extract(epoch FROM lock_at) * 1000000)::bigint, (last_result ->> 'before')::int
+    (extract(epoch FROM lock_at) * 1000000)::bigint, (last_result ->> 'before')::int, lock_by IS NOT DISTINCT FROM $2
 FROM taken ORDER BY place

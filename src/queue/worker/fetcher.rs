@@ -16,10 +16,9 @@ use super::left_out::{Candidate, LeftOut, SLOW, SUSPECTS, Trial};
 use super::run::{Failing, INTERVAL_OF_FAILURES, Run};
 use super::running::FetchingGuard;
 use crate::callback::JobService;
-use crate::queue::connections::is_of_an_item;
+use crate::queue::connections::{is_of_a_row, took_too_long};
 use crate::queue::statement::{Statement, Value};
 use crate::util::later::later;
-use crate::util::postgres::{TOOK_TOO_LONG, has_sqlstate};
 use crate::util::random::jittered;
 
 /// How many events one statement takes at most.
@@ -137,7 +136,7 @@ impl<J: JobService> Fetcher<J> {
         match self.take(wanted, None).await {
             Ok(taken) => {
                 self.failing = None;
-                if start.elapsed() < SLOW {
+                if !taken.is_empty() && start.elapsed() < SLOW {
                     self.most_taken = (self.most_taken * 2).min(BATCH);
                 }
                 let bodies: usize = taken.iter().map(|attempt| attempt.body.len()).sum();
@@ -152,7 +151,7 @@ impl<J: JobService> Fetcher<J> {
                 self.start(taken);
             }
             // Several of them may be too slow for one statement.
-            Err(error) if wanted > 1 && has_sqlstate(&error, &[TOOK_TOO_LONG]) => {
+            Err(error) if wanted > 1 && took_too_long(&error) => {
                 self.most_taken = 1;
             }
             Err(error) if is_of_an_event(&error) && self.suspect_next().await => {}
@@ -173,7 +172,13 @@ impl<J: JobService> Fetcher<J> {
         {
             let start = Instant::now();
             match self.take(1, Some((&id, trial))).await {
-                Ok(taken) if taken.is_empty() => self.left_out.missing(&id),
+                Ok(taken) if taken.is_empty() => {
+                    if self.waits(&id).await? {
+                        self.left_out.locked(&id, start.elapsed());
+                    } else {
+                        self.left_out.forget(&id);
+                    }
+                }
                 Ok(taken) => {
                     self.left_out.accepted(&id, start.elapsed());
                     self.start(taken);
@@ -200,14 +205,13 @@ impl<J: JobService> Fetcher<J> {
         next.is_ok_and(|next| self.left_out.suspect(next))
     }
 
-    /// Returns whether a statement succeeds at once that takes no event, but needs the same tables. Otherwise no event is the cause of
-    /// a failure.
+    /// Returns whether a statement succeeds that takes no event, but needs the same tables. Otherwise no event is the cause of a
+    /// failure.
     async fn takes_none(&self) -> bool {
         let worker = [Value::Text(&self.run.name)];
         let worker = Statement::new("worker", include_str!("../sql/worker.sql"), &worker);
         let none = self.statement(0, None);
-        self.send(worker.within(Some(SLOW))).await.is_ok()
-            && self.send(none.within(Some(SLOW))).await.is_ok()
+        self.send(worker).await.is_ok() && self.send(none).await.is_ok()
     }
 
     /// Runs a statement. While many other calls wait for connections, the worker waits for longer than these.
@@ -223,14 +227,21 @@ impl<J: JobService> Fetcher<J> {
 
     /// Takes at most this many events, or only one that is left out.
     async fn take(
-        &self,
+        &mut self,
         wanted: usize,
         only: Option<(&str, Trial)>,
     ) -> Result<Vec<Attempt>, sqlx::Error> {
         if self.run.running.is_closed() {
             return Ok(Vec::new());
         }
-        let rows = self.send(self.statement(wanted, only)).await?;
+        let mut rows = self.send(self.statement(wanted, only)).await?;
+        rows.retain(|row| {
+            let is_taken = row.try_get(8).unwrap_or(false);
+            if !is_taken && let Ok(event) = candidate(row) {
+                self.left_out.unchanged(event);
+            }
+            is_taken
+        });
         // An event whose row cannot be read is unknown to this worker, which returns it later.
         Ok(rows
             .iter()
@@ -268,12 +279,18 @@ impl<J: JobService> Fetcher<J> {
         ];
         let next = Statement::new("next", include_str!("../sql/next.sql"), &values);
         let rows = self.send(next).await?;
-        let read = |row: &PgRow| {
-            let (id, name): (_, Option<String>) = (row.try_get(1)?, row.try_get(2)?);
-            let name = name.unwrap_or_default();
-            Ok(Candidate { id, name })
-        };
-        rows.iter().map(read).collect()
+        rows.iter().map(candidate).collect()
+    }
+
+    /// Returns whether the event still waits for a worker. If it could not be taken, another session has locked its row.
+    async fn waits(&self, id: &str) -> Result<bool, sqlx::Error> {
+        let waits = Statement::new(
+            "waits",
+            include_str!("../sql/waits.sql"),
+            &[Value::Text(id)],
+        );
+        let rows = self.send(waits).await?;
+        rows.first().map_or(Ok(false), |row| row.try_get(1))
     }
 
     fn start(&self, taken: Vec<Attempt>) {
@@ -285,13 +302,19 @@ impl<J: JobService> Fetcher<J> {
     }
 }
 
+fn candidate(row: &PgRow) -> Result<Candidate, sqlx::Error> {
+    let (id, name): (_, Option<String>) = (row.try_get(1)?, row.try_get(2)?);
+    let name = name.unwrap_or_default();
+    Ok(Candidate { id, name })
+}
+
 /// Returns whether the row of an event may be the cause. If the row of this worker was deleted, no event can be taken before
 /// the next heartbeat.
 fn is_of_an_event(error: &sqlx::Error) -> bool {
     let constraint = error
         .as_database_error()
         .and_then(|error| error.constraint());
-    is_of_an_item(error) && constraint != Some("fk_worker_lock_by")
+    is_of_a_row(error) && constraint != Some("fk_worker_lock_by")
 }
 
 #[cfg(test)]

@@ -42,12 +42,16 @@ pub(super) async fn beat_until_the_end<J>(run: Arc<Run<J>>) {
     until(ended, beat_forever(&run)).await;
 }
 
+/// How long the pause between heartbeats is at most. An idle connection lives for longer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
 async fn beat_forever<J>(run: &Run<J>) {
     let mut has_failed = false;
     let mut begun = Instant::now();
     loop {
         // A heartbeat that takes long does not delay the next one.
-        sleep_until(later(begun, run.worker.dead_after / 4)).await;
+        let pause = (run.worker.dead_after / 4).min(LONGEST_PAUSE);
+        sleep_until(later(begun, pause)).await;
         begun = Instant::now();
         while let Err(error) = beat(run).await {
             if !has_failed {

@@ -1,7 +1,7 @@
 //! Events that are tried by themselves, because the database may refuse to change their rows, or let the change wait: there is a
 //! constraint, a trigger or a lock of the application.
 
-use std::mem::{replace, take};
+use std::mem::take;
 use std::time::Duration;
 
 use sqlx::Error;
@@ -94,8 +94,8 @@ struct Event {
     candidate: Candidate,
     trial: Trial,
     again_at: Instant,
-    /// Whether it was not found when it was last tried: another worker tried it, or has it.
-    is_missing: bool,
+    /// How often in a row it was not found when it was tried. Another worker may have been trying it.
+    missed: u32,
 }
 
 impl LeftOut {
@@ -109,7 +109,7 @@ impl LeftOut {
                     candidate,
                     trial: Trial::First,
                     again_at,
-                    is_missing: false,
+                    missed: 0,
                 });
             }
         }
@@ -142,19 +142,38 @@ impl LeftOut {
     /// The database has not found this event. It is left out for as long as before, because another worker may be trying it, but
     /// no longer if it is not found then either.
     pub(super) fn missing(&mut self, id: &str) {
-        let Some(index) = self.events.iter().position(|it| it.candidate.id == id) else {
-            return;
-        };
-        let event = &mut self.events[index];
-        if replace(&mut event.is_missing, true) {
-            self.events.remove(index);
-            return;
+        let event = self.events.iter_mut().find(|it| it.candidate.id == id);
+        if event.is_some_and(|event| event.missed > 0) {
+            self.forget(id);
+        } else {
+            self.try_again_after(id, |_| jittered(SECOND_LIMIT));
         }
-        let pause = match event.trial {
-            Trial::Again(pause) => pause,
-            _ => SECOND_LIMIT,
+    }
+
+    /// Another session has locked the row of this event, which took this time to find out. It is left out for as long as before. One
+    /// that was not refused is tried soon, so that the order changes as little as possible.
+    pub(super) fn locked(&mut self, id: &str, took: Duration) {
+        self.spent += took;
+        let pause = |missed: u32| (FIRST_LIMIT * 2_u32.pow(missed.min(4))).min(SECOND_LIMIT);
+        self.try_again_after(id, pause);
+    }
+
+    /// `pause` is that of an event which was not refused, and was not found as often as this before.
+    fn try_again_after(&mut self, id: &str, pause: impl FnOnce(u32) -> Duration) {
+        let Some(event) = self.events.iter_mut().find(|it| it.candidate.id == id) else {
+            return;
         };
-        event.again_at = Instant::now() + jittered(pause);
+        let pause = match event.trial {
+            Trial::Again(pause) => jittered(pause),
+            _ => pause(event.missed),
+        };
+        event.missed = event.missed.saturating_add(1);
+        event.again_at = Instant::now() + pause;
+    }
+
+    /// The event is not left out any longer, because it is gone.
+    pub(super) fn forget(&mut self, id: &str) {
+        self.events.retain(|it| it.candidate.id != id);
     }
 
     /// The database has refused this event by itself, after this time.
@@ -165,7 +184,7 @@ impl LeftOut {
         };
         event.trial = event.trial.after(&error, FIRST_PAUSE, LONGEST_PAUSE);
         event.again_at = Instant::now();
-        event.is_missing = false;
+        event.missed = 0;
         if let Trial::Again(pause) = event.trial {
             // Several workers leave it out, and would wait for each other.
             event.again_at += jittered(pause);
@@ -173,6 +192,14 @@ impl LeftOut {
             let name = || (event.candidate.name.clone(), error);
             self.first_refused.get_or_insert_with(name);
         }
+    }
+
+    /// A statement has taken this event, but its row is as before: a trigger has kept it so.
+    pub(super) fn unchanged(&mut self, candidate: Candidate) {
+        let id = candidate.id.clone();
+        self.suspect(vec![candidate]);
+        let error = Error::Protocol("a trigger has kept the row as it was".to_owned());
+        self.refused(&id, error, Duration::ZERO);
     }
 
     /// Gives the others as much time as these have taken, and logs the first one that was refused.
@@ -272,6 +299,33 @@ mod tests {
             left_out.missing(id);
             assert!(!left_out.ids().contains(&id));
         }
+    }
+
+    /// They are tried again in their order, as soon as they can be free. Time for that is limited, as for others.
+    #[tokio::test(start_paused = true)]
+    async fn locked_events_are_tried_soon_until_they_are_free_or_gone() {
+        let mut left_out = LeftOut::default();
+        assert!(left_out.suspect(candidates(0..3)));
+        refuse(&mut left_out, "2");
+        for pause in [150, 300, 600, 1200, 1500, 1500].map(|pause| pause * ONE) {
+            for id in ["0", "1"] {
+                assert_eq!(left_out.due().unwrap().0, id);
+                left_out.locked(id, ONE);
+            }
+            assert_eq!(left_out.next_at(), Some(Instant::now() + pause));
+            advance(pause).await;
+        }
+        left_out.forget("0");
+        assert_eq!(left_out.due().unwrap().0, "1");
+        left_out.locked("1", TURN);
+        advance(FIRST_PAUSE).await;
+        assert!(left_out.due().is_none(), "it is the turn of the others");
+        left_out.locked("2", ONE);
+        let pause = left_out.events[1].again_at - Instant::now();
+        assert!(
+            FIRST_PAUSE / 2 <= pause && pause <= FIRST_PAUSE,
+            "{pause:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -108,7 +108,7 @@ impl<J> Worker<J> {
 
     /// Sets for how long a worker may be silent before others take its events over. Defaults to 30 s.
     ///
-    /// Workers send heartbeats four times as often. Use the same value for all workers of a queue. Shorter times than
+    /// Workers send heartbeats four times as often, and at least every 30 s. Use the same value for all workers of a queue. Shorter times than
     /// pauses of the machine or of the network let events run twice.
     ///
     /// # Panics

@@ -13,10 +13,10 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 use super::ended::{Ended, settle};
-use super::left_out::{SLOW, Trial};
+use super::left_out::Trial;
 use super::run::{Failing, Run};
 use crate::callback::JobService;
-use crate::queue::connections::is_of_an_item;
+use crate::queue::connections::is_of_a_row;
 
 /// How many tries one statement records at most.
 const BATCH: usize = 64;
@@ -151,7 +151,7 @@ impl<J: JobService> Recorder<J> {
                 self.failing = None;
                 self.recorded(due, &rows);
             }
-            Err(error) if is_of_an_item(&error) && self.records_none().await => {
+            Err(error) if is_of_a_row(&error) && self.records_none().await => {
                 self.refused(due, error);
             }
             Err(error) => {
@@ -161,9 +161,9 @@ impl<J: JobService> Recorder<J> {
         }
     }
 
-    /// Returns whether a statement succeeds at once that records no try. Otherwise no try is the cause of a failure.
+    /// Returns whether a statement succeeds that records no try. Otherwise no try is the cause of a failure.
     async fn records_none(&self) -> bool {
-        self.settle(&[], Some(SLOW)).await.is_ok()
+        self.settle(&[], None).await.is_ok()
     }
 
     async fn settle(

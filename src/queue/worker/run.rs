@@ -63,17 +63,24 @@ impl<J> Run<J> {
         *self.contact.lock().unwrap_or_else(PoisonError::into_inner) = contact;
     }
 
-    /// Logs that a part of the worker fails, once. During an outage, heartbeats fail too, and that is logged: the database must have
-    /// answered one since, and the part must have failed again after that.
+    /// Logs that a part of the worker fails, once. During an outage, heartbeats fail too, and that is logged. The database must
+    /// therefore have answered one since, the part must have failed again after that, and a further heartbeat must have been answered.
     pub(super) fn fails(&self, part: &mut Option<Failing>, error: sqlx::Error) {
         let now = Instant::now();
         let failing = part.get_or_insert(Failing {
             since: now,
+            answered: None,
             last: now,
+            failed_again: None,
             is_logged: false,
         });
         let answered = self.contact().answered();
-        let is_alone = answered.is_some_and(|at| failing.since < at && at < failing.last);
+        let is_alone = failing.failed_again.is_some_and(|at| answered > Some(at));
+        if failing.answered.is_some_and(|at| at < failing.last) {
+            failing.failed_again.get_or_insert(now);
+        }
+        let answered = answered.filter(|at| failing.since < *at);
+        failing.answered = failing.answered.or(answered);
         failing.last = now;
         if is_alone && !replace(&mut failing.is_logged, true) {
             observe::queue_failed(&self.worker.queue.name, &error.into());
@@ -84,7 +91,11 @@ impl<J> Run<J> {
 /// A part of a worker that fails.
 pub(super) struct Failing {
     since: Instant,
+    /// When a heartbeat was answered since.
+    answered: Option<Instant>,
     last: Instant,
+    /// When a statement has failed that began after this heartbeat.
+    failed_again: Option<Instant>,
     is_logged: bool,
 }
 

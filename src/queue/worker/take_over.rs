@@ -12,11 +12,10 @@ use super::left_out::{Candidate, LeftOut, SLOW, SUSPECTS, Trial};
 use super::run::{INTERVAL_OF_FAILURES, Run};
 use crate::ledger::lease::micros;
 use crate::observe;
-use crate::queue::connections::is_of_an_item;
+use crate::queue::connections::{is_of_a_row, took_too_long};
 use crate::queue::first;
 use crate::queue::statement::{Statement, Value};
 use crate::util::later::later;
-use crate::util::postgres::{TOOK_TOO_LONG, has_sqlstate};
 use crate::util::until::until;
 
 /// How many events one statement returns at most.
@@ -34,7 +33,7 @@ pub(super) struct TakeOver<J> {
 enum Lost<'a> {
     All,
     Only(&'a str, Trial),
-    /// None of them: it only says which they are. That succeeds at once, unless no event is the cause of a failure.
+    /// None of them: it only says which they are. That succeeds, unless no event is the cause of a failure.
     Name,
 }
 
@@ -96,10 +95,10 @@ impl<J> TakeOver<J> {
                     }
                 }
                 // Several of them may be too slow for one statement.
-                Err(error) if self.most_returned > 1 && has_sqlstate(&error, &[TOOK_TOO_LONG]) => {
+                Err(error) if self.most_returned > 1 && took_too_long(&error) => {
                     self.most_returned = 1;
                 }
-                Err(error) if is_of_an_item(&error) => {
+                Err(error) if is_of_a_row(&error) => {
                     // If no event is the cause, this fails too.
                     let lost = self.send(Lost::Name).await?.named;
                     if !self.left_out.suspect(lost) {
@@ -131,7 +130,7 @@ impl<J> TakeOver<J> {
                 Ok(answer) if answer.returned > 0 => self.left_out.accepted(&id, start.elapsed()),
                 Ok(answer) if answer.takes_over => self.left_out.missing(&id),
                 Ok(_) => return Ok(false),
-                Err(error) if is_of_an_item(&error) => {
+                Err(error) if is_of_a_row(&error) => {
                     if self.send(Lost::Name).await.is_err() {
                         self.left_out.acquit();
                         return Err(error);
@@ -153,9 +152,8 @@ impl<J> TakeOver<J> {
     async fn send(&self, lost: Lost<'_>) -> Result<Answer, sqlx::Error> {
         let Run { worker, name, .. } = &*self.run;
         let (only, limit) = match lost {
-            Lost::All => (None, None),
+            Lost::All | Lost::Name => (None, None),
             Lost::Only(id, trial) => (Some(id), trial.limit()),
-            Lost::Name => (None, Some(SLOW)),
         };
         let names = matches!(lost, Lost::Name);
         let most = if names { SUSPECTS } else { self.most_returned };

@@ -16,17 +16,22 @@ pub(crate) struct Limits {
     role: Option<Duration>,
     /// Whether the server has a `transaction_timeout` (Postgres 17). One that passes would end the session.
     has_transaction_timeout: bool,
+    /// How many sessions of the role have waited for a synchronous standby for longer than a statement may take.
+    pub(crate) hanging: i64,
 }
 
 impl Limits {
     pub(crate) async fn read(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
         const READ: &str = "SELECT (extract(epoch FROM current_setting('statement_timeout')::interval) * 1000)::bigint,
-            current_setting('transaction_timeout', true) IS NOT NULL";
+            current_setting('transaction_timeout', true) IS NOT NULL,
+            (SELECT count(*) FROM pg_stat_activity WHERE usename = current_user AND wait_event = 'SyncRep'
+                AND clock_timestamp() - query_start > interval '4.5 s')";
         let row = sqlx::raw_sql(READ).fetch_one(connection).await?;
         let role: i64 = row.try_get(0)?;
         Ok(Self {
             role: (role > 0).then(|| Duration::from_millis(role.unsigned_abs())),
             has_transaction_timeout: row.try_get(1)?,
+            hanging: row.try_get(2)?,
         })
     }
 
@@ -70,6 +75,7 @@ mod tests {
                 let limits = Limits {
                     role,
                     has_transaction_timeout,
+                    hanging: 0,
                 };
                 let set = limits.of_statements(limit);
                 let expected = format!("SET LOCAL statement_timeout = {statements}");

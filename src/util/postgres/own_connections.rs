@@ -17,6 +17,10 @@ use super::opener::Opener;
 /// How long waiting for a permit may take, and what runs on a connection.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How many sessions of the role may wait for a synchronous standby that is absent, before no further connections are opened. A
+/// session waits although its client has left, so that they would use up those of the server.
+const MOST_HANGING: i64 = 4;
+
 /// For how long a connection may be idle before it is closed.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -198,6 +202,10 @@ impl OwnConnections {
         let opened = self.connect().await;
         permit.is_connecting = false;
         let (inner, limits) = opened?;
+        if limits.hanging >= MOST_HANGING && !permit.is_reserved {
+            let error = io::Error::other("too many sessions wait for a synchronous standby");
+            return Err(error.into());
+        }
         Ok(OwnConnection {
             inner,
             limits,
@@ -241,10 +249,12 @@ impl OwnConnections {
     }
 
     /// Closes the idle connections. If one did not answer in time, the network may have forgotten all of them, and each
-    /// statement would find that out by itself.
+    /// statement would find that out by itself. A reserved one stays, because a full server may have no other.
     pub(crate) fn close_idle(&self) {
         let idle = take(&mut *self.idle());
-        drop(idle);
+        let (reserved, others): (Vec<_>, _) = idle.into_iter().partition(|it| it.is_reserved);
+        self.idle().extend(reserved);
+        drop(others);
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<OwnConnection>> {

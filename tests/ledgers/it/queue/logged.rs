@@ -287,3 +287,41 @@ async fn a_worker_that_can_record_nothing_logs_why() {
     worker.task.abort();
     assert!(lines.has(&["records-none"]), "no line for 10 s");
 }
+
+/// `observability`: "A worker has lines of its own: WARN if it cannot reach its queue". The table is locked for 40 s.
+async fn a_locked_table_is_logged(name: &'static str, dead_after: u64, lock: &str) -> usize {
+    let fixture = Fixture::new().await;
+    let lines = Lines::of_all_tests();
+    let queue = fixture.queue.clone().named(name);
+    store(&queue, completed("JOB-1")).await;
+    let mut transaction = fixture.pool.begin().await.unwrap();
+    let log = Log::default();
+    let worker = quick(&queue, logging(&log)).with_dead_after(Duration::from_secs(dead_after));
+    let worker = Running::start(worker);
+    until_logged(&log, 1).await;
+    sleep(Duration::from_secs(1)).await;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(lock.to_owned()))
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    sleep(Duration::from_secs(40)).await;
+    let found = lines.count(&["a worker waits for its queue", name]);
+    worker.task.abort();
+    transaction.rollback().await.unwrap();
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_whose_table_is_locked_says_so_however_often_it_reports() {
+    let lock = "LOCK TABLE apalis.jobs IN SHARE MODE";
+    let (two, eight, thirty) = tokio::join!(
+        a_locked_table_is_logged("locked-2", 2, lock),
+        a_locked_table_is_logged("locked-8", 8, lock),
+        a_locked_table_is_logged("locked-30", 30, lock),
+    );
+    assert!(
+        two > 0 && eight > 0 && thirty > 0,
+        "lines with dead_after of 2, 8, 30 s: {two}, {eight}, {thirty}"
+    );
+}

@@ -18,6 +18,7 @@ mod storm;
 mod tables;
 mod traffic;
 mod trying;
+mod unanswered;
 mod waits;
 mod watch;
 

@@ -384,3 +384,78 @@ async fn a_refused_event_keeps_no_other_one_while_the_connections_are_busy() {
     busy.iter().for_each(JoinHandle::abort);
     assert!(ran, "JOB-good did not run for a minute");
 }
+
+/// Guide: "Workers log an error, go on with the other events". A trigger of the statement takes 1.2 s, which is less than a statement
+/// may, beside an event that is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_refused_event_keeps_no_other_one_beside_a_slow_trigger_of_the_statement() {
+    let fixture = Fixture::new().await;
+    let lines = Lines::of_all_tests();
+    let queue = fixture.queue.clone().named("slow-statement");
+    store(&queue, completed("JOB-bad")).await;
+    store(&queue, completed("JOB-good")).await;
+    fixture.refuse_changes("JOB-bad %").await;
+    fixture
+        .execute(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+                 $f$ BEGIN PERFORM pg_sleep(1.2); RETURN NULL; END $f$;
+             CREATE TRIGGER slow BEFORE UPDATE OF lock_at ON apalis.jobs FOR EACH STATEMENT EXECUTE FUNCTION slow()",
+        )
+        .await;
+    let log = Log::default();
+    let worker = Running::start(quick(&queue, logging(&log)).with_dead_after(PATIENCE));
+    let ran = logged_within(&log, 1, 2 * PATIENCE).await;
+    worker.task.abort();
+    let blamed = lines.count(&["refuses to change their rows", "slow-statement"]);
+    assert!(ran, "JOB-good did not run for a minute; blamed {blamed}");
+}
+
+/// "After 30 s of silence, others take its events over." One is refused, and a trigger of the statement takes 1.2 s.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_refused_event_of_a_dead_worker_keeps_no_other_one_beside_a_slow_trigger_of_the_statement()
+ {
+    let fixture = Fixture::new().await;
+    orphans(&fixture, &["JOB-bad".to_owned(), "JOB-good".to_owned()]).await;
+    fixture.refuse_changes("JOB-bad %").await;
+    fixture
+        .execute(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+                 $f$ BEGIN PERFORM pg_sleep(1.2); RETURN NULL; END $f$;
+             CREATE TRIGGER slow BEFORE UPDATE OF done_at ON apalis.jobs FOR EACH STATEMENT EXECUTE FUNCTION slow()",
+        )
+        .await;
+    let log = Log::default();
+    let worker = Running::start(
+        quick(&fixture.queue, logging(&log)).with_dead_after(Duration::from_secs(8)),
+    );
+    let ran = logged_within(&log, 1, 2 * PATIENCE).await;
+    worker.task.abort();
+    assert!(ran, "JOB-good did not run for a minute");
+}
+
+/// Guide: "[A trigger] that returns `OLD` refuses the change". The callback must not run without being recorded.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_event_whose_row_is_frozen_waits() {
+    let fixture = Fixture::new().await;
+    let lines = Lines::of_all_tests();
+    let queue = fixture.queue.clone().named("frozen-row");
+    store(&queue, completed("JOB-bad")).await;
+    // It has failed once.
+    fixture
+        .execute(
+            "UPDATE apalis.jobs SET status = 'Failed', attempts = 1, max_attempts = 5, lock_at = now(), done_at = now();
+             CREATE FUNCTION frozen() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN RETURN OLD; END $f$;
+             CREATE TRIGGER frozen BEFORE UPDATE ON apalis.jobs FOR EACH ROW EXECUTE FUNCTION frozen()",
+        )
+        .await;
+    let log = Log::default();
+    let worker = Running::start(quick(&queue, logging(&log)));
+    sleep(Duration::from_secs(5)).await;
+    worker.task.abort();
+    assert!(log.entries().is_empty(), "{:?}", log.entries());
+    let blamed = lines.count(&["refuses to change their rows", "frozen-row", "JOB-bad"]);
+    assert_eq!(blamed, 1);
+}

@@ -412,3 +412,53 @@ async fn a_body_that_is_not_kept_takes_no_connection_of_a_pooler() {
         "{stored:?}, {open} sessions idle in transactions"
     );
 }
+
+/// Guide: "Order: events start in the order in which they were stored, several at a time." No trigger; a lock of the table such as that of a
+/// new index. The rows that come first are locked for a moment, as by the statement of another worker that fails, while this
+/// one asks which events come next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn events_that_were_locked_for_a_moment_after_a_lock_of_the_table_keep_their_order() {
+    let fixture = Fixture::new().await;
+    let log = Log::default();
+    for number in 0..150 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    let jobs = super::slow(&log, Duration::from_millis(100));
+    let worker = quick(&fixture.queue, jobs).with_dead_after(PATIENCE);
+    let worker = Running::start(worker.with_concurrency(1));
+    until_logged(&log, 2).await;
+    let mut transaction = fixture.pool.begin().await.unwrap();
+    sqlx::raw_sql(
+        "SELECT 1 FROM apalis.jobs WHERE status = 'Pending' ORDER BY run_at LIMIT 64 FOR UPDATE SKIP LOCKED;
+         SAVEPOINT before; LOCK TABLE apalis.jobs IN SHARE MODE",
+    )
+    .execute(&mut *transaction)
+    .await
+    .unwrap();
+    let asks = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+        AND query LIKE '%mx-job-webhook fetch%' AND query LIKE '%LIMIT 0::bigint%'";
+    let start = Instant::now();
+    while fixture.number(asks).await == 0 {
+        assert!(start.elapsed() < 2 * PATIENCE);
+        sleep(Duration::from_millis(10)).await;
+    }
+    let before = log.entries().len();
+    sqlx::raw_sql("ROLLBACK TO SAVEPOINT before")
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    until_logged(&log, before + 1).await;
+    transaction.rollback().await.unwrap();
+    let free = log.entries().len();
+    until_logged(&log, free + 10).await;
+    worker.task.abort();
+    let entries = log.entries();
+    let later = &entries[free + 1..free + 10];
+    let number = |entry: &String| entry["JOB-".len()..].parse::<usize>().unwrap();
+    let off = later.iter().filter(|entry| number(entry) > 66).count();
+    assert!(
+        off <= 2,
+        "{off} of 9 started before earlier ones that were free: {later:?}"
+    );
+}
