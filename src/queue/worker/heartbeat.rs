@@ -91,3 +91,24 @@ pub(super) async fn beat<J>(run: &Run<J>) -> Result<(), sqlx::Error> {
     });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_contact_is_as_long_as_there_was_no_gap() {
+        const SECOND: Duration = Duration::from_secs(1);
+        assert!(!Contact::default().is_as_long_as(Duration::ZERO));
+        let contact = Contact {
+            since: Some(Instant::now()),
+            ..Contact::default()
+        };
+        advance(SECOND - Duration::from_nanos(1)).await;
+        assert!(!contact.is_as_long_as(SECOND));
+        advance(Duration::from_nanos(1)).await;
+        assert!(contact.is_as_long_as(SECOND));
+    }
+}

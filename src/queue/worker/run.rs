@@ -63,26 +63,11 @@ impl<J> Run<J> {
         *self.contact.lock().unwrap_or_else(PoisonError::into_inner) = contact;
     }
 
-    /// Logs that a part of the worker fails, once. During an outage, heartbeats fail too, and that is logged. The database must
-    /// therefore have answered one since, the part must have failed again after that, and a further heartbeat must have been answered.
+    /// Logs that a part of the worker fails, once, unless heartbeats fail too: that is logged already.
     pub(super) fn fails(&self, part: &mut Option<Failing>, error: sqlx::Error) {
         let now = Instant::now();
-        let failing = part.get_or_insert(Failing {
-            since: now,
-            answered: None,
-            last: now,
-            failed_again: None,
-            is_logged: false,
-        });
-        let answered = self.contact().answered();
-        let is_alone = failing.failed_again.is_some_and(|at| answered > Some(at));
-        if failing.answered.is_some_and(|at| at < failing.last) {
-            failing.failed_again.get_or_insert(now);
-        }
-        let answered = answered.filter(|at| failing.since < *at);
-        failing.answered = failing.answered.or(answered);
-        failing.last = now;
-        if is_alone && !replace(&mut failing.is_logged, true) {
+        let failing = part.get_or_insert(Failing::since(now));
+        if failing.again(now, self.contact().answered()) {
             observe::queue_failed(&self.worker.queue.name, &error.into());
         }
     }
@@ -97,6 +82,33 @@ pub(super) struct Failing {
     /// When a statement has failed that began after this heartbeat.
     failed_again: Option<Instant>,
     is_logged: bool,
+}
+
+impl Failing {
+    fn since(now: Instant) -> Self {
+        Self {
+            since: now,
+            answered: None,
+            last: now,
+            failed_again: None,
+            is_logged: false,
+        }
+    }
+
+    /// Notes that it fails, and when the last heartbeat was answered. Returns whether to log that.
+    ///
+    /// It is no outage if a heartbeat was answered since, a statement that began after that has failed, and a further heartbeat was
+    /// answered.
+    fn again(&mut self, now: Instant, answered: Option<Instant>) -> bool {
+        let is_alone = self.failed_again.is_some_and(|at| answered > Some(at));
+        if self.answered.is_some_and(|at| at < self.last) {
+            self.failed_again.get_or_insert(now);
+        }
+        let answered = answered.filter(|at| self.since < *at);
+        self.answered = self.answered.or(answered);
+        self.last = now;
+        is_alone && !replace(&mut self.is_logged, true)
+    }
 }
 
 /// Ends a worker, also if its future is dropped, or one of its tasks panics.
@@ -190,6 +202,39 @@ fn is_of_tables(error: &sqlx::Error) -> bool {
 mod tests {
     use super::*;
     use crate::util::postgres::tests::Refused;
+
+    /// Returns when a failure is logged, for failures at these times and heartbeats that are answered at these.
+    fn logged(failures: &[u64], heartbeats: &[u64]) -> Vec<u64> {
+        let start = Instant::now();
+        let at = |time: u64| start + Duration::from_secs(time);
+        let mut failing = Failing::since(at(failures[0]));
+        let mut logged = Vec::new();
+        for time in failures {
+            let answered = heartbeats.iter().rfind(|it| *it <= time);
+            if failing.again(at(*time), answered.map(|it| at(*it))) {
+                logged.push(*time);
+            }
+        }
+        logged
+    }
+
+    #[test]
+    fn a_part_that_fails_is_logged_once_if_heartbeats_are_answered() {
+        let often: Vec<u64> = (0..40).collect();
+        // A lock of the table, for workers that report more often, as often, and less often.
+        assert_eq!(
+            logged(&[4, 8, 12, 16, 20, 24], &[3, 5, 7, 9, 11, 13, 15]),
+            [16]
+        );
+        assert_eq!(logged(&[4, 8, 12, 16, 20, 24], &[3, 7, 11, 15, 19]), [16]);
+        assert_eq!(logged(&often, &[0, 8, 16, 24]), [16]);
+        // An outage.
+        assert!(logged(&often, &[0]).is_empty());
+        // Two of them, and a recovery that the part has missed.
+        assert!(logged(&[4, 8, 12, 16, 20, 24], &[3, 10]).is_empty());
+        // The statement that failed last began before the database answered.
+        assert!(logged(&[4, 12], &[3, 10, 11]).is_empty());
+    }
 
     /// A worker that starts waits for a database that is down, but not for one that a person has to prepare.
     #[test]
