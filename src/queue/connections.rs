@@ -260,3 +260,26 @@ fn is_unanswered(error: &sqlx::Error) -> bool {
 pub(super) fn is_of_an_item(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some() && !is_fatal(error)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::util::postgres::tests::Refused;
+
+    #[test]
+    fn an_error_may_be_of_a_row_if_the_server_refuses_the_statement_or_does_not_answer() {
+        let refused = |code| sqlx::Error::Database(Box::new(Refused(code)));
+        let io = |kind: io::ErrorKind| sqlx::Error::Io(kind.into());
+        for (error, is_too_long, is_of_an_item_, is_of_a_row_) in [
+            (refused("23514"), false, true, true),
+            (refused(TOOK_TOO_LONG), true, true, true),
+            (io(io::ErrorKind::TimedOut), true, false, true),
+            (io(io::ErrorKind::ConnectionReset), false, false, false),
+            (sqlx::Error::PoolTimedOut, false, false, false),
+        ] {
+            assert_eq!(took_too_long(&error), is_too_long, "{error}");
+            assert_eq!(is_of_an_item(&error), is_of_an_item_, "{error}");
+            assert_eq!(is_of_a_row(&error), is_of_a_row_, "{error}");
+        }
+    }
+}

@@ -12,11 +12,12 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::attempt::Attempt;
-use super::left_out::{Candidate, LeftOut, SLOW, SUSPECTS, Trial};
+use super::batch::BatchSize;
+use super::left_out::{Candidate, LeftOut, SUSPECTS, Trial};
 use super::run::{Failing, INTERVAL_OF_FAILURES, Run};
 use super::running::FetchingGuard;
 use crate::callback::JobService;
-use crate::queue::connections::{is_of_a_row, took_too_long};
+use crate::queue::connections::is_of_a_row;
 use crate::queue::statement::{Statement, Value};
 use crate::util::later::later;
 use crate::util::random::jittered;
@@ -37,8 +38,7 @@ pub(super) struct Fetcher<J> {
     run: Arc<Run<J>>,
     /// When to look for events next, if none is stored by this process before.
     look_at: Instant,
-    /// How many events the next statement takes at most. Triggers of the application can make each of them slow.
-    most_taken: usize,
+    batch: BatchSize,
     left_out: LeftOut,
     failing: Option<Failing>,
     _fetching: FetchingGuard,
@@ -50,7 +50,7 @@ impl<J: JobService> Fetcher<J> {
             _fetching: run.running.start_fetching(),
             run,
             look_at: Instant::now(),
-            most_taken: BATCH,
+            batch: BatchSize::new(BATCH),
             left_out: LeftOut::default(),
             failing: None,
         }
@@ -128,7 +128,7 @@ impl<J: JobService> Fetcher<J> {
         if let Err(error) = self.try_left_out().await {
             return self.pause(error);
         }
-        let wanted = self.free().min(self.most_taken);
+        let wanted = self.free().min(self.batch.most());
         if wanted == 0 {
             return;
         }
@@ -136,8 +136,8 @@ impl<J: JobService> Fetcher<J> {
         match self.take(wanted, None).await {
             Ok(taken) => {
                 self.failing = None;
-                if !taken.is_empty() && start.elapsed() < SLOW {
-                    self.most_taken = (self.most_taken * 2).min(BATCH);
+                if !taken.is_empty() {
+                    self.batch.succeeded(start.elapsed());
                 }
                 let bodies: usize = taken.iter().map(|attempt| attempt.body.len()).sum();
                 if taken.len() < wanted && bodies < BODIES {
@@ -150,10 +150,7 @@ impl<J: JobService> Fetcher<J> {
                 }
                 self.start(taken);
             }
-            // Several of them may be too slow for one statement.
-            Err(error) if wanted > 1 && took_too_long(&error) => {
-                self.most_taken = 1;
-            }
+            Err(error) if self.batch.failed(wanted, &error) => {}
             Err(error) if is_of_an_event(&error) && self.suspect_next().await => {}
             Err(error) => self.pause(error),
         }

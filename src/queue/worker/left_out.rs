@@ -28,9 +28,6 @@ const TURN: Duration = FIRST_LIMIT;
 /// How many events one failure makes suspicious.
 pub(super) const SUSPECTS: usize = 64;
 
-/// A statement that takes longer for few events may have waited for another transaction. Others may wait for it too.
-pub(super) const SLOW: Duration = Duration::from_secs(1);
-
 /// An event that a statement would change.
 #[derive(Clone)]
 pub(super) struct Candidate {
@@ -385,11 +382,11 @@ mod tests {
         assert_eq!(left_out.next_at(), Some(Instant::now() + ONE));
         advance(ONE).await;
         assert_eq!(left_out.due().unwrap().0, "3");
-        left_out.accepted("3", SLOW);
+        left_out.accepted("3", SECOND_LIMIT);
         assert!(left_out.suspect(candidates(4..5)));
         assert!(left_out.due().is_none(), "a slow one has used it up");
         left_out.end_turn("jobs");
-        assert_eq!(left_out.next_at(), Some(Instant::now() + SLOW));
+        assert_eq!(left_out.next_at(), Some(Instant::now() + SECOND_LIMIT));
     }
 
     #[tokio::test(start_paused = true)]

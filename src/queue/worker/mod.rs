@@ -1,6 +1,7 @@
 //! The worker: it takes events from the queue, and runs their callbacks.
 
 mod attempt;
+mod batch;
 mod ended;
 mod fetcher;
 mod heartbeat;

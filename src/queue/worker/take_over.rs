@@ -7,12 +7,13 @@ use serde::de::DeserializeOwned;
 use sqlx::Row as _;
 use tokio::time::{Instant, sleep_until};
 
+use super::batch::BatchSize;
 use super::heartbeat::Contact;
-use super::left_out::{Candidate, LeftOut, SLOW, SUSPECTS, Trial};
+use super::left_out::{Candidate, LeftOut, SUSPECTS, Trial};
 use super::run::{INTERVAL_OF_FAILURES, Run};
 use crate::ledger::lease::micros;
 use crate::observe;
-use crate::queue::connections::{is_of_a_row, took_too_long};
+use crate::queue::connections::is_of_a_row;
 use crate::queue::first;
 use crate::queue::statement::{Statement, Value};
 use crate::util::later::later;
@@ -24,8 +25,7 @@ const BATCH: usize = 5_000;
 /// Returns the events that have lost their worker to the queue.
 pub(super) struct TakeOver<J> {
     run: Arc<Run<J>>,
-    /// How many events the next statement returns at most. Triggers of the application can make each of them slow.
-    most_returned: usize,
+    batch: BatchSize,
     left_out: LeftOut,
 }
 
@@ -48,7 +48,7 @@ impl<J> TakeOver<J> {
     pub(super) fn new(run: Arc<Run<J>>) -> Self {
         Self {
             run,
-            most_returned: BATCH,
+            batch: BatchSize::new(BATCH),
             left_out: LeftOut::default(),
         }
     }
@@ -83,21 +83,11 @@ impl<J> TakeOver<J> {
         let look_at = later(Instant::now(), self.run.worker.dead_after / 4);
         let takes_over = self.try_left_out().await?;
         loop {
-            let start = Instant::now();
+            let (start, most) = (Instant::now(), self.batch.most());
             match self.send(Lost::All).await {
-                Ok(answer) => {
-                    let is_full = answer.returned >= self.most_returned;
-                    if is_full && start.elapsed() < SLOW {
-                        self.most_returned = (self.most_returned * 2).min(BATCH);
-                    }
-                    if !is_full {
-                        break;
-                    }
-                }
-                // Several of them may be too slow for one statement.
-                Err(error) if self.most_returned > 1 && took_too_long(&error) => {
-                    self.most_returned = 1;
-                }
+                Ok(answer) if answer.returned < most => break,
+                Ok(_) => self.batch.succeeded(start.elapsed()),
+                Err(error) if self.batch.failed(most, &error) => {}
                 Err(error) if is_of_a_row(&error) => {
                     // If no event is the cause, this fails too.
                     let lost = self.send(Lost::Name).await?.named;
@@ -156,7 +146,7 @@ impl<J> TakeOver<J> {
             Lost::Only(id, trial) => (Some(id), trial.limit()),
         };
         let names = matches!(lost, Lost::Name);
-        let most = if names { SUSPECTS } else { self.most_returned };
+        let most = if names { SUSPECTS } else { self.batch.most() };
         let contact = self.run.contact();
         let takes_over = self.has_contact(contact);
         // An event that is taken while this waits for its connection must not look unknown.
