@@ -459,3 +459,39 @@ async fn an_event_whose_row_is_frozen_waits() {
     let blamed = lines.count(&["refuses to change their rows", "frozen-row", "JOB-bad"]);
     assert_eq!(blamed, 1);
 }
+
+/// Guide: "try it again after 15 to 30 s". An event that was refused is gone when it is tried again, and the cause is mended for another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_event_that_is_gone_keeps_no_other_one_from_being_taken_over() {
+    let fixture = Fixture::new().await;
+    let lines = Lines::of_all_tests();
+    let queue = fixture.queue.clone().named("gone");
+    let guids = ["JOB-gone", "JOB-kept"].map(str::to_owned);
+    orphans(&fixture, &guids).await;
+    fixture
+        .execute(
+            "UPDATE apalis.jobs SET job_type = 'gone'; UPDATE apalis.workers SET worker_type = 'gone'",
+        )
+        .await;
+    fixture.refuse_changes("JOB-%").await;
+    let log = Log::default();
+    let worker = quick(&queue, logging(&log)).with_dead_after(Duration::from_secs(1));
+    let worker = Running::start(worker);
+    let start = Instant::now();
+    while lines.count(&["refuses to change their rows", "\"gone\""]) == 0 {
+        assert!(start.elapsed() < PATIENCE);
+        sleep(Duration::from_millis(50)).await;
+    }
+    // Both have been tried.
+    sleep(Duration::from_secs(2)).await;
+    fixture
+        .execute(
+            "DELETE FROM apalis.jobs WHERE idempotency_key LIKE 'JOB-gone %';
+             ALTER TABLE apalis.jobs DROP CONSTRAINT refuse",
+        )
+        .await;
+    assert!(logged_within(&log, 1, 2 * PATIENCE).await);
+    assert_eq!(log.entries(), ["JOB-kept"]);
+    worker.end().await;
+}
