@@ -384,6 +384,33 @@ async fn a_locked_table_does_not_use_up_the_servers_connections_if_the_role_has_
     assert!(most <= 4, "{most} sessions");
 }
 
+/// Guide: "Statements of the queue end after 3 s, or after the role's `statement_timeout` if it is shorter." The table is locked.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_statement_ends_after_the_limit_of_its_role_if_that_is_shorter() {
+    let fixture = Fixture::new().await;
+    let options = fixture.database.options();
+    let (_, queue) = super::queue(options.options([("statement_timeout", "400ms")]));
+    let mut lock = fixture.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE apalis.jobs IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    for (queue, shortest) in [(&queue, 400), (&fixture.queue, 3_000)] {
+        let start = Instant::now();
+        let error = queue.counts().await.unwrap_err();
+        let code = error.as_database_error().unwrap().code().unwrap();
+        assert_eq!(code, "57014");
+        let took = start.elapsed();
+        let shortest = Duration::from_millis(shortest);
+        assert!(
+            shortest <= took && took < shortest + Duration::from_secs(2),
+            "{took:?}"
+        );
+    }
+    lock.rollback().await.unwrap();
+}
+
 /// `JobQueue`: "Dead letters that are no event have two more connections." Their table is locked, and the role has no
 /// `statement_timeout`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
