@@ -1,10 +1,13 @@
 //! Searches for the rows that wait, beside which others go on.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mx_job_webhook::dead_letters::LetterFilter;
 use mx_job_webhook::queue::JobQueue;
+use mx_job_webhook::{JobEvent, JobRouter};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
@@ -495,5 +498,38 @@ async fn events_that_are_gone_keep_no_other_one_from_being_taken_over() {
         .await;
     assert!(logged_within(&log, 1, 2 * PATIENCE).await);
     assert_eq!(log.entries(), ["JOB-kept"]);
+    worker.end().await;
+}
+
+/// `with_concurrency`: "Sets how many callbacks run at once". Events that were refused can be taken again, all at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn events_that_were_refused_run_one_after_the_other_on_a_worker_with_one_place() {
+    let fixture = Fixture::new().await;
+    for number in 0..4 {
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+    }
+    fixture.refuse_changes("JOB-%").await;
+    let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let log = Log::default();
+    let jobs = {
+        let (log, running, most) = (log.clone(), running.clone(), most.clone());
+        JobRouter::new().on_completed(move |event: JobEvent| {
+            let (log, running, most) = (log.clone(), running.clone(), most.clone());
+            async move {
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                sleep(Duration::from_millis(500)).await;
+                running.fetch_sub(1, Ordering::SeqCst);
+                log.push(event.guid.to_string());
+            }
+        })
+    };
+    let worker = Running::start(quick(&fixture.queue, jobs).with_concurrency(1));
+    sleep(Duration::from_secs(3)).await;
+    fixture
+        .execute("ALTER TABLE apalis.jobs DROP CONSTRAINT refuse")
+        .await;
+    assert!(logged_within(&log, 4, 2 * PATIENCE).await);
+    assert_eq!(most.load(Ordering::SeqCst), 1);
     worker.end().await;
 }
