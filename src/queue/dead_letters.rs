@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use sqlx::Row as _;
 
-use super::connections::is_of_an_item;
+use super::connections::is_of_a_row;
 use super::letter_rows::{Choice, KeyValues, read};
 use super::statement::{Statement, Value};
 use super::{JobQueue, first};
@@ -245,7 +245,7 @@ impl JobQueue {
         let mut total = Replayed::default();
         loop {
             let rows = match self.shared.connections.run_once(&replay).await {
-                Err(error) if is_of_an_item(&error) => {
+                Err(error) if is_of_a_row(&error) => {
                     // If no letter is the cause, a statement that replays none fails too.
                     let [queue, status, error, since, until] =
                         choice.values(&self.shared.name, Some(now));
@@ -308,7 +308,7 @@ impl JobQueue {
                     total.add(Replayed::of(has_changed.into(), 0));
                     self.shared.stored.notify_one();
                 }
-                Err(error) if is_of_an_item(&error) => total.add(Replayed::of(0, 1)),
+                Err(error) if is_of_a_row(&error) => total.add(Replayed::of(0, 1)),
                 Err(error) => return Err(error),
             }
         }

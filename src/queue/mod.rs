@@ -58,9 +58,9 @@ use tokio::sync::Notify;
 use crate::dead_letters::PostgresDeadLetters;
 pub use crate::event::tried::Try;
 use crate::ledger::lease::micros;
-use crate::util::postgres::{TOOK_TOO_LONG, UnexpectedAnswer, has_sqlstate};
+use crate::util::postgres::UnexpectedAnswer;
 use batches::{BATCH, Batches};
-use connections::Connections;
+use connections::{Connections, took_too_long};
 pub use enqueue::Enqueue;
 use statement::{Statement, Value};
 pub use worker::Worker;
@@ -228,7 +228,7 @@ impl JobQueue {
             let prune = Statement::new("prune", include_str!("sql/prune.sql"), &values);
             match connections.run_once(&prune).await {
                 // Triggers of the application can make each row slow.
-                Err(error) if batch > 1 && has_sqlstate(&error, &[TOOK_TOO_LONG]) => {
+                Err(error) if batch > 1 && took_too_long(&error) => {
                     batch = (batch / 8).max(1);
                 }
                 rows => {

@@ -133,8 +133,8 @@ impl JobWatch {
     /// `AcknowledgeFirstLayer`. If the store cannot record an event, the delivery is answered 503,
     /// and MX delivers it again.
     ///
-    /// In a worker of a `JobQueue`, the store is asked again for half a minute. Then the try has failed, although the callback has
-    /// succeeded: the event runs again.
+    /// In a worker of a `JobQueue`, the store is asked again, with pauses of half a minute in all. Then the try has failed, although the
+    /// callback has succeeded: the event runs again, unless the callback has ended it with `commit_in`.
     #[must_use]
     pub fn layer(&self) -> WatchLayer {
         WatchLayer::new(self.clone())

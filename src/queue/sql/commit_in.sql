@@ -16,7 +16,8 @@ WITH settings AS (
         done_at = clock_timestamp()
     FROM settings
     WHERE id = $1 AND lock_by = $2 AND attempts = $3 - 1 AND status = 'Running'
-    RETURNING id
+    RETURNING status
 )
-SELECT 'commit_in', EXISTS (SELECT FROM done)
+-- A trigger can keep the row as it was.
+SELECT 'commit_in', EXISTS (SELECT FROM done WHERE status = 'Done')
 FROM settings

@@ -7,6 +7,6 @@ WITH replayed AS (
         last_result = coalesce(last_result, '{}') || jsonb_build_object('before', attempts)
     WHERE job_type = $1 AND idempotency_key = $2
         AND CASE status WHEN 'Killed' THEN true WHEN 'Failed' THEN attempts >= max_attempts END
-    RETURNING id
+    RETURNING status
 )
-SELECT 'replay', EXISTS (SELECT FROM replayed)
+SELECT 'replay', EXISTS (SELECT FROM replayed WHERE status = 'Pending')

@@ -26,6 +26,7 @@ WITH chosen AS (
         last_result = coalesce(last_result, '{}') || jsonb_build_object('before', attempts),
         run_at = now() + position * interval '1 microsecond'
     FROM ordered WHERE jobs.id = ordered.id
-    RETURNING jobs.id
+    RETURNING status
 )
-SELECT 'replay_all', count(*) FROM replayed
+-- A trigger can keep rows as they were.
+SELECT 'replay_all', count(*) FROM replayed WHERE status = 'Pending'

@@ -10,6 +10,6 @@ WITH woken AS (
             WHEN status = 'Pending' THEN true
             WHEN status = 'Failed' THEN attempts < max_attempts
         END
-    RETURNING id
+    RETURNING run_at
 )
-SELECT 'run_now', EXISTS (SELECT FROM woken)
+SELECT 'run_now', EXISTS (SELECT FROM woken WHERE run_at <= clock_timestamp())

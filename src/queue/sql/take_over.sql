@@ -48,9 +48,10 @@ WITH contact AS (
                 substring(last_result ->> 'Err' FROM '; the error before: .*'), ''))
     FROM lost
     WHERE jobs.id = lost.id AND NOT $10
-    RETURNING status, jobs.idempotency_key
+    RETURNING status, jobs.idempotency_key, lock_by
 )
-SELECT 'take_over', (SELECT count(*) FROM returned), continues,
-    (SELECT jsonb_agg(idempotency_key)::text FROM returned WHERE status = 'Failed'),
+-- A trigger can keep rows as they were, with their workers.
+SELECT 'take_over', (SELECT count(*) FROM returned WHERE lock_by IS NULL), continues,
+    (SELECT jsonb_agg(idempotency_key)::text FROM returned WHERE status = 'Failed' AND lock_by IS NULL),
     CASE WHEN $10 THEN (SELECT jsonb_agg(jsonb_build_array(id, idempotency_key))::text FROM lost) END
 FROM contact

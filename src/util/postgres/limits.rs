@@ -24,7 +24,7 @@ impl Limits {
     pub(crate) async fn read(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
         const READ: &str = "SELECT (extract(epoch FROM current_setting('statement_timeout')::interval) * 1000)::bigint,
             current_setting('transaction_timeout', true) IS NOT NULL,
-            (SELECT count(*) FROM pg_stat_activity WHERE usename = current_user AND wait_event = 'SyncRep'
+            (SELECT count(*) FROM pg_stat_activity WHERE usename = session_user AND wait_event = 'SyncRep'
                 AND clock_timestamp() - query_start > interval '4.5 s')";
         let row = sqlx::raw_sql(READ).fetch_one(connection).await?;
         let role: i64 = row.try_get(0)?;

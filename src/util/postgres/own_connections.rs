@@ -218,7 +218,8 @@ impl OwnConnections {
     async fn connect(&self) -> Result<(PgConnection, Limits), sqlx::Error> {
         let mut connection = self.opener.open().await?;
         let limits = timeout(TIMEOUT, Limits::read(&mut connection)).await;
-        let limits = limits.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        // No statement of the caller was sent.
+        let limits = limits.map_err(|_| sqlx::Error::PoolTimedOut)??;
         Ok((connection, limits))
     }
 

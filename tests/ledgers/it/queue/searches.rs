@@ -431,7 +431,7 @@ async fn a_refused_event_of_a_dead_worker_keeps_no_other_one_beside_a_slow_trigg
     assert!(ran, "JOB-good did not run for a minute");
 }
 
-/// Guide: "[A trigger] that returns `OLD` refuses the change". The callback must not run without being recorded.
+/// Guide: "[returning `OLD`]: an event whose row it keeps is left out". The callback must not run without being recorded.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn an_event_whose_row_is_frozen_waits() {

@@ -118,7 +118,7 @@ async fn the_failsafe_hears_of_an_event_that_was_handled_before() {
     assert_eq!(log.entries().len(), 1);
 }
 
-/// `JobWatch::layer`: "In a worker of a `JobQueue`, the store is asked again for half a minute." Its table is away when the callback
+/// `JobWatch::layer`: "In a worker of a `JobQueue`, the store is asked again". Its table is away when the callback
 /// succeeds, which must not run again because of that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
