@@ -224,6 +224,38 @@ async fn an_event_whose_transaction_is_undone_runs_again() {
     assert_eq!(log.entries(), ["1", "2"]);
 }
 
+/// "Its effect stands exactly once if […] the callback commits with `commit_in`": also if a trigger of the application keeps the row as it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_effect_whose_event_a_trigger_does_not_let_end_is_not_committed() {
+    let fixture = Fixture::new().await;
+    fixture
+        .execute(
+            "CREATE TABLE effects (guid text);
+             CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN RETURN OLD; END $f$;
+             CREATE TRIGGER keep BEFORE UPDATE ON apalis.jobs FOR EACH ROW WHEN (NEW.status = 'Done') EXECUTE FUNCTION keep()",
+        )
+        .await;
+    let (pool, queue) = (fixture.pool.clone(), fixture.queue.clone());
+    let jobs = JobRouter::new().on_completed(move |event: JobEvent| {
+        let (pool, queue) = (pool.clone(), queue.clone());
+        async move {
+            let mut transaction = pool.begin().await?;
+            sqlx::query("INSERT INTO effects VALUES ('JOB-1')")
+                .execute(&mut *transaction)
+                .await?;
+            queue.commit_in(&mut transaction, &event).await?;
+            transaction.commit().await?;
+            Ok::<(), BoxError>(())
+        }
+    });
+    fixture.store(completed("JOB-1")).await;
+    let worker = Running::start(quick(&fixture.queue, jobs).with_tries(2));
+    fixture.until(1, "status = 'Failed' AND attempts = 2").await;
+    assert_eq!(fixture.number("SELECT count(*) FROM effects").await, 0);
+    worker.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn a_shutdown_takes_no_further_event_and_waits_for_callbacks() {
