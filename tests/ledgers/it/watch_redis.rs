@@ -671,16 +671,17 @@ async fn a_claim_reads_no_more_entries_than_it_claims() {
     let server = servers::redis(&folder, &["--appendonly", "no"]);
     let (store, mut redis) = (store(&server), connection(&server).await);
     let fill = redis::Script::new(
-        "for number = ARGV[1] + 1, ARGV[1] + 10000 do
+        "for number = ARGV[1] + 1, ARGV[1] + 1000 do
              redis.call('ZADD', KEYS[1], number, number)
              redis.call('HSET', KEYS[2] .. number, 'version', '1', 'revision', '1', 'stored', '1',
                  'entry', '{\"version\": 1, \"names\": []}')
          end",
     );
     let entries = entry_key(&guid("X"));
-    for start in 0..10 {
+    // The client waits for half a second for each.
+    for start in 0..100 {
         let mut fill = fill.key(DUE);
-        fill.key(entries.trim_end_matches('X')).arg(start * 10_000);
+        fill.key(entries.trim_end_matches('X')).arg(start * 1_000);
         let _: () = fill.invoke_async(&mut redis).await.unwrap();
     }
     store.claim_due(0, LEASE).await.unwrap();
