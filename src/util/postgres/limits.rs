@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, PgConnection, Row as _};
+
+use super::has_sqlstate;
 
 /// How long a statement may take, and at its end the check of constraints that are deferred. The client waits a little longer
 /// than for both. Without limits, a session whose client has left would remain on the server, and one more with each attempt.
@@ -22,11 +24,21 @@ pub(crate) struct Limits {
 
 impl Limits {
     pub(crate) async fn read(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
-        const READ: &str = "SELECT (extract(epoch FROM current_setting('statement_timeout')::interval) * 1000)::bigint,
-            current_setting('transaction_timeout', true) IS NOT NULL,
-            (SELECT count(*) FROM pg_stat_activity WHERE usename = session_user AND wait_event = 'SyncRep'
-                AND clock_timestamp() - query_start > interval '4.5 s')";
-        let row = sqlx::raw_sql(READ).fetch_one(connection).await?;
+        const SETTINGS: &str =
+            "(extract(epoch FROM current_setting('statement_timeout')::interval) * 1000)::bigint,
+            current_setting('transaction_timeout', true) IS NOT NULL";
+        const HANGING: &str = "SELECT count(*) FROM pg_stat_activity WHERE usename = session_user
+            AND wait_event = 'SyncRep' AND clock_timestamp() - query_start > interval '4.5 s'";
+        let mut read = async |hanging: &str| {
+            let sql = format!("SELECT {SETTINGS}, ({hanging})");
+            let read = sqlx::raw_sql(AssertSqlSafe(sql));
+            read.fetch_one(&mut *connection).await
+        };
+        let row = match read(HANGING).await {
+            // The role may not see the sessions.
+            Err(error) if has_sqlstate(&error, &["42501"]) => read("0::bigint").await?,
+            row => row?,
+        };
         let role: i64 = row.try_get(0)?;
         Ok(Self {
             role: (role > 0).then(|| Duration::from_millis(role.unsigned_abs())),

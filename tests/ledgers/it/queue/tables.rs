@@ -64,6 +64,13 @@ async fn the_printed_sql_makes_the_same_tables() {
     let (_, limited) = super::queue(database.options().username(&role));
     limited.migrate().await.unwrap();
     works(&pool, &limited).await;
+    // On some servers, it may not see the sessions either.
+    sqlx::raw_sql("REVOKE SELECT ON pg_stat_activity FROM PUBLIC; TRUNCATE apalis.jobs")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let (_, limited) = super::queue(database.options().username(&role));
+    works(&pool, &limited).await;
     queue.migrate().await.unwrap();
     // apalis' own set-up sees that its migrations are applied.
     let applied: i64 =
