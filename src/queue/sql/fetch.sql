@@ -18,23 +18,24 @@ SET LOCAL enable_sort = $8;
 SET LOCAL jit = off;
 SET LOCAL synchronous_commit = off;
 WITH next AS (
-    SELECT id, priority, run_at, octet_length(job) AS size FROM apalis.jobs
+    SELECT id, idempotency_key, priority, run_at, octet_length(job) AS size FROM apalis.jobs
     WHERE (status = 'Pending' OR (status = 'Failed' AND attempts < max_attempts))
         AND job_type = $1 AND run_at <= now() AND id <> ALL ($6) AND ($7 IS NULL OR id = $7)
     ORDER BY priority DESC, run_at
     LIMIT $3
     FOR UPDATE SKIP LOCKED
 ), sized AS (
-    SELECT id, row_number() OVER places AS place, sum(size) OVER places - size AS before
+    SELECT id, idempotency_key, row_number() OVER places AS place, sum(size) OVER places - size AS before
     FROM next WINDOW places AS (ORDER BY priority DESC, run_at ROWS UNBOUNDED PRECEDING)
 ), taken AS (
     UPDATE apalis.jobs
     SET status = 'Running', lock_by = $2, lock_at = greatest(clock_timestamp(), lock_at + interval '1 microsecond'),
         max_attempts = CASE max_attempts WHEN 0 THEN attempts + $4 ELSE max_attempts END
     FROM sized WHERE jobs.id = sized.id AND before < $5
-    RETURNING jobs.id, jobs.idempotency_key, jobs.attempts, jobs.max_attempts, jobs.job, jobs.lock_at,
-        jobs.lock_by, jobs.last_result, place
+    RETURNING jobs.id, attempts, max_attempts, job, lock_at, lock_by, last_result
 )
+-- A trigger can keep rows as they were.
 SELECT 'fetch', id, idempotency_key, attempts, max_attempts, job,
     (extract(epoch FROM lock_at) * 1000000)::bigint, (last_result ->> 'before')::int, lock_by IS NOT DISTINCT FROM $2
-FROM taken ORDER BY place
+FROM sized LEFT JOIN taken USING (id)
+WHERE before < $5 ORDER BY place

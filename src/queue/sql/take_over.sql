@@ -48,10 +48,11 @@ WITH contact AS (
                 substring(last_result ->> 'Err' FROM '; the error before: .*'), ''))
     FROM lost
     WHERE jobs.id = lost.id AND NOT $10
-    RETURNING status, jobs.idempotency_key, lock_by
+    RETURNING jobs.id, status, jobs.idempotency_key, lock_by
 )
--- A trigger can keep rows as they were, with their workers.
+-- A trigger can keep rows as they were, with their workers. It says which.
 SELECT 'take_over', (SELECT count(*) FROM returned WHERE lock_by IS NULL), continues,
     (SELECT jsonb_agg(idempotency_key)::text FROM returned WHERE status = 'Failed' AND lock_by IS NULL),
-    CASE WHEN $10 THEN (SELECT jsonb_agg(jsonb_build_array(id, idempotency_key))::text FROM lost) END
+    (SELECT jsonb_agg(jsonb_build_array(id, idempotency_key))::text FROM lost
+        WHERE id NOT IN (SELECT id FROM returned WHERE lock_by IS NULL))
 FROM contact

@@ -1,5 +1,6 @@
 //! Tries that have ended, and how that is recorded.
 
+use std::mem::replace;
 use std::time::Duration;
 
 use serde_json::json;
@@ -25,6 +26,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// The same for an end that the database has refused by itself.
 const FIRST_REFUSED: Duration = Duration::from_secs(1);
 const LONGEST_REFUSED: Duration = Duration::from_secs(30);
+
+/// For how long its row can be locked before that is logged.
+const LOCKED: Duration = Duration::from_secs(30);
 
 /// The end of a try that is not recorded yet.
 pub(super) struct Ended {
@@ -61,6 +65,9 @@ struct Failing {
     pause: Duration,
     /// Set if it is recorded by itself, because it may be the cause.
     alone: Option<Trial>,
+    /// Since when its row is locked, and whether that is logged.
+    locked_since: Option<Instant>,
+    is_logged: bool,
 }
 
 impl Ended {
@@ -151,7 +158,29 @@ impl Ended {
             again_at: now,
             pause: Duration::ZERO,
             alone: None,
+            locked_since: None,
+            is_logged: false,
         })
+    }
+
+    /// Says that its row did not change: it is locked, or a trigger has kept it as it was.
+    fn locked(&mut self) {
+        self.try_again_later();
+        self.failing().locked_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Returns whether to log that its row has been locked for long. That is once.
+    pub(super) fn is_locked_for_long(&mut self) -> bool {
+        let Some(failing) = &mut self.failing else {
+            return false;
+        };
+        let since = failing.locked_since;
+        since.is_some_and(|since| since.elapsed() >= LOCKED)
+            && !replace(&mut failing.is_logged, true)
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Returns how it is recorded by itself, if it is.
@@ -179,9 +208,10 @@ impl Ended {
             }
             match row.try_get(3)? {
                 "settled" => self.report(),
-                // A transaction of the application has locked the row. It ends the event, or is rolled back.
+                // A transaction of the application has locked the row. It ends the event, or is rolled back. Or this worker's
+                // own one has, which waits for an absent standby.
                 "locked" => {
-                    self.try_again_later();
+                    self.locked();
                     return Ok(Some(self));
                 }
                 // The event is done, or another worker has taken it over.
@@ -278,6 +308,20 @@ mod tests {
             assert!(longest / 2 <= pause && pause <= longest, "{pause:?}");
             tokio::time::advance(pause).await;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_whose_row_is_locked_for_long_is_logged_once() {
+        let mut ended = Ended::sample();
+        ended.try_again_later();
+        tokio::time::advance(LOCKED).await;
+        assert!(!ended.is_locked_for_long(), "nothing could be recorded");
+        ended.locked();
+        tokio::time::advance(LOCKED - Duration::from_millis(1)).await;
+        ended.locked();
+        assert!(!ended.is_locked_for_long());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(ended.is_locked_for_long() && !ended.is_locked_for_long());
     }
 
     /// It is tried by itself at once. If nothing can be recorded, it is with the others again, unless it was refused before.

@@ -34,6 +34,14 @@ const UNRECORDED: usize = 64;
 /// How long the places of callbacks that have ended wait for others, until half of all are free.
 const GATHERING: Duration = Duration::from_millis(1);
 
+/// What a statement has taken.
+#[derive(Default)]
+struct Taken {
+    attempts: Vec<Attempt>,
+    /// Whether it has found as much as it may take, so that more events may wait. It may have left some of them out.
+    is_full: bool,
+}
+
 pub(super) struct Fetcher<J> {
     run: Arc<Run<J>>,
     /// When to look for events next, if none is stored by this process before.
@@ -136,19 +144,18 @@ impl<J: JobService> Fetcher<J> {
         match self.take(wanted, None).await {
             Ok(taken) => {
                 self.failing = None;
-                if !taken.is_empty() {
+                if !taken.attempts.is_empty() {
                     self.batch.succeeded(start.elapsed());
                 }
-                let bodies: usize = taken.iter().map(|attempt| attempt.body.len()).sum();
-                if taken.len() < wanted && bodies < BODIES {
+                if taken.is_full {
+                    // More may wait than this worker can take.
+                    self.run.worker.queue.stored.notify_one();
+                } else {
                     let look_at = later(Instant::now(), jittered(self.run.worker.interval));
                     let next_at = self.left_out.next_at();
                     self.look_at = next_at.map_or(look_at, |next_at| next_at.min(look_at));
-                } else {
-                    // More may wait than this worker can take.
-                    self.run.worker.queue.stored.notify_one();
                 }
-                self.start(taken);
+                self.start(taken.attempts);
             }
             Err(error) if self.batch.failed(wanted, &error) => {}
             Err(error) if is_of_an_event(&error) && self.suspect_next().await => {}
@@ -169,7 +176,7 @@ impl<J: JobService> Fetcher<J> {
         {
             let start = Instant::now();
             match self.take(1, Some((&id, trial))).await {
-                Ok(taken) if taken.is_empty() => {
+                Ok(taken) if taken.attempts.is_empty() => {
                     if self.waits(&id).await? {
                         self.left_out.locked(&id, start.elapsed());
                     } else {
@@ -178,7 +185,7 @@ impl<J: JobService> Fetcher<J> {
                 }
                 Ok(taken) => {
                     self.left_out.accepted(&id, start.elapsed());
-                    self.start(taken);
+                    self.start(taken.attempts);
                 }
                 Err(error) if is_of_an_event(&error) && self.takes_none().await => {
                     self.left_out.refused(&id, error, start.elapsed());
@@ -227,23 +234,25 @@ impl<J: JobService> Fetcher<J> {
         &mut self,
         wanted: usize,
         only: Option<(&str, Trial)>,
-    ) -> Result<Vec<Attempt>, sqlx::Error> {
+    ) -> Result<Taken, sqlx::Error> {
+        let mut taken = Taken::default();
         if self.run.running.is_closed() {
-            return Ok(Vec::new());
+            return Ok(taken);
         }
-        let mut rows = self.send(self.statement(wanted, only)).await?;
-        rows.retain(|row| {
-            let is_taken = row.try_get(8).unwrap_or(false);
-            if !is_taken && let Ok(event) = candidate(row) {
-                self.left_out.unchanged(event);
+        let (mut found, mut bodies) = (0, 0);
+        for row in self.send(self.statement(wanted, only)).await? {
+            // An event whose row cannot be read is unknown to this worker, which returns it later.
+            let attempt = Attempt::read(&row).ok();
+            bodies += attempt.as_ref().map_or(0, |attempt| attempt.body.len());
+            if row.try_get(8).unwrap_or(false) {
+                found += 1;
+                taken.attempts.extend(attempt);
+            } else if candidate(&row).is_ok_and(|event| self.left_out.unchanged(event)) {
+                found += 1;
             }
-            is_taken
-        });
-        // An event whose row cannot be read is unknown to this worker, which returns it later.
-        Ok(rows
-            .iter()
-            .filter_map(|row| Attempt::read(row).ok())
-            .collect())
+        }
+        taken.is_full = found >= wanted || (found > 0 && bodies >= BODIES);
+        Ok(taken)
     }
 
     fn statement(&self, wanted: usize, only: Option<(&str, Trial)>) -> Statement {

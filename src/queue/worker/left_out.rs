@@ -191,12 +191,14 @@ impl LeftOut {
         }
     }
 
-    /// A statement has taken this event, but its row is as before: a trigger has kept it so.
-    pub(super) fn unchanged(&mut self, candidate: Candidate) {
+    /// A statement has changed the row of this event, but the row is as before: a trigger has kept it so. Returns whether it is new
+    /// that the event is left out.
+    pub(super) fn unchanged(&mut self, candidate: Candidate) -> bool {
         let id = candidate.id.clone();
-        self.suspect(vec![candidate]);
+        let is_new = self.suspect(vec![candidate]);
         let error = Error::Protocol("a trigger has kept the row as it was".to_owned());
         self.refused(&id, error, Duration::ZERO);
+        is_new
     }
 
     /// Gives the others as much time as these have taken, and logs the first one that was refused.

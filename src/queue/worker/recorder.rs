@@ -16,10 +16,14 @@ use super::ended::{Ended, settle};
 use super::left_out::Trial;
 use super::run::{Failing, Run};
 use crate::callback::JobService;
+use crate::observe;
 use crate::queue::connections::is_of_a_row;
 
 /// How many tries one statement records at most.
 const BATCH: usize = 64;
+
+const LOCKED: &str =
+    "the rows are locked, a trigger keeps them, or a synchronous standby is absent";
 
 pub(super) struct Recorder<J> {
     run: Arc<Run<J>>,
@@ -181,6 +185,19 @@ impl<J: JobService> Recorder<J> {
         let again = due
             .into_iter()
             .filter_map(|ended| ended.recorded(rows).unwrap_or_default());
+        let mut again: Vec<_> = again.collect();
+        let locked = again
+            .iter_mut()
+            .filter_map(|ended| ended.is_locked_for_long().then_some(ended.name()));
+        let locked: Vec<&str> = locked.collect();
+        if let Some(first) = locked.first() {
+            observe::left_out(
+                &self.run.worker.queue.name,
+                locked.len(),
+                first,
+                &LOCKED.into(),
+            );
+        }
         self.unrecorded.extend(again);
     }
 

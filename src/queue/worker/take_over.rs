@@ -41,7 +41,8 @@ struct Answer {
     returned: usize,
     /// Whether it would have returned events of dead workers.
     takes_over: bool,
-    named: Vec<Candidate>,
+    /// The events that it was to return, but whose rows are as before.
+    kept: Vec<Candidate>,
 }
 
 impl<J> TakeOver<J> {
@@ -85,12 +86,17 @@ impl<J> TakeOver<J> {
         loop {
             let (start, most) = (Instant::now(), self.batch.most());
             match self.send(Lost::All).await {
-                Ok(answer) if answer.returned < most => break,
-                Ok(_) => self.batch.succeeded(start.elapsed()),
+                Ok(answer) => {
+                    let returned = answer.returned + self.leave_out(answer.kept);
+                    if returned < most {
+                        break;
+                    }
+                    self.batch.succeeded(start.elapsed());
+                }
                 Err(error) if self.batch.failed(most, &error) => {}
                 Err(error) if is_of_a_row(&error) => {
                     // If no event is the cause, this fails too.
-                    let lost = self.send(Lost::Name).await?.named;
+                    let lost = self.send(Lost::Name).await?.kept;
                     if !self.left_out.suspect(lost) {
                         return Err(error);
                     }
@@ -118,8 +124,11 @@ impl<J> TakeOver<J> {
             let start = Instant::now();
             match self.send(Lost::Only(&id, trial)).await {
                 Ok(answer) if answer.returned > 0 => self.left_out.accepted(&id, start.elapsed()),
-                Ok(answer) if answer.takes_over => self.left_out.missing(&id),
-                Ok(_) => return Ok(false),
+                Ok(answer) if !answer.takes_over => return Ok(false),
+                Ok(answer) if answer.kept.is_empty() => self.left_out.missing(&id),
+                Ok(answer) => {
+                    self.leave_out(answer.kept);
+                }
                 Err(error) if is_of_a_row(&error) => {
                     if self.send(Lost::Name).await.is_err() {
                         self.left_out.acquit();
@@ -131,6 +140,13 @@ impl<J> TakeOver<J> {
             }
         }
         Ok(true)
+    }
+
+    /// Leaves out events whose rows a trigger has kept as they were. Returns how many of them were not left out before.
+    fn leave_out(&mut self, kept: Vec<Candidate>) -> usize {
+        let left_out = kept.into_iter();
+        let left_out = left_out.filter(|event| self.left_out.unchanged(event.clone()));
+        left_out.count()
     }
 
     /// After an outage of the database, all workers look dead. A worker therefore takes over nothing before it has had contact
@@ -185,7 +201,7 @@ impl<J> TakeOver<J> {
             observe::taken_over(&worker.queue.name, back);
             worker.queue.stored.notify_one();
         }
-        let named: Vec<(String, Option<String>)> = json(row.try_get(4)?);
+        let kept: Vec<(String, Option<String>)> = json(row.try_get(4)?);
         let candidate = |(id, name): (_, Option<String>)| Candidate {
             id,
             name: name.unwrap_or_default(),
@@ -193,7 +209,7 @@ impl<J> TakeOver<J> {
         Ok(Answer {
             returned: usize::try_from(returned).unwrap_or_default(),
             takes_over: takes_over && continues,
-            named: named.into_iter().map(candidate).collect(),
+            kept: kept.into_iter().map(candidate).collect(),
         })
     }
 }

@@ -7,6 +7,7 @@ mod dying;
 mod engines;
 mod fetching;
 mod heartbeats;
+mod kept;
 mod logged;
 mod plans;
 mod refused;

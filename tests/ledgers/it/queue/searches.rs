@@ -431,31 +431,6 @@ async fn a_refused_event_of_a_dead_worker_keeps_no_other_one_beside_a_slow_trigg
     assert!(ran, "JOB-good did not run for a minute");
 }
 
-/// Guide: "[returning `OLD`]: an event whose row it keeps is left out". The callback must not run without being recorded.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
-async fn an_event_whose_row_is_frozen_waits() {
-    let fixture = Fixture::new().await;
-    let lines = Lines::of_all_tests();
-    let queue = fixture.queue.clone().named("frozen-row");
-    store(&queue, completed("JOB-bad")).await;
-    // It has failed once.
-    fixture
-        .execute(
-            "UPDATE apalis.jobs SET status = 'Failed', attempts = 1, max_attempts = 5, lock_at = now(), done_at = now();
-             CREATE FUNCTION frozen() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN RETURN OLD; END $f$;
-             CREATE TRIGGER frozen BEFORE UPDATE ON apalis.jobs FOR EACH ROW EXECUTE FUNCTION frozen()",
-        )
-        .await;
-    let log = Log::default();
-    let worker = Running::start(quick(&queue, logging(&log)));
-    sleep(Duration::from_secs(5)).await;
-    worker.task.abort();
-    assert!(log.entries().is_empty(), "{:?}", log.entries());
-    let blamed = lines.count(&["refuses to change their rows", "frozen-row", "JOB-bad"]);
-    assert_eq!(blamed, 1);
-}
-
 /// Guide: "try it again after 15 to 30 s". Events that were refused are gone when they are tried again, and the cause is mended for another
 /// one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

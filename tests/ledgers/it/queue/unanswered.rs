@@ -1,15 +1,19 @@
 //! Statements that the server does not answer: a trigger cannot be interrupted, or a synchronous standby is absent.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use mx_job_webhook::{JobEvent, JobRouter};
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnectOptions;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tower::ServiceExt as _;
 
 use super::logged::Lines;
 use super::refused::{logged_within, orphans};
 use super::slow_rows::server;
-use super::{Fixture, PATIENCE, Running, completed, logging, quick, store};
+use super::{Fixture, PATIENCE, Running, completed, logging, quick, store, until_logged};
 use crate::engines::postgres::Version;
 use crate::support::Log;
 
@@ -117,4 +121,53 @@ async fn an_absent_standby_does_not_use_up_the_connections_of_the_server() {
         most = most.max(sessions);
     }
     assert!(most <= 8, "{most} sessions of a queue with 4 connections");
+}
+
+/// The same for a callback that ends meanwhile: "Workers log an error", and its result is recorded once the standby is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_result_that_waits_for_an_absent_standby_is_logged() {
+    let (_folder, server) = server(Version::V15, &["fsync=off"]).await;
+    let (pool, queue) = super::queue(server.options());
+    queue.migrate().await.unwrap();
+    let lines = Lines::of_all_tests();
+    let queue = queue.named("absent-standby");
+    store(&queue, completed("JOB-1")).await;
+    let (log, standby) = (Log::default(), Arc::new(Notify::new()));
+    let jobs = {
+        let (log, standby) = (log.clone(), standby.clone());
+        JobRouter::new().on_completed(move |event: JobEvent| {
+            let (log, standby) = (log.clone(), standby.clone());
+            async move {
+                log.push(event.guid.to_string());
+                standby.notified().await;
+            }
+        })
+    };
+    let worker = Running::start(quick(&queue, jobs));
+    until_logged(&log, 1).await;
+    let set = async |standbys: &str| {
+        for sql in [
+            &*format!("ALTER SYSTEM SET synchronous_standby_names = '{standbys}'"),
+            "SELECT pg_reload_conf()",
+        ] {
+            let sql = AssertSqlSafe(sql.to_owned());
+            sqlx::raw_sql(sql).execute(&pool).await.unwrap();
+        }
+        sleep(Duration::from_secs(1)).await;
+    };
+    set("absent").await;
+    standby.notify_one();
+    let start = Instant::now();
+    while lines.count(&["refuses to change their rows", "absent-standby", "JOB-1"]) == 0 {
+        assert!(start.elapsed() < 2 * PATIENCE, "{}", lines.text());
+        sleep(Duration::from_millis(100)).await;
+    }
+    set("").await;
+    worker.end().await;
+    let done: i64 = sqlx::query_scalar("SELECT count(*) FROM apalis.jobs WHERE status = 'Done'")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!((done, log.entries().len()), (1, 1));
 }
