@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -210,15 +210,12 @@ pub fn postgres(folder: &Folder) -> (Server, String) {
         if let Some((user, group)) = owner {
             command.uid(user).gid(group);
         }
-        command
-            .current_dir(&place)
-            .arg("-D")
-            .arg(place.join("data"));
+        command.current_dir(&place);
         command
     };
-    let made = run(command("initdb").args(["-U", "postgres", "-A", "trust"]));
-    assert!(made.status.success(), "{made:?}");
+    make_data(&mut command("initdb"), &place.join("data"));
     let mut server = command("postgres");
+    server.arg("-D").arg(place.join("data"));
     for setting in [
         format!("port={}", address.port()),
         format!("unix_socket_directories={}", place.display()),
@@ -233,6 +230,34 @@ pub fn postgres(folder: &Folder) -> (Server, String) {
     // The server's children end with it and leave its shared memory behind.
     server.crash_by = "QUIT";
     (server, url)
+}
+
+/// Makes the files of a new server with this `initdb`. It runs once for each version, and leaves a copy beside the test program.
+pub fn make_data(initdb: &mut Command, data: &Path) {
+    static MAKING: Mutex<()> = Mutex::new(());
+    let copy = |from: &Path, to: &Path| {
+        let copied = run(Command::new("cp").arg("-a").args([from, to]));
+        assert!(copied.status.success(), "{copied:?}");
+    };
+    let version = run(Command::new(initdb.get_program()).arg("--version")).stdout;
+    let version = String::from_utf8(version).unwrap();
+    let version = version.split_whitespace().nth(2).unwrap();
+    let program = std::env::current_exe().unwrap();
+    let made_before = program.with_file_name(format!("postgres-{version}"));
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    if made_before.exists() {
+        return copy(&made_before, data);
+    }
+    initdb.args(["-U", "postgres", "-A", "trust", "-E", "UTF8"]);
+    initdb.args(["--locale=C", "-N", "-D"]).arg(data);
+    let made = run(initdb);
+    assert!(made.status.success(), "{made:?}");
+    let partial = program.with_file_name(format!("postgres-{:016x}", fastrand::u64(..)));
+    copy(data, &partial);
+    if fs::rename(&partial, &made_before).is_err() {
+        // Another process has made it meanwhile.
+        fs::remove_dir_all(&partial).unwrap();
+    }
 }
 
 /// Debian keeps these programs out of `PATH`.

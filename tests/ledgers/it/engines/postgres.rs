@@ -13,7 +13,7 @@ use sqlx::{ConnectOptions as _, PgPool};
 
 use super::programs;
 use harness::run;
-use harness::servers::{Folder, Server, free_address, postgres_user};
+use harness::servers::{Folder, Server, free_address, make_data, postgres_user};
 
 /// The versions, by the variable that names the folder of their programs.
 #[derive(Clone, Copy, Debug)]
@@ -46,19 +46,7 @@ impl Postgres {
     /// A primary with these settings: `"fsync=off"`.
     pub(crate) fn primary(folder: &Folder, version: Version, settings: &[&str]) -> Self {
         let place = ServerFolder::new(folder, version);
-        let mut initdb = place.command("initdb");
-        initdb.args([
-            "-U",
-            "postgres",
-            "-A",
-            "trust",
-            "-E",
-            "UTF8",
-            "--locale=C",
-            "-N",
-        ]);
-        let made = run(initdb.arg("-D").arg(place.data()));
-        assert!(made.status.success(), "{made:?}");
+        make_data(&mut place.command("initdb"), &place.data());
         Self::start(place, settings)
     }
 

@@ -430,7 +430,7 @@ async fn a_lock_of_the_table_is_blamed_on_no_event() {
     lock.rollback().await.unwrap();
     fixture.until(4, "status = 'Done' AND attempts = 1").await;
     worker.end().await;
-    let blamed = lines.count(&["refuses to change their rows", "locked"]);
+    let blamed = lines.count(&["refuses to change their rows", "\"locked\""]);
     assert_eq!(blamed, 0);
 }
 
