@@ -23,7 +23,7 @@ mod unanswered;
 mod waits;
 mod watch;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use mx_job_webhook::callback::JobService;
@@ -32,7 +32,7 @@ use mx_job_webhook::queue::{JobQueue, QueueCounts, Worker};
 use mx_job_webhook::{Job, JobEvent, JobRouter, Receipt, Status};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, PgPool};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt as _;
@@ -55,17 +55,36 @@ struct Fixture {
     database: Database,
     pool: PgPool,
     queue: JobQueue,
+    _template: Arc<Database>,
+}
+
+/// Returns a database with the tables. Copies of it are made sooner than the tables. The last test that uses it drops it.
+async fn template() -> Arc<Database> {
+    static TEMPLATE: Mutex<Weak<Database>> = Mutex::const_new(Weak::new());
+    let mut template = TEMPLATE.lock().await;
+    if let Some(made) = template.upgrade() {
+        return made;
+    }
+    let made = Arc::new(Database::create("").await);
+    *template = Arc::downgrade(&made);
+    let pool = made.pool();
+    let tables = sqlx::raw_sql(AssertSqlSafe(JobQueue::sql()));
+    tables.execute(&pool).await.unwrap();
+    // A database with sessions cannot be copied.
+    pool.close().await;
+    made
 }
 
 impl Fixture {
     async fn new() -> Self {
-        let database = Database::create("").await;
+        let template = template().await;
+        let database = Database::create(&format!("TEMPLATE {}", template.name)).await;
         let (pool, queue) = queue(database.options());
-        queue.migrate().await.unwrap();
         Self {
             database,
             pool,
             queue,
+            _template: template,
         }
     }
 
