@@ -75,6 +75,19 @@ pub(crate) fn left_out(queue: &str, events: usize, name: &str, error: &BoxError)
     );
 }
 
+/// Says that the results of callbacks could not be recorded before a shutdown. `name` is that of the first event.
+#[cfg(feature = "queue")]
+pub(crate) fn results_given_up(queue: &str, events: usize, name: &str) {
+    event!(
+        target: "mx_job_webhook",
+        Level::ERROR,
+        queue,
+        events,
+        "event.name" = name,
+        "a worker stops without having recorded how callbacks ended, and their events run again"
+    );
+}
+
 /// Says that an event of a queue is a dead letter.
 #[cfg(feature = "queue")]
 pub(super) fn dead_lettered(name: &str) {

@@ -46,7 +46,7 @@ pub(crate) use self::metrics::{expected_jobs, failsafe_read, heard_after};
 #[cfg(feature = "tokio")]
 pub(crate) use log::{failsafe_failed, listening_failed, read_failed};
 #[cfg(feature = "queue")]
-pub(crate) use log::{left_out, queue_failed, taken_over};
+pub(crate) use log::{left_out, queue_failed, results_given_up, taken_over};
 pub(crate) use observation::{Entered, Observation};
 pub(crate) use observed::Observed;
 

@@ -20,4 +20,7 @@ pub(crate) fn taken_over(_: &str, _: u64) {}
 pub(crate) fn left_out(_: &str, _: usize, _: &str, _: &tower::BoxError) {}
 
 #[cfg(feature = "queue")]
+pub(crate) fn results_given_up(_: &str, _: usize, _: &str) {}
+
+#[cfg(feature = "queue")]
 pub(super) fn dead_lettered(_: &str) {}

@@ -141,6 +141,12 @@ impl Connections {
         rows.map_err(redacted)
     }
 
+    /// Returns whether the server ends transactions at present. It does not while a synchronous standby is absent.
+    pub(super) async fn commits(&self) -> bool {
+        let commits = Statement::new("commits", include_str!("sql/commits.sql"), &[]);
+        self.run(&commits).await.is_ok()
+    }
+
     async fn repeat(
         &self,
         mut permit: Permit,
@@ -251,7 +257,8 @@ pub(super) fn is_of_a_row(error: &sqlx::Error) -> bool {
     is_of_an_item(error) || is_unanswered(error)
 }
 
-fn is_unanswered(error: &sqlx::Error) -> bool {
+/// Returns whether the server has not answered, so that the statement may take effect, now or later.
+pub(super) fn is_unanswered(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut)
 }
 

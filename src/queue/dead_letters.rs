@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use sqlx::Row as _;
 
-use super::connections::is_of_a_row;
+use super::connections::{is_of_a_row, is_unanswered};
 use super::letter_rows::{Choice, KeyValues, read};
 use super::statement::{Statement, Value};
 use super::{JobQueue, first};
@@ -146,7 +146,9 @@ impl JobQueue {
     ///
     /// # Errors
     ///
-    /// The database's error. Letters that were returned before stay in the queue.
+    /// The database's error. Letters that were returned before stay in the queue. If the server has not answered in time, letters may have
+    /// been returned or not. The others are tried nevertheless, unless no transaction ends at present, such as without a synchronous
+    /// standby. Call it again then.
     ///
     /// # Cancellation
     ///
@@ -247,23 +249,42 @@ impl JobQueue {
             let rows = match self.shared.connections.run_once(&replay).await {
                 Err(error) if is_of_a_row(&error) => {
                     // If no letter is the cause, a statement that replays none fails too.
-                    let [queue, status, error, since, until] =
+                    let [queue, status, error_part, since, until] =
                         choice.values(&self.shared.name, Some(now));
-                    let values = [queue, status, error, since, until, Value::Number(0)];
+                    let values = [queue, status, error_part, since, until, Value::Number(0)];
                     let none = include_str!("sql/replay_all.sql");
                     let none = Statement::new("replay_all", none, &values);
                     self.shared.connections.run(&none).await?;
+                    let unanswered = self.unanswered(error).await?;
                     total.add(self.replay_one_by_one(filter, now).await?);
-                    return Ok(total);
+                    return unanswered.map_or(Ok(total), Err);
                 }
                 rows => rows?,
             };
-            let replayed: i64 = first(&rows, "replay_all")?.try_get(1)?;
+            let row = first(&rows, "replay_all")?;
+            let (replayed, chosen): (i64, i64) = (row.try_get(1)?, row.try_get(2)?);
             total.add(Replayed::of(replayed.unsigned_abs(), 0));
             self.shared.stored.notify_one();
-            if replayed < BATCH {
+            if replayed < chosen {
+                // A trigger has kept letters, which would be chosen again.
+                total.add(self.replay_one_by_one(filter, now).await?);
                 return Ok(total);
             }
+            if chosen < BATCH {
+                return Ok(total);
+            }
+        }
+    }
+
+    /// If a statement was not answered, it may have replayed letters: returns its error, after which to try the others. Fails with it
+    /// if no transaction ends at present.
+    async fn unanswered(&self, error: sqlx::Error) -> Result<Option<sqlx::Error>, sqlx::Error> {
+        if !is_unanswered(&error) {
+            return Ok(None);
+        }
+        match self.shared.connections.commits().await {
+            true => Ok(Some(error)),
+            false => Err(error),
         }
     }
 
@@ -295,7 +316,7 @@ impl JobQueue {
                     .map(|it| it.name().to_owned()),
             );
         }
-        let mut total = Replayed::default();
+        let (mut total, mut unanswered) = (Replayed::default(), None);
         // Pages begin with the latest.
         for name in names.iter().rev() {
             let Some(values) = self.key_values(name) else {
@@ -304,15 +325,22 @@ impl JobQueue {
             let replay = Statement::new("replay", include_str!("sql/replay.sql"), &values.values());
             match self.shared.connections.run(&replay).await {
                 Ok(rows) => {
-                    let has_changed: bool = first(&rows, "replay")?.try_get(1)?;
-                    total.add(Replayed::of(has_changed.into(), 0));
+                    let row = first(&rows, "replay")?;
+                    let (has_changed, is_found): (bool, bool) = (row.try_get(1)?, row.try_get(2)?);
+                    total.add(Replayed::of(
+                        has_changed.into(),
+                        (is_found && !has_changed).into(),
+                    ));
                     self.shared.stored.notify_one();
                 }
-                Err(error) if is_of_a_row(&error) => total.add(Replayed::of(0, 1)),
+                Err(error) if is_of_a_row(&error) => {
+                    total.add(Replayed::of(0, 1));
+                    unanswered = self.unanswered(error).await?.or(unanswered);
+                }
                 Err(error) => return Err(error),
             }
         }
-        Ok(total)
+        unanswered.map_or(Ok(total), Err)
     }
 
     /// Runs a statement that says whether it has changed a row.

@@ -44,6 +44,7 @@ mod dead_letters;
 mod enqueue;
 mod letter_rows;
 mod migrate;
+mod prune;
 mod statement;
 mod worker;
 
@@ -51,16 +52,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row as _};
 use tokio::sync::Notify;
 
 use crate::dead_letters::PostgresDeadLetters;
 pub use crate::event::tried::Try;
-use crate::ledger::lease::micros;
 use crate::util::postgres::UnexpectedAnswer;
 use batches::{BATCH, Batches};
-use connections::{Connections, took_too_long};
+use connections::Connections;
 pub use enqueue::Enqueue;
 use statement::{Statement, Value};
 pub use worker::Worker;
@@ -202,49 +203,6 @@ impl JobQueue {
     pub async fn counts(&self) -> Result<QueueCounts, sqlx::Error> {
         self.shared.counts().await
     }
-
-    /// Deletes the rows of events that were handled longer ago than this, and returns how many it deleted.
-    ///
-    /// Call it regularly, on one replica or on all. 48 hours are twice the time for which MX retries. With less than
-    /// these 24 hours, an event can be handled again. Waiting events and dead letters stay. It deletes up to
-    /// 2,000 rows at a time, and skips locked rows. It also deletes the rows of workers that were last seen more than
-    /// a day ago.
-    ///
-    /// # Errors
-    ///
-    /// The database's error, also if something of the application refers to a row. Rows that were deleted before stay deleted.
-    pub async fn prune(&self, older_than: Duration) -> Result<u64, sqlx::Error> {
-        const BATCH: i64 = 2_000;
-        let Shared {
-            name, connections, ..
-        } = &*self.shared;
-        let (mut total, mut batch) = (0, BATCH);
-        loop {
-            let values = [
-                Value::Text(name),
-                Value::Number(micros(older_than)),
-                Value::Number(batch),
-            ];
-            let prune = Statement::new("prune", include_str!("sql/prune.sql"), &values);
-            match connections.run_once(&prune).await {
-                // Triggers of the application can make each row slow.
-                Err(error) if batch > 1 && took_too_long(&error) => {
-                    batch = (batch / 8).max(1);
-                }
-                rows => {
-                    let deleted: i64 = first(&rows?, "prune")?.try_get(1)?;
-                    total += deleted.unsigned_abs();
-                    if deleted < batch {
-                        break;
-                    }
-                }
-            }
-        }
-        let workers = include_str!("sql/prune_workers.sql");
-        let workers = Statement::new("prune_workers", workers, &[Value::Text(name)]);
-        connections.run(&workers).await?;
-        Ok(total)
-    }
 }
 
 /// While a connection commits events, further events gather for the next statement.
@@ -274,6 +232,13 @@ impl Shared {
 /// Returns the first row of the answer to a statement that always returns one.
 fn first<'a>(rows: &'a [PgRow], name: &'static str) -> Result<&'a PgRow, sqlx::Error> {
     Ok(rows.first().ok_or(UnexpectedAnswer(name))?)
+}
+
+/// Reads an array of an answer, which is NULL if it is empty.
+fn json<T: DeserializeOwned>(array: Option<&str>) -> Vec<T> {
+    array
+        .and_then(|array| serde_json::from_str(array).ok())
+        .unwrap_or_default()
 }
 
 /// The numbers of events in a queue: see [`JobQueue::counts`].

@@ -25,17 +25,18 @@ WITH next AS (
     LIMIT $3
     FOR UPDATE SKIP LOCKED
 ), sized AS (
-    SELECT id, idempotency_key, row_number() OVER places AS place, sum(size) OVER places - size AS before
+    SELECT id, idempotency_key, size, row_number() OVER places AS place, sum(size) OVER places - size AS before
     FROM next WINDOW places AS (ORDER BY priority DESC, run_at ROWS UNBOUNDED PRECEDING)
 ), taken AS (
     UPDATE apalis.jobs
     SET status = 'Running', lock_by = $2, lock_at = greatest(clock_timestamp(), lock_at + interval '1 microsecond'),
         max_attempts = CASE max_attempts WHEN 0 THEN attempts + $4 ELSE max_attempts END
     FROM sized WHERE jobs.id = sized.id AND before < $5
-    RETURNING jobs.id, attempts, max_attempts, job, lock_at, lock_by, last_result
+    RETURNING jobs.id, status, attempts, max_attempts, job, lock_at, lock_by, last_result
 )
 -- A trigger can keep rows as they were.
 SELECT 'fetch', id, idempotency_key, attempts, max_attempts, job,
-    (extract(epoch FROM lock_at) * 1000000)::bigint, (last_result ->> 'before')::int, lock_by IS NOT DISTINCT FROM $2
+    (extract(epoch FROM lock_at) * 1000000)::bigint, (last_result ->> 'before')::int,
+    coalesce(status = 'Running' AND lock_by = $2, false), size
 FROM sized LEFT JOIN taken USING (id)
 WHERE before < $5 ORDER BY place

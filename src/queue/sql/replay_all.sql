@@ -29,4 +29,4 @@ WITH chosen AS (
     RETURNING status
 )
 -- A trigger can keep rows as they were.
-SELECT 'replay_all', count(*) FROM replayed WHERE status = 'Pending'
+SELECT 'replay_all', (SELECT count(*) FROM replayed WHERE status = 'Pending'), (SELECT count(*) FROM chosen)

@@ -25,10 +25,10 @@ WITH settings AS (
         done_at = clock_timestamp(), run_at = clock_timestamp() + pause * interval '1 microsecond'
     FROM unlocked AS ended, settings
     WHERE jobs.id = ended.id
-    RETURNING jobs.id, ended.token, lock_by
+    RETURNING jobs.id, ended.token, lock_by IS NULL AND jobs.status = ended.status AS is_settled
 )
 -- A trigger can keep rows as they were, with their worker.
-SELECT 'settle', id, token, CASE WHEN (id, token) IN (SELECT id, token FROM settled WHERE lock_by IS NULL) THEN 'settled' ELSE coalesce((
+SELECT 'settle', id, token, CASE WHEN (id, token) IN (SELECT id, token FROM settled WHERE is_settled) THEN 'settled' ELSE coalesce((
     SELECT CASE
         WHEN lock_by = $1 AND attempts = number - 1 AND jobs.status = 'Running'
             AND (extract(epoch FROM lock_at) * 1000000)::bigint = token THEN 'locked'

@@ -48,11 +48,11 @@ WITH contact AS (
                 substring(last_result ->> 'Err' FROM '; the error before: .*'), ''))
     FROM lost
     WHERE jobs.id = lost.id AND NOT $10
-    RETURNING jobs.id, status, jobs.idempotency_key, lock_by
+    RETURNING jobs.id, status, jobs.idempotency_key, lock_by IS NULL AND status IN ('Failed', 'Pending') AS is_back
 )
 -- A trigger can keep rows as they were, with their workers. It says which.
-SELECT 'take_over', (SELECT count(*) FROM returned WHERE lock_by IS NULL), continues,
-    (SELECT jsonb_agg(idempotency_key)::text FROM returned WHERE status = 'Failed' AND lock_by IS NULL),
+SELECT 'take_over', (SELECT count(*) FROM returned WHERE is_back), continues,
+    (SELECT jsonb_agg(idempotency_key)::text FROM returned WHERE status = 'Failed' AND is_back),
     (SELECT jsonb_agg(jsonb_build_array(id, idempotency_key))::text FROM lost
-        WHERE id NOT IN (SELECT id FROM returned WHERE lock_by IS NULL))
+        WHERE id NOT IN (SELECT id FROM returned WHERE is_back))
 FROM contact

@@ -26,7 +26,7 @@ use crate::util::random::jittered;
 const BATCH: usize = 64;
 
 /// How large the bodies of these events are at most in bytes, without the last one. The answer has to arrive in time.
-const BODIES: usize = 1 << 20;
+const BODIES: u32 = 1 << 20;
 
 /// How many tries may have ended without being recorded before the worker takes no further events.
 const UNRECORDED: usize = 64;
@@ -239,15 +239,16 @@ impl<J: JobService> Fetcher<J> {
         if self.run.running.is_closed() {
             return Ok(taken);
         }
-        let (mut found, mut bodies) = (0, 0);
+        let (mut found, mut bodies) = (0, 0_u32);
         for row in self.send(self.statement(wanted, only)).await? {
             // An event whose row cannot be read is unknown to this worker, which returns it later.
-            let attempt = Attempt::read(&row).ok();
-            bodies += attempt.as_ref().map_or(0, |attempt| attempt.body.len());
-            if row.try_get(8).unwrap_or(false) {
+            bodies += row.try_get::<i32, _>(9)?.unsigned_abs();
+            if row.try_get(8)? {
                 found += 1;
-                taken.attempts.extend(attempt);
-            } else if candidate(&row).is_ok_and(|event| self.left_out.unchanged(event)) {
+                taken.attempts.extend(Attempt::read(&row).ok());
+            } else if candidate(&row)
+                .is_ok_and(|event| self.left_out.unchanged(event, Duration::ZERO))
+            {
                 found += 1;
             }
         }
@@ -266,7 +267,7 @@ impl<J: JobService> Fetcher<J> {
             Value::Text(name),
             Value::Number(i64::try_from(wanted).unwrap_or(i64::MAX)),
             Value::Number(worker.tries.min(i32::MAX.unsigned_abs() / 2).into()),
-            Value::Number(i64::try_from(BODIES).unwrap_or(i64::MAX)),
+            Value::Number(BODIES.into()),
             Value::Texts(&left_out),
             only.map_or(Value::Null, |(id, _)| Value::Text(id)),
             Value::Flag(only.is_some()),

@@ -136,9 +136,10 @@ impl LeftOut {
         }
     }
 
-    /// The database has not found this event. It is left out for as long as before, because another worker may be trying it, but
+    /// The database has not found this event, after this time. It is left out for as long as before, because another worker may be trying it, but
     /// no longer if it is not found then either.
-    pub(super) fn missing(&mut self, id: &str) {
+    pub(super) fn missing(&mut self, id: &str, took: Duration) {
+        self.spent += took;
         let event = self.events.iter_mut().find(|it| it.candidate.id == id);
         if event.is_some_and(|event| event.missed > 0) {
             self.forget(id);
@@ -191,13 +192,13 @@ impl LeftOut {
         }
     }
 
-    /// A statement has changed the row of this event, but the row is as before: a trigger has kept it so. Returns whether it is new
-    /// that the event is left out.
-    pub(super) fn unchanged(&mut self, candidate: Candidate) -> bool {
+    /// A statement has changed the row of this event, but the row is as before: a trigger has kept it so. The statement has taken this time
+    /// if it was for this event alone. Returns whether it is new that the event is left out.
+    pub(super) fn unchanged(&mut self, candidate: Candidate, took: Duration) -> bool {
         let id = candidate.id.clone();
         let is_new = self.suspect(vec![candidate]);
         let error = Error::Protocol("a trigger has kept the row as it was".to_owned());
-        self.refused(&id, error, Duration::ZERO);
+        self.refused(&id, error, took);
         is_new
     }
 
@@ -286,16 +287,16 @@ mod tests {
         assert!(left_out.suspect(candidates(0..2)));
         refuse(&mut left_out, "1");
         for (id, longest) in [("0", SECOND_LIMIT), ("1", FIRST_PAUSE)] {
-            left_out.missing(id);
+            left_out.missing(id, Duration::ZERO);
             assert!(left_out.due().is_none());
             let pause = left_out.next_at().unwrap() - Instant::now();
             assert!(longest / 2 <= pause && pause <= longest, "{pause:?}");
             advance(pause).await;
             assert_eq!(left_out.due().unwrap().0, id);
             refuse(&mut left_out, id);
-            left_out.missing(id);
+            left_out.missing(id, Duration::ZERO);
             assert!(left_out.ids().contains(&id), "it was found in between");
-            left_out.missing(id);
+            left_out.missing(id, Duration::ZERO);
             assert!(!left_out.ids().contains(&id));
         }
     }
@@ -410,7 +411,7 @@ mod tests {
         }
         left_out.accepted("3", ONE);
         assert!(left_out.due().is_none(), "it was only suspected");
-        left_out.missing("0");
+        left_out.missing("0", Duration::ZERO);
         assert!(left_out.due().is_none(), "its row was not changed");
         left_out.accepted("1", ONE);
         assert!(["0", "2"].contains(&&*left_out.due().unwrap().0));

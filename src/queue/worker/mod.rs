@@ -149,7 +149,8 @@ impl<J> Worker<J> {
     /// platform waits, put a timeout around this future: other workers take over the events that did not finish.
     ///
     /// While the database is unreachable, the worker waits for it. The results of callbacks that end in the meantime are
-    /// recorded once it is back. After the shutdown, it waits for the database as long as for a silent worker.
+    /// recorded once it is back. After the shutdown, it waits for the database as long as for a silent worker. What it could not
+    /// record then is logged, and runs again.
     ///
     /// # Errors
     ///

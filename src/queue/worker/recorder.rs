@@ -101,9 +101,14 @@ impl<J: JobService> Recorder<J> {
     /// it. Another worker takes the events over.
     fn give_up(&mut self) {
         self.closed_at.get_or_insert_with(Instant::now);
-        let mut unrecorded = take(&mut self.unrecorded);
-        unrecorded.retain(|ended| !self.is_given_up(ended));
+        let unrecorded = take(&mut self.unrecorded).into_iter();
+        let (given_up, unrecorded): (Vec<_>, _) =
+            unrecorded.partition(|ended| self.is_given_up(ended));
         self.unrecorded = unrecorded;
+        if let Some(first) = given_up.first() {
+            let queue = &self.run.worker.queue.name;
+            observe::results_given_up(queue, given_up.len(), first.name());
+        }
     }
 
     fn is_given_up(&self, ended: &Ended) -> bool {

@@ -2,8 +2,8 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use serde::de::DeserializeOwned;
 use sqlx::Row as _;
 use tokio::time::{Instant, sleep_until};
 
@@ -14,8 +14,8 @@ use super::run::{INTERVAL_OF_FAILURES, Run};
 use crate::ledger::lease::micros;
 use crate::observe;
 use crate::queue::connections::is_of_a_row;
-use crate::queue::first;
 use crate::queue::statement::{Statement, Value};
+use crate::queue::{first, json};
 use crate::util::later::later;
 use crate::util::until::until;
 
@@ -87,7 +87,7 @@ impl<J> TakeOver<J> {
             let (start, most) = (Instant::now(), self.batch.most());
             match self.send(Lost::All).await {
                 Ok(answer) => {
-                    let returned = answer.returned + self.leave_out(answer.kept);
+                    let returned = answer.returned + self.leave_out(answer.kept, Duration::ZERO);
                     if returned < most {
                         break;
                     }
@@ -125,9 +125,11 @@ impl<J> TakeOver<J> {
             match self.send(Lost::Only(&id, trial)).await {
                 Ok(answer) if answer.returned > 0 => self.left_out.accepted(&id, start.elapsed()),
                 Ok(answer) if !answer.takes_over => return Ok(false),
-                Ok(answer) if answer.kept.is_empty() => self.left_out.missing(&id),
+                Ok(answer) if answer.kept.is_empty() => {
+                    self.left_out.missing(&id, start.elapsed());
+                }
                 Ok(answer) => {
-                    self.leave_out(answer.kept);
+                    self.leave_out(answer.kept, start.elapsed());
                 }
                 Err(error) if is_of_a_row(&error) => {
                     if self.send(Lost::Name).await.is_err() {
@@ -143,9 +145,9 @@ impl<J> TakeOver<J> {
     }
 
     /// Leaves out events whose rows a trigger has kept as they were. Returns how many of them were not left out before.
-    fn leave_out(&mut self, kept: Vec<Candidate>) -> usize {
+    fn leave_out(&mut self, kept: Vec<Candidate>, took: Duration) -> usize {
         let left_out = kept.into_iter();
-        let left_out = left_out.filter(|event| self.left_out.unchanged(event.clone()));
+        let left_out = left_out.filter(|event| self.left_out.unchanged(event.clone(), took));
         left_out.count()
     }
 
@@ -212,11 +214,4 @@ impl<J> TakeOver<J> {
             kept: kept.into_iter().map(candidate).collect(),
         })
     }
-}
-
-/// Reads an array of the answer, which is NULL if it is empty.
-fn json<T: DeserializeOwned>(array: Option<&str>) -> Vec<T> {
-    array
-        .and_then(|array| serde_json::from_str(array).ok())
-        .unwrap_or_default()
 }

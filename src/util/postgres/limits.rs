@@ -30,7 +30,8 @@ impl Limits {
         const HANGING: &str = "SELECT count(*) FROM pg_stat_activity WHERE usename = session_user
             AND wait_event = 'SyncRep' AND clock_timestamp() - query_start > interval '4.5 s'";
         let mut read = async |hanging: &str| {
-            let sql = format!("SELECT {SETTINGS}, ({hanging})");
+            // With another role than that of the login, the server would not show what the sessions wait for.
+            let sql = format!("SET LOCAL ROLE NONE; SELECT {SETTINGS}, ({hanging})");
             let read = sqlx::raw_sql(AssertSqlSafe(sql));
             read.fetch_one(&mut *connection).await
         };

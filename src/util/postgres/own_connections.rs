@@ -57,6 +57,8 @@ pub(crate) struct Permit {
     in_use: Option<OwnConnection>,
     is_connecting: bool,
     is_reserved: bool,
+    /// Its statements end although a synchronous standby is absent.
+    waits_for_no_standby: bool,
     lingering: Arc<Lingering>,
 }
 
@@ -157,10 +159,12 @@ impl OwnConnections {
         self.permit_within(2 * TIMEOUT, false).await
     }
 
-    /// The same with a permit that is reserved, if there is one. It keeps a connection of its own, because the server may not
+    /// The same for statements that do not wait for a standby, with a permit that is reserved, if there is one. It keeps a connection of its own, because the server may not
     /// have another one while others have theirs.
     pub(crate) async fn reserved_permit(&self) -> Result<Permit, sqlx::Error> {
-        self.permit_within(2 * TIMEOUT, self.has_reserved).await
+        let mut permit = self.permit_within(2 * TIMEOUT, self.has_reserved).await?;
+        permit.waits_for_no_standby = true;
+        Ok(permit)
     }
 
     async fn permit_within(
@@ -184,6 +188,7 @@ impl OwnConnections {
                         in_use: None,
                         is_connecting: false,
                         is_reserved,
+                        waits_for_no_standby: false,
                         lingering: self.lingering.clone(),
                     });
                 }
@@ -202,7 +207,7 @@ impl OwnConnections {
         let opened = self.connect().await;
         permit.is_connecting = false;
         let (inner, limits) = opened?;
-        if limits.hanging >= MOST_HANGING && !permit.is_reserved {
+        if limits.hanging >= MOST_HANGING && !permit.waits_for_no_standby {
             let error = io::Error::other("too many sessions wait for a synchronous standby");
             return Err(error.into());
         }

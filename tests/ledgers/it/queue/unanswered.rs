@@ -3,17 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mx_job_webhook::dead_letters::LetterFilter;
 use mx_job_webhook::{JobEvent, JobRouter};
-use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, PgPool};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt as _;
 
 use super::logged::Lines;
 use super::refused::{logged_within, orphans};
 use super::slow_rows::server;
-use super::{Fixture, PATIENCE, Running, completed, logging, quick, store, until_logged};
+use super::{
+    Fixture, KILLED, PATIENCE, Running, completed, logging, quick, slow, store, until_logged,
+};
 use crate::engines::postgres::Version;
 use crate::support::Log;
 
@@ -25,6 +28,18 @@ async fn remote(fixture: &Fixture) -> String {
         options.get_port(),
         fixture.database.name
     )
+}
+
+/// Makes commits wait for a standby of this name, or for none.
+async fn wait_for_standby(pool: &PgPool, name: &str) {
+    for sql in [
+        &*format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'"),
+        "SELECT pg_reload_conf()",
+    ] {
+        let sql = AssertSqlSafe(sql.to_owned());
+        sqlx::raw_sql(sql).execute(pool).await.unwrap();
+    }
+    sleep(Duration::from_secs(1)).await;
 }
 
 /// Guide: "Workers log an error, go on with the other events". The trigger asks another server with `dblink`, which the server does not
@@ -96,13 +111,7 @@ async fn an_absent_standby_does_not_use_up_the_connections_of_the_server() {
     let (_folder, server) = server(Version::V15, &["fsync=off"]).await;
     let (pool, queue) = super::queue(server.options());
     queue.migrate().await.unwrap();
-    for sql in [
-        "ALTER SYSTEM SET synchronous_standby_names = 'absent'",
-        "SELECT pg_reload_conf()",
-    ] {
-        sqlx::raw_sql(sql).execute(&pool).await.unwrap();
-    }
-    sleep(Duration::from_secs(1)).await;
+    wait_for_standby(&pool, "absent").await;
     let start = Instant::now();
     let mut most = 0;
     let mut number = 0;
@@ -146,28 +155,129 @@ async fn a_result_that_waits_for_an_absent_standby_is_logged() {
     };
     let worker = Running::start(quick(&queue, jobs));
     until_logged(&log, 1).await;
-    let set = async |standbys: &str| {
-        for sql in [
-            &*format!("ALTER SYSTEM SET synchronous_standby_names = '{standbys}'"),
-            "SELECT pg_reload_conf()",
-        ] {
-            let sql = AssertSqlSafe(sql.to_owned());
-            sqlx::raw_sql(sql).execute(&pool).await.unwrap();
-        }
-        sleep(Duration::from_secs(1)).await;
-    };
-    set("absent").await;
+    wait_for_standby(&pool, "absent").await;
     standby.notify_one();
     let start = Instant::now();
     while lines.count(&["refuses to change their rows", "absent-standby", "JOB-1"]) == 0 {
         assert!(start.elapsed() < 2 * PATIENCE, "{}", lines.text());
         sleep(Duration::from_millis(100)).await;
     }
-    set("").await;
+    wait_for_standby(&pool, "").await;
     worker.end().await;
     let done: i64 = sqlx::query_scalar("SELECT count(*) FROM apalis.jobs WHERE status = 'Done'")
         .fetch_one(&pool)
         .await
         .unwrap();
     assert_eq!((done, log.entries().len()), (1, 1));
+}
+
+/// The same for connections with another role than that of their login, as with `SET ROLE` in `after_connect` or `ALTER ROLE … SET role`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_absent_standby_does_not_use_up_connections_with_another_role() {
+    let (_folder, server) = server(Version::V15, &["fsync=off"]).await;
+    let (pool, queue) = super::queue(server.options());
+    queue.migrate().await.unwrap();
+    let roles = "CREATE ROLE owner; GRANT USAGE ON SCHEMA apalis TO owner;
+         GRANT ALL ON ALL TABLES IN SCHEMA apalis TO owner; CREATE ROLE app LOGIN IN ROLE owner";
+    sqlx::raw_sql(roles).execute(&pool).await.unwrap();
+    wait_for_standby(&pool, "absent").await;
+    let options = server.options().username("app");
+    let (_pool, queue) = super::queue(options.options([("role", "owner")]));
+    let start = Instant::now();
+    let (mut most, mut number) = (0, 0);
+    while start.elapsed() < Duration::from_secs(20) {
+        for _ in 0..4 {
+            number += 1;
+            tokio::spawn(queue.enqueue().oneshot(completed(&format!("JOB-{number}"))));
+        }
+        sleep(Duration::from_millis(500)).await;
+        let sessions: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND wait_event = 'SyncRep'",
+        )
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+        most = most.max(sessions);
+    }
+    assert!(
+        0 < most && most <= 8,
+        "{most} sessions of a queue with 4 connections"
+    );
+}
+
+/// `Worker`: "A worker sends heartbeats to the database while callbacks run." They do not wait for the standby, also if the queue has one
+/// connection for all that it does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_with_one_connection_lives_although_a_standby_is_absent() {
+    let (_folder, server) = server(Version::V15, &["fsync=off"]).await;
+    let (pool, queue) = super::queue(server.options());
+    queue.migrate().await.unwrap();
+    let queue = queue.with_max_connections(1);
+    store(&queue, completed("JOB-long")).await;
+    let log = Log::default();
+    let jobs = slow(&log, Duration::from_secs(300));
+    let dead_after = Duration::from_secs(20);
+    let worker = Running::start(quick(&queue, jobs).with_dead_after(dead_after));
+    until_logged(&log, 1).await;
+    wait_for_standby(&pool, "absent").await;
+    let start = Instant::now();
+    let (mut silence, mut number) = (0, 0);
+    while start.elapsed() < Duration::from_secs(45) {
+        number += 1;
+        tokio::spawn(queue.enqueue().oneshot(completed(&format!("JOB-{number}"))));
+        sleep(Duration::from_secs(1)).await;
+        let now: i64 = sqlx::query_scalar(
+            "SELECT extract(epoch FROM clock_timestamp() - last_seen)::bigint FROM apalis.workers",
+        )
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+        silence = silence.max(now);
+    }
+    worker.task.abort();
+    assert!(silence < 20, "the worker was silent for {silence} s");
+}
+
+/// `replay_all`: "If the server has not answered in time, letters may have been returned or not."
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_replay_of_all_fails_while_a_standby_is_absent() {
+    let (_folder, server) = server(Version::V15, &["fsync=off"]).await;
+    let (pool, queue) = super::queue(server.options());
+    queue.migrate().await.unwrap();
+    for number in 0..40 {
+        store(&queue, completed(&format!("JOB-{number}"))).await;
+    }
+    sqlx::raw_sql(KILLED).execute(&pool).await.unwrap();
+    wait_for_standby(&pool, "absent").await;
+    let filter = LetterFilter::new();
+    let replayed = timeout(PATIENCE, queue.replay_all(&filter)).await;
+    assert!(matches!(replayed, Ok(Err(_))), "{replayed:?}");
+    wait_for_standby(&pool, "").await;
+    assert!(queue.replay_all(&filter).await.is_ok());
+    let letters = queue.dead_letters(&filter).await.unwrap();
+    assert!(letters.letters().is_empty());
+}
+
+/// `prune`: "If the server has not answered in time, rows may have been deleted or not."
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_prune_fails_while_a_standby_is_absent() {
+    let (_folder, server) = server(Version::V15, &["fsync=off"]).await;
+    let (pool, queue) = super::queue(server.options());
+    queue.migrate().await.unwrap();
+    for number in 0..40 {
+        store(&queue, completed(&format!("JOB-{number}"))).await;
+    }
+    let old = "UPDATE apalis.jobs SET status = 'Done', done_at = now() - interval '1 day'";
+    sqlx::raw_sql(old).execute(&pool).await.unwrap();
+    wait_for_standby(&pool, "absent").await;
+    let pruned = timeout(PATIENCE, queue.prune(Duration::ZERO)).await;
+    assert!(matches!(pruned, Ok(Err(_))), "{pruned:?}");
+    wait_for_standby(&pool, "").await;
+    assert!(queue.prune(Duration::ZERO).await.is_ok());
+    let counts = queue.counts().await.unwrap();
+    assert_eq!(counts.waiting + counts.running + counts.dead, 0);
 }
