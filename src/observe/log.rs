@@ -84,7 +84,7 @@ pub(crate) fn results_given_up(queue: &str, events: usize, name: &str) {
         queue,
         events,
         "event.name" = name,
-        "a worker stops without having recorded how callbacks ended, and their events run again"
+        "a worker stops without having recorded how callbacks ended, and their events may run again"
     );
 }
 

@@ -25,7 +25,7 @@ WITH settings AS (
         done_at = clock_timestamp(), run_at = clock_timestamp() + pause * interval '1 microsecond'
     FROM unlocked AS ended, settings
     WHERE jobs.id = ended.id
-    RETURNING jobs.id, ended.token, lock_by IS NULL AND jobs.status = ended.status AS is_settled
+    RETURNING jobs.id, ended.token, lock_by IS NULL AND jobs.status <> 'Running' AS is_settled
 )
 -- A trigger can keep rows as they were, with their worker.
 SELECT 'settle', id, token, CASE WHEN (id, token) IN (SELECT id, token FROM settled WHERE is_settled) THEN 'settled' ELSE coalesce((

@@ -48,7 +48,7 @@ WITH contact AS (
                 substring(last_result ->> 'Err' FROM '; the error before: .*'), ''))
     FROM lost
     WHERE jobs.id = lost.id AND NOT $10
-    RETURNING jobs.id, status, jobs.idempotency_key, lock_by IS NULL AND status IN ('Failed', 'Pending') AS is_back
+    RETURNING jobs.id, status, jobs.idempotency_key, lock_by IS NULL AND status NOT IN ('Queued', 'Running') AS is_back
 )
 -- A trigger can keep rows as they were, with their workers. It says which.
 SELECT 'take_over', (SELECT count(*) FROM returned WHERE is_back), continues,

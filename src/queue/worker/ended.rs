@@ -127,6 +127,7 @@ impl Ended {
         if let Some(Trial::First | Trial::Second) = failing.alone {
             failing.alone = None;
         }
+        failing.locked_since = None;
         failing.pause = (failing.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         failing.again_at = Instant::now() + jittered(failing.pause);
     }
@@ -165,8 +166,9 @@ impl Ended {
 
     /// Says that its row did not change: it is locked, or a trigger has kept it as it was.
     fn locked(&mut self) {
+        let since = self.failing().locked_since;
         self.try_again_later();
-        self.failing().locked_since.get_or_insert_with(Instant::now);
+        self.failing().locked_since = since.or_else(|| Some(Instant::now()));
     }
 
     /// Returns whether to log that its row has been locked for long. That is once.
@@ -322,6 +324,12 @@ mod tests {
         assert!(!ended.is_locked_for_long());
         tokio::time::advance(Duration::from_millis(1)).await;
         assert!(ended.is_locked_for_long() && !ended.is_locked_for_long());
+        let mut ended = Ended::sample();
+        ended.locked();
+        tokio::time::advance(LOCKED).await;
+        ended.try_again_later();
+        ended.locked();
+        assert!(!ended.is_locked_for_long(), "meanwhile it was not locked");
     }
 
     /// It is tried by itself at once. If nothing can be recorded, it is with the others again, unless it was refused before.

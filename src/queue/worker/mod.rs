@@ -150,7 +150,7 @@ impl<J> Worker<J> {
     ///
     /// While the database is unreachable, the worker waits for it. The results of callbacks that end in the meantime are
     /// recorded once it is back. After the shutdown, it waits for the database as long as for a silent worker. What it could not
-    /// record then is logged, and runs again.
+    /// record then is logged, and may run again.
     ///
     /// # Errors
     ///

@@ -228,8 +228,12 @@ impl OwnConnections {
         Ok((connection, limits))
     }
 
-    /// Keeps a connection, which nothing runs on.
+    /// Keeps a connection, which nothing runs on. One that was opened in spite of the sessions that hang is closed: with it, another caller
+    /// would add one.
     pub(crate) fn keep(&self, mut connection: OwnConnection) {
+        if connection.limits.hanging >= MOST_HANGING && !connection.is_reserved {
+            return;
+        }
         connection.used = Instant::now();
         self.idle().push(connection);
     }

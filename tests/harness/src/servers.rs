@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -232,7 +233,8 @@ pub fn postgres(folder: &Folder) -> (Server, String) {
     (server, url)
 }
 
-/// Makes the files of a new server with this `initdb`. It runs once for each version, and leaves a copy beside the test program.
+/// Makes the files of a new server with this `initdb`. It runs once for each version and user, and leaves a copy beside the test
+/// program.
 pub fn make_data(initdb: &mut Command, data: &Path) {
     static MAKING: Mutex<()> = Mutex::new(());
     let copy = |from: &Path, to: &Path| {
@@ -243,7 +245,8 @@ pub fn make_data(initdb: &mut Command, data: &Path) {
     let version = String::from_utf8(version).unwrap();
     let version = version.split_whitespace().nth(2).unwrap();
     let program = std::env::current_exe().unwrap();
-    let made_before = program.with_file_name(format!("postgres-{version}"));
+    let owner = data.parent().unwrap().metadata().unwrap().uid();
+    let made_before = program.with_file_name(format!("postgres-{version}-{owner}"));
     let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     if made_before.exists() {
         return copy(&made_before, data);

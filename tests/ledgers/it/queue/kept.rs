@@ -49,11 +49,16 @@ async fn an_event_whose_row_is_frozen_waits() {
         .await;
     let log = Log::default();
     let worker = Running::start(quick(&queue, logging(&log)));
-    sleep(Duration::from_secs(5)).await;
+    let blamed = ["refuses to change their rows", "frozen-row", "JOB-bad"];
+    let start = Instant::now();
+    while lines.count(&blamed) == 0 {
+        assert!(start.elapsed() < PATIENCE);
+        sleep(Duration::from_millis(50)).await;
+    }
+    sleep(Duration::from_secs(3)).await;
     worker.task.abort();
     assert!(log.entries().is_empty(), "{:?}", log.entries());
-    let blamed = lines.count(&["refuses to change their rows", "frozen-row", "JOB-bad"]);
-    assert_eq!(blamed, 1);
+    assert_eq!(lines.count(&blamed), 1);
 }
 
 /// Guide: "an event whose row it keeps is left out". A worker with one place does not wait for the time of its next look before it takes the
