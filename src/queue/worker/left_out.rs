@@ -136,8 +136,8 @@ impl LeftOut {
         }
     }
 
-    /// The database has not found this event, after this time. It is left out for as long as before, because another worker may be trying it, but
-    /// no longer if it is not found then either.
+    /// The database has not found this event, after this time. It is left out for as long as before, because another worker may be
+    /// trying it, but no longer if it is not found then either.
     pub(super) fn missing(&mut self, id: &str, took: Duration) {
         self.spent += took;
         let event = self.events.iter_mut().find(|it| it.candidate.id == id);

@@ -159,8 +159,8 @@ impl OwnConnections {
         self.permit_within(2 * TIMEOUT, false).await
     }
 
-    /// The same for statements that do not wait for a standby, with a permit that is reserved, if there is one. It keeps a connection of its own, because the server may not
-    /// have another one while others have theirs.
+    /// The same for statements that do not wait for a standby, with a permit that is reserved, if there is one. It keeps a connection of
+    /// its own, because the server may not have another one while others have theirs.
     pub(crate) async fn reserved_permit(&self) -> Result<Permit, sqlx::Error> {
         let mut permit = self.permit_within(2 * TIMEOUT, self.has_reserved).await?;
         permit.waits_for_no_standby = true;
