@@ -1,6 +1,6 @@
-//! The bars for instructions: runs `instructions`, and fails if a bar is missed by more than 5 %.
+//! The bars for instructions. It fails if one is missed by more than 5 %.
 //!
-//! `cargo bench -p mx-job-webhook-benches --bench bars`; with `-- --write` it also draws
+//! `cargo bench -p mx-job-webhook-benches --bench bars`, with valgrind installed; with `-- --write` it also draws
 //! `instructions.svg`.
 #![allow(
     clippy::unwrap_used,
@@ -8,13 +8,20 @@
     reason = "a panic fails the benchmark, which prints a table"
 )]
 
+mod instructions;
 mod plot;
+mod subjects;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+use std::{env, fs};
 
 /// The margin. Instructions repeat to the digit on one machine, but change with the compiler or the allocator.
 const MARGIN: f64 = 1.05;
+
+/// Before the name of a subject, it asks the program to run that.
+const COUNTED: &str = "--counted";
 
 enum Bar {
     /// At most this many times the other's instructions.
@@ -105,34 +112,18 @@ const BARS: [(&str, &str, &str, Bar); 13] = [
 ];
 
 fn main() -> ExitCode {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let target = std::env::current_exe().unwrap();
-    // `<target>/release/deps/bars-…`
-    let target = target.ancestors().nth(3).unwrap();
-    let counted = Command::new(env!("CARGO"))
-        .current_dir(root)
-        .args([
-            "bench",
-            "--quiet",
-            "--bench",
-            "instructions",
-            "--target-dir",
-        ])
-        .arg(target)
-        .args(["--", "--save-summary=json"])
-        .output()
-        .unwrap();
-    if !counted.status.success() {
-        println!("{}", String::from_utf8_lossy(&counted.stderr));
-        return ExitCode::FAILURE;
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == COUNTED) {
+        instructions::run(&arguments[1]);
+        return ExitCode::SUCCESS;
     }
-    let folder = target.join("gungraun/mx-job-webhook-benches/instructions/receive");
+    let mut counts = Counts::default();
 
     println!("| what | instructions | against | measured | bar |");
     println!("|---|---|---|---|---|");
     let mut missed = 0;
     for (what, ours, theirs, bar) in &BARS {
-        let [ours, theirs] = [ours, theirs].map(|name| instructions(&folder, name));
+        let [ours, theirs] = [ours, theirs].map(|subject| counts.of(subject));
         let (measured, limit, holds) = match bar {
             Bar::Ratio(limit) => {
                 let ratio = ours / theirs;
@@ -155,8 +146,9 @@ fn main() -> ExitCode {
         let mark = if holds { "" } else { " **MISSED**" };
         println!("| {what} | {ours:.0} | {theirs:.0} | {measured} | {limit}{mark} |");
     }
-    if std::env::args().any(|argument| argument == "--write") {
-        std::fs::write(root.join("instructions.svg"), drawn(&folder)).unwrap();
+    if arguments.iter().any(|argument| argument == "--write") {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("instructions.svg");
+        fs::write(file, drawn(&mut counts)).unwrap();
     }
     if missed > 0 {
         println!("\n{missed} bars are missed by more than 5 %");
@@ -165,7 +157,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn drawn(folder: &Path) -> String {
+fn drawn(counts: &mut Counts) -> String {
     let rows = [
         ("layer around the router", "deliver.around_the_router"),
         ("with the memory ledger", "deliver.with_the_memory_ledger"),
@@ -174,20 +166,21 @@ fn drawn(folder: &Path) -> String {
         ("extractor", "deliver.extractor"),
         ("axum::Json and match", "deliver.by_hand"),
     ]
-    .map(|(name, benchmark)| (name, instructions(folder, benchmark)));
+    .map(|(name, subject)| (name, counts.of(subject)));
     plot::bars("instructions a delivery", &rows, |name| {
         name != "axum::Json and match"
     })
 }
 
-/// Returns gungraun's count for a benchmark, such as `decode.sample`.
-fn instructions(folder: &Path, benchmark: &str) -> f64 {
-    let file: PathBuf = folder.join(benchmark).join("summary.json");
-    let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
-    let summary: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let metrics =
-        &summary["profiles"][0]["summaries"]["total"]["summary"]["Callgrind"]["Ir"]["metrics"];
-    // If there is an earlier run, the first of the two values is the current one.
-    let [alone, beside] = [&metrics["Left"]["Int"], &metrics["Both"][0]["Int"]];
-    alone.as_f64().or(beside.as_f64()).unwrap()
+/// The instructions of each subject, counted once.
+#[derive(Default)]
+struct Counts(BTreeMap<&'static str, f64>);
+
+impl Counts {
+    fn of(&mut self, subject: &'static str) -> f64 {
+        *self
+            .0
+            .entry(subject)
+            .or_insert_with(|| instructions::count(subject))
+    }
 }

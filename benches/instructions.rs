@@ -1,70 +1,106 @@
-//! Counts instructions, which repeat to the digit whatever the load of the machine.
+//! Counts instructions with valgrind's callgrind, which repeat to the digit whatever the load of the machine.
 //!
-//! `cargo bench -p mx-job-webhook-benches --bench instructions`, with valgrind and gungraun's runner installed. Each
-//! service answers one request before the one that is counted.
-#![allow(
-    clippy::unwrap_used,
-    missing_docs,
-    reason = "gungraun's macros, and a panic fails the benchmark"
-)]
-
-mod subjects;
+//! Each subject has a process of its own, in which it runs twice. The second time is counted: then the allocator has memory
+//! of the right sizes, and a service has answered a request.
 
 use std::convert::Infallible;
+use std::ffi::OsString;
 use std::hint::black_box;
+use std::process::Command;
+use std::{env, fs};
 
 use axum::body::Body;
-use gungraun::{library_benchmark, library_benchmark_group, main};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use mx_job_webhook::Job;
-use serde::de::IgnoredAny;
-use subjects::mounts::{answer, delivery, not_ours, own_routes};
-use subjects::{by_hand, mounts, reversed, sample};
 use tower::Service;
 
-type Measured<T> = Box<dyn FnOnce() -> T>;
+use crate::subjects::mounts::{answer, delivery, not_ours, own_routes};
+use crate::subjects::{by_hand, mounts, reversed, sample};
 
-#[library_benchmark]
-#[bench::sample(sample())]
-#[bench::reversed(reversed())]
-fn decode(body: Vec<u8>) -> Job {
+/// Counts the instructions of a subject, such as `deliver.by_hand`. callgrind's file stays beside those that cargo has built.
+pub(crate) fn count(subject: &str) -> f64 {
+    let program = env::current_exe().unwrap();
+    let file = program.with_file_name(format!("callgrind.out.{subject}"));
+    let mut out_file = OsString::from("--callgrind-out-file=");
+    out_file.push(&file);
+    // The environment moves the stack, and with it a few counts.
+    let valgrind = Command::new("valgrind")
+        .env_clear()
+        .envs(env::var_os("PATH").map(|path| ("PATH", path)))
+        .args(["--tool=callgrind", "--collect-atstart=no"])
+        .arg("--toggle-collect=*counted_instructions*")
+        .arg(out_file)
+        .arg(program)
+        .args([crate::COUNTED, subject])
+        .output();
+    let output = valgrind.expect("valgrind is installed");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{subject}: {said}");
+    let counts = fs::read_to_string(file).unwrap();
+    let total = counts
+        .lines()
+        .find_map(|line| line.strip_prefix("totals: "));
+    let total = total.and_then(|total| total.trim().parse().ok());
+    let total: f64 = total.expect("callgrind's file has a total");
+    assert!(total > 0.0, "{subject}: nothing was counted");
+    total
+}
+
+/// Runs a subject within callgrind.
+pub(crate) fn run(subject: &str) {
+    match subject {
+        "decode.sample" => decode(sample, by_this_crate),
+        "decode.reversed" => decode(reversed, by_this_crate),
+        "decode_by_hand.sample" => decode(sample, by_hand),
+        "decode_by_hand.reversed" => decode(reversed, by_hand),
+        "decode_with_axum_json.sample" => decode(|| by_hand::json(sample()), |decode| decode()),
+        "decode_with_axum_json.reversed" => decode(|| by_hand::json(reversed()), |decode| decode()),
+        "deliver.around_the_router" => answer_two(mounts::around_the_router(), OURS),
+        "deliver.with_the_memory_ledger" => answer_two(mounts::with_the_memory_ledger(), OURS),
+        "deliver.a_duplicate" => answer_two(mounts::with_the_memory_ledger(), TWICE),
+        "deliver.with_a_watch" => answer_two(mounts::with_a_watch(), OURS),
+        "deliver.router_layer" => answer_two(mounts::router_layer(), OURS),
+        "deliver.route_service" => answer_two(mounts::route_service(), OURS),
+        "deliver.extractor" => answer_two(mounts::extractor(), OURS),
+        "deliver.by_hand" => answer_two(by_hand::app(), OURS),
+        "pass_through.around_the_router" => answer_two(mounts::around_the_router(), NOT_OURS),
+        "pass_through.bare_router" => answer_two(own_routes(), NOT_OURS),
+        "pass_through.router_layer" => answer_two(mounts::router_layer(), NOT_OURS),
+        "pass_through.layer_that_does_nothing" => {
+            answer_two(mounts::router_with_a_layer_that_does_nothing(), NOT_OURS);
+        }
+        _ => panic!("there is no subject {subject}"),
+    }
+}
+
+/// What callgrind counts. It finds the function by its name. The result is dropped outside.
+#[inline(never)]
+fn counted_instructions<I, O>(subject: impl FnOnce(I) -> O, input: I) -> O {
+    black_box(subject(black_box(input)))
+}
+
+#[inline(never)]
+fn by_this_crate(body: Vec<u8>) -> Job {
     Job::decode(black_box(&body)).unwrap()
 }
 
-#[library_benchmark]
-#[bench::sample(sample())]
-#[bench::reversed(reversed())]
-fn decode_by_hand(body: Vec<u8>) -> by_hand::Webhook {
+#[inline(never)]
+fn by_hand(body: Vec<u8>) -> by_hand::Webhook {
     serde_json::from_slice(black_box(&body)).unwrap()
 }
 
-#[library_benchmark]
-#[bench::sample(Box::new(by_hand::json(sample())))]
-#[bench::reversed(Box::new(by_hand::json(reversed())))]
-fn decode_with_axum_json(decode: Measured<by_hand::Webhook>) -> by_hand::Webhook {
-    decode()
+fn decode<I, O>(input: fn() -> I, decode: impl Fn(I) -> O) {
+    drop(decode(input()));
+    drop(counted_instructions(decode, input()));
 }
 
-#[library_benchmark]
-#[bench::sample(sample())]
-fn decode_nothing(body: Vec<u8>) -> IgnoredAny {
-    serde_json::from_slice(black_box(&body)).unwrap()
-}
-
-/// Prepares a service's second request.
-fn second<S>(mut service: S, requests: [fn() -> Request<Body>; 2]) -> Measured<StatusCode>
+fn answer_two<S>(mut service: S, [first, second]: [fn() -> Request<Body>; 2])
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + 'static,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
-    let [first, second] = requests;
     assert!(answer(&mut service, first()).is_success());
-    let request = second();
-    Box::new(move || {
-        let status = answer(&mut service, request);
-        // Dropping the service is not part of a request.
-        std::mem::forget(service);
-        status
-    })
+    let status = counted_instructions(|request| answer(&mut service, request), second());
+    assert!(status.is_success());
 }
 
 /// An earlier event of the same job, so that the ledger takes the next sample as a new event.
@@ -76,42 +112,3 @@ fn earlier() -> Vec<u8> {
 const OURS: [fn() -> Request<Body>; 2] = [|| delivery(earlier()), || delivery(sample())];
 const TWICE: [fn() -> Request<Body>; 2] = [|| delivery(sample()), || delivery(sample())];
 const NOT_OURS: [fn() -> Request<Body>; 2] = [not_ours, not_ours];
-
-#[library_benchmark]
-#[bench::around_the_router(second(mounts::around_the_router(), OURS))]
-#[bench::with_the_memory_ledger(second(mounts::with_the_memory_ledger(), OURS))]
-#[bench::a_duplicate(second(mounts::with_the_memory_ledger(), TWICE))]
-#[bench::with_a_watch(second(mounts::with_a_watch(), OURS))]
-#[bench::router_layer(second(mounts::router_layer(), OURS))]
-#[bench::route_service(second(mounts::route_service(), OURS))]
-#[bench::extractor(second(mounts::extractor(), OURS))]
-#[bench::by_hand(second(by_hand::app(), OURS))]
-fn deliver(request: Measured<StatusCode>) -> StatusCode {
-    request()
-}
-
-#[library_benchmark]
-#[bench::around_the_router(second(mounts::around_the_router(), NOT_OURS))]
-#[bench::bare_router(second(own_routes(), NOT_OURS))]
-#[bench::router_layer(second(mounts::router_layer(), NOT_OURS))]
-#[bench::layer_that_does_nothing(second(
-    mounts::router_with_a_layer_that_does_nothing(),
-    NOT_OURS
-))]
-fn pass_through(request: Measured<StatusCode>) -> StatusCode {
-    request()
-}
-
-library_benchmark_group!(
-    name = receive,
-    benchmarks = [
-        decode,
-        decode_by_hand,
-        decode_with_axum_json,
-        decode_nothing,
-        deliver,
-        pass_through
-    ]
-);
-
-main!(library_benchmark_groups = receive);
