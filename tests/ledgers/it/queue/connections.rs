@@ -158,6 +158,8 @@ async fn a_locked_table_does_not_use_up_the_servers_connections() {
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn dropped_calls_have_no_further_sessions() {
     let fixture = Fixture::new().await;
+    // Its connection stays, so that on a busy machine a call waits for the lock before it is dropped.
+    store(&fixture.queue, completed("JOB-first")).await;
     let mut lock = fixture.pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE apalis.jobs, mx_job_webhook_dead_letters IN ACCESS EXCLUSIVE MODE")
         .execute(&mut *lock)
