@@ -372,6 +372,22 @@ async fn a_replay_of_a_body_whose_event_was_handled_runs_nothing_and_succeeds() 
     assert_eq!(fixture.rows("status = 'Done'").await, 1);
 }
 
+/// `with_kind`: "Chooses letters of this kind."
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_replay_of_one_kind_leaves_the_others() {
+    let fixture = Fixture::new().await;
+    fixture.bury(&["JOB-1".to_owned()]).await;
+    keep_undecodable(&fixture.queue, "not JSON").await;
+    let [bodies, events] =
+        [LetterKind::Undecodable, LetterKind::Event].map(|kind| all().with_kind(kind));
+    let replayed = fixture.queue.replay_all(&bodies).await.unwrap();
+    assert_eq!((replayed.succeeded(), replayed.failed()), (0, 1));
+    assert_eq!(fixture.names(&events).await, ["JOB-1"]);
+    let replayed = fixture.queue.replay_all(&events).await.unwrap();
+    assert_eq!((replayed.succeeded(), replayed.failed()), (1, 0));
+}
+
 /// Keeps a body that is no event in a queue.
 async fn keep_undecodable(queue: &JobQueue, body: &str) {
     let webhooks = JobWebhook::new(Credentials::unauthenticated(), queue.enqueue())
