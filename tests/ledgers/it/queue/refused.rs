@@ -345,6 +345,8 @@ async fn a_letter_that_is_refused_keeps_none_of_1100_from_a_replay() {
     let replayed = fixture.queue.replay_all(&LetterFilter::new()).await;
     let waiting = fixture.rows("status = 'Pending'").await;
     assert_eq!(waiting, 1100, "{replayed:?}");
+    let replayed = replayed.unwrap();
+    assert_eq!((replayed.succeeded(), replayed.failed()), (1100, 1));
 }
 
 /// "Secrets, user ids and bodies never reach a log, an error or a response": `Error`'s `Debug` says that "Their own `Debug` can
