@@ -121,7 +121,7 @@ impl JobQueue {
             shared: Arc::new(Shared {
                 name: NAME.to_owned(),
                 connections: Connections::like(&pool, CONNECTIONS),
-                storing: storing(CONNECTIONS),
+                storing: Batches::new(storing(CONNECTIONS)),
                 stored: Notify::new(),
             }),
         }
@@ -170,7 +170,7 @@ impl JobQueue {
             shared: Arc::new(Shared {
                 name,
                 connections: Connections::like(pool, connections),
-                storing: storing(connections),
+                storing: Batches::new(storing(connections)),
                 stored: Notify::new(),
             }),
         }
@@ -205,11 +205,10 @@ impl JobQueue {
     }
 }
 
-/// While a connection commits events, further events gather for the next statement.
-fn storing(connections: u32) -> Batches {
-    // One connection is left to heartbeats.
+/// Returns how many statements store events at once. One connection is left to heartbeats.
+fn storing(connections: u32) -> usize {
     let statements = usize::try_from(connections - 1).unwrap_or(usize::MAX);
-    Batches::new(statements.clamp(1, BATCH))
+    statements.clamp(1, BATCH)
 }
 
 impl Shared {
@@ -269,6 +268,12 @@ mod tests {
     use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
     use super::*;
+
+    #[test]
+    fn one_connection_is_left_to_heartbeats_if_there_are_several() {
+        let statements = [1, 2, 4, u32::MAX].map(storing);
+        assert_eq!(statements, [1, 1, 3, BATCH]);
+    }
 
     #[tokio::test]
     async fn a_queue_of_another_name_keeps_the_number_of_connections() {

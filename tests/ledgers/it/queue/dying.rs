@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mx_job_webhook::dead_letters::LetterFilter;
 use mx_job_webhook::queue::Try;
-use mx_job_webhook::{JobEvent, JobRouter};
+use mx_job_webhook::{JobEvent, JobRouter, Permanent};
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
@@ -380,6 +380,48 @@ async fn an_earlier_try_ends_no_later_one_with_its_number() {
     assert_eq!(fixture.rows("status = 'Running' AND attempts = 0").await, 1);
     fixture.until(1, "status = 'Done' AND attempts = 2").await;
     worker.end().await;
+}
+
+/// Also if one statement records both: the earlier one makes no second dead letter.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn two_tries_that_are_recorded_together_make_one_dead_letter() {
+    let fixture = Fixture::new().await;
+    let lines = Lines::of_all_tests();
+    let (log, end) = (Log::default(), Arc::new(Notify::new()));
+    let (noted, ends) = (log.clone(), end.clone());
+    let jobs = JobRouter::new().on_completed(move |event: JobEvent| {
+        let (log, end) = (noted.clone(), ends.clone());
+        async move {
+            let notified = end.notified();
+            log.push(event.guid.to_string());
+            if event.guid.as_str() == "JOB-2" {
+                return Ok(());
+            }
+            notified.await;
+            Err(Permanent::new("no such account"))
+        }
+    });
+    fixture.store(completed("JOB-twice")).await;
+    let worker = Running::start(quick(&fixture.queue, jobs));
+    until_logged(&log, 1).await;
+    // Another worker has taken it over, and its try has failed.
+    fixture
+        .execute(
+            "UPDATE apalis.jobs SET status = 'Failed', attempts = 2, lock_by = NULL, run_at = now()",
+        )
+        .await;
+    until_logged(&log, 2).await;
+    // The statement that records JOB-2 runs when both tries end, and the next one records both.
+    let is_recorded = "NEW.status = 'Done'";
+    sleeping_trigger(&fixture.pool, "UPDATE", is_recorded, 1.0).await;
+    fixture.store(completed("JOB-2")).await;
+    until_logged(&log, 3).await;
+    sleep(Duration::from_millis(300)).await;
+    end.notify_waiters();
+    fixture.until(1, "status = 'Killed'").await;
+    worker.end().await;
+    assert_eq!(lines.count(&["is a dead letter", "JOB-twice"]), 1);
 }
 
 /// "After the shutdown, it waits for the database as long as for a silent worker", also if it was away before.

@@ -349,6 +349,46 @@ async fn a_letter_that_is_refused_keeps_none_of_1100_from_a_replay() {
     assert_eq!((replayed.succeeded(), replayed.failed()), (1100, 1));
 }
 
+/// `replay_all`: "If the server has not answered in time, letters may have been returned or not." So if a connection is cut off, the
+/// replay fails, and does not count letters of which it knows nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_replay_of_all_fails_if_its_connection_is_cut_off() {
+    for one_by_one in [false, true] {
+        let fixture = Fixture::new().await;
+        for number in 0..8 {
+            fixture.store(completed(&format!("JOB-{number}"))).await;
+        }
+        fixture.execute(KILLED).await;
+        if one_by_one {
+            fixture.refuse_changes("JOB-0 %").await;
+        }
+        // A statement for all letters is refused before, for JOB-0, and one for JOB-1 alone is cut off each time. Otherwise one
+        // statement is cut off: sequences are not rolled back.
+        let (cut_off, times) = if one_by_one {
+            ("JOB-1", 9)
+        } else {
+            ("JOB-0", 1)
+        };
+        fixture.execute("CREATE SEQUENCE tries").await;
+        trigger(
+            &fixture,
+            "AFTER UPDATE",
+            &format!(
+                "IF NEW.idempotency_key LIKE '{cut_off} %' AND nextval('tries') <= {times} THEN
+                     PERFORM pg_terminate_backend(pg_backend_pid());
+                 END IF;"
+            ),
+        )
+        .await;
+        let replayed = fixture.queue.replay_all(&LetterFilter::new()).await;
+        assert!(replayed.is_err(), "{one_by_one}: {replayed:?}");
+        fixture.execute("DROP TRIGGER refuse ON apalis.jobs").await;
+        let replayed = fixture.queue.replay_all(&LetterFilter::new()).await;
+        assert_eq!(replayed.unwrap().failed(), u64::from(one_by_one));
+    }
+}
+
 /// "Secrets, user ids and bodies never reach a log, an error or a response": `Error`'s `Debug` says that "Their own `Debug` can
 /// show more than an application may log, such as the row that a database has refused."
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

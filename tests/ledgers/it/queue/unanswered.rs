@@ -291,3 +291,28 @@ async fn a_prune_fails_while_a_standby_is_absent() {
         .unwrap();
     assert_eq!(rows, 0);
 }
+
+/// The same for one row, whose trigger asks another server. Rows that the statement has not locked are deleted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_prune_goes_on_beside_a_statement_without_an_answer() {
+    let fixture = Fixture::new().await;
+    fixture.store(completed("JOB-bad")).await;
+    let remote = remote(&fixture).await;
+    fixture
+        .execute(&format!(
+            "INSERT INTO apalis.jobs (id, job_type, job, status, attempts, max_attempts, run_at, priority, idempotency_key, done_at)
+             SELECT 'id-' || n, job_type, job, 'Done', 1, 12, now(), 0, 'OLD-' || n || ' COMPLETED -', now() - interval '8 days'
+             FROM apalis.jobs, generate_series(1, 2100) AS n;
+             UPDATE apalis.jobs SET status = 'Done', done_at = now() - interval '9 days' WHERE idempotency_key LIKE 'JOB-bad %';
+             CREATE EXTENSION dblink;
+             CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS
+                 $f$ BEGIN PERFORM * FROM dblink('{remote}', 'SELECT 1 FROM pg_sleep(12)') AS t (x int); RETURN OLD; END $f$;
+             CREATE TRIGGER audit BEFORE DELETE ON apalis.jobs FOR EACH ROW
+                 WHEN (OLD.idempotency_key LIKE 'JOB-bad %') EXECUTE FUNCTION audit()"
+        ))
+        .await;
+    let pruned = timeout(PATIENCE, fixture.queue.prune(Duration::ZERO)).await;
+    assert!(matches!(pruned, Ok(Err(_))), "{pruned:?}");
+    assert_eq!(fixture.rows("true").await, 2_000);
+}
