@@ -333,6 +333,7 @@ mod tests {
     use super::*;
     use crate::queue::worker::running::RunningGuard;
     use crate::queue::{Enqueue, JobQueue};
+    use crate::util::postgres::tests::Refused;
 
     /// A fetcher of a worker that runs this many callbacks, with as many places.
     fn busy(callbacks: usize) -> (Fetcher<Enqueue>, Vec<RunningGuard>) {
@@ -410,6 +411,14 @@ mod tests {
             let waited = waited.map(|is_stored| (start.elapsed(), is_stored));
             assert_eq!(waited, woken, "{takes}, {changed}, {stored}");
         }
+    }
+
+    #[test]
+    fn a_row_is_the_cause_unless_the_row_of_the_worker_is_missing() {
+        let refused = |code| sqlx::Error::Database(Box::new(Refused(code)));
+        assert!(is_of_an_event(&refused("23514")));
+        assert!(!is_of_an_event(&refused("23503")));
+        assert!(!is_of_an_event(&sqlx::Error::PoolTimedOut));
     }
 
     #[tokio::test(start_paused = true)]

@@ -242,6 +242,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+    use crate::util::postgres::tests::Refused;
 
     const ONE: Duration = Duration::from_millis(1);
 
@@ -278,6 +279,19 @@ mod tests {
         }
         left_out.accepted("0", ONE);
         assert!(left_out.ids().is_empty());
+    }
+
+    /// An event that is slow has a second try with more time, before it counts as refused.
+    #[test]
+    fn only_the_first_try_that_took_too_long_is_followed_by_a_second_one() {
+        let refused = |code| Error::Database(Box::new(Refused(code)));
+        let after = |trial: Trial, code| trial.after(&refused(code), ONE, 3 * ONE);
+        let (first, second) = (Trial::First, Trial::Second);
+        assert_eq!(after(first, TOOK_TOO_LONG), second);
+        assert_eq!(after(first, "23514"), Trial::Again(ONE));
+        assert_eq!(after(second, TOOK_TOO_LONG), Trial::Again(ONE));
+        assert_eq!(after(Trial::Again(ONE), "23514"), Trial::Again(2 * ONE));
+        assert_eq!(after(Trial::Again(2 * ONE), "23514"), Trial::Again(3 * ONE));
     }
 
     /// Another worker may be trying it.

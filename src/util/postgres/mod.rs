@@ -116,6 +116,11 @@ pub(crate) mod tests {
             Some(self.0.into())
         }
 
+        fn constraint(&self) -> Option<&str> {
+            // The only foreign key of the queue.
+            (self.0 == "23503").then_some("fk_worker_lock_by")
+        }
+
         fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
             self
         }
