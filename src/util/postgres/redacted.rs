@@ -141,3 +141,85 @@ impl DatabaseError for Redacted {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::util::postgres::tests::Refused;
+
+    #[test]
+    fn only_the_server_itself_and_an_exception_of_the_application_are_quoted() {
+        let quoted = "no account of USR-1";
+        let own = Some(("jobs", "refuse"));
+        for (code, own, expected) in [
+            ("P0001", None, quoted),
+            ("25006", None, "the server is read-only"),
+            ("25P02", None, "the transaction has failed before"),
+            ("40001", None, "the access could not be serialised"),
+            ("40P01", None, "deadlock detected"),
+            ("42501", own, "permission denied"),
+            ("53100", None, "the server's disk is full"),
+            ("53200", None, "the server is out of memory"),
+            ("55P03", None, "a lock was not available in time"),
+            (
+                "57014",
+                None,
+                "the statement took too long, or was cancelled",
+            ),
+            (
+                "23514",
+                own,
+                "a row of the table \"jobs\" violates the constraint \"refuse\"",
+            ),
+            (
+                "23514",
+                None,
+                "the server refuses a value or the statement (SQLSTATE 23514)",
+            ),
+            (
+                "42P01",
+                None,
+                "the server refuses a value or the statement (SQLSTATE 42P01)",
+            ),
+        ] {
+            assert_eq!(message(code, own, quoted), expected, "{code}");
+        }
+        for own in OWN {
+            assert_eq!(message("42501", None, own), own);
+            assert_eq!(message("42P01", None, own), own);
+        }
+    }
+
+    #[test]
+    fn an_error_keeps_its_code_and_its_kind() {
+        for (code, kind) in [
+            ("23502", ErrorKind::NotNullViolation),
+            ("23503", ErrorKind::ForeignKeyViolation),
+            ("23505", ErrorKind::UniqueViolation),
+            ("23514", ErrorKind::CheckViolation),
+            ("23P01", ErrorKind::ExclusionViolation),
+            ("55P03", ErrorKind::Other),
+        ] {
+            let error = redacted(sqlx::Error::Database(Box::new(Refused(code))));
+            let error = error.into_database_error().unwrap();
+            assert_eq!(error.code().as_deref(), Some(code));
+            // `ErrorKind` cannot be compared.
+            assert_eq!(format!("{:?}", error.kind()), format!("{kind:?}"));
+            assert_eq!(error.message(), error.to_string());
+            // Its constraint may be one of the application.
+            assert_eq!((error.constraint(), error.table()), (None, None));
+        }
+    }
+
+    #[test]
+    fn the_table_and_the_constraint_are_named_if_the_table_is_one_of_the_crate() {
+        let error = Redacted {
+            code: "23514".to_owned(),
+            message: "no".to_owned(),
+            constraint: Some("refuse".to_owned()),
+            table: Some("jobs".to_owned()),
+        };
+        assert_eq!(error.constraint(), Some("refuse"));
+        assert_eq!(error.table(), Some("jobs"));
+    }
+}
