@@ -32,6 +32,9 @@ use crate::util::catch_panic::{CatchDrop, Panicked, catch};
 /// it is drained, or if no runtime takes the callback, the event is answered 503. If the service is
 /// called on a task of its own, the layer uses a `Background` of its own, which cannot be drained.
 ///
+/// With `DedupeLayer` inside, a duplicate that comes while the callback runs goes to the hook too, with
+/// [`ErrorKind::InFlight`](crate::ErrorKind::InFlight). Nothing is lost then.
+///
 /// Put [`DedupeLayer`](crate::DedupeLayer) and the layer of a `JobWatch` inside this layer, so that an
 /// event is settled and heard when its callback has succeeded.
 ///
