@@ -2,7 +2,7 @@
 
 use std::future::{pending, ready};
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use mx_job_webhook::acknowledge_first::AcknowledgeFirstLayer;
 use mx_job_webhook::background::BackgroundTask;
@@ -276,5 +276,54 @@ mod on_tokio {
         assert_eq!(receipt, Receipt::Accepted);
         drop(runtime);
         assert_eq!(failed.entries(), [r#"CallbackCancelled Some("JOB-1")"#]);
+    }
+}
+
+/// "Even within a callback": a delivery to another mount of the same `Background` needs a permit of its own.
+#[tokio::test]
+async fn a_delivery_within_a_callback_needs_a_permit_of_its_own() {
+    let background = Background::new().with_capacity(1);
+    let inner =
+        JobWebhook::new(credentials(), JobRouter::new()).with_background(background.clone());
+    let log = Log::default();
+    let (app, noted) = (inner.clone(), log.clone());
+    let jobs = JobRouter::new().on_completed(move |_| {
+        let (app, log) = (app.clone(), noted.clone());
+        async move {
+            let answer = app.oneshot(delivery(SAMPLE)).await.unwrap();
+            log.push(answer.status().as_str());
+        }
+    });
+    let outer = JobWebhook::new(credentials(), jobs).with_background(background);
+    assert_eq!(outer.oneshot(delivery(SAMPLE)).await.unwrap().status(), 204);
+    assert_eq!(log.entries(), ["503"]);
+}
+
+#[test]
+fn a_capacity_and_a_function_that_spawns_keep_each_other() {
+    for capacity_first in [false, true] {
+        let log = Log::default();
+        let noted = log.clone();
+        let spawn = move |task: BackgroundTask| {
+            noted.push("spawned");
+            drop(task);
+        };
+        let background = Background::new();
+        let background = if capacity_first {
+            background.with_capacity(1).with_spawn(spawn)
+        } else {
+            background.with_spawn(spawn).with_capacity(1)
+        };
+        let jobs = JobRouter::new().on_completed(|_| pending::<()>());
+        let webhooks = JobWebhook::new(credentials(), jobs).with_background(background);
+        let first = start(webhooks.clone().oneshot(delivery(SAMPLE)));
+        let mut second = Box::pin(webhooks.oneshot(delivery(SAMPLE)));
+        let context = &mut Context::from_waker(Waker::noop());
+        let Poll::Ready(refused) = second.as_mut().poll(context) else {
+            panic!("there is room for a second delivery");
+        };
+        assert_eq!(refused.unwrap().status(), 503);
+        drop(first);
+        assert_eq!(log.entries(), ["spawned"]);
     }
 }

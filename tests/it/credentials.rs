@@ -1,14 +1,18 @@
 //! Accepted and refused credentials.
 
-use std::sync::Arc;
+use std::error::Error as _;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
 
 use axum::body::Body;
 use http::{HeaderValue, Request};
 use mx_job_webhook::credentials::InvalidToken;
-use mx_job_webhook::{Credentials, JobRouter, JobWebhook};
+use mx_job_webhook::{Credentials, Error, JobRouter, JobWebhook};
+use tower::{BoxError, ServiceExt as _};
 
-use crate::support::{PATH, SAMPLE, Settings, delivery, mounts, no_callbacks, send};
+use crate::support::{Log, PATH, SAMPLE, Settings, delivery, jobs, mounts, no_callbacks, send};
 
 fn request(authorization: &[&[u8]]) -> Request<Body> {
     let mut request = delivery(SAMPLE);
@@ -779,4 +783,41 @@ fn an_invalid_token_says_so_and_keeps_its_cause() {
     }
     let cause = mark.source().unwrap().to_string();
     assert_eq!(cause, "the signature is of another key");
+}
+
+/// `Credentials::verify`: an event that a closure has accepted has no credentials either, however it is mounted.
+#[tokio::test]
+async fn an_event_that_a_closure_has_accepted_has_no_credentials() {
+    let log = Log::default();
+    let noted = log.clone();
+    let callback = JobRouter::new().on_completed(move |event| {
+        noted.push(event.headers().contains_key("authorization").to_string());
+        async {}
+    });
+    let mut settings = Settings::new(jobs(callback));
+    settings.credentials = Credentials::verify(|_| async { true });
+    let mounts = mounts(&settings);
+    let expected = vec!["false"; mounts.len()];
+    for (_, app) in mounts {
+        assert_eq!(send(app, delivery(SAMPLE)).await.0.status, 204);
+    }
+    assert_eq!(log.entries(), expected);
+}
+
+/// What a check of credentials says could repeat a token, also within an error of the application.
+#[test]
+fn an_error_that_contains_one_of_a_check_of_credentials_prints_no_cause() {
+    let seen = Arc::new(Mutex::new(None));
+    let tell = seen.clone();
+    let credentials = Credentials::verify(|_| async { Err::<bool, _>("token s3cret") });
+    let webhooks = JobWebhook::new(credentials, JobRouter::new())
+        .on_error(move |failure| *tell.lock().unwrap() = Some(failure.error().clone()));
+    let context = &mut Context::from_waker(Waker::noop());
+    let mut answer = pin!(webhooks.oneshot(delivery(SAMPLE)));
+    assert!(answer.as_mut().poll(context).is_ready());
+    let error = seen.lock().unwrap().take().unwrap();
+    assert!(error.source().is_some());
+    let outer = Error::from(BoxError::from(error));
+    let printed = format!("{outer:#} {outer:?}");
+    assert!(!printed.contains("s3cret"), "{printed}");
 }

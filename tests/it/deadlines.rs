@@ -18,7 +18,7 @@ use mx_job_webhook::{
 };
 use tokio::sync::Notify;
 use tokio::task::{consume_budget, yield_now};
-use tower::{BoxError, Layer as _, Service, ServiceExt as _};
+use tower::{BoxError, Layer as _, Service, ServiceBuilder, ServiceExt as _};
 
 use crate::support::{SAMPLE, Settings, credentials, delivery, jobs, mounts, send};
 
@@ -276,4 +276,22 @@ async fn past_the_answer_deadline_a_hungry_callback_still_finishes() {
     });
     assert_eq!(status(endpoint(hungry), delivery(SAMPLE)).await, 503);
     done.notified().await;
+}
+
+/// `with_answer_deadline`: it "counts from when the delivery first has to wait for the callback or its service".
+#[tokio::test(start_paused = true)]
+async fn one_answer_deadline_is_for_the_readiness_and_the_callback() {
+    let callback = |_| tokio::time::sleep(Duration::from_secs(8));
+    let jobs = ServiceBuilder::new()
+        .concurrency_limit(1)
+        .service(JobRouter::new().on_completed(callback));
+    let webhooks =
+        JobWebhook::new(credentials(), jobs).with_answer_deadline(Duration::from_secs(10));
+    let first = tokio::spawn(webhooks.clone().oneshot(delivery(SAMPLE)));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let start = tokio::time::Instant::now();
+    let second = webhooks.oneshot(delivery(SAMPLE)).await.unwrap();
+    assert_eq!(second.status(), 503);
+    assert_eq!(start.elapsed().as_secs(), 10);
+    assert_eq!(first.await.unwrap().unwrap().status(), 204);
 }

@@ -716,3 +716,19 @@ fn timestamps_are_compared_by_their_seconds_in_constants_too() {
     let error = "2016-08-15T17:13:35".parse::<Timestamp>().unwrap_err();
     assert!(!error.to_string().is_empty());
 }
+
+/// `Job::decode`: a documented field that appears twice is refused, whatever the first or the second one is.
+#[test]
+fn a_field_that_is_repeated_beside_a_null_is_refused() {
+    for body in [
+        r#"{"job":null,"job":{"guid":"JOB-1","status":6}}"#,
+        r#"{"job":{"guid":"JOB-1","status":6},"job":null}"#,
+        r#"{"job":{"guid":null,"guid":"JOB-1","status":6}}"#,
+        r#"{"job":{"guid":"JOB-1","status":6,"updated_at":1471281212,"updated_at":null}}"#,
+        r#"{"job":{"guid":"JOB-1","status":6,"updated_at":null,"updated_at":1471281212}}"#,
+    ] {
+        let decoded = Job::decode(body.as_bytes());
+        let kind = decoded.map_err(|error| error.kind());
+        assert_eq!(kind.unwrap_err(), ErrorKind::InvalidJob, "{body}");
+    }
+}

@@ -851,3 +851,20 @@ fn a_webhook_and_a_poll_with_the_same_date_are_one_event() {
         [webhook, polled].map(|body| EventName::of(&JobEvent::decode(body).unwrap()));
     assert_eq!(webhook, polled);
 }
+
+/// `MemoryLedger::in_flight`: events that are "neither settled nor released". A stale event whose lease has expired is none of them.
+#[tokio::test]
+async fn a_stale_event_whose_lease_has_expired_is_not_in_flight() {
+    let ledger = MemoryLedger::new();
+    let old = name("JOB-1", Status::Challenged, 1);
+    let new = name("JOB-1", Status::Completed, 2);
+    let claim = ledger.claim(&old, Duration::ZERO).await.unwrap();
+    assert!(matches!(claim, Claim::Granted(_)));
+    let Claim::Granted(token) = ledger.claim(&new, Duration::from_secs(9)).await.unwrap() else {
+        panic!("the event is new");
+    };
+    let _ = ledger.commit(&new, token).await.unwrap();
+    let claim = ledger.claim(&old, Duration::ZERO).await.unwrap();
+    assert!(matches!(claim, Claim::Stale));
+    assert_eq!(ledger.in_flight(), 0);
+}

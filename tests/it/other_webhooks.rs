@@ -8,10 +8,11 @@ use axum::Router;
 use axum::body::Body;
 use axum::routing::post;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, Version};
+use http_body_util::BodyExt as _;
 use mx_job_webhook::event::OtherWebhook;
 use mx_job_webhook::{Error, ErrorKind, JobRouter, JobWebhook};
-use tower::{Layer as _, Service, ServiceExt as _};
+use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 
 use crate::support::{BASIC, Log, PATH, SAMPLE, credentials, delivery};
 
@@ -244,4 +245,21 @@ async fn the_service_within_is_made_ready_first() {
         let answer = app.clone().oneshot(request).await.unwrap();
         assert_eq!(answer.body(), WEBHOOKS[0].0);
     }
+}
+
+#[tokio::test]
+async fn what_is_passed_on_has_its_http_version() {
+    let within = service_fn(|request: Request<Body>| async move {
+        let version = format!("{:?}", request.version());
+        Ok::<_, Infallible>(Response::new(Body::from(version)))
+    });
+    let app = JobWebhook::new(credentials(), JobRouter::new())
+        .at(PATH)
+        .pass_on_other_webhooks()
+        .layer(within);
+    let mut request = delivery(r#"{"type":"BALANCE"}"#);
+    *request.version_mut() = Version::HTTP_2;
+    let answer = app.oneshot(request).await.unwrap();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "HTTP/2.0");
 }

@@ -11,7 +11,7 @@ use axum::body::Body;
 use http::{Request, Response};
 use mx_job_webhook::{Error, ErrorKind, JobEvent, JobRouter, JobWebhook, Receipt};
 use tokio::sync::Semaphore;
-use tower::{BoxError, Layer as _, Service, ServiceBuilder, ServiceExt as _};
+use tower::{BoxError, Layer as _, Service, ServiceBuilder, ServiceExt as _, service_fn};
 
 use crate::support::{
     Log, PATH, SAMPLE, Settings, credentials, delivery, jobs, mounts, no_callbacks, send,
@@ -454,4 +454,23 @@ async fn other_requests_pass_through_unchanged() {
             "{entry}"
         );
     }
+}
+
+/// `JobWebhookService`: if the service that the layer wraps is not ready, "the request keeps that instance and leaves a clone in its place".
+/// A place that an instance has begun to wait for is not kept from the others.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_keeps_the_instance_that_waits() {
+    let within = service_fn(|_: Request<Body>| async {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        Ok::<_, Infallible>(Response::new(Body::empty()))
+    });
+    let within = ServiceBuilder::new().concurrency_limit(1).service(within);
+    let mut app = JobWebhook::new(credentials(), JobRouter::new())
+        .at(PATH)
+        .layer(within);
+    let page = || Request::get("/accounts").body(Body::empty()).unwrap();
+    let (first, second) = (app.call(page()), app.call(page()));
+    let both = async { tokio::join!(first, second) };
+    let both = tokio::time::timeout(std::time::Duration::from_secs(10), both).await;
+    assert!(both.is_ok(), "the second one waits for ever");
 }

@@ -457,3 +457,15 @@ async fn one_callback_serves_several_statuses_with_and_without_state() {
     let expected = ["DENIED", "PREVENTED", "HALTED"].repeat(2);
     assert_eq!(seen.entries(), expected);
 }
+
+/// `with_dead_letters_after`: "An event without a readable `updated_at` has no age." `created_at` does not count.
+#[tokio::test]
+async fn an_event_with_another_date_alone_has_no_age() {
+    let jobs = JobRouter::new()
+        .on_completed(|_| async { Err("no") })
+        .on_dead_letter(|_| async {})
+        .with_dead_letters_after(Duration::from_secs(1));
+    let mut job = Job::new("JOB-1".parse().unwrap(), Status::Completed);
+    job.created_at = Some(Timestamp::from_unix_seconds(1));
+    assert!(run(&jobs, job.into()).await.is_err());
+}

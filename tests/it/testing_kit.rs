@@ -8,7 +8,7 @@ mod sockets;
 use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -610,4 +610,40 @@ async fn a_lost_sample_never_arrives_but_the_job_can_be_read() {
         Job::decode(&read.unwrap()).unwrap().status,
         Status::Received
     );
+}
+
+/// `Mx`: "Clones of this `Mx` share them", and one with another type of body keeps them.
+#[tokio::test(start_paused = true)]
+async fn clones_of_a_sender_share_its_jobs() {
+    for is_cloned in [true, false] {
+        let mx = Mx::new(PATH).with_basic("mx", "secret");
+        let jobs = mx.jobs();
+        let app = Router::new().layer(JobWebhook::new(credentials(), JobRouter::new()).at(PATH));
+        let sample = Sample::completed().with_guid("JOB-1");
+        if is_cloned {
+            mx.clone().deliver(app, sample).await;
+        } else {
+            let mx = mx.with_body_type::<Body>();
+            mx.deliver(app, sample).await;
+        }
+        let read = jobs.read(&"JOB-1".parse().unwrap()).await;
+        assert!(read.is_ok(), "{is_cloned}");
+    }
+}
+
+/// `Transcript`: its attempts are "in the order in which they were sent", so a retry follows a later sample.
+#[tokio::test(start_paused = true)]
+async fn a_transcript_is_in_the_order_of_sending() {
+    let mx = Mx::new(PATH)
+        .with_basic("mx", "secret")
+        .with_interval(Duration::from_secs(1));
+    let has_failed = Arc::new(AtomicBool::new(false));
+    let jobs = JobRouter::new().on_completed(move |_| {
+        let fails = !has_failed.swap(true, Ordering::Relaxed);
+        async move { if fails { Err("once") } else { Ok(()) } }
+    });
+    let app = Router::new().layer(JobWebhook::new(credentials(), jobs).at(PATH));
+    let samples = [1, 2].map(|number| Sample::completed().numbered(number));
+    let transcript = mx.deliver(app, samples).await;
+    assert_eq!(transcript.answers(), [500, 204, 204]);
 }
