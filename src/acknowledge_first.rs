@@ -33,7 +33,7 @@ use crate::util::catch_panic::{CatchDrop, Panicked, catch};
 /// called on a task of its own, the layer uses a `Background` of its own, which cannot be drained.
 ///
 /// With `DedupeLayer` inside, a duplicate that comes while the callback runs goes to the hook too, with
-/// [`ErrorKind::InFlight`](crate::ErrorKind::InFlight). Nothing is lost then.
+/// [`ErrorKind::InFlight`]. Nothing is lost then.
 ///
 /// Put [`DedupeLayer`](crate::DedupeLayer) and the layer of a `JobWatch` inside this layer, so that an
 /// event is settled and heard when its callback has succeeded.
