@@ -330,6 +330,26 @@ mod tests {
     }
 
     #[test]
+    fn one_that_was_claimed_before_its_time_was_over_is_new_if_it_is_stored_again() {
+        let (mut state, now) = (State::default(), Instant::now());
+        let update = Update {
+            entry: &entry(100),
+            due: Due::In(Duration::ZERO),
+            keep: Some(KEEP),
+            wakes: false,
+        };
+        state.replace(&guid(0), update, now, MANY, 3).unwrap();
+        assert_eq!(state.claim_due(MANY, KEEP, now).len(), 1);
+        assert_eq!(kept(&mut state, now), [0], "a claim changes nothing else");
+        let now = now + KEEP;
+        state.forget_expired(now);
+        for job in [1, 2, 0] {
+            store(&mut state, job, 100, now, 3);
+        }
+        assert_eq!(kept(&mut state, now), [0, 1, 2], "three fit");
+    }
+
+    #[test]
     fn an_entry_is_kept_for_its_time_and_no_longer() {
         let (mut state, now) = (State::default(), Instant::now());
         store(&mut state, 1, 100, now, MANY);

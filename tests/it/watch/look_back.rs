@@ -67,6 +67,36 @@ async fn the_end_is_heard_even_if_the_challenge_before_it_comes_late() {
     }
 }
 
+/// The end stays 8 s older than the challenge that came late.
+#[tokio::test(start_paused = true)]
+async fn a_late_challenge_does_not_make_the_end_younger() {
+    for (pause, counts) in [(SECOND, true), (3 * SECOND, false)] {
+        let watch = JobWatch::new(MemoryWatchStore::new()).with_look_back(10 * SECOND);
+        let jobs = watch.layer().layer(JobRouter::new());
+        deliver(&jobs, event(Status::Completed, "2")).await.unwrap();
+        sleep(8 * SECOND).await;
+        let challenge = event(Status::Challenged, "1");
+        deliver(&jobs, challenge).await.unwrap();
+        sleep(pause).await;
+        let expected = watch.expect(&guid("JOB-1")).await.unwrap();
+        assert_eq!(heard(&expected).await.is_some(), counts, "{pause:?}");
+    }
+}
+
+/// Each clone has its own look-back.
+#[tokio::test(start_paused = true)]
+async fn an_event_is_kept_for_half_a_minute_however_short_the_look_back_of_its_layer() {
+    for (pause, counts) in [(29 * SECOND, true), (31 * SECOND, false)] {
+        let watch = JobWatch::new(MemoryWatchStore::new());
+        let hasty = watch.clone().with_look_back(SECOND);
+        let jobs = hasty.layer().layer(JobRouter::new());
+        deliver(&jobs, event(Status::Completed, "1")).await.unwrap();
+        sleep(pause).await;
+        let expected = watch.expect(&guid("JOB-1")).await.unwrap();
+        assert_eq!(heard(&expected).await.is_some(), counts, "{pause:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn recent_events_are_bounded_and_expectations_are_not_evicted_by_them() {
     let store = FaultyStore::of(MemoryWatchStore::new().with_recent(10));
