@@ -527,7 +527,7 @@ fn discarding_has_a_time_limit_even_if_the_body_is_always_ready() {
             _: &mut Context<'_>,
         ) -> Poll<Option<Result<http_body::Frame<Self::Data>, BoxError>>> {
             std::thread::sleep(Duration::from_millis(1));
-            if self.0.elapsed() > Duration::from_secs(4) {
+            if self.0.elapsed() > Duration::from_secs(20) {
                 return Poll::Ready(None);
             }
             Poll::Ready(Some(Ok(http_body::Frame::data("x".into()))))
@@ -541,7 +541,7 @@ fn discarding_has_a_time_limit_even_if_the_body_is_always_ready() {
     let answer = runtime().block_on(endpoint.oneshot(request)).unwrap();
     assert_eq!(answer.status(), 401);
     assert!(
-        started.elapsed() < Duration::from_secs(3),
+        started.elapsed() < Duration::from_secs(15),
         "{:?}",
         started.elapsed()
     );
@@ -1060,7 +1060,8 @@ async fn a_refused_sender_that_expects_100_continue_is_not_asked() {
                 answer.to_lowercase().contains("connection: close"),
                 "{mount}: {answer}"
             );
-            assert!(started.elapsed() < Duration::from_secs(1), "{mount}");
+            // Bodies of refused deliveries are waited for for 2 s.
+            assert!(started.elapsed() < Duration::from_secs(2), "{mount}");
         }
     }
 }

@@ -389,14 +389,14 @@ async fn a_job_is_read_once_more_before_it_is_given_up_behind_a_rate_limit() {
 // The clock.
 
 /// "`Mx` therefore holds the clock still for 500 ms of real time whenever an attempt waits, and for at most 2 s of each attempt".
-/// Three waits of 350 ms, in a callback with a timeout of its own, and a pause between them.
+/// Three waits of 200 ms, in a callback with a timeout of its own, and a pause between them.
 #[tokio::test(start_paused = true)]
 async fn a_callback_waits_for_a_database_several_times() {
     let jobs = JobRouter::new().on_completed(|_| async {
         for _ in 0..3 {
             let (told, row) = tokio::sync::oneshot::channel();
             std::thread::spawn(move || {
-                std::thread::sleep(Duration::from_millis(350));
+                std::thread::sleep(Duration::from_millis(200));
                 let _ = told.send(());
             });
             tokio::time::timeout(Duration::from_secs(1), row).await??;

@@ -475,7 +475,8 @@ async fn nothing_falls_between_expect_and_a_delivery_elsewhere() {
         }
         for task in tasks {
             let took = task.await.unwrap();
-            assert!(took < 4 * SECOND, "{took:?}");
+            // A waiter that no change has woken reads after 5 s.
+            assert!(took < 5 * SECOND, "{took:?}");
         }
     }
 }
