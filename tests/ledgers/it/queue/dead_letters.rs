@@ -14,7 +14,7 @@ use mx_job_webhook::{
     Background, Credentials, JobEvent, JobRouter, JobWebhook, Permanent, Receipt, Status,
 };
 use sqlx::postgres::PgPoolOptions;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tower::{BoxError, ServiceExt as _};
 
 use super::{
@@ -143,12 +143,43 @@ async fn a_replayed_event_has_fresh_tries() {
     let name = fixture.letters().await.letters()[0].name().to_owned();
     assert!(fixture.queue.replay(&name).await.unwrap());
     fixture.until(1, "status = 'Failed' AND attempts = 4").await;
+    let replayed = fixture.queue.replay_all(&all()).await.unwrap();
+    assert_eq!(replayed.succeeded(), 1);
+    fixture.until(1, "status = 'Failed' AND attempts = 6").await;
     let page = fixture.letters().await;
     assert_eq!(
         (page.letters()[0].tries(), page.letters()[0].name()),
-        (4, &*name)
+        (6, &*name)
     );
-    assert_eq!(log.entries(), ["JOB-1 1", "JOB-1 2", "JOB-1 3", "JOB-1 4"]);
+    assert_eq!(
+        log.entries(),
+        (1..7)
+            .map(|number| format!("JOB-1 {number}"))
+            .collect::<Vec<_>>()
+    );
+    worker.end().await;
+}
+
+/// `replay`: "with as many tries as a new event". Their pauses begin with the first one too: the sixth is 32 times as long.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_replayed_event_has_the_pauses_of_a_new_one() {
+    let fixture = Fixture::new().await;
+    let (log, is_mended) = (Log::default(), Arc::default());
+    fixture.bury(&["JOB-1".to_owned()]).await;
+    fixture
+        .execute("UPDATE apalis.jobs SET attempts = 6, max_attempts = 6")
+        .await;
+    let name = EventName::of(&completed("JOB-1")).to_string();
+    assert!(fixture.queue.replay(&name).await.unwrap());
+    let pause = Duration::from_millis(500);
+    let worker = quick(&fixture.queue, faulty(&log, &is_mended)).with_backoff(pause, 100 * pause);
+    let worker = Running::start(worker);
+    until_logged(&log, 1).await;
+    let start = Instant::now();
+    until_logged(&log, 2).await;
+    let pause = start.elapsed();
+    assert!(pause < Duration::from_secs(8), "{pause:?}");
     worker.end().await;
 }
 
@@ -176,6 +207,57 @@ async fn an_event_that_pauses_can_be_run_at_once() {
     assert!(!fixture.queue.run_now(&name).await.unwrap());
     assert_eq!(log.entries(), ["JOB-1 1", "JOB-1 2", "JOB-1 3"]);
     worker.end().await;
+}
+
+/// `run_now`: "Returns whether it paused." One that waits for a worker does not, and keeps its place.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_event_that_waits_for_a_worker_does_not_pause() {
+    let fixture = Fixture::new().await;
+    for guid in ["JOB-1", "JOB-2"] {
+        fixture.store(completed(guid)).await;
+    }
+    let name = EventName::of(&completed("JOB-1")).to_string();
+    assert!(!fixture.queue.run_now(&name).await.unwrap());
+    let log = Log::default();
+    let worker = Running::start(quick(&fixture.queue, logging(&log)).with_concurrency(1));
+    until_logged(&log, 2).await;
+    worker.end().await;
+    assert_eq!(log.entries(), ["JOB-1", "JOB-2"]);
+}
+
+/// Queues of other names are separate, also if both have a letter of the same event.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_queue_finds_its_own_letters_alone_by_their_names() {
+    let fixture = Fixture::new().await;
+    let one = fixture.queue.clone().named("one");
+    let other = fixture.queue.clone().named("other");
+    for (queue, status) in [(&one, 1), (&other, 2)] {
+        store(queue, completed("JOB-1")).await;
+        fixture
+            .execute(&format!(
+                "UPDATE apalis.jobs SET job = convert_to('{status}', 'UTF8') WHERE status = 'Pending'; {KILLED}"
+            ))
+            .await;
+    }
+    let name = EventName::of(&completed("JOB-1")).to_string();
+    let body = async |queue: &JobQueue| queue.dead_letter_body(&name).await.unwrap();
+    assert_eq!(body(&one).await.unwrap(), "1");
+    assert_eq!(body(&other).await.unwrap(), "2");
+    assert_eq!(body(&fixture.queue).await, None);
+    assert!(!fixture.queue.discard(&name).await.unwrap());
+    assert!(!fixture.queue.replay(&name).await.unwrap());
+    assert!(one.discard(&name).await.unwrap());
+    assert_eq!(body(&one).await, None);
+    assert_eq!(body(&other).await.unwrap(), "2");
+    assert!(other.replay(&name).await.unwrap());
+    assert_eq!(
+        fixture
+            .rows("job_type = 'other' AND status = 'Pending'")
+            .await,
+        1
+    );
 }
 
 #[tokio::test]
@@ -247,6 +329,27 @@ async fn all_that_match_are_replayed_in_order() {
     let worker = Running::start(quick(&fixture.queue, logging(&log)).with_concurrency(1));
     until_logged(&log, 30).await;
     worker.end().await;
+    assert_eq!(log.entries(), guids);
+}
+
+/// `replay_all`: "in the order in which they failed". The last that was stored failed first.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn letters_that_failed_in_another_order_than_they_came_are_replayed_in_that_of_their_failures()
+ {
+    let fixture = Fixture::new().await;
+    let mut guids: Vec<_> = (0..30).map(|number| format!("JOB-{number:02}")).collect();
+    fixture.bury(&guids).await;
+    fixture
+        .execute("UPDATE apalis.jobs SET done_at = 'epoch'::timestamptz + (now() - run_at)")
+        .await;
+    let replayed = fixture.queue.replay_all(&all()).await.unwrap();
+    assert_eq!(replayed.succeeded(), 30);
+    let log = Log::default();
+    let worker = Running::start(quick(&fixture.queue, logging(&log)).with_concurrency(1));
+    until_logged(&log, 30).await;
+    worker.end().await;
+    guids.reverse();
     assert_eq!(log.entries(), guids);
 }
 

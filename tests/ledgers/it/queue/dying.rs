@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tower::BoxError;
 
 use super::logged::{Lines, PANICS};
+use super::refused::orphans;
 use super::{
     DEAD_AFTER, Fixture, KILLED, PATIENCE, Running, completed, logging, quick, sleeping_trigger,
     slow, store, tracked, until_logged,
@@ -618,4 +619,74 @@ async fn a_shutdown_waits_for_the_database_no_longer_than_for_a_silent_worker() 
         "{:?}",
         start.elapsed()
     );
+}
+
+/// `commit_in`: "An error that is overtaken, if another worker has taken the event over […], or if the event is done." Here the
+/// same worker has a later try of it.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn commit_in_of_an_earlier_try_is_overtaken_by_a_later_one_of_the_same_worker() {
+    let fixture = Fixture::new().await;
+    let log = Log::default();
+    let (pool, queue, noted) = (fixture.pool.clone(), fixture.queue.clone(), log.clone());
+    let jobs = JobRouter::new().on_completed(move |event: JobEvent| {
+        let (pool, queue, log) = (pool.clone(), queue.clone(), noted.clone());
+        async move {
+            sqlx::query("UPDATE apalis.jobs SET attempts = 1")
+                .execute(&pool)
+                .await?;
+            let mut transaction = pool.begin().await?;
+            let committed = queue.commit_in(&mut transaction, &event).await;
+            log.push(match committed {
+                Ok(()) => "committed",
+                Err(error) if error.is_overtaken() => "overtaken",
+                Err(_) => "failed",
+            });
+            Ok::<_, BoxError>(())
+        }
+    });
+    fixture.store(completed("JOB-1")).await;
+    let worker = Running::start(quick(&fixture.queue, jobs));
+    until_logged(&log, 1).await;
+    worker.task.abort();
+    assert_eq!(log.entries()[0], "overtaken");
+}
+
+/// Guide: "After 30 s of silence (`with_dead_after`), others take its events over." A worker of another queue has a shorter silence.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_takes_over_events_of_its_own_queue_alone() {
+    let fixture = Fixture::new().await;
+    orphans(&fixture, &["JOB-1".to_owned()]).await;
+    let other = fixture.queue.clone().named("other");
+    let worker = Running::start(quick(&other, logging(&Log::default())));
+    sleep(2 * DEAD_AFTER).await;
+    worker.end().await;
+    assert_eq!(
+        fixture
+            .rows("status = 'Running' AND lock_by = 'dead'")
+            .await,
+        1
+    );
+    let log = Log::default();
+    let worker = Running::start(quick(&fixture.queue, logging(&log)));
+    until_logged(&log, 1).await;
+    worker.end().await;
+}
+
+/// A worker that shuts down lives until its callbacks have ended, and no other one takes its events over.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_that_waits_for_its_callbacks_does_not_count_as_dead() {
+    let fixture = Fixture::new().await;
+    let log = Log::default();
+    let worker = Running::start(quick(&fixture.queue, tracked(&log, 4 * DEAD_AFTER)));
+    fixture.store(completed("JOB-1")).await;
+    until_logged(&log, 1).await;
+    worker.shut_down();
+    let other = Running::start(quick(&fixture.other(), tracked(&log, Duration::ZERO)));
+    fixture.until(1, "status = 'Done' AND attempts = 1").await;
+    worker.end().await;
+    other.end().await;
+    assert_eq!(log.entries(), ["started JOB-1", "ended JOB-1"]);
 }

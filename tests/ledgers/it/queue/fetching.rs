@@ -420,3 +420,54 @@ async fn events_run_whatever_encoding_the_application_sets() {
     until_logged(&log, 3).await;
     worker.end().await;
 }
+
+/// Each event is taken by one worker.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn workers_that_take_events_at_the_same_time_take_different_ones() {
+    let fixture = Fixture::new().await;
+    let mut guids: Vec<_> = (0..400).map(|number| format!("JOB-{number:03}")).collect();
+    for guid in &guids {
+        fixture.store(completed(guid)).await;
+    }
+    // Their statements are under way at the same time.
+    let condition = "NEW.status = 'Running' AND NEW.idempotency_key LIKE 'JOB-__0 %'";
+    sleeping_trigger(&fixture.pool, "UPDATE", condition, 0.02).await;
+    let log = Log::default();
+    let workers: Vec<_> = (0..4)
+        .map(|_| Running::start(quick(&fixture.other(), logging(&log)).with_concurrency(8)))
+        .collect();
+    fixture.until(400, "status = 'Done' AND attempts = 1").await;
+    for worker in workers {
+        worker.end().await;
+    }
+    let mut ran = log.entries();
+    ran.sort();
+    guids.sort();
+    assert_eq!(ran, guids);
+}
+
+/// Guide: "A row that another transaction has locked delays no other event". A statement of the queue ends after 3 s.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_event_behind_a_locked_one_runs_at_once() {
+    let fixture = Fixture::new().await;
+    for guid in ["JOB-1", "JOB-2"] {
+        fixture.store(completed(guid)).await;
+    }
+    let mut lock = fixture.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM apalis.jobs WHERE idempotency_key LIKE 'JOB-1 %' FOR UPDATE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let log = Log::default();
+    let start = Instant::now();
+    let worker = Running::start(quick(&fixture.queue, logging(&log)));
+    until_logged(&log, 1).await;
+    let ran = start.elapsed();
+    lock.rollback().await.unwrap();
+    until_logged(&log, 2).await;
+    worker.end().await;
+    assert_eq!(log.entries(), ["JOB-2", "JOB-1"]);
+    assert!(ran < Duration::from_millis(2_500), "{ran:?}");
+}

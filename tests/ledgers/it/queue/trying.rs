@@ -10,6 +10,7 @@ use mx_job_webhook::event::{FencingToken, Source};
 use mx_job_webhook::ledger::{Claim, EventName, Ledger as _, MemoryLedger, PostgresLedger};
 use mx_job_webhook::queue::Try;
 use mx_job_webhook::{DedupeLayer, Error, JobEvent, JobRouter, Permanent, Receipt, Status};
+use sqlx::AssertSqlSafe;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tower::{BoxError, Layer as _, Service, ServiceExt as _, service_fn};
@@ -97,6 +98,101 @@ async fn the_last_failure_and_a_permanent_one_leave_dead_letters() {
 }
 
 /// An event that pauses takes no place of others, and the pauses double.
+/// `commit_in`: "The method changes three settings for this transaction."
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn commit_in_changes_the_settings_of_the_transaction_that_it_documents() {
+    let fixture = Fixture::new().await;
+    for (number, (synchronous, idle, expected)) in [
+        ("off", "0", "on 1min error"),
+        ("local", "0", "on 1min error"),
+        ("remote_write", "10s", "remote_write 10s error"),
+        ("remote_apply", "2min", "remote_apply 2min error"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let settings = [
+            ("synchronous_commit", synchronous),
+            ("idle_in_transaction_session_timeout", idle),
+        ];
+        let (pool, queue) = super::queue(fixture.database.options().options(settings));
+        let log = Log::default();
+        let (in_callback, noted) = (queue.clone(), log.clone());
+        let jobs = JobRouter::new().on_completed(move |event: JobEvent| {
+            let (pool, queue, log) = (pool.clone(), in_callback.clone(), noted.clone());
+            async move {
+                let mut transaction = pool.begin().await?;
+                queue.commit_in(&mut transaction, &event).await?;
+                let setting = "concat_ws(' ', current_setting('synchronous_commit'),
+                    current_setting('idle_in_transaction_session_timeout'), current_setting('client_min_messages'))";
+                let settings = format!("SELECT {setting}");
+                let settings = sqlx::query_scalar(AssertSqlSafe(settings));
+                log.push(settings.fetch_one(&mut *transaction).await.map(|it: String| it)?);
+                transaction.commit().await?;
+                Ok::<_, BoxError>(())
+            }
+        });
+        fixture.store(completed(&format!("JOB-{number}"))).await;
+        let worker = Running::start(quick(&queue, jobs));
+        until_logged(&log, 1).await;
+        worker.end().await;
+        assert_eq!(log.entries(), [expected]);
+    }
+}
+
+/// A failure after `commit_in` whose transaction is rolled back is a failed try like any other.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_callback_that_fails_after_commit_in_and_commits_nothing_has_failed() {
+    let fixture = Fixture::new().await;
+    let (pool, queue) = (fixture.pool.clone(), fixture.queue.clone());
+    let jobs = JobRouter::new().on_completed(move |event: JobEvent| {
+        let (pool, queue) = (pool.clone(), queue.clone());
+        async move {
+            let mut transaction = pool.begin().await?;
+            queue.commit_in(&mut transaction, &event).await?;
+            Err::<(), BoxError>("the bank did not answer".into())
+        }
+    });
+    fixture.store(completed("JOB-1")).await;
+    let worker = Running::start(quick(&fixture.queue, jobs).with_tries(1));
+    fixture.until(1, "status = 'Failed'").await;
+    let letters = fixture.letters().await;
+    let error = letters.letters()[0].error();
+    assert!(error.contains("the bank did not answer"), "{error}");
+    worker.end().await;
+}
+
+/// A pause begins when the try has ended, however long that took.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn an_event_pauses_after_a_long_try_too() {
+    let fixture = Fixture::new().await;
+    let log = Log::default();
+    let noted = log.clone();
+    let jobs = JobRouter::new().on_completed(move |_| {
+        let log = noted.clone();
+        async move {
+            log.push("started");
+            sleep(Duration::from_millis(1_500)).await;
+            log.push("ended");
+            Err::<(), _>("not yet")
+        }
+    });
+    fixture.store(completed("JOB-1")).await;
+    let pause = Duration::from_millis(1_500);
+    let worker = quick(&fixture.queue, jobs).with_backoff(pause, pause);
+    let worker = Running::start(worker);
+    until_logged(&log, 2).await;
+    let start = Instant::now();
+    until_logged(&log, 3).await;
+    // It is shortened by up to a half.
+    let elapsed = start.elapsed();
+    assert!(elapsed > Duration::from_millis(700), "{elapsed:?}");
+    worker.task.abort();
+}
+
 #[tokio::test]
 #[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
 async fn pauses_double_and_block_no_other_event() {
@@ -329,13 +425,14 @@ async fn counts_name_what_waits_runs_and_is_dead() {
         fixture.store(completed(&format!("JOB-{number}"))).await;
     }
     sleep(Duration::from_millis(300)).await;
+    fixture.store(completed("JOB-3")).await;
     let counts = fixture.queue.counts().await.unwrap();
-    assert_counts(counts, 3, 0, 0);
+    assert_counts(counts, 4, 0, 0);
     assert!(counts.oldest.unwrap() >= Duration::from_millis(300));
     let jobs = JobRouter::new().on_completed(|_| std::future::pending::<()>());
     let worker = Running::start(quick(&fixture.queue, jobs).with_concurrency(2));
     fixture.until(2, "status = 'Running'").await;
-    assert_counts(fixture.queue.counts().await.unwrap(), 1, 2, 0);
+    assert_counts(fixture.queue.counts().await.unwrap(), 2, 2, 0);
     worker.task.abort();
 }
 
