@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread::sleep;
@@ -73,6 +73,8 @@ pub struct Server {
     pub address: SocketAddr,
     command: Command,
     child: Option<Child>,
+    /// How it has ended before it was started again.
+    ended: Option<ExitStatus>,
     /// The signal that simulates a crash, without `SIG`.
     pub crash_by: &'static str,
 }
@@ -84,6 +86,7 @@ impl Server {
             address,
             command,
             child: None,
+            ended: None,
             crash_by: "KILL",
         };
         server.restart();
@@ -102,8 +105,10 @@ impl Server {
         while TcpStream::connect(self.address).is_err() {
             assert!(
                 Instant::now() < patience,
-                "no server listens on {}",
-                self.address
+                "no server listens on {}; {:?} has ended before: {:?}",
+                self.address,
+                self.command.get_program(),
+                self.ended
             );
             self.restart_if_it_ended();
             sleep(Duration::from_millis(20));
@@ -112,8 +117,12 @@ impl Server {
 
     /// Restarts it if it has ended, because its predecessor still ran or a dependency was missing.
     pub fn restart_if_it_ended(&mut self) {
-        let ended = |child: &mut Child| child.try_wait().unwrap().is_some();
-        if self.child.as_mut().is_none_or(ended) {
+        let ended = match &mut self.child {
+            Some(child) => child.try_wait().unwrap(),
+            None => return self.restart(),
+        };
+        if ended.is_some() {
+            self.ended = ended;
             self.restart();
         }
     }
