@@ -11,7 +11,7 @@ use tower::ServiceExt as _;
 
 use super::logged::Lines;
 use super::{
-    DEAD_AFTER, Fixture, KILLED, PATIENCE, Running, completed, logging, quick, slow, store,
+    DEAD_AFTER, Fixture, KILLED, PATIENCE, Running, completed, event, logging, quick, slow, store,
     until_logged,
 };
 use crate::postgres_wire::counted;
@@ -313,11 +313,23 @@ async fn a_letter_that_is_refused_keeps_no_other_one_from_a_replay() {
     for number in 0..8 {
         fixture.store(completed(&format!("JOB-{number}"))).await;
     }
+    fixture.store(event("JOB-other", Status::Denied)).await;
     fixture.execute(KILLED).await;
     fixture.refuse_changes("JOB-3 %").await;
-    let replayed = fixture.queue.replay_all(&LetterFilter::new()).await;
+    // Its limit and cursor are those of a page.
+    let filter = LetterFilter::new().with_limit(2);
+    let page = fixture.queue.dead_letters(&filter).await.unwrap();
+    let cursor = page.next().unwrap().clone();
+    let filter = filter.with_status(Status::Completed).after(cursor);
+    let replayed = fixture.queue.replay_all(&filter).await;
     let waiting = fixture.rows("status = 'Pending'").await;
     assert_eq!(waiting, 7, "{replayed:?}");
+    let others = "status = 'Killed' AND idempotency_key LIKE 'JOB-other %'";
+    assert_eq!(
+        fixture.rows(others).await,
+        1,
+        "the filter is for the others too"
+    );
 }
 
 /// The same for more letters than a page has.
