@@ -31,6 +31,9 @@ use crate::postgres_wire::{run, text};
 use crate::support::{Log, completed, delivery, notified};
 use harness::servers::Folder;
 
+/// Longer than any step takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 const LONG: Duration = Duration::from_secs(600);
 
 async fn letters(options: PgConnectOptions) -> PostgresDeadLetters {
@@ -574,7 +577,8 @@ async fn all_that_match_are_replayed_in_order_and_once() {
     let filter = LetterFilter::new()
         .with_error_containing("this")
         .with_limit(1);
-    let replayed = letters.replay_all(&filter, jobs).await.unwrap();
+    let replayed = timeout(PATIENCE, letters.replay_all(&filter, jobs)).await;
+    let replayed = replayed.expect("each letter is replayed once").unwrap();
     let expected: Vec<_> = (0..450).filter(|n| n % 3 != 0).collect();
     let ran: Vec<_> = expected.iter().map(|n| format!("JOB-{n:03}")).collect();
     assert_eq!(log.entries(), ran);
@@ -621,7 +625,8 @@ async fn of_two_processes_one_replays_the_letter() {
     };
     notified(&started).await;
     for _ in 0..10 {
-        let error = other.replay("JOB-1 COMPLETED 1", jobs.clone()).await;
+        let error = other.replay("JOB-1 COMPLETED 1", jobs.clone());
+        let error = timeout(PATIENCE, error).await.expect("it does not wait");
         assert!(error.unwrap_err().is_in_progress());
         sleep(Duration::from_millis(200)).await;
     }
@@ -714,6 +719,116 @@ async fn a_dead_process_blocks_a_letter_for_its_lease() {
     println!("replayed {:?} after a process died", died.elapsed());
     assert!(died.elapsed() > Duration::from_millis(500));
     assert_eq!(log.entries(), ["JOB-1"]);
+}
+
+/// The callback of a process whose lease was lost fails. Another process has the letter.
+#[tokio::test]
+async fn the_end_of_a_replay_whose_lease_was_lost_leaves_that_of_another_process() {
+    let database = Database::create("").await;
+    let (letters, admin) = (letters(database.options()).await, database.pool());
+    let letters = letters.with_replay_lease(LONG);
+    let name = "JOB-1 COMPLETED 1";
+    let (started, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let fails_later = || {
+        let (started, go_on) = (started.clone(), go_on.clone());
+        JobRouter::new().on_completed(move |_| {
+            let (started, go_on) = (started.clone(), go_on.clone());
+            async move {
+                started.notify_one();
+                go_on.notified().await;
+                Err::<(), _>("no")
+            }
+        })
+    };
+    let lose =
+        "UPDATE mx_job_webhook_dead_letters SET replaying_until = now() - interval '1 second'";
+    // The other process has replayed it, and it was kept again: fences of both letters differ.
+    for kept_again in [false, true] {
+        keep(&letters, completed("JOB-1", 1), "no").await;
+        let first = {
+            let (letters, jobs) = (letters.clone(), fails_later());
+            tokio::spawn(async move { letters.replay(name, jobs).await })
+        };
+        notified(&started).await;
+        execute(&admin, lose).await;
+        if kept_again {
+            let log = Log::default();
+            letters.replay(name, succeeding(&log)).await.unwrap();
+            keep(&letters, completed("JOB-1", 1), "no").await;
+        }
+        let (began, end, calls) = Default::default();
+        let second = {
+            let (letters, jobs) = (letters.clone(), waiting(&began, &end, &calls));
+            tokio::spawn(async move { letters.replay(name, jobs).await })
+        };
+        notified(&began).await;
+        go_on.notify_one();
+        first.await.unwrap().unwrap_err();
+        let third = letters.replay(name, succeeding(&Log::default())).await;
+        assert!(third.unwrap_err().is_in_progress(), "{kept_again}");
+        end.notify_one();
+        second.await.unwrap().unwrap();
+    }
+}
+
+/// It extends its own lease alone: the other process may have died.
+#[tokio::test]
+async fn a_replay_whose_lease_was_lost_does_not_extend_that_of_another_process() {
+    let database = Database::create("").await;
+    let (letters, admin) = (letters(database.options()).await, database.pool());
+    let letters = letters.with_replay_lease(Duration::from_millis(900));
+    keep(&letters, completed("JOB-1", 1), "no").await;
+    let (started, go_on, calls) = Default::default();
+    let first = {
+        let (letters, jobs) = (letters.clone(), waiting(&started, &go_on, &calls));
+        tokio::spawn(async move { letters.replay("JOB-1 COMPLETED 1", jobs).await })
+    };
+    notified(&started).await;
+    let claim = "UPDATE mx_job_webhook_dead_letters
+         SET fence = fence + 1, replaying_until = clock_timestamp() + interval '1 second'";
+    execute(&admin, claim).await;
+    sleep(Duration::from_secs(2)).await;
+    let log = Log::default();
+    let again = letters.replay("JOB-1 COMPLETED 1", succeeding(&log)).await;
+    assert_eq!(again.unwrap(), Receipt::Handled);
+    go_on.notify_one();
+    first.await.unwrap().unwrap();
+}
+
+/// `replay_all`: "Each letter that matches when this begins is run at most once." Its callback fails again, and the server's clock is set back
+/// by half an hour meanwhile: to a time after the failures of before.
+#[tokio::test]
+async fn a_replay_of_all_meets_no_letter_twice_although_the_clock_was_set_back() {
+    let database = Database::create("").await;
+    letters(database.options()).await;
+    let admin = database.pool();
+    let clock = "CREATE SCHEMA clock; CREATE TABLE clock.back (by interval); INSERT INTO clock.back VALUES ('0');
+         CREATE FUNCTION clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS
+             'SELECT pg_catalog.clock_timestamp() - by FROM clock.back'";
+    execute(&admin, clock).await;
+    let options = database.options();
+    let letters = letters(options.options([("search_path", "clock,pg_catalog,public")])).await;
+    for number in 0..3 {
+        keep(&letters, completed(&format!("JOB-{number}"), 1), "no").await;
+    }
+    let earlier =
+        "UPDATE mx_job_webhook_dead_letters SET failed_at = failed_at - interval '1 hour'";
+    execute(&admin, earlier).await;
+    let log = Log::default();
+    let noted = log.clone();
+    let jobs = JobRouter::new().on_completed(move |event: JobEvent| {
+        noted.push(event.guid.as_str());
+        let admin = admin.clone();
+        async move {
+            execute(&admin, "UPDATE clock.back SET by = '30 minutes'").await;
+            Err::<(), _>("no")
+        }
+    });
+    let all = LetterFilter::new();
+    let replayed = letters.replay_all(&all, jobs);
+    let replayed = timeout(PATIENCE, replayed).await;
+    assert_eq!(log.entries(), ["JOB-0", "JOB-1", "JOB-2"]);
+    assert_eq!(replayed.unwrap().unwrap().failed(), 3);
 }
 
 /// The replay continues, and is waited for at shutdown.

@@ -955,3 +955,29 @@ async fn a_failure_after_a_replay_keeps_the_number_of_tries_before_it() {
     worker.end().await;
     assert_eq!(fixture.rows("last_result ->> 'before' = '3'").await, 1);
 }
+
+/// Guide: "Statements of the queue end after 3 s". The network hangs while one waits for a lock, so that its answer does not come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_body_that_cannot_be_kept_because_the_network_hangs_is_refused_in_time() {
+    let fixture = Fixture::new().await;
+    let proxy = Proxy::to(fixture.database.server()).await;
+    let options = fixture.database.options();
+    let (host, port) = (proxy.address.ip().to_string(), proxy.address.port());
+    let (_, queue) = super::queue(options.host(&host).port(port));
+    let webhooks = JobWebhook::new(Credentials::unauthenticated(), queue.enqueue())
+        .on_undecodable(queue.keep_undecodable());
+    let deliver = |body: &str| webhooks.clone().oneshot(delivery(body.to_owned()));
+    assert_eq!(deliver("not JSON").await.unwrap().status(), 204);
+    let mut lock = fixture.pool.begin().await.unwrap();
+    sqlx::raw_sql("LOCK TABLE mx_job_webhook_dead_letters IN EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let delivered = tokio::spawn(deliver("nor this"));
+    sleep(Duration::from_secs(1)).await;
+    proxy.set(Network::Hangs);
+    let response = tokio::time::timeout(Duration::from_secs(15), delivered).await;
+    assert_eq!(response.unwrap().unwrap().unwrap().status(), 500);
+    lock.rollback().await.unwrap();
+}
