@@ -44,7 +44,7 @@ pub(super) const MASTER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// After other errors of the server, such as `BUSY`, `NOAUTH`, `NOREPLICAS` and `OOM`, the
 /// connection is kept. It is replaced at most every 200 ms, and calls wait for the new one.
 ///
-/// With Sentinels, it also moves to a new master, within about a second after the Sentinels name
+/// With Sentinels, it also moves to a new master, within about a second after one of them names
 /// it.
 #[derive(Clone)]
 pub struct Reconnecting(Arc<Inner>);
@@ -68,6 +68,8 @@ struct Current {
     /// The number of the attempt, so that a late failure does not discard its successor.
     number: u64,
     last_dial: Option<Instant>,
+    /// The epoch of the last master that was left for a later one.
+    left: Option<u64>,
 }
 
 /// An attempt to connect. The value is `None` until the attempt has ended.
@@ -144,7 +146,7 @@ impl Reconnecting {
         current.attempt = Some(attempt.clone());
         current.number += 1;
         current.last_dial = Some(dial_at);
-        let (target, timeout) = (self.0.target.clone(), self.0.timeout);
+        let (target, timeout, left) = (self.0.target.clone(), self.0.timeout, current.left);
         let (inner, number) = (Arc::downgrade(&self.0), current.number);
         tokio::spawn(async move {
             tokio::time::sleep_until(dial_at).await;
@@ -152,7 +154,7 @@ impl Reconnecting {
                 Target::Fixed(client) => {
                     outcome.send_replace(Some(dial(&client, timeout).await));
                 }
-                Target::Master(sentinels) => match dial_master(&sentinels, timeout).await {
+                Target::Master(sentinels) => match dial_master(&sentinels, left, timeout).await {
                     Ok((connection, master)) => {
                         outcome.send_replace(Some(Ok(connection)));
                         follow(sentinels, master, inner, number).await;
@@ -186,6 +188,12 @@ impl Inner {
         }
     }
 
+    /// Discards the connection to a master of this epoch, which has a successor.
+    fn leave(&self, number: u64, epoch: u64) {
+        self.current().left = Some(epoch);
+        self.discard(number);
+    }
+
     fn is_current(&self, number: u64) -> bool {
         let current = self.current();
         current.number == number && current.attempt.is_some()
@@ -208,12 +216,18 @@ async fn dial(client: &Client, timeout: Duration) -> RedisResult<MultiplexedConn
         .await
 }
 
-/// Connects to the master that the Sentinels name. Fails if the server has not become a master yet.
+/// Connects to the master that the Sentinels name, and that is later than the one that was left. Fails if the server has not become
+/// a master yet.
 async fn dial_master(
     sentinels: &Sentinels,
+    left: Option<u64>,
     timeout: Duration,
 ) -> RedisResult<(MultiplexedConnection, Master)> {
-    let master = sentinels.master().await?;
+    let mut master = sentinels.master().await?;
+    if left.is_some_and(|left| master.epoch <= left) {
+        // A majority does not know of the failover yet.
+        master = sentinels.latest_master().await?;
+    }
     let mut connection = dial(&master.client, timeout).await?;
     let role = ::redis::cmd("ROLE")
         .query_async::<Vec<Value>>(&mut connection)
@@ -248,7 +262,7 @@ async fn follow(sentinels: Sentinels, connected: Master, inner: Weak<Inner>, num
         let named = sentinels.latest_master().await;
         if named.is_ok_and(|named| named.succeeds(&connected)) {
             if let Some(inner) = inner.upgrade() {
-                inner.discard(number);
+                inner.leave(number, connected.epoch);
             }
             return;
         }

@@ -158,7 +158,7 @@ impl Sentinels {
 pub(super) struct Master {
     pub(super) client: Client,
     address: (String, u16),
-    epoch: u64,
+    pub(super) epoch: u64,
 }
 
 impl Master {

@@ -46,8 +46,9 @@ impl Subscriber {
     }
 
     pub(super) async fn connect_to_master(sentinels: &Sentinels) -> RedisResult<Self> {
-        // If this server has not become the master yet, it hears what the master publishes.
-        let master = sentinels.master().await?;
+        // All are asked: a majority may not know yet of the failover for which the last one was left. If this server has not
+        // become the master yet, it hears what the master publishes.
+        let master = sentinels.latest_master().await?;
         let subscriber = Self::connect(&master.client).await?;
         Ok(Self {
             master: Some((sentinels.clone(), master)),

@@ -292,6 +292,28 @@ async fn only_a_later_failover_moves_the_connection() {
     assert_eq!(proxy.connections(), 1, "the same master, in a later epoch");
 }
 
+/// A failover of which one Sentinel knows first, and which answers last, moves the connection.
+#[tokio::test]
+async fn a_failover_that_the_slowest_sentinel_alone_knows_of_is_followed() {
+    let (old, new) = (Proxy::to(server()).await, Proxy::to(server()).await);
+    let named = Arc::new(Mutex::new((old.address.to_string(), "3")));
+    let slow = sentinel_that_names(named.clone()).await;
+    let slow = slow.trim_start_matches("redis://").parse().unwrap();
+    let slow = Proxy::slow_to_connect(slow, Duration::from_millis(100)).await;
+    let sentinels = [
+        sentinel(old.address.to_string(), "3").await,
+        sentinel(old.address.to_string(), "3").await,
+        format!("redis://{}", slow.address),
+    ];
+    let ledger = RedisLedger::from_sentinels(Sentinels::new(sentinels, "mymaster").unwrap());
+    granted(ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap());
+    *named.lock().unwrap() = (new.address.to_string(), "4");
+    // Longer than it takes the ledger to ask for the master twice.
+    sleep(Duration::from_millis(2_500)).await;
+    granted(ledger.claim(&name(&unique_id(), 1), LEASE).await.unwrap());
+    assert_eq!((old.connections(), new.connections()), (1, 1));
+}
+
 /// The answers of a majority count, not the first one: a Sentinel that was cut off may answer first.
 #[tokio::test]
 async fn one_sentinel_is_no_majority() {

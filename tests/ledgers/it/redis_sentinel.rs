@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mx_job_webhook::event::FencingToken;
 use mx_job_webhook::ledger::{Claim, Commit, Ledger as _, Reconnecting, RedisLedger, Sentinels};
 use mx_job_webhook::testing::check_ledger;
 
@@ -83,6 +84,52 @@ async fn a_planned_failover_by_sentinel_loses_no_commit_that_waited_for_the_repl
     let outcome = waits.stop(&waiting, &what).await;
     assert_eq!(outcome.lost, 0);
     assert!(outcome.longest_gap < Duration::from_secs(20));
+}
+
+/// The answer that another holder has settled the event waits for the replica too: the entry may be on the master alone. So does
+/// one for which the replica may take longer than any other call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_is_on_the_master_alone_is_not_told_to_the_next_holder() {
+    let folder = Folder::new();
+    let watched = watched(&folder, 1, &["--min-replicas-max-lag", "10"]);
+    let waiting = |time| ledger(&watched).with_replicated_commits(1, time);
+    let (one, other) = (
+        waiting(Duration::from_millis(300)),
+        waiting(Duration::from_secs(3)),
+    );
+    let replica = watched.servers[1].address;
+    let event = name(&unique_id(), 1);
+    let early = Duration::from_millis(300);
+    let first = granted(one.claim(&event, early).await.unwrap());
+    tokio::time::sleep(2 * early).await;
+    let second = granted(other.claim(&event, LEASE).await.unwrap());
+    // The replica says every second how far it is.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let process = pid(replica, Some(PASSWORD));
+    signal(replica, &process, "STOP");
+    for (ledger, token) in [(&one, first), (&other, second)] {
+        let refused = ledger.commit(&event, token).await.unwrap_err();
+        assert_eq!(refused.code(), Some("NOREPLICAS"), "{refused}");
+    }
+    signal(replica, &process, "CONT");
+    let outcomes = (
+        one.commit(&event, first).await.unwrap(),
+        other.commit(&event, second).await.unwrap(),
+    );
+    assert_eq!(outcomes, (Commit::Settled, Commit::Overtaken));
+}
+
+/// A release that a replica answers is an error, also if the replica does not have the claim yet: the claim is still held.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_releases_no_claim() {
+    let folder = Folder::new();
+    let watched = watched(&folder, 1, &[]);
+    let replica = watched.servers[1].address;
+    let client = redis::Client::open(format!("redis://:{PASSWORD}@{replica}/")).unwrap();
+    let ledger = RedisLedger::new(client);
+    let event = name(&unique_id(), 1);
+    let released = ledger.release(&event, FencingToken::new(1)).await;
+    assert_eq!(released.unwrap_err().code(), Some("READONLY"));
 }
 
 /// An application's user may lack the right to ask the server for its role.
