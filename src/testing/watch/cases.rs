@@ -90,18 +90,28 @@ impl<S: WatchStore> Check<S> {
     }
 
     pub(super) async fn forgets_expired_entries(self) {
-        let job = self.job("1");
+        let (job, kept) = (self.job("1"), self.job("2"));
         self.stores(&job, None, &entry("a"), Due::Never, Some(LEASE))
             .await;
         let first = self.found(&job).await.revision;
+        self.stores(&kept, None, &entry("a"), Due::Never, Some(LEASE))
+            .await;
+        let revision = self.found(&kept).await.revision;
+        self.stores(&kept, Some(revision), &entry("b"), Due::Never, None)
+            .await;
         sleep(PAST_THE_LEASE).await;
         self.assert(self.get(&job).await.is_none(), "it was loaded");
+        self.assert(
+            self.get(&kept).await.is_some(),
+            "one that was replaced by one without an end has expired",
+        );
         self.conflicts(&job, Some(first), None).await;
         self.stores(&job, None, &entry("b"), Due::Never, Some(LONG))
             .await;
         let second = self.found(&job).await;
         self.assert(second.entry == entry("b"), "the entry is another one");
         self.assert(second.revision != first, "the revision was used before");
+        self.clean_up_all(&[kept]).await;
     }
 
     pub(super) async fn claims_what_is_due(self) {
@@ -127,7 +137,14 @@ impl<S: WatchStore> Check<S> {
         let revision = Some(claimed[0].revision);
         self.stores(&job, revision, &entry("c"), Due::Never, Some(LONG))
             .await;
+        let expires = self.job("2");
+        let soon = Due::In(Duration::from_millis(100));
+        self.stores(&expires, None, &entry("a"), soon, Some(LEASE))
+            .await;
         sleep(PAST_THE_LEASE).await;
+        // The time at which it was due has expired too.
+        self.stores(&expires, None, &entry("b"), Due::Unchanged, Some(LONG))
+            .await;
         self.claims(&[]).await;
     }
 
@@ -162,6 +179,7 @@ impl<S: WatchStore> Check<S> {
             .await;
         let first = self.answer(self.store.claim_due(10, LEASE).await);
         self.assert(first.len() == 1, "it was not claimed");
+        sleep(LEASE / 4).await;
         self.claims(&[]).await;
         sleep(PAST_THE_LEASE).await;
         let second = self.claims(std::slice::from_ref(&job)).await;

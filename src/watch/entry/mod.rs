@@ -95,7 +95,7 @@ struct Expectation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Due {
-    /// As before.
+    /// As before. If there was no entry, or it has expired, never.
     Unchanged,
     /// After this time.
     In(Duration),

@@ -27,6 +27,7 @@ enum Fault {
     ReplacesInTwoSteps,
     KeepsWhatHasExpired,
     CountsRevisionsByEntry,
+    KeepsTheFirstEnd,
     ClaimsAtOnce,
     ClaimsNothing,
     ForgetsTheTimeOnAChange,
@@ -36,6 +37,7 @@ enum Fault {
     ClaimsMoreThanAskedFor,
     ClaimsTwiceWithoutALease,
     EndsNoLease,
+    EndsALeaseTooSoon,
     ClaimsInTwoSteps,
     CountsWhatIsNeverDue,
     CountsEverythingAsOverdue,
@@ -189,7 +191,11 @@ impl WatchStore for OwnStore {
             },
             stored: now,
             due,
-            expires: update.keep.and_then(|keep| now.checked_add(keep)),
+            expires: match update.keep {
+                Some(keep) => now.checked_add(keep),
+                None if self.has(Fault::KeepsTheFirstEnd) => known.and_then(|known| known.expires),
+                None => None,
+            },
         };
         rows.insert(key, row);
         if update.wakes && !self.has(Fault::WakesNobody) {
@@ -220,6 +226,7 @@ impl WatchStore for OwnStore {
             };
             row.due = match self.fault {
                 Some(Fault::EndsNoLease) => Instant::now().checked_add(Duration::from_secs(3600)),
+                Some(Fault::EndsALeaseTooSoon) => Instant::now().checked_add(lease / 1000),
                 _ => Instant::now().checked_add(lease),
             };
             if !self.has(Fault::ClaimsWithoutANewRevision) {
@@ -309,6 +316,7 @@ async fn the_suite_finds_every_fault_in_its_case() {
         (ReplacesInTwoSteps, one),
         (KeepsWhatHasExpired, expired),
         (CountsRevisionsByEntry, expired),
+        (KeepsTheFirstEnd, expired),
         (ClaimsAtOnce, due),
         (ClaimsNothing, due),
         (ForgetsTheTimeOnAChange, due),
@@ -319,6 +327,10 @@ async fn the_suite_finds_every_fault_in_its_case() {
         (ClaimsTwiceWithoutALease, order),
         (
             EndsNoLease,
+            "an entry is claimed again once the lease has expired: ",
+        ),
+        (
+            EndsALeaseTooSoon,
             "an entry is claimed again once the lease has expired: ",
         ),
         (ClaimsInTwoSteps, "each entry is claimed by one caller: "),

@@ -829,3 +829,58 @@ async fn debug_shows_no_address() {
         "{shown}"
     );
 }
+
+/// "A number that is different after each change": also if the server's clock stands still, or was set back.
+#[tokio::test]
+async fn revisions_grow_although_the_clock_does_not() {
+    let database = Database::create("").await;
+    store(database.options()).await;
+    let clock = "CREATE SCHEMA clock; CREATE FUNCTION clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS
+        $$SELECT '2026-01-01'::timestamptz$$";
+    execute(&database.pool(), clock).await;
+    let options = database.options();
+    let store = store(options.options([("search_path", "clock,pg_catalog,public")])).await;
+    let (guid, entry) = (guid(), Entry::default());
+    let mut known = None;
+    for _ in 0..3 {
+        let replace = store.replace(&guid, known, update(&entry, Due::Never, None));
+        assert!(matches!(replace.await.unwrap(), Replaced::Done));
+        let late = store.replace(&guid, known, update(&entry, Due::Never, None));
+        let Replaced::Conflict(Some(current)) = late.await.unwrap() else {
+            panic!("a caller that is too late has replaced it");
+        };
+        known = Some(current.revision);
+    }
+}
+
+/// Rows that others have locked are skipped by a claim and by a prune.
+#[tokio::test]
+async fn a_locked_row_keeps_no_other_one_from_being_claimed_and_pruned() {
+    let database = Database::create("").await;
+    let (store, admin) = (store(database.options()).await, database.pool());
+    let (locked, other, entry) = (guid(), guid(), Entry::default());
+    for keep in [None, Some(Duration::ZERO)] {
+        for guid in [&locked, &other] {
+            let known = store.load(std::slice::from_ref(guid)).await.unwrap();
+            let known = known.first().map(|(_, stored)| stored.revision);
+            let update = update(&entry, Due::In(Duration::ZERO), keep);
+            let replaced = store.replace(guid, known, update).await.unwrap();
+            assert!(matches!(replaced, Replaced::Done));
+        }
+        let mut lock = admin.begin().await.unwrap();
+        sqlx::query("SELECT FROM mx_job_webhook_watch WHERE job = $1 FOR UPDATE")
+            .bind(locked.as_str())
+            .execute(&mut *lock)
+            .await
+            .unwrap();
+        let done = async {
+            match keep {
+                None => store.claim_due(10, LONG).await.unwrap().len() as u64,
+                Some(_) => store.prune().await.unwrap(),
+            }
+        };
+        let done = timeout(Duration::from_secs(2), done).await;
+        assert_eq!(done.expect("it does not wait"), 1, "{keep:?}");
+        lock.rollback().await.unwrap();
+    }
+}
