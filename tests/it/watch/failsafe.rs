@@ -324,6 +324,107 @@ async fn shutdown_waits_for_what_is_under_way_and_claims_nothing_more() {
     assert_eq!(store.counts().await, (1, 1));
 }
 
+/// "A claim is not cancelled": the job is read nevertheless, or it would wait for the lease to expire.
+#[tokio::test(start_paused = true)]
+async fn a_job_that_is_being_claimed_at_the_shutdown_is_read() {
+    let store = FaultyStore::default();
+    let watch = JobWatch::new(store.clone());
+    let jobs = watch.layer().layer(JobRouter::new());
+    let read = |_| async { Ok::<_, &str>(event(Status::Completed, "1")) };
+    let (shutdown, signal) = oneshot::channel::<()>();
+    let failsafe = tokio::spawn(Failsafe::new(&watch, jobs, read).run_until(signal));
+    store.faults().claim = Fault::AnswersAfter(3 * SECOND);
+    let expected = watch.expect(&guid("JOB-1")).await.unwrap();
+    sleep(31 * SECOND).await;
+    while store.counts().await != (1, 0) {
+        sleep(SECOND / 10).await;
+    }
+    shutdown.send(()).unwrap();
+    failsafe.await.unwrap();
+    assert_eq!(heard(&expected).await, Some(Status::Completed));
+}
+
+/// `with_lease`: another replica goes on after this time.
+#[tokio::test(start_paused = true)]
+async fn a_lease_of_ten_minutes_is_one_from_the_claim_on() {
+    let watch = JobWatch::new(FaultyStore::default());
+    let jobs = watch.layer().layer(JobRouter::new());
+    let dying = Failsafe::new(&watch, jobs.clone(), |_| pending::<Result<Vec<u8>, &str>>());
+    let dying = tokio::spawn(dying.with_lease(600 * SECOND).run_until(pending::<()>()));
+    let start = Instant::now();
+    let expected = watch.expect(&guid("JOB-1")).await.unwrap();
+    sleep(35 * SECOND).await;
+    dying.abort();
+    let read = |_| async { Ok::<_, &str>(event(Status::Completed, "1")) };
+    tokio::spawn(Failsafe::new(&watch, jobs, read).run_until(pending::<()>()));
+    assert!(expected.within(1_000 * SECOND).await.unwrap().is_some());
+    let took = start.elapsed();
+    assert!(took >= 630 * SECOND && took <= 635 * SECOND, "{took:?}");
+}
+
+/// A callback that takes minutes keeps no other job from being read, and may take longer than a job is expected.
+#[tokio::test(start_paused = true)]
+async fn a_callback_that_takes_minutes_keeps_no_other_job_from_being_read() {
+    let watch = JobWatch::new(FaultyStore::default());
+    let router = JobRouter::new().on_completed(|event: JobEvent| async move {
+        let takes = if event.guid.as_str() == "JOB-1" {
+            1_200
+        } else {
+            0
+        };
+        sleep(takes * SECOND).await;
+    });
+    let jobs = watch.layer().layer(router);
+    let read = |job: mx_job_webhook::job::JobGuid| async move {
+        Ok::<_, &str>(event_of(job.as_str(), Status::Completed, "1"))
+    };
+    let told = Arc::new(AtomicUsize::new(0));
+    let telling = told.clone();
+    let failsafe = Failsafe::new(&watch, jobs, read)
+        .with_concurrency(1)
+        .with_limit(600 * SECOND)
+        .on_given_up(move |_| {
+            telling.fetch_add(1, Ordering::SeqCst);
+            async {}
+        });
+    tokio::spawn(failsafe.run_until(pending::<()>()));
+    let start = Instant::now();
+    let slow = watch.expect(&guid("JOB-1")).await.unwrap();
+    sleep(5 * SECOND).await;
+    let other = watch.expect(&guid("JOB-2")).await.unwrap();
+    assert!(other.within(1_000 * SECOND).await.unwrap().is_some());
+    let took = start.elapsed();
+    assert!(took <= 100 * SECOND, "{took:?}");
+    assert!(slow.within(2_000 * SECOND).await.unwrap().is_some());
+    assert_eq!(told.load(Ordering::SeqCst), 0);
+}
+
+/// The callback has succeeded, and the store is down when the watch would hear of that.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_after_the_callback_is_told_to_the_hook_of_errors() {
+    let store = FaultyStore::default();
+    let watch = JobWatch::new(store.clone());
+    let breaking = store.clone();
+    // It has no layer of the watch.
+    let jobs = JobRouter::new().on_completed(move |_| {
+        breaking.faults().replace = Fault::Fails;
+        async {}
+    });
+    let errors = Arc::new(Mutex::new(Vec::new()));
+    let (told, mended) = (errors.clone(), store.clone());
+    let read = |_| async { Ok::<_, &str>(event(Status::Completed, "1")) };
+    let failsafe = Failsafe::new(&watch, jobs, read).on_error(move |job, error| {
+        mended.faults().replace = Fault::None;
+        told.lock().unwrap().push(format!("{job}: {error}"));
+    });
+    tokio::spawn(failsafe.run_until(pending::<()>()));
+    let _ = watch.expect(&guid("JOB-1")).await.unwrap();
+    sleep(40 * SECOND).await;
+    let errors = errors.lock().unwrap().clone();
+    let first = errors.first().expect("the store has failed");
+    assert!(first.starts_with("JOB-1: "), "{first}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_run_that_is_dropped_loses_nothing_and_its_callbacks_finish() {
     let store = FaultyStore::default();

@@ -1,13 +1,15 @@
 //! Jobs that are given up: once the limit has passed, and the hook was told.
 
 use std::future::pending;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use mx_job_webhook::job::JobGuid;
 use mx_job_webhook::watch::{Failsafe, GivenUp, JobWatch};
-use mx_job_webhook::{BoxJobService, Job, JobRouter, Status};
+use mx_job_webhook::{BoxJobService, Job, JobEvent, JobRouter, Status};
 use tokio::time::{Instant, sleep};
 use tower::{BoxError, Layer as _, Service};
 
@@ -177,6 +179,57 @@ async fn a_store_that_is_down_when_the_hook_has_succeeded_tells_it_again() {
     assert_eq!(store.counts().await, (0, 0));
 }
 
+/// "While the store fails, it tries again, because the hook is told again otherwise." It fails for 20 s, and the lease is a minute.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_down_for_a_moment_when_the_hook_has_succeeded_tells_it_once() {
+    let store = FaultyStore::default();
+    let watch = JobWatch::new(store.clone());
+    let calls = Arc::new(AtomicU32::new(0));
+    let (counting, breaking) = (calls.clone(), store.clone());
+    let read = |_| async { Err::<Vec<u8>, _>("it failed") };
+    let failsafe = Failsafe::new(&watch, JobRouter::new(), read)
+        .with_limit(SECOND)
+        .on_given_up(move |_| {
+            counting.fetch_add(1, Ordering::SeqCst);
+            breaking.all(Fault::Fails);
+            let store = breaking.clone();
+            tokio::spawn(async move {
+                sleep(20 * SECOND).await;
+                store.all(Fault::None);
+            });
+            async {}
+        });
+    tokio::spawn(failsafe.run_until(pending::<()>()));
+    let _ = watch.expect(&guid("JOB-1")).await.unwrap();
+    sleep(300 * SECOND).await;
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    assert_eq!(store.counts().await, (0, 0));
+}
+
+/// The last read is when the time is up, and not after the next pause.
+#[tokio::test(start_paused = true)]
+async fn a_job_is_given_up_when_its_time_is_up() {
+    let watch = JobWatch::new(FaultyStore::default());
+    let told = Told::default();
+    let telling = told.clone();
+    let read = |_| async { Err::<Vec<u8>, _>("it failed") };
+    // Reads after 30 s, 60 s, 120 s, 240 s, 480 s.
+    let failsafe = Failsafe::new(&watch, JobRouter::new(), read)
+        .with_pauses(30 * SECOND, 3_600 * SECOND)
+        .with_limit(300 * SECOND)
+        .on_given_up(move |given_up| {
+            telling.lock().unwrap().push((Instant::now(), given_up));
+            async {}
+        });
+    tokio::spawn(failsafe.run_until(pending::<()>()));
+    let start = Instant::now();
+    let _ = watch.expect(&guid("JOB-1")).await.unwrap();
+    sleep(1_000 * SECOND).await;
+    let told = told.lock().unwrap();
+    let took = told[0].0 - start;
+    assert!(took >= 300 * SECOND && took < 310 * SECOND, "{took:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_job_that_is_expected_again_starts_again() {
     let store = FaultyStore::default();
@@ -225,6 +278,54 @@ async fn a_reader_that_is_never_ready_does_not_keep_the_hook_from_being_told() {
     let error = given_up.error().unwrap().to_string();
     assert_eq!(error, "the reader of jobs is not ready");
     assert_eq!(store.counts().await, (0, 0));
+}
+
+/// A rate limit can let the last read through later: a job whose time has passed waits five minutes for a reader that is pending, and
+/// no longer.
+#[tokio::test(start_paused = true)]
+async fn a_job_whose_time_has_passed_waits_a_while_for_a_reader_that_is_pending() {
+    for (ready_after, is_read) in [(200 * SECOND, true), (10_000 * SECOND, false)] {
+        let watch = JobWatch::new(FaultyStore::default());
+        let jobs = watch.layer().layer(JobRouter::new());
+        let told = Told::default();
+        let telling = told.clone();
+        let reader = PendingUntil(Box::pin(sleep(ready_after)));
+        let failsafe = Failsafe::from_service(&watch, jobs, reader)
+            .with_limit(100 * SECOND)
+            .on_given_up(move |given_up| {
+                telling.lock().unwrap().push((Instant::now(), given_up));
+                async {}
+            });
+        tokio::spawn(failsafe.run_until(pending::<()>()));
+        let start = Instant::now();
+        let expected = watch.expect(&guid("JOB-1")).await.unwrap();
+        let heard = expected.within(1_000 * SECOND).await.unwrap();
+        assert_eq!(heard.is_some(), is_read);
+        let told = told.lock().unwrap();
+        assert_eq!(told.len(), usize::from(!is_read));
+        if let Some((at, _)) = told.first() {
+            let took = *at - start;
+            assert!(took >= 400 * SECOND && took < 500 * SECOND, "{took:?}");
+        }
+    }
+}
+
+struct PendingUntil(Pin<Box<tokio::time::Sleep>>);
+
+impl Service<JobGuid> for PendingUntil {
+    type Response = JobEvent;
+    type Error = BoxError;
+    type Future = std::future::Ready<Result<JobEvent, BoxError>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.as_mut().poll(context).map(Ok)
+    }
+
+    fn call(&mut self, _: JobGuid) -> Self::Future {
+        // Each `Sleep` is polled once after its end.
+        self.0 = Box::pin(sleep(Duration::ZERO));
+        std::future::ready(Ok(event(Status::Completed, "1")))
+    }
 }
 
 struct NeverReady;

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use mx_job_webhook::job::JobGuid;
 use mx_job_webhook::testing::Sample;
 use mx_job_webhook::watch::{Failsafe, JobWatch, MemoryWatchStore, ReadFn};
-use mx_job_webhook::{Job, JobRouter, Status};
+use mx_job_webhook::{Job, JobEvent, JobRouter, Status};
 use tokio::time::{Instant, sleep};
 use tower::{BoxError, Layer as _, Service, ServiceBuilder};
 
@@ -33,7 +33,13 @@ async fn a_read_that_goes_wrong_postpones_and_the_next_one_is_heard() {
     ];
     for wrong in wrong {
         let watch = JobWatch::new(MemoryWatchStore::new());
-        let jobs = watch.layer().layer(JobRouter::new());
+        let ran = Arc::new(Mutex::new(Vec::new()));
+        let noting = ran.clone();
+        let router = JobRouter::new().on_completed(move |event: JobEvent| {
+            noting.lock().unwrap().push(event.guid.to_string());
+            async {}
+        });
+        let jobs = watch.layer().layer(router);
         let attempts = Arc::new(AtomicU32::new(0));
         let counting = attempts.clone();
         let read = move |_: JobGuid| {
@@ -67,6 +73,8 @@ async fn a_read_that_goes_wrong_postpones_and_the_next_one_is_heard() {
         let found = expected.within(100 * SECOND).await.unwrap().unwrap();
         assert_eq!(found.status, Status::Halted, "{wrong}");
         assert_eq!(found.guid, guid("JOB-1"));
+        let ran = ran.lock().unwrap();
+        assert!(!ran.iter().any(|job| job == "JOB-2"), "{wrong}: {ran:?}");
         drop(other);
     }
 }
