@@ -773,6 +773,32 @@ async fn one_of_many_concurrent_claims_of_an_event_is_granted() {
         .count();
     assert_eq!((late, granted), (0, 1));
 }
+/// A claim waits for the transaction in which another callback of the event succeeds. No second callback runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_waits_for_a_transaction_that_settles_its_event_is_not_granted() {
+    let (_database, pool, ledger) = set_up().await;
+    let mut answered = 0;
+    for number in 0..30 {
+        let guid = format!("x-{number}");
+        let mut open = pool.begin().await.unwrap();
+        sqlx::query(LOST_AND_SETTLED)
+            .bind(&guid)
+            .execute(&mut *open)
+            .await
+            .unwrap();
+        let (ledger, event) = (ledger.clone(), name(&guid, 1));
+        let claim = tokio::spawn(async move { ledger.claim(&event, LEASE).await });
+        // It waits for 100 ms at most.
+        sleep(Duration::from_millis(30)).await;
+        open.commit().await.unwrap();
+        match claim.await.unwrap() {
+            Ok(Claim::Granted(_)) => panic!("{number}: the event is settled"),
+            Ok(_) => answered += 1,
+            Err(_) => {}
+        }
+    }
+    assert!(answered > 0, "each claim has waited too long");
+}
 
 #[tokio::test]
 async fn an_event_beside_a_waiting_claim_is_handled_once() {

@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 
-use mx_job_webhook::{Job, JobEvent, Status};
+use mx_job_webhook::{Job, JobEvent, JobRouter, Status};
 use sqlx::AssertSqlSafe;
 use tower::ServiceExt as _;
 
@@ -194,11 +194,14 @@ async fn a_notice_names_no_user() {
              CREATE FUNCTION names_the_user() RETURNS trigger LANGUAGE plpgsql AS $f$
              DECLARE uid text := convert_from(NEW.job, 'UTF8')::jsonb #>> '{job,user_guid}';
              BEGIN EXECUTE format('CREATE TABLE IF NOT EXISTS %I ()', uid); RETURN NEW; END $f$;
-             CREATE TRIGGER attack BEFORE INSERT ON apalis.jobs FOR EACH ROW EXECUTE FUNCTION names_the_user()",
+             CREATE TRIGGER attack BEFORE INSERT OR UPDATE ON apalis.jobs FOR EACH ROW EXECUTE FUNCTION names_the_user()",
         )
         .await;
     let lines = Lines::of_all_tests();
     fixture.store(of_user("USR-noticed")).await;
+    let worker = Running::start(quick(&fixture.queue, JobRouter::new()));
+    fixture.until(1, "status = 'Done'").await;
+    worker.end().await;
     assert_eq!(lines.count(&["USR-noticed"]), 0, "{}", lines.text());
 }
 
