@@ -442,6 +442,10 @@ async fn errors_of_calls_show_no_row() {
         .filter(|error| error.contains("Failing row"))
         .collect();
     assert!(shown.is_empty(), "{shown:#?}");
+    // The constraint is of a table of the crate, so its name is no user's.
+    for error in errors.entries() {
+        assert!(error.contains("violates the constraint"), "{error}");
+    }
 }
 
 /// "User ids and bodies never reach a log": a constraint of the application reads the body, and the message of the server has
