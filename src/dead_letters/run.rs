@@ -41,7 +41,7 @@ impl PostgresDeadLetters {
         if let Some(own) = &self.own {
             return own.run(statement).await.map_err(redacted);
         }
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.pool.acquire().await.map_err(redacted)?;
         let rows = in_a_transaction(&mut connection, BEGIN.to_owned(), statement, None).await;
         if rows.as_ref().is_err_and(is_unusable) {
             connection.close_on_drop();

@@ -102,7 +102,7 @@ impl Connections {
             let is_new = idle.is_none();
             let connection = match idle {
                 Some(connection) => connection,
-                None => self.0.open(&mut permit).await?,
+                None => self.0.open(&mut permit).await.map_err(redacted)?,
             };
             let run = run(permit.use_connection(connection));
             let rows = match timeout(TIMEOUT, run).await {
@@ -136,7 +136,7 @@ impl Connections {
         let mut permit = self.0.permit().await?;
         // An idle connection may be broken. It makes room for the new one.
         drop(self.0.take_idle(&permit));
-        let connection = self.0.open(&mut permit).await?;
+        let connection = self.0.open(&mut permit).await.map_err(redacted)?;
         let rows = self.run_on(&mut permit, connection, statement).await;
         rows.map_err(redacted)
     }

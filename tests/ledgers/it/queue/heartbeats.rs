@@ -584,3 +584,38 @@ async fn a_busy_worker_lives_while_the_server_is_full() {
         "JOB-1 was taken over from a worker that lives"
     );
 }
+
+/// "no worker counts as dead before it has had as long to report again". One is back a moment before the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_that_is_back_first_after_an_outage_takes_over_nothing() {
+    let fixture = Fixture::new().await;
+    let dead_after = Duration::from_secs(4);
+    let proxies = [
+        Proxy::to(fixture.database.server()).await,
+        Proxy::to(fixture.database.server()).await,
+    ];
+    let log = Log::default();
+    let start = |proxy: &Proxy, time| {
+        let options = fixture.database.options();
+        let (_, queue) = super::queue(options.port(proxy.address.port()));
+        Running::start(quick(&queue, tracked(&log, time)).with_dead_after(dead_after))
+    };
+    let busy = start(&proxies[0], dead_after * 5);
+    fixture.store(completed("JOB-1")).await;
+    until_logged(&log, 1).await;
+    let other = start(&proxies[1], Duration::ZERO);
+    // Long enough to have the right to take over.
+    sleep(dead_after * 3 / 2).await;
+    for proxy in &proxies {
+        proxy.set(Network::Hangs);
+    }
+    sleep(dead_after * 3 / 2).await;
+    proxies[1].set(Network::Works);
+    sleep(dead_after / 2).await;
+    proxies[0].set(Network::Works);
+    fixture.until(1, "status = 'Done' AND attempts = 1").await;
+    busy.end().await;
+    other.end().await;
+    assert_eq!(log.entries(), ["started JOB-1", "ended JOB-1"]);
+}
