@@ -520,3 +520,23 @@ fn calls_that_another_runtime_has_given_up_keep_no_permit() {
     main.block_on(async { drop(fixture) });
     stored.unwrap();
 }
+
+/// If one connection does not answer, the network may have forgotten all of them. One call finds that out, and not each.
+#[tokio::test]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn one_connection_that_stalls_replaces_the_other_idle_ones_too() {
+    let fixture = Fixture::new().await;
+    let proxy = Proxy::to(fixture.database.server()).await;
+    let options = fixture.database.options().port(proxy.address.port());
+    let (_, queue) = super::queue(options);
+    let counts = async || queue.counts().await;
+    let opened = tokio::join!(counts(), counts(), counts());
+    assert!(opened.0.is_ok() && opened.1.is_ok() && opened.2.is_ok());
+    assert!(proxy.connections() >= 2, "{}", proxy.connections());
+    proxy.stall_existing();
+    counts().await.unwrap_err();
+    for _ in 0..3 {
+        let counted = timeout(Duration::from_secs(3), counts()).await;
+        counted.expect("it does not wait").unwrap();
+    }
+}

@@ -619,3 +619,46 @@ async fn a_worker_that_is_back_first_after_an_outage_takes_over_nothing() {
     other.end().await;
     assert_eq!(log.entries(), ["started JOB-1", "ended JOB-1"]);
 }
+
+/// The connection for heartbeats is closed, and the server is full. Heartbeats use another one of the queue.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL: set MX_TEST_POSTGRES_URL"]
+async fn a_worker_whose_connection_for_heartbeats_is_gone_lives_while_the_server_is_full() {
+    let fixture = Fixture::new().await;
+    let role = format!("beats_{}", fixture.database.name);
+    fixture
+        .execute(&format!(
+            "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA apalis TO {role};
+             GRANT SELECT, INSERT, UPDATE, DELETE ON apalis.jobs, apalis.workers TO {role}"
+        ))
+        .await;
+    let (_pool, queue) = super::queue(fixture.database.options().username(&role));
+    let log = Log::default();
+    let jobs = || slow(&log, 2 * PATIENCE);
+    let dead_after = Duration::from_secs(4);
+    let one = Running::start(quick(&queue, jobs()).with_dead_after(dead_after));
+    store(&queue, completed("JOB-1")).await;
+    until_logged(&log, 1).await;
+    let other = Running::start(quick(&fixture.other(), jobs()).with_dead_after(dead_after));
+    let sessions = format!("FROM pg_stat_activity WHERE usename = '{role}'");
+    let open = fixture.number(&format!("SELECT count(*) {sessions}")).await;
+    assert!(open >= 2, "{open}");
+    fixture
+        .execute(&format!("ALTER ROLE {role} CONNECTION LIMIT {}", open - 1))
+        .await;
+    let close = format!(
+        "SELECT count(pg_terminate_backend(pid)) {sessions} AND query LIKE '%mx-job-webhook heartbeat%'"
+    );
+    assert_eq!(fixture.number(&close).await, 1);
+    sleep(4 * dead_after).await;
+    let attempts = fixture
+        .number("SELECT max(attempts)::bigint FROM apalis.jobs")
+        .await;
+    one.task.abort();
+    other.task.abort();
+    sleep(Duration::from_millis(500)).await;
+    let _ = sqlx::raw_sql(AssertSqlSafe(format!("DROP OWNED BY {role} CASCADE")))
+        .execute(&fixture.pool)
+        .await;
+    assert_eq!((log.entries().len(), attempts), (1, 0));
+}
