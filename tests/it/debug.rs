@@ -87,7 +87,7 @@ async fn jobs_and_what_surrounds_them_print_their_names() {
 #[test]
 fn a_failure_prints_its_error_and_its_job_but_no_user() {
     let (sender, printed) = std::sync::mpsc::channel();
-    let background = Background::new();
+    let background = Background::new().with_spawn(|task| drop(tokio::spawn(task)));
     let jobs = JobRouter::new().on_completed(|_| async { Err::<(), _>("the disk is full") });
     let layer = AcknowledgeFirstLayer::new(move |failure| {
         sender.send(format!("{failure:?}")).unwrap();
