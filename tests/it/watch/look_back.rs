@@ -7,7 +7,7 @@ use mx_job_webhook::{JobRouter, Status};
 use tokio::time::sleep;
 use tower::Layer as _;
 
-use super::stand_ins::{FaultyStore, SECOND, deliver, event, event_of, guid, heard};
+use super::stand_ins::{FaultyStore, Listening, SECOND, deliver, event, event_of, guid, heard};
 
 #[tokio::test(start_paused = true)]
 async fn what_was_heard_lately_counts() {
@@ -81,6 +81,20 @@ async fn a_late_challenge_does_not_make_the_end_younger() {
         let expected = watch.expect(&guid("JOB-1")).await.unwrap();
         assert_eq!(heard(&expected).await.is_some(), counts, "{pause:?}");
     }
+}
+
+/// What is heard while it waits counts, even if it is read only seconds later: this process hears nothing of the others.
+#[tokio::test(start_paused = true)]
+async fn what_was_heard_since_the_job_was_expected_counts_however_short_the_look_back() {
+    let store = FaultyStore::default();
+    store.faults().listening = Listening::Hangs;
+    let watch = JobWatch::new(store.clone()).with_look_back(SECOND);
+    let expected = watch.expect(&guid("JOB-1")).await.unwrap();
+    let waiting = tokio::spawn(async move { expected.within(60 * SECOND).await });
+    sleep(SECOND).await;
+    let jobs = JobWatch::new(store).layer().layer(JobRouter::new());
+    deliver(&jobs, event(Status::Completed, "1")).await.unwrap();
+    assert!(waiting.await.unwrap().unwrap().is_some());
 }
 
 /// Each clone has its own look-back.

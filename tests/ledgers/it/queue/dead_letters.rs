@@ -196,7 +196,12 @@ async fn an_event_that_pauses_can_be_run_at_once() {
     fixture.until(1, "status = 'Failed' AND attempts = 1").await;
     let name = EventName::of(&completed("JOB-1")).to_string();
     assert!(!fixture.queue.run_now("JOB-2 COMPLETED -").await.unwrap());
+    // It is no dead letter.
     assert!(!fixture.queue.replay(&name).await.unwrap());
+    assert!(!fixture.queue.discard(&name).await.unwrap());
+    assert_eq!(fixture.queue.dead_letter_body(&name).await.unwrap(), None);
+    let replayed = fixture.queue.replay_all(&all()).await.unwrap();
+    assert_eq!(replayed.succeeded(), 0);
     assert!(fixture.queue.run_now(&name).await.unwrap());
     fixture.until(1, "status = 'Failed' AND attempts = 2").await;
     // A dead letter does not pause, nor does an event that is handled.
