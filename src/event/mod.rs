@@ -152,10 +152,6 @@ impl JobEvent {
     ///
     /// Returns whether it was marked before. The mark counts while the delivery's callback runs: an
     /// event that the application has stored can be run again later.
-    #[cfg_attr(
-        not(any(feature = "metrics", feature = "tracing")),
-        allow(dead_code, reason = "there are no logs and metrics")
-    )]
     pub(crate) fn mark_observed(&mut self) -> bool {
         std::mem::replace(&mut self.is_observed, true)
     }

@@ -1,9 +1,9 @@
-//! The observation of a build without `tracing` and `metrics`. It takes no bytes and no
-//! instructions.
+//! The observation of a build without `tracing` and `metrics`. It takes no bytes, and only sees where an event comes from.
 
+use crate::background::Background;
 use crate::callback::JobFuture;
 use crate::error::{Error, Receipt};
-use crate::event::JobEvent;
+use crate::event::{JobEvent, Source};
 
 pub(super) type Instrumented = JobFuture;
 
@@ -25,7 +25,11 @@ impl Observation {
 
     pub(crate) fn leave(&mut self) {}
 
-    pub(crate) fn of(_: &mut JobEvent) -> Self {
+    pub(crate) fn of(event: &mut JobEvent) -> Self {
+        // As with the features: the application has stored the event, and runs it again.
+        if event.mark_observed() && Background::of_current_callback().is_none() {
+            event.set_source(Source::Call);
+        }
         Self
     }
 
@@ -33,7 +37,9 @@ impl Observation {
         Self
     }
 
-    pub(crate) fn decoded(&mut self, _: &mut JobEvent) {}
+    pub(crate) fn decoded(&mut self, event: &mut JobEvent) {
+        event.mark_observed();
+    }
 
     pub(crate) fn has_no_job(&mut self, _: &Error) {}
 

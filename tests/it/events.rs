@@ -1,7 +1,10 @@
 //! The event that a callback receives.
 
+use std::sync::{Arc, Mutex};
+
 use axum::extract::ConnectInfo;
-use mx_job_webhook::{Job, JobEvent, JobRouter, Status};
+use mx_job_webhook::{Background, Credentials, Job, JobEvent, JobRouter, JobWebhook, Status};
+use tower::ServiceExt as _;
 
 use crate::support::{Log, SAMPLE, Settings, delivery, jobs, mounts, send};
 
@@ -33,6 +36,26 @@ async fn a_callback_receives_the_job_the_raw_body_the_headers_and_the_extensions
         assert_eq!(head.status, 204, "{mount}");
     }
     assert!(log.entries().len() >= 3);
+}
+
+/// `Source`: an event that the application has stored, and runs again, comes from a call.
+#[tokio::test]
+async fn an_event_that_the_application_runs_again_comes_from_a_call() {
+    let sources = Log::default();
+    let stored = Arc::new(Mutex::new(None));
+    let (noted, keeping) = (sources.clone(), stored.clone());
+    let router = JobRouter::new().on_completed(move |event: JobEvent| {
+        noted.push(format!("{:?}", event.source()));
+        *keeping.lock().unwrap() = Some(event);
+        async {}
+    });
+    let webhooks = JobWebhook::new(Credentials::unauthenticated(), router.clone());
+    let answer = webhooks.oneshot(delivery(SAMPLE)).await.unwrap();
+    assert_eq!(answer.status(), 204);
+    let event = stored.lock().unwrap().take().unwrap();
+    let background = Background::new().with_spawn(|task| drop(tokio::spawn(task)));
+    background.run(router, event).await.unwrap();
+    assert_eq!(sources.entries(), ["Webhook", "Call"]);
 }
 
 #[test]
